@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash
+#
+# What the scripts share. Sourced, never run.
+
+set -euo pipefail
+
+# The kernel series Ferry is written for, and the suites the build root is
+# made of. Nothing else names them; Documentation/testing says how to port.
+# shellcheck disable=SC2034
+{
+KERNEL_SERIES=7.3
+SUITE=trixie
+BACKPORTS=trixie-backports
+LLVM=19
+
+# Oldest tools that are new enough.
+MIN_RUSTC=1.85.0
+MIN_BINDGEN=0.71.1
+MIN_LIBCLANG=17.0.1
+MIN_GCC=8.1
+MIN_QEMU=10.1
+}
+
+TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+BUILD=$TOP/build
+LOGS=$BUILD/logs
+ROOT=$BUILD/root
+
+say() {
+	printf '%s\n' "$*" >&2
+}
+
+die() {
+	printf 'error: %s\n' "$*" >&2
+	exit 1
+}
+
+# elapsed SECONDS -> m:ss
+elapsed() {
+	printf '%d:%02d' $(($1 / 60)) $(($1 % 60))
+}
+
+# version_ge HAVE WANT
+version_ge() {
+	[ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n1)" = "$2" ]
+}
+
+# need_space DIR GIB WHAT
+need_space() {
+	local have
+
+	mkdir -p "$1"
+	have=$(df -Pk "$1" | awk 'NR == 2 { print int($4 / 1048576) }')
+	[ "$have" -ge "$2" ] ||
+		die "$3 needs $2 GiB free in $1, there are $have; free some or move the checkout to a larger disk"
+}
+
+# lock NAME: holds build/.lock-NAME until the script ends. Descriptor 9 is
+# closed for children that outlive it (QEMU) by those who start them.
+lock() {
+	mkdir -p "$BUILD"
+	exec 9>"$BUILD/.lock-$1"
+	if ! flock -n 9; then
+		say "waiting for another run that holds build/.lock-$1"
+		flock 9
+	fi
+}
+
+# watched WHAT LOG CMD...: runs CMD with its output in LOG, says every half
+# minute that it still goes on, and on failure shows what went wrong.
+watched() {
+	local what=$1 log=$2 start=$SECONDS pid next=30 rc=0
+
+	shift 2
+	mkdir -p "$(dirname "$log")"
+	say "$what (log: ${log#"$TOP"/})"
+	"$@" >"$log" 2>&1 9>&- </dev/null &
+	pid=$!
+	trap 'kill '"$pid"' 2>/dev/null; exit 130' INT TERM
+	while kill -0 "$pid" 2>/dev/null; do
+		sleep 0.2
+		if [ $((SECONDS - start)) -ge "$next" ]; then
+			say "  $what: $(elapsed $((SECONDS - start))), $(wc -l <"$log") lines of log, last: $(tail -n1 "$log" | tr -s '[:space:]' ' ' | cut -c1-60)"
+			next=$((next + 30))
+		fi
+	done
+	wait "$pid" || rc=$?
+	trap - INT TERM
+	if [ "$rc" -ne 0 ]; then
+		grep -nE '(^|[^a-z_])(error|Error|ERROR)[:[ ]|\*\*\*|No space left' "$log" | tail -n 10 >&2 || :
+		say "--- last lines of ${log#"$TOP"/}:"
+		tail -n 15 "$log" >&2
+		die "$what failed after $(elapsed $((SECONDS - start))), see $log"
+	fi
+	say "  $what: done in $(elapsed $((SECONDS - start)))"
+}
+
+# enter SCRIPT ARGS...: goes on inside the build environment, once.
+enter() {
+	[ -n "${FERRY_ENV_ENTERED:-}" ] || exec "$TOP/scripts/env" run "$@"
+}
