@@ -1,0 +1,1001 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What Ferry's selftests share; the interface is described in ferry_util.h.
+ */
+#include <ctype.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "ferry_util.h"
+
+#define TRACEFS		"/sys/kernel/tracing"
+#define CGROUP_ROOT	"/sys/fs/cgroup"
+#define MAX_SAVED	512
+#define MOVE_BATCH	4096
+
+struct saved {
+	char path[200];
+	char value[200];
+};
+
+/* Shared with the test's processes: what they change is undone at the end. */
+static struct {
+	int n;
+	int base;
+	struct saved e[MAX_SAVED];
+} *saves;
+
+static pid_t main_pid;
+static char migrator[64] = "stock";
+
+void ferry_note(const char *fmt, ...)
+{
+	char line[1024];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(line, sizeof(line), fmt, ap);
+	va_end(ap);
+	printf("# %s\n", line);
+	fflush(stdout);
+}
+
+/* ---- files of proc, sysfs, debugfs ---- */
+
+static long read_file(const char *path, char *buf, size_t len)
+{
+	size_t got = 0;
+	ssize_t n;
+	int fd;
+
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	while (got < len - 1) {
+		n = read(fd, buf + got, len - 1 - got);
+		if (n < 0) {
+			n = -errno;
+			close(fd);
+			return n;
+		}
+		if (!n)
+			break;
+		got += n;
+	}
+	close(fd);
+	buf[got] = '\0';
+	return got;
+}
+
+static char *read_all(const char *path)
+{
+	size_t size = 1 << 16, got = 0;
+	char *buf = malloc(size), *more;
+	ssize_t n;
+	int fd;
+
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0 || !buf) {
+		free(buf);
+		if (fd >= 0)
+			close(fd);
+		return NULL;
+	}
+	while ((n = read(fd, buf + got, size - 1 - got)) > 0) {
+		got += n;
+		if (got < size - 1)
+			continue;
+		more = realloc(buf, size * 2);
+		if (!more)
+			break;
+		buf = more;
+		size *= 2;
+	}
+	close(fd);
+	buf[got] = '\0';
+	return buf;
+}
+
+long ferry_read(const char *path, char *buf, size_t len)
+{
+	long n = read_file(path, buf, len);
+
+	while (n > 0 && isspace((unsigned char)buf[n - 1]))
+		buf[--n] = '\0';
+	return n;
+}
+
+long ferry_read_long(const char *path)
+{
+	char buf[64], *end;
+	long v;
+
+	if (ferry_read(path, buf, sizeof(buf)) <= 0)
+		return LONG_MIN;
+	v = strtol(buf, &end, 0);
+	return end == buf ? LONG_MIN : v;
+}
+
+static int write_str(const char *path, const char *value)
+{
+	size_t len = strlen(value);
+	int fd, ret = 0;
+
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	if (write(fd, value, len) != (ssize_t)len)
+		ret = errno ? -errno : -EIO;
+	close(fd);
+	return ret;
+}
+
+int ferry_write(const char *path, const char *fmt, ...)
+{
+	char value[256];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(value, sizeof(value), fmt, ap);
+	va_end(ap);
+	return write_str(path, value);
+}
+
+static int save(const char *path)
+{
+	struct saved *s;
+	char *open_b, *close_b;
+	char value[200];
+	long n;
+	int i;
+
+	if (!saves)
+		return -EINVAL;
+	for (i = saves->base; i < saves->n; i++)
+		if (!strcmp(saves->e[i].path, path))
+			return 0;
+	n = ferry_read(path, value, sizeof(value));
+	if (n < 0)
+		return n;
+	open_b = strchr(value, '[');
+	close_b = open_b ? strchr(open_b, ']') : NULL;
+	if (close_b) {
+		*close_b = '\0';
+		memmove(value, open_b + 1, strlen(open_b + 1) + 1);
+	}
+	i = __atomic_fetch_add(&saves->n, 1, __ATOMIC_SEQ_CST);
+	if (i >= MAX_SAVED)
+		return -ENOSPC;
+	s = &saves->e[i];
+	snprintf(s->value, sizeof(s->value), "%s", value);
+	snprintf(s->path, sizeof(s->path), "%s", path);
+	return 0;
+}
+
+static int vset(const char *path, const char *fmt, va_list ap)
+{
+	char value[256];
+	int ret;
+
+	vsnprintf(value, sizeof(value), fmt, ap);
+	ret = save(path);
+	return ret ? ret : write_str(path, value);
+}
+
+int ferry_set(const char *path, const char *fmt, ...)
+{
+	va_list ap;
+	int ret;
+
+	va_start(ap, fmt);
+	ret = vset(path, fmt, ap);
+	va_end(ap);
+	return ret;
+}
+
+int ferry_set_knob(const char *name, const char *fmt, ...)
+{
+	char path[160];
+	va_list ap;
+	int ret;
+
+	snprintf(path, sizeof(path), FERRY_SYSCTL "%s", name);
+	va_start(ap, fmt);
+	ret = vset(path, fmt, ap);
+	va_end(ap);
+	return ret;
+}
+
+int ferry_inject(const char *name, unsigned long value)
+{
+	char path[160];
+
+	snprintf(path, sizeof(path), FERRY_DEBUGFS "inject/%s", name);
+	return ferry_set(path, "%lu", value);
+}
+
+static void restore_to(int base)
+{
+	struct saved *s;
+	int ret;
+
+	if (!saves)
+		return;
+	while (saves->n > base) {
+		saves->n--;
+		if (saves->n >= MAX_SAVED)
+			continue;
+		s = &saves->e[saves->n];
+		ret = write_str(s->path, s->value);
+		if (ret && ret != -ENOENT)
+			ferry_note("cannot put '%s' back into %s: %s",
+				   s->value, s->path, strerror(-ret));
+	}
+}
+
+void ferry_restore(void)
+{
+	if (saves)
+		restore_to(saves->base);
+}
+
+static void restore_all(void)
+{
+	if (getpid() == main_pid)
+		restore_to(0);
+}
+
+/* ---- start ---- */
+
+static void mount_missing(const char *type, const char *where)
+{
+	char *mounts = read_all("/proc/mounts");
+	char want[128];
+
+	snprintf(want, sizeof(want), " %s %s ", where, type);
+	if (!mounts || !strstr(mounts, want))
+		mount(type, where, type, 0, NULL);
+	free(mounts);
+}
+
+bool ferry_loaded(void)
+{
+	return !access(FERRY_SYSCTL "migrator", R_OK);
+}
+
+const char *ferry_migrator(void)
+{
+	return migrator;
+}
+
+bool ferry_active(void)
+{
+	return strcmp(migrator, "stock") && strcmp(migrator, "off");
+}
+
+bool ferry_short(void)
+{
+	const char *s = getenv("FERRY_SHORT");
+
+	return s && *s && strcmp(s, "0");
+}
+
+int ferry_iters(int full, int brief)
+{
+	return ferry_short() ? brief : full;
+}
+
+static __printf(1, 2) void bail(const char *fmt, ...)
+{
+	va_list ap;
+
+	printf("Bail out! ");
+	va_start(ap, fmt);
+	vprintf(fmt, ap);
+	va_end(ap);
+	printf("\n");
+	exit(1);
+}
+
+static void __attribute__((constructor)) init(void)
+{
+	const char *want = getenv("FERRY_MIGRATOR");
+	int ret;
+
+	main_pid = getpid();
+	saves = mmap(NULL, sizeof(*saves), PROT_READ | PROT_WRITE,
+		     MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (saves == MAP_FAILED)
+		bail("no memory for the saved values");
+	atexit(restore_all);
+	mount_missing("debugfs", "/sys/kernel/debug");
+	mount_missing("tracefs", TRACEFS);
+
+	if (!ferry_loaded()) {
+		/* Passing without the migrator would be a lie. */
+		if (want && *want && strcmp(want, "off") && strcmp(want, "stock"))
+			bail("FERRY_MIGRATOR is '%s', but ferry.ko is not loaded",
+			     want);
+		return;
+	}
+	if (want && *want) {
+		ret = ferry_set_knob("migrator", "%s", want);
+		if (ret)
+			bail("cannot select migrator '%s': %s", want,
+			     strerror(-ret));
+	}
+	if (ferry_read(FERRY_SYSCTL "migrator", migrator, sizeof(migrator)) < 0)
+		bail("cannot read the migrator");
+	if (want && *want && strcmp(migrator, want))
+		bail("selected migrator '%s', got '%s'", want, migrator);
+	saves->base = saves->n;
+}
+
+/* ---- statistics ---- */
+
+int ferry_stats_get(struct ferry_stats *s)
+{
+	char *text, *line, *next = NULL;
+
+	s->n = 0;
+	text = read_all(FERRY_DEBUGFS "stats");
+	if (!text)
+		return ferry_loaded() ? -EIO : 0;
+	for (line = strtok_r(text, "\n", &next); line;
+	     line = strtok_r(NULL, "\n", &next)) {
+		if (s->n == ARRAY_SIZE(s->e))
+			break;
+		if (sscanf(line, "%47s %ld", s->e[s->n].name,
+			   &s->e[s->n].value) == 2)
+			s->n++;
+	}
+	free(text);
+	return 0;
+}
+
+long ferry_stats_value(const struct ferry_stats *s, const char *name)
+{
+	int i;
+
+	for (i = 0; i < s->n; i++)
+		if (!strcmp(s->e[i].name, name))
+			return s->e[i].value;
+	return -1;
+}
+
+long ferry_stat(const char *name)
+{
+	struct ferry_stats s;
+
+	ferry_stats_get(&s);
+	return ferry_stats_value(&s, name);
+}
+
+long ferry_stats_delta(const struct ferry_stats *before,
+		       const struct ferry_stats *after, const char *name)
+{
+	long b = ferry_stats_value(before, name);
+	long a = ferry_stats_value(after, name);
+
+	return b < 0 || a < 0 ? -1 : a - b;
+}
+
+bool ferry_stats_used(const struct ferry_stats *before,
+		      const struct ferry_stats *after)
+{
+	long early, now;
+
+	if (!ferry_loaded())
+		return true;
+	early = ferry_stats_delta(before, after, "bytes_early");
+	now = ferry_stats_delta(before, after, "bytes_now");
+	if (early < 0 || now < 0) {
+		ferry_note("no bytes_early or bytes_now in the statistics");
+		return false;
+	}
+	if (ferry_active())
+		return early + now > 0;
+	return early + now == 0;
+}
+
+static long counter_in(const char *path, const char *name)
+{
+	char *text = read_all(path), *p = text;
+	size_t len = strlen(name);
+	long ret = -1;
+
+	while (p && *p) {
+		if (!strncmp(p, name, len) && p[len] == ' ') {
+			ret = strtol(p + len, NULL, 10);
+			break;
+		}
+		p = strchr(p, '\n');
+		if (p)
+			p++;
+	}
+	free(text);
+	return ret;
+}
+
+long ferry_vmstat(const char *name)
+{
+	return counter_in("/proc/vmstat", name);
+}
+
+long ferry_node_vmstat(int node, const char *name)
+{
+	char path[100];
+
+	snprintf(path, sizeof(path), "/sys/devices/system/node/node%d/vmstat",
+		 node);
+	return counter_in(path, name);
+}
+
+long ferry_node_free(int node)
+{
+	long n = ferry_node_vmstat(node, "nr_free_pages");
+
+	return n < 0 ? n : n * (long)FERRY_PAGE;
+}
+
+/* ---- nodes, CPUs ---- */
+
+static int parse_list(const char *text, int *out, int max)
+{
+	int n = 0, a, b;
+	char *end;
+
+	while (*text && n < max) {
+		a = strtol(text, &end, 10);
+		if (end == text)
+			break;
+		b = a;
+		if (*end == '-')
+			b = strtol(end + 1, &end, 10);
+		for (; a <= b && n < max; a++)
+			out[n++] = a;
+		if (*end != ',')
+			break;
+		text = end + 1;
+	}
+	return n;
+}
+
+int ferry_mem_nodes(int nodes[FERRY_MAX_NODES])
+{
+	char buf[256];
+
+	if (ferry_read("/sys/devices/system/node/has_memory", buf,
+		       sizeof(buf)) <= 0)
+		return 0;
+	return parse_list(buf, nodes, FERRY_MAX_NODES);
+}
+
+int ferry_cpu_nodes(int nodes[FERRY_MAX_NODES])
+{
+	int mem[FERRY_MAX_NODES], n = ferry_mem_nodes(mem), i, out = 0;
+
+	for (i = 0; i < n; i++)
+		if (ferry_node_cpu(mem[i]) >= 0)
+			nodes[out++] = mem[i];
+	return out;
+}
+
+int ferry_node_cpu(int node)
+{
+	char path[100], buf[256];
+	int cpu;
+
+	snprintf(path, sizeof(path), "/sys/devices/system/node/node%d/cpulist",
+		 node);
+	if (ferry_read(path, buf, sizeof(buf)) <= 0)
+		return -1;
+	return parse_list(buf, &cpu, 1) ? cpu : -1;
+}
+
+int ferry_pin_cpu(int cpu)
+{
+	cpu_set_t set;
+	int i;
+
+	CPU_ZERO(&set);
+	if (cpu >= 0)
+		CPU_SET(cpu, &set);
+	else
+		for (i = 0; i < CPU_SETSIZE; i++)
+			CPU_SET(i, &set);
+	return sched_setaffinity(0, sizeof(set), &set) ? -errno : 0;
+}
+
+/* ---- content ---- */
+
+#define GOLDEN	0x9e3779b97f4a7c15ULL
+
+static u64 mix(u64 x)
+{
+	x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ULL;
+	x = (x ^ (x >> 27)) * 0x94d049bb133111ebULL;
+	return x ^ (x >> 31);
+}
+
+static u64 pattern_key(u64 seed, u64 gen)
+{
+	return mix(seed + GOLDEN) ^ mix(gen * 2 + 1);
+}
+
+static inline u64 pattern_word(u64 key, size_t off)
+{
+	u64 x = (key + off) * GOLDEN;
+
+	return x ^ (x >> 29);
+}
+
+u64 ferry_word(u64 seed, u64 gen, size_t off)
+{
+	return pattern_word(pattern_key(seed, gen), off);
+}
+
+void ferry_fill_at(void *p, size_t len, u64 seed, u64 gen, size_t off)
+{
+	u64 key = pattern_key(seed, gen);
+	u64 *w = p;
+	size_t i;
+
+	for (i = 0; i < len / 8; i++)
+		w[i] = pattern_word(key, off + i * 8);
+}
+
+size_t ferry_verify_at(const void *p, size_t len, u64 seed, u64 gen,
+		       size_t off)
+{
+	u64 key = pattern_key(seed, gen), want, got;
+	const u64 *w = p;
+	size_t i, b, bad = 0;
+	int said = 0;
+
+	for (i = 0; i < len / 8; i++) {
+		want = pattern_word(key, off + i * 8);
+		got = w[i];
+		if (got == want)
+			continue;
+		for (b = 0; b < 64; b += 8)
+			bad += ((got ^ want) >> b & 0xff) != 0;
+		if (said++ < 4)
+			ferry_note("offset %#zx: %016llx, not %016llx (seed %llu, gen %llu)",
+				   off + i * 8, got, want, seed, gen);
+	}
+	if (bad)
+		ferry_note("%zu of %zu bytes are wrong", bad, len);
+	return bad;
+}
+
+#define IO_CHUNK	(256UL << 10)
+
+int ferry_fill_fd(int fd, size_t len, u64 seed, u64 gen)
+{
+	char *buf = malloc(IO_CHUNK);
+	size_t off, n;
+	int ret = 0;
+
+	if (!buf)
+		return -ENOMEM;
+	for (off = 0; off < len && !ret; off += n) {
+		n = len - off < IO_CHUNK ? len - off : IO_CHUNK;
+		ferry_fill_at(buf, n, seed, gen, off);
+		if (pwrite(fd, buf, n, off) != (ssize_t)n)
+			ret = errno ? -errno : -EIO;
+	}
+	free(buf);
+	return ret;
+}
+
+long ferry_verify_fd(int fd, size_t len, u64 seed, u64 gen)
+{
+	char *buf = malloc(IO_CHUNK);
+	size_t off, n;
+	long bad = 0;
+
+	if (!buf)
+		return -ENOMEM;
+	for (off = 0; off < len; off += n) {
+		n = len - off < IO_CHUNK ? len - off : IO_CHUNK;
+		if (pread(fd, buf, n, off) != (ssize_t)n) {
+			bad = errno ? -errno : -EIO;
+			break;
+		}
+		bad += ferry_verify_at(buf, n, seed, gen, off);
+	}
+	free(buf);
+	return bad;
+}
+
+/* ---- system calls ---- */
+
+static long ret_errno(long ret)
+{
+	return ret < 0 ? -errno : ret;
+}
+
+static void node_mask(unsigned long *mask, int node)
+{
+	const int bits = 8 * sizeof(long);
+
+	memset(mask, 0, FERRY_MAX_NODES / 8);
+	if (node >= 0)
+		mask[node / bits] |= 1UL << (node % bits);
+}
+
+#define MASK_WORDS	(FERRY_MAX_NODES / 8 / sizeof(long))
+
+long ferry_move_pages(pid_t pid, unsigned long n, void **pages,
+		      const int *nodes, int *status, int flags)
+{
+	return ret_errno(syscall(SYS_move_pages, pid, n, pages, nodes, status,
+				 flags));
+}
+
+long ferry_migrate_pages(pid_t pid, int from, int to)
+{
+	unsigned long f[MASK_WORDS], t[MASK_WORDS];
+
+	node_mask(f, from);
+	node_mask(t, to);
+	return ret_errno(syscall(SYS_migrate_pages, pid, FERRY_MAX_NODES + 1, f,
+				 t));
+}
+
+int ferry_mbind(void *p, size_t len, int mode, int node, unsigned int flags)
+{
+	unsigned long mask[MASK_WORDS];
+
+	node_mask(mask, node);
+	return ret_errno(syscall(SYS_mbind, p, len, mode,
+				 node < 0 ? NULL : mask,
+				 node < 0 ? 0 : FERRY_MAX_NODES + 1, flags));
+}
+
+int ferry_set_mempolicy(int mode, int node)
+{
+	unsigned long mask[MASK_WORDS];
+
+	node_mask(mask, node);
+	return ret_errno(syscall(SYS_set_mempolicy, mode,
+				 node < 0 ? NULL : mask,
+				 node < 0 ? 0 : FERRY_MAX_NODES + 1));
+}
+
+long ferry_move_range(void *p, size_t len, size_t step, int node, int *status)
+{
+	size_t n = len / step, i;
+	void **pages = malloc(n * sizeof(*pages));
+	int *nodes = malloc(n * sizeof(*nodes));
+	int *st = status ? status : malloc(n * sizeof(*st));
+	long ret = -ENOMEM;
+
+	if (!pages || !nodes || !st)
+		goto out;
+	for (i = 0; i < n; i++) {
+		pages[i] = (char *)p + i * step;
+		nodes[i] = node;
+		st[i] = -12345;
+	}
+	ret = ferry_move_pages(0, n, pages, nodes, st, MPOL_MF_MOVE);
+	if (ret >= 0)
+		ret = n - ferry_count_on(p, len, step, node);
+out:
+	free(pages);
+	free(nodes);
+	if (!status)
+		free(st);
+	return ret;
+}
+
+long ferry_count_on(void *p, size_t len, size_t step, int node)
+{
+	static __thread void *pages[MOVE_BATCH];
+	static __thread int st[MOVE_BATCH];
+	size_t n = len / step, done, now, i;
+	long found = 0, ret;
+
+	for (done = 0; done < n; done += now) {
+		now = n - done < MOVE_BATCH ? n - done : MOVE_BATCH;
+		for (i = 0; i < now; i++)
+			pages[i] = (char *)p + (done + i) * step;
+		ret = ferry_move_pages(0, now, pages, NULL, st, 0);
+		if (ret < 0)
+			return ret;
+		for (i = 0; i < now; i++)
+			found += st[i] == node;
+	}
+	return found;
+}
+
+int ferry_node_of(void *p)
+{
+	int st = -ENOENT;
+	long ret = ferry_move_pages(0, 1, &p, NULL, &st, 0);
+
+	return ret < 0 ? ret : st;
+}
+
+/* ---- mappings ---- */
+
+static void *map_aligned(int fd, size_t len, size_t align, int prot, int flags)
+{
+	char *base, *p;
+
+	if (align < FERRY_PAGE)
+		align = FERRY_PAGE;
+	base = mmap(NULL, len + align, PROT_NONE,
+		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (base == MAP_FAILED)
+		return MAP_FAILED;
+	p = (char *)(((uintptr_t)base + align - 1) & ~(align - 1));
+	if (mmap(p, len, prot, flags | MAP_FIXED, fd, 0) == MAP_FAILED) {
+		munmap(base, len + align);
+		return MAP_FAILED;
+	}
+	if (p > base)
+		munmap(base, p - base);
+	munmap(p + len, base + align - p);
+	return p;
+}
+
+void *ferry_map_anon(size_t len, size_t align)
+{
+	return map_aligned(-1, len, align, PROT_READ | PROT_WRITE,
+			   MAP_PRIVATE | MAP_ANONYMOUS);
+}
+
+void *ferry_map_file(int fd, size_t len, size_t align, int prot, int flags)
+{
+	return map_aligned(fd, len, align, prot, flags);
+}
+
+int ferry_populate(void *p, size_t len, int node)
+{
+	int ret, again;
+
+	ret = ferry_set_mempolicy(MPOL_BIND, node);
+	if (ret)
+		return ret;
+	ret = madvise(p, len, MADV_POPULATE_WRITE) ? -errno : 0;
+	again = ferry_set_mempolicy(MPOL_DEFAULT, -1);
+	return ret ? ret : again;
+}
+
+static int by_value(const void *a, const void *b)
+{
+	return *(const int *)a - *(const int *)b;
+}
+
+int ferry_mthp_sizes(unsigned int *kib, int max)
+{
+	DIR *d = opendir(FERRY_THP);
+	struct dirent *e;
+	int n = 0;
+
+	while (d && n < max && (e = readdir(d)))
+		if (sscanf(e->d_name, "hugepages-%ukB", &kib[n]) == 1)
+			n++;
+	if (d)
+		closedir(d);
+	qsort(kib, n, sizeof(*kib), by_value);
+	return n;
+}
+
+static int only(unsigned int kib, const char *file, const char *yes)
+{
+	unsigned int sizes[32];
+	int n = ferry_mthp_sizes(sizes, ARRAY_SIZE(sizes)), i, ret;
+	bool found = !kib;
+	char path[160];
+
+	for (i = 0; i < n; i++) {
+		snprintf(path, sizeof(path), FERRY_THP "hugepages-%ukB/%s",
+			 sizes[i], file);
+		if (access(path, F_OK))
+			continue;
+		found |= sizes[i] == kib;
+		ret = ferry_set(path, "%s", sizes[i] == kib ? yes : "never");
+		if (ret)
+			return ret;
+	}
+	return found ? 0 : -ENOENT;
+}
+
+int ferry_mthp_only(unsigned int kib)
+{
+	return only(kib, "enabled", "always");
+}
+
+int ferry_shmem_only(unsigned int kib)
+{
+	return only(kib, "shmem_enabled", "always");
+}
+
+/* ---- what the pages are ---- */
+
+static u64 word_at(const char *path, u64 index)
+{
+	u64 v = 0;
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return 0;
+	if (pread(fd, &v, sizeof(v), index * sizeof(v)) != sizeof(v))
+		v = 0;
+	close(fd);
+	return v;
+}
+
+u64 ferry_pagemap(const void *p)
+{
+	return word_at("/proc/self/pagemap", (uintptr_t)p / FERRY_PAGE);
+}
+
+u64 ferry_pfn(const void *p)
+{
+	u64 v = ferry_pagemap(p);
+
+	return v >> 63 ? v & ((1ULL << 55) - 1) : 0;
+}
+
+u64 ferry_kpageflags(u64 pfn)
+{
+	return word_at("/proc/kpageflags", pfn);
+}
+
+static bool has(u64 flags, int bit)
+{
+	return flags >> bit & 1;
+}
+
+size_t ferry_folio_bytes(const void *p)
+{
+	u64 pfn = ferry_pfn(p), first, last;
+
+	if (!pfn)
+		return 0;
+	for (first = pfn; has(ferry_kpageflags(first), FERRY_KPF_COMPOUND_TAIL);
+	     first--)
+		;
+	if (!has(ferry_kpageflags(first), FERRY_KPF_COMPOUND_HEAD))
+		return FERRY_PAGE;
+	for (last = first + 1;
+	     has(ferry_kpageflags(last), FERRY_KPF_COMPOUND_TAIL); last++)
+		;
+	return (last - first) * FERRY_PAGE;
+}
+
+size_t ferry_in_folios_of(const void *p, size_t len, size_t bytes)
+{
+	const char *c = p;
+	size_t off, found = 0, size;
+
+	for (off = 0; off < len; off += size) {
+		size = ferry_folio_bytes(c + off);
+		if (size == bytes)
+			found += size < len - off ? size : len - off;
+		if (!size)
+			size = FERRY_PAGE;
+	}
+	return found;
+}
+
+/* ---- control groups ---- */
+
+int ferry_cgroup_create(const char *name, const char *controllers,
+			char path[256])
+{
+	char line[128], *word, *next = NULL;
+	int ret;
+
+	mount_missing("cgroup2", CGROUP_ROOT);
+	snprintf(line, sizeof(line), "%s", controllers);
+	for (word = strtok_r(line, " ", &next); word;
+	     word = strtok_r(NULL, " ", &next)) {
+		ret = write_str(CGROUP_ROOT "/cgroup.subtree_control", word);
+		if (ret)
+			return ret;
+	}
+	snprintf(path, 256, CGROUP_ROOT "/%s", name);
+	if (mkdir(path, 0755) && errno != EEXIST)
+		return -errno;
+	return 0;
+}
+
+int ferry_cgroup_enter(const char *path, pid_t pid)
+{
+	char procs[300];
+
+	snprintf(procs, sizeof(procs), "%s/cgroup.procs",
+		 path ? path : CGROUP_ROOT);
+	return ferry_write(procs, "%d", pid);
+}
+
+int ferry_cgroup_remove(const char *path)
+{
+	char kill_file[300];
+	int i;
+
+	if (!rmdir(path))
+		return 0;
+	snprintf(kill_file, sizeof(kill_file), "%s/cgroup.kill", path);
+	ferry_write(kill_file, "1");
+	for (i = 0; i < 500; i++) {
+		if (!rmdir(path) || errno == ENOENT)
+			return 0;
+		ferry_sleep_ms(10);
+	}
+	return -errno;
+}
+
+/* ---- tracing ---- */
+
+int ferry_trace_event(const char *event, bool on)
+{
+	char path[160];
+
+	snprintf(path, sizeof(path), TRACEFS "/events/%s/enable", event);
+	return ferry_set(path, "%d", on);
+}
+
+int ferry_trace_clear(void)
+{
+	int fd = open(TRACEFS "/trace", O_WRONLY | O_TRUNC | O_CLOEXEC);
+
+	if (fd < 0)
+		return -errno;
+	close(fd);
+	return 0;
+}
+
+char *ferry_trace_read(void)
+{
+	return read_all(TRACEFS "/trace");
+}
+
+/* ---- time ---- */
+
+u64 ferry_now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * 1000000000ULL + t.tv_nsec;
+}
+
+void ferry_sleep_ms(unsigned int ms)
+{
+	struct timespec t = { ms / 1000, ms % 1000 * 1000000L };
+
+	while (nanosleep(&t, &t) && errno == EINTR)
+		;
+}
+
+bool ferry_wait(bool (*done)(void *arg), void *arg, unsigned int ms)
+{
+	u64 end = ferry_now_ns() + ms * 1000000ULL;
+
+	for (;;) {
+		if (done(arg))
+			return true;
+		if (ferry_now_ns() > end)
+			return done(arg);
+		ferry_sleep_ms(10);
+	}
+}
