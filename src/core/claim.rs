@@ -1,0 +1,620 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The claim protocol: who copies which chunk, and when a folio is settled.
+//!
+//! A batch has one mover, the task in `migrate_pages()`, and any number of other lanes that copy.
+//! The unit is the chunk, and its state moves one way only while others can see it:
+//!
+//! ```text
+//!            try_claim(lane)                complete(lane, ok)
+//!     Free ------------------> Claimed(lane) ------------------> Done | Failed
+//!       \
+//!        `---- revoke() -----> Revoked                   (the mover only)
+//! ```
+//!
+//! Each arrow is one atomic operation. Both arrows out of Free are a compare-and-exchange from
+//! Free, so exactly one of all claims and revocations of a chunk wins, and as no arrow leads back
+//! to Free, a chunk that is not Free will never be handed out again. That is the whole argument
+//! for "no chunk lost, none copied twice": what remains is ordering.
+//!
+//! * `complete()` is a release and every read of a state is an acquire: who sees Done sees the
+//!   bytes, and who sees Failed or Done knows that the lane reads and writes nothing any more.
+//!   A lane that used non-temporal stores has to fence them first, no release does that.
+//! * A claim is an acquire: the lane sees what the chunk was reset and planned to be.
+//! * A lane looks whether a folio may be copied early *after* it has claimed, just before the
+//!   first byte, because the mover touches nothing of a claimed chunk until it is Done or Failed.
+//!
+//! A folio that spans several chunks is settled by [`settle_span()`]. Many small folios share one
+//! chunk; each has an entry word of its own, so that the mover can take a folio while the lane is
+//! still busy with the next one: [`settle_shared()`].
+//!
+//! The models in `tests/host/tests` run this file under a model checker.
+
+use crate::word::Word;
+
+const FREE: u32 = 0;
+const CLAIMED: u32 = 1;
+const DONE: u32 = 2;
+const FAILED: u32 = 3;
+const REVOKED: u32 = 4;
+/// The state is in the low byte of a chunk's word, the lane of a claim in the next.
+const STATE_MASK: u32 = 0xff;
+const LANE_SHIFT: u32 = 8;
+
+/// A party that copies: the mover, a CPU helper or the queue of an engine.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Lane(u8);
+
+impl Lane {
+    /// The task that migrates. Every batch has exactly one.
+    pub const MOVER: Lane = Lane(0);
+
+    /// The lane with this number; 0 is the mover.
+    #[inline]
+    pub const fn new(index: u8) -> Self {
+        Self(index)
+    }
+
+    /// The number of this lane.
+    #[inline]
+    pub const fn index(self) -> u8 {
+        self.0
+    }
+
+    /// The word of a chunk that this lane has claimed.
+    const fn claimed(self) -> u32 {
+        CLAIMED | (self.0 as u32) << LANE_SHIFT
+    }
+}
+
+/// The state of a chunk.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum ChunkState {
+    /// Nobody's: may be claimed or revoked.
+    Free,
+    /// A lane reads its source and writes its destination.
+    Claimed(Lane),
+    /// Copied, and the bytes are visible to who reads this. Final.
+    Done,
+    /// Given up by the lane that had claimed it; it does not touch it any more. Final.
+    Failed,
+    /// Taken back before anybody claimed it; nobody can claim it any more. Final.
+    Revoked,
+}
+
+impl ChunkState {
+    fn from_word(word: u32) -> Self {
+        match word & STATE_MASK {
+            FREE => Self::Free,
+            CLAIMED => Self::Claimed(Lane((word >> LANE_SHIFT) as u8)),
+            DONE => Self::Done,
+            FAILED => Self::Failed,
+            // Nothing writes other values; none of them may look claimable or copied.
+            _ => Self::Revoked,
+        }
+    }
+}
+
+/// A run of bytes that is claimed and copied as one.
+#[derive(Debug)]
+pub struct Chunk<W> {
+    word: W,
+}
+
+impl<W: Word> Chunk<W> {
+    /// Makes a chunk out of `word`. It has to be zero, or [`Chunk::reset()`] has to follow.
+    pub const fn new(word: W) -> Self {
+        Self { word }
+    }
+
+    /// Makes the chunk free again, whatever it was.
+    ///
+    /// Only while nobody else can reach it: publishing the batch to other lanes afterwards is
+    /// what orders this.
+    #[inline]
+    pub fn reset(&self) {
+        self.word.store_relaxed(FREE);
+    }
+
+    /// Claims the chunk if it is free, and says whether it did.
+    ///
+    /// The lane has to call [`Chunk::complete()`] without fail, and soon.
+    #[inline]
+    #[must_use]
+    pub fn try_claim(&self, lane: Lane) -> bool {
+        self.word.compare_exchange(FREE, lane.claimed()).is_ok()
+    }
+
+    /// Ends the claim of `lane`: the chunk is Done if `ok`, else Failed.
+    ///
+    /// From here on the lane neither reads the source nor writes the destination. If it wrote by
+    /// non-temporal stores, the caller has fenced them.
+    #[inline]
+    pub fn complete(&self, lane: Lane, ok: bool) {
+        debug_assert!(self.word.load_relaxed() == lane.claimed());
+        self.word.store_release(if ok { DONE } else { FAILED });
+    }
+
+    /// Takes the chunk back if it is free, and returns its state afterwards.
+    ///
+    /// Revoked means that nobody ever claimed it or will. Only the mover revokes.
+    #[inline]
+    pub fn revoke(&self) -> ChunkState {
+        // Looking first spares the locked operation where it would fail, which is the usual case
+        // for the many small folios of one chunk.
+        let seen = self.word.load_acquire();
+        if seen != FREE {
+            return ChunkState::from_word(seen);
+        }
+        match self.word.compare_exchange(FREE, REVOKED) {
+            Ok(_) => ChunkState::Revoked,
+            Err(seen) => ChunkState::from_word(seen),
+        }
+    }
+
+    /// The state of the chunk, ordered before what follows.
+    #[inline]
+    pub fn state(&self) -> ChunkState {
+        ChunkState::from_word(self.word.load_acquire())
+    }
+}
+
+/// Hands out the chunks of a batch in move order, each number once.
+#[derive(Debug)]
+pub struct Ticket<W> {
+    next: W,
+}
+
+impl<W: Word> Ticket<W> {
+    /// Makes a ticket counter out of `next`. It has to be zero, or [`Ticket::reset()`] to follow.
+    pub const fn new(next: W) -> Self {
+        Self { next }
+    }
+
+    /// Starts from zero again. Only while nobody else can reach it.
+    #[inline]
+    pub fn reset(&self) {
+        self.next.store_relaxed(0);
+    }
+
+    /// Takes the next number, if it is below `limit`.
+    ///
+    /// The limit may differ from call to call (look-ahead grows as the mover moves). A number is
+    /// handed out once, in order and without gaps, and the counter never passes the highest limit,
+    /// so it cannot overflow however often this is called. That is why it is not a `fetch_add()`:
+    /// one that overshoots the limit of the day would lose the number it got.
+    #[inline]
+    pub fn take(&self, limit: u32) -> Option<u32> {
+        let mut next = self.next.load_relaxed();
+        while next < limit {
+            // `next < limit` makes `next + 1` safe.
+            match self.next.compare_exchange(next, next + 1) {
+                Ok(_) => return Some(next),
+                Err(seen) => next = seen,
+            }
+        }
+        None
+    }
+
+    /// Skips all numbers below `to`: the mover has been there.
+    #[inline]
+    pub fn advance(&self, to: u32) {
+        let mut next = self.next.load_relaxed();
+        while next < to {
+            match self.next.compare_exchange(next, to) {
+                Ok(_) => return,
+                Err(seen) => next = seen,
+            }
+        }
+    }
+
+    /// How many numbers have been taken or skipped.
+    #[inline]
+    pub fn taken(&self) -> u32 {
+        self.next.load_relaxed()
+    }
+}
+
+/// The state of one folio of a shared chunk, in a word that the mover may read inline.
+///
+/// The values are shared with C.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum EntryState {
+    /// Not copied yet, perhaps being copied.
+    Pending = 0,
+    /// Its bytes are in the destination, and no lane touches it any more.
+    Copied = 1,
+    /// No lane copied it and none touches it any more: it may not be copied early, or it failed.
+    Skipped = 2,
+}
+
+/// Says that the lane is through with a folio. Ordered after the bytes, as [`Chunk::complete()`].
+#[inline]
+pub fn entry_mark<W: Word>(w: &W, s: EntryState) {
+    w.store_release(s as u32);
+}
+
+/// The state of a folio, ordered before what follows.
+#[inline]
+pub fn entry_state<W: Word>(w: &W) -> EntryState {
+    match w.load_acquire() {
+        1 => EntryState::Copied,
+        2 => EntryState::Skipped,
+        // An unknown value must not vouch for bytes; as Pending it is settled by its chunk.
+        _ => EntryState::Pending,
+    }
+}
+
+/// What the mover has to do, or may rely on, for a folio that is to be settled.
+///
+/// After [`Settle::NotStarted`], [`Settle::AllCopied`] and [`Settle::Partial`] no lane reads the
+/// source of the folio or writes its destination, now or later.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Settle {
+    /// Nobody had begun and nobody can: the stock copy, or `now`, follows.
+    NotStarted,
+    /// All of its bytes are in the destination.
+    AllCopied,
+    /// The chunk with this index is in flight: wait for it and ask again.
+    Wait(u32),
+    /// The mover has claimed the chunk with this index: copy it, complete it and ask again.
+    Mine(u32),
+    /// Something failed or was taken back: the stock copy of the whole folio follows.
+    Partial,
+}
+
+/// Makes one step to settle a folio whose chunks are `chunks`, shared with no other folio.
+///
+/// The mover calls this until the answer is final. All progress is in the chunks, so calls may be
+/// apart, and no answer is lost when one is thrown away: a chunk that the mover holds itself comes
+/// back as [`Settle::Mine`] until it is completed.
+///
+/// If nobody has begun, everything is revoked, which leaves the mover free to copy as it likes.
+/// Else, with `help`, the mover claims what is still free, in order, and waits only when nothing is
+/// left to copy. Without `help`, or once a chunk has failed or was revoked (a lane may claim one
+/// chunk while another is being revoked), a complete copy is out of reach, so what is free is
+/// revoked and only what is in flight is waited for. [`Settle::AllCopied`] is said only when
+/// every chunk is Done.
+pub fn settle_span<W: Word>(chunks: &[Chunk<W>], help: bool) -> Settle {
+    let mut started = false;
+    let mut broken = false;
+    for chunk in chunks {
+        match chunk.state() {
+            ChunkState::Free => {}
+            ChunkState::Revoked => broken = true,
+            ChunkState::Failed => {
+                started = true;
+                broken = true;
+            }
+            ChunkState::Claimed(_) | ChunkState::Done => started = true,
+        }
+    }
+
+    if !started {
+        // In move order, as the lanes go: a lane that is faster is met at the first chunk, before
+        // anything is lost.
+        for chunk in chunks {
+            if chunk.revoke() == ChunkState::Revoked {
+                broken = true;
+            } else {
+                started = true;
+                break;
+            }
+        }
+        if !started {
+            return Settle::NotStarted;
+        }
+    }
+
+    let copy = help && !broken;
+    let mut in_flight = None;
+    for (index, chunk) in (0u32..).zip(chunks) {
+        if copy && chunk.state() == ChunkState::Free && chunk.try_claim(Lane::MOVER) {
+            return Settle::Mine(index);
+        }
+        // Where the mover copies there is nothing free left here, so this only reads.
+        match chunk.revoke() {
+            ChunkState::Done => {}
+            ChunkState::Claimed(Lane::MOVER) => return Settle::Mine(index),
+            ChunkState::Claimed(_) => in_flight = in_flight.or(Some(index)),
+            ChunkState::Free | ChunkState::Failed | ChunkState::Revoked => broken = true,
+        }
+    }
+
+    match in_flight {
+        Some(index) => Settle::Wait(index),
+        None if broken => Settle::Partial,
+        None => Settle::AllCopied,
+    }
+}
+
+/// Makes one step to settle a folio that shares `chunk` with others and has the word `entry`.
+///
+/// The mover calls this until the answer is final; [`Settle::Wait`] is always `Wait(0)` and means
+/// `entry` or `chunk`, whichever comes first. The first folio that finds the chunk unclaimed
+/// takes back all of it.
+pub fn settle_shared<W: Word, E: Word>(chunk: &Chunk<W>, entry: &E) -> Settle {
+    // The chunk first. If it is final, then this read is ordered after everything that the lane
+    // wrote, so what the entry says afterwards is its last word.
+    match chunk.revoke() {
+        ChunkState::Free | ChunkState::Revoked => Settle::NotStarted,
+        ChunkState::Done | ChunkState::Failed => match entry_state(entry) {
+            EntryState::Copied => Settle::AllCopied,
+            EntryState::Skipped | EntryState::Pending => Settle::Partial,
+        },
+        ChunkState::Claimed(lane) => match entry_state(entry) {
+            EntryState::Copied => Settle::AllCopied,
+            EntryState::Skipped => Settle::Partial,
+            EntryState::Pending if lane == Lane::MOVER => Settle::Mine(0),
+            EntryState::Pending => Settle::Wait(0),
+        },
+    }
+}
+
+/// Ends a batch: revokes every chunk that is still free, and returns the first one in flight.
+///
+/// None means that from now on nobody reads a source or writes a destination of this batch. As the
+/// states move one way only, this stays so, and calling again later answers again.
+pub fn close<W: Word>(chunks: &[Chunk<W>]) -> Option<u32> {
+    let mut in_flight = None;
+    for (index, chunk) in (0u32..).zip(chunks) {
+        if let ChunkState::Claimed(_) = chunk.revoke() {
+            in_flight = in_flight.or(Some(index));
+        }
+    }
+    in_flight
+}
+
+#[cfg_attr(CONFIG_KUNIT = "y", kernel::macros::kunit_tests(ferry_core_claim))]
+#[cfg_attr(not(CONFIG_KUNIT = "y"), cfg(test))]
+mod tests {
+    use super::*;
+    use crate::word::TestWord;
+
+    const A: Lane = Lane::new(1);
+    const B: Lane = Lane::new(255);
+
+    fn chunk() -> Chunk<TestWord> {
+        Chunk::new(TestWord::new(0))
+    }
+
+    fn chunks() -> [Chunk<TestWord>; 4] {
+        [chunk(), chunk(), chunk(), chunk()]
+    }
+
+    /// The answers until the final one, with the mover copying what it gets; `others` completes
+    /// what it waits for. More than 16 steps for four chunks would be a livelock.
+    fn settle(c: &[Chunk<TestWord>], help: bool, ok: bool) -> (Settle, u32) {
+        let mut mine = 0;
+        for _ in 0..16 {
+            match settle_span(c, help) {
+                Settle::Mine(i) => {
+                    mine += 1;
+                    c[i as usize].complete(Lane::MOVER, true);
+                }
+                Settle::Wait(i) => c[i as usize].complete(A, ok),
+                last => return (last, mine),
+            }
+        }
+        (Settle::Wait(u32::MAX), mine)
+    }
+
+    #[test]
+    fn chunk_goes_one_way() {
+        let c = chunk();
+        assert_eq!(c.state(), ChunkState::Free);
+        assert!(c.try_claim(B));
+        assert_eq!(c.state(), ChunkState::Claimed(B));
+        assert!(!c.try_claim(A));
+        assert_eq!(c.revoke(), ChunkState::Claimed(B));
+        c.complete(B, true);
+        assert_eq!(c.state(), ChunkState::Done);
+        assert!(!c.try_claim(A));
+        assert_eq!(c.revoke(), ChunkState::Done);
+        c.reset();
+        assert!(c.try_claim(A));
+        c.complete(A, false);
+        assert_eq!(c.revoke(), ChunkState::Failed);
+        assert!(!c.try_claim(A));
+    }
+
+    #[test]
+    fn revoked_stays_revoked() {
+        let c = chunk();
+        assert_eq!(c.revoke(), ChunkState::Revoked);
+        assert_eq!(c.revoke(), ChunkState::Revoked);
+        assert!(!c.try_claim(A));
+        assert!(!c.try_claim(Lane::MOVER));
+        assert_eq!(c.state(), ChunkState::Revoked);
+    }
+
+    #[test]
+    fn unknown_words_are_never_claimable_or_copied() {
+        let c = Chunk::new(TestWord::new(77));
+        assert!(!c.try_claim(A));
+        assert_eq!(c.state(), ChunkState::Revoked);
+        assert_eq!(entry_state(&TestWord::new(77)), EntryState::Pending);
+    }
+
+    #[test]
+    fn ticket_has_no_gaps_and_no_overflow() {
+        let t = Ticket::new(TestWord::new(0));
+        assert_eq!(t.take(0), None);
+        assert_eq!(t.take(2), Some(0));
+        assert_eq!(t.take(2), Some(1));
+        for _ in 0..100 {
+            assert_eq!(t.take(2), None);
+        }
+        assert_eq!(t.taken(), 2);
+        assert_eq!(t.take(3), Some(2));
+        t.advance(10);
+        t.advance(4);
+        assert_eq!(t.take(11), Some(10));
+        t.advance(u32::MAX);
+        assert_eq!(t.take(u32::MAX), None);
+        assert_eq!(t.taken(), u32::MAX);
+        t.reset();
+        assert_eq!(t.take(1), Some(0));
+    }
+
+    #[test]
+    fn span_nobody_began() {
+        let c = chunks();
+        assert_eq!(settle_span(&c, true), Settle::NotStarted);
+        assert_eq!(settle_span(&c, true), Settle::NotStarted);
+        assert_eq!(settle_span(&c, false), Settle::NotStarted);
+        assert!(!c[3].try_claim(A));
+        assert_eq!(settle_span::<TestWord>(&[], true), Settle::NotStarted);
+    }
+
+    #[test]
+    fn span_mover_helps() {
+        let c = chunks();
+        assert!(c[0].try_claim(A));
+        assert!(c[2].try_claim(A));
+        c[2].complete(A, true);
+        assert_eq!(settle_span(&c, true), Settle::Mine(1));
+        // An answer that got lost comes again.
+        assert_eq!(settle_span(&c, true), Settle::Mine(1));
+        c[1].complete(Lane::MOVER, true);
+        assert_eq!(settle_span(&c, true), Settle::Mine(3));
+        c[3].complete(Lane::MOVER, true);
+        assert_eq!(settle_span(&c, true), Settle::Wait(0));
+        c[0].complete(A, true);
+        assert_eq!(settle_span(&c, true), Settle::AllCopied);
+        assert_eq!(settle_span(&c, false), Settle::AllCopied);
+    }
+
+    #[test]
+    fn span_without_help_only_waits() {
+        let c = chunks();
+        assert!(c[1].try_claim(A));
+        assert_eq!(settle_span(&c, false), Settle::Wait(1));
+        assert!(!c[0].try_claim(A));
+        assert!(!c[3].try_claim(A));
+        c[1].complete(A, true);
+        assert_eq!(settle_span(&c, false), Settle::Partial);
+        // Help that comes too late does not make it whole.
+        assert_eq!(settle_span(&c, true), Settle::Partial);
+    }
+
+    #[test]
+    fn span_with_a_failure_is_partial_and_quiet() {
+        let c = chunks();
+        assert!(c[0].try_claim(A));
+        c[0].complete(A, false);
+        assert!(c[1].try_claim(A));
+        // No use copying more, but the lane has to be waited for.
+        assert_eq!(settle_span(&c, true), Settle::Wait(1));
+        assert!(!c[2].try_claim(A));
+        c[1].complete(A, true);
+        assert_eq!(settle_span(&c, true), Settle::Partial);
+    }
+
+    #[test]
+    fn span_of_every_state_ends_right() {
+        // Each of four chunks in each of five states, with and without help: never AllCopied
+        // unless the bytes are there, never a final answer while a lane is inside.
+        for mix in 0..5u32.pow(4) {
+            for help in [false, true] {
+                let c = chunks();
+                let mut m = mix;
+                let mut begun = false;
+                let mut broken = false;
+                let mut free = 0;
+                for chunk in &c {
+                    match m % 5 {
+                        1 => begun |= chunk.try_claim(A),
+                        2 | 3 => {
+                            begun |= chunk.try_claim(A);
+                            chunk.complete(A, m % 5 == 2);
+                            broken |= m % 5 == 3;
+                        }
+                        4 => broken |= chunk.revoke() == ChunkState::Revoked,
+                        _ => free += 1,
+                    }
+                    m /= 5;
+                }
+                let (last, mine) = settle(&c, help, true);
+                let want = if !begun {
+                    Settle::NotStarted
+                } else if broken || (free > 0 && !help) {
+                    Settle::Partial
+                } else {
+                    Settle::AllCopied
+                };
+                assert_eq!(last, want);
+                assert_eq!(mine, if want == Settle::AllCopied { free } else { 0 });
+                assert_eq!(close(&c), None);
+            }
+        }
+    }
+
+    #[test]
+    fn span_whose_lane_fails_while_waited_for() {
+        let c = chunks();
+        assert!(c[3].try_claim(A));
+        assert_eq!(settle(&c, true, false), (Settle::Partial, 3));
+    }
+
+    #[test]
+    fn shared_chunk_by_entry() {
+        let c = chunk();
+        let e = [TestWord::new(0), TestWord::new(0), TestWord::new(0)];
+        assert!(c.try_claim(A));
+        assert_eq!(settle_shared(&c, &e[0]), Settle::Wait(0));
+        entry_mark(&e[0], EntryState::Copied);
+        assert_eq!(settle_shared(&c, &e[0]), Settle::AllCopied);
+        entry_mark(&e[1], EntryState::Skipped);
+        assert_eq!(settle_shared(&c, &e[1]), Settle::Partial);
+        assert_eq!(settle_shared(&c, &e[2]), Settle::Wait(0));
+        c.complete(A, false);
+        assert_eq!(settle_shared(&c, &e[0]), Settle::AllCopied);
+        assert_eq!(settle_shared(&c, &e[2]), Settle::Partial);
+    }
+
+    #[test]
+    fn shared_chunk_taken_back() {
+        let c = chunk();
+        let e = TestWord::new(0);
+        assert_eq!(settle_shared(&c, &e), Settle::NotStarted);
+        assert!(!c.try_claim(A));
+        assert_eq!(settle_shared(&c, &e), Settle::NotStarted);
+    }
+
+    #[test]
+    fn shared_chunk_of_the_mover_is_never_waited_for() {
+        let c = chunk();
+        let e = TestWord::new(0);
+        assert!(c.try_claim(Lane::MOVER));
+        assert_eq!(settle_shared(&c, &e), Settle::Mine(0));
+    }
+
+    #[test]
+    fn close_revokes_all_before_it_waits() {
+        let c = chunks();
+        assert!(c[1].try_claim(A));
+        assert!(c[2].try_claim(B));
+        assert_eq!(close(&c), Some(1));
+        assert!(!c[0].try_claim(A));
+        assert!(!c[3].try_claim(A));
+        c[1].complete(A, true);
+        assert_eq!(close(&c), Some(2));
+        c[2].complete(B, false);
+        assert_eq!(close(&c), None);
+        assert_eq!(close(&c), None);
+    }
+
+    #[test]
+    fn entry_values_are_fixed() {
+        assert_eq!(EntryState::Pending as u32, 0);
+        assert_eq!(EntryState::Copied as u32, 1);
+        assert_eq!(EntryState::Skipped as u32, 2);
+        for s in [EntryState::Copied, EntryState::Skipped, EntryState::Pending] {
+            let w = TestWord::new(99);
+            entry_mark(&w, s);
+            assert_eq!(entry_state(&w), s);
+        }
+    }
+}

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The part of Ferry that needs no kernel: claims, plans, policy and the parsers of its knobs.
+//!
+//! Nothing here allocates, blocks or touches a page, and there is no unsafe code. The same source
+//! is compiled into `ferry.ko` and, by `tests/host/Cargo.toml`, into a library for the host, and
+//! the same `#[test]`s run as KUnit suites there and under `cargo test` here. The claim protocol
+//! is generic over its atomic word ([`Word`]), so that the model checker runs it as it is.
+//!
+//! | Module | What it decides |
+//! |---|---|
+//! | [`word`] | the one atomic type that everything shared is made of |
+//! | [`claim`] | who copies which chunk, and when a folio is settled |
+//! | [`slot`] | when a batch that others looked up may be used again |
+//! | [`plan`] | how the bytes of a batch are cut into chunks |
+//! | [`policy`] | how many helpers, how far ahead, and whether at all |
+//! | [`reasons`] | which migration reasons take part |
+//! | [`knob`] | numeric knobs, their ranges and what is wrong with a value |
+//! | [`hist`] | logarithmic histogram buckets |
+
+#![cfg_attr(not(CONFIG_RUST), no_std)]
+#![forbid(unsafe_code)]
+#![warn(missing_docs, unreachable_pub)]
+
+#[cfg(all(test, not(CONFIG_RUST)))]
+extern crate std;
+
+pub mod claim;
+pub mod hist;
+#[cfg(CONFIG_RUST)]
+mod kernel_glue;
+pub mod knob;
+pub mod plan;
+pub mod policy;
+pub mod reasons;
+pub mod slot;
+pub mod word;
+
+pub use claim::{
+    close,
+    entry_mark,
+    entry_state,
+    settle_shared,
+    settle_span,
+    Chunk,
+    ChunkState,
+    EntryState,
+    Lane,
+    Settle,
+    Ticket, //
+};
+pub use slot::Slot;
+pub use word::Word;

@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Numeric knobs: their ranges, and what exactly is wrong with a value that is refused.
+
+use core::fmt;
+
+/// A numeric knob.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Knob {
+    /// Its name below `vm.ferry`.
+    pub name: &'static str,
+    /// The smallest value.
+    pub min: u64,
+    /// The largest value.
+    pub max: u64,
+    /// What every value has to be a multiple of; 1 for any value.
+    pub multiple_of: u64,
+    /// The value at load.
+    pub default: u64,
+}
+
+const fn knob(name: &'static str, range: (u64, u64), multiple_of: u64, default: u64) -> Knob {
+    let (min, max) = range;
+    let knob = Knob {
+        name,
+        min,
+        max,
+        multiple_of,
+        default,
+    };
+    // Evaluated at compile time for the knobs below.
+    assert!(min <= max && multiple_of > 0 && knob.refusal(default).is_none());
+    knob
+}
+
+/// Most folios in one batch of `migrate_pages()`.
+pub const BATCH_FOLIOS: Knob = knob("batch_folios", (1, 4096), 1, 512);
+/// Most bytes in one batch of `migrate_pages()`.
+pub const BATCH_BYTES: Knob = knob("batch_bytes", (4096, 1 << 30), 1, 2 << 20);
+/// The size of a chunk.
+pub const CHUNK_BYTES: Knob = knob("chunk_bytes", (64 << 10, 2 << 20), 4096, 128 << 10);
+/// The smallest eligible batch that is submitted early.
+pub const MIN_BATCH_BYTES: Knob = knob("min_batch_bytes", (0, 1 << 30), 1, 64 << 10);
+/// The smallest folio that is copied in place by more than the mover.
+pub const MIN_FOLIO_BYTES: Knob = knob("min_folio_bytes", (4096, 1 << 30), 1, 128 << 10);
+/// How far CPU helpers run ahead of the mover.
+pub const LOOKAHEAD_BYTES: Knob = knob("lookahead_bytes", (0, 1 << 30), 1, 4 << 20);
+/// Most helpers that one batch wakes.
+pub const CPU_WORKERS: Knob = knob("cpu_workers", (0, 64), 1, 8);
+/// After this, an unfinished claim counts as not quiet.
+pub const TIMEOUT_MS: Knob = knob("timeout_ms", (1, 60_000), 1, 1000);
+
+impl Knob {
+    /// Reads a value: decimal digits with white space around them.
+    pub fn parse<'a>(&self, text: &'a str) -> Result<u64, KnobError<'a>> {
+        let text = text.trim_ascii();
+        let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        let refused = |refusal| {
+            Err(KnobError {
+                knob: *self,
+                text,
+                refusal,
+            })
+        };
+        if !digits {
+            return refused(Refusal::NotANumber);
+        }
+        // Only digits: what fails is too large for a `u64`, and so for any range.
+        let Ok(value) = text.parse() else {
+            return refused(Refusal::OutOfRange);
+        };
+        match self.refusal(value) {
+            None => Ok(value),
+            Some(refusal) => refused(refusal),
+        }
+    }
+
+    /// Why the knob cannot have this value, if so.
+    pub const fn refusal(&self, value: u64) -> Option<Refusal> {
+        if value < self.min || value > self.max {
+            return Some(Refusal::OutOfRange);
+        }
+        match value.checked_rem(self.multiple_of) {
+            None | Some(0) => None,
+            Some(_) => Some(Refusal::NotAMultiple),
+        }
+    }
+}
+
+/// Why a value is refused.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It is not a decimal number.
+    NotANumber,
+    /// It is below the smallest or above the largest value.
+    OutOfRange,
+    /// It is not a multiple of what it has to be.
+    NotAMultiple,
+}
+
+/// A value that a knob cannot have. Its text names the knob, the value and what is allowed.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct KnobError<'a> {
+    knob: Knob,
+    text: &'a str,
+    refusal: Refusal,
+}
+
+impl KnobError<'_> {
+    /// Why it is refused.
+    pub fn refusal(&self) -> Refusal {
+        self.refusal
+    }
+}
+
+impl fmt::Display for KnobError<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Knob {
+            name,
+            min,
+            max,
+            multiple_of,
+            ..
+        } = self.knob;
+        write!(f, "{name}: \"{}\" is ", Shown(self.text))?;
+        match self.refusal {
+            Refusal::NotANumber => f.write_str("not a decimal number")?,
+            Refusal::OutOfRange => f.write_str("out of range")?,
+            Refusal::NotAMultiple => write!(f, "not a multiple of {multiple_of}")?,
+        }
+        write!(f, " (allowed: {min} to {max}")?;
+        if multiple_of > 1 {
+            write!(f, ", multiples of {multiple_of}")?;
+        }
+        f.write_str(")")
+    }
+}
+
+/// Text from a user as it may stand in a message: printable, and not without end.
+pub(crate) struct Shown<'a>(pub(crate) &'a str);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const MOST: usize = 32;
+        for c in self.0.chars().take(MOST) {
+            write!(f, "{}", c.escape_default())?;
+        }
+        if self.0.chars().nth(MOST).is_some() {
+            f.write_str("...")?;
+        }
+        Ok(())
+    }
+}
+
+/// What tests of several modules share.
+#[cfg(any(CONFIG_KUNIT = "y", all(test, not(CONFIG_RUST))))]
+pub(crate) mod tests_support {
+    use core::fmt::{
+        self,
+        Write, //
+    };
+
+    /// Takes the expected text off as it is written.
+    struct Expect<'a>(&'a str);
+
+    impl Write for Expect<'_> {
+        fn write_str(&mut self, s: &str) -> fmt::Result {
+            self.0 = self.0.strip_prefix(s).ok_or(fmt::Error)?;
+            Ok(())
+        }
+    }
+
+    /// Whether `value` is shown as exactly `text`. There is no allocation to format into.
+    pub(crate) fn shows(value: impl fmt::Display, text: &str) -> bool {
+        let mut expect = Expect(text);
+        write!(expect, "{value}").is_ok() && expect.0.is_empty()
+    }
+}
+
+#[cfg_attr(CONFIG_KUNIT = "y", kernel::macros::kunit_tests(ferry_core_knob))]
+#[cfg_attr(not(CONFIG_KUNIT = "y"), cfg(test))]
+mod tests {
+    use super::*;
+    use crate::knob::tests_support::shows;
+
+    fn refusal(knob: Knob, text: &str) -> Option<Refusal> {
+        knob.parse(text).err().map(|e| e.refusal())
+    }
+
+    #[test]
+    fn values_in_range() {
+        assert_eq!(CHUNK_BYTES.parse("131072\n"), Ok(131072));
+        assert_eq!(CHUNK_BYTES.parse(" 65536 "), Ok(65536));
+        assert_eq!(CHUNK_BYTES.parse("2097152"), Ok(2097152));
+        assert_eq!(CPU_WORKERS.parse("0"), Ok(0));
+        assert_eq!(CPU_WORKERS.parse("00064"), Ok(64));
+    }
+
+    #[test]
+    fn values_refused() {
+        assert_eq!(refusal(CHUNK_BYTES, "65535"), Some(Refusal::OutOfRange));
+        assert_eq!(refusal(CHUNK_BYTES, "2097153"), Some(Refusal::OutOfRange));
+        assert_eq!(refusal(CHUNK_BYTES, "70000"), Some(Refusal::NotAMultiple));
+        assert_eq!(refusal(CPU_WORKERS, "65"), Some(Refusal::OutOfRange));
+        for text in ["", " ", "+1", "-1", "0x10", "1 2", "4k", "1.0", "\u{664}"] {
+            assert_eq!(refusal(CPU_WORKERS, text), Some(Refusal::NotANumber));
+        }
+        let huge = "99999999999999999999999999";
+        assert_eq!(refusal(BATCH_BYTES, huge), Some(Refusal::OutOfRange));
+        assert_eq!(
+            refusal(BATCH_BYTES, "18446744073709551616"),
+            Some(Refusal::OutOfRange)
+        );
+    }
+
+    fn says(knob: Knob, text: &str, message: &str) -> bool {
+        knob.parse(text).is_err_and(|e| shows(e, message))
+    }
+
+    #[test]
+    fn messages_say_what_is_allowed() {
+        assert!(says(
+            CHUNK_BYTES,
+            "70000",
+            "chunk_bytes: \"70000\" is not a multiple of 4096 \
+             (allowed: 65536 to 2097152, multiples of 4096)"
+        ));
+        assert!(says(
+            CPU_WORKERS,
+            "65",
+            "cpu_workers: \"65\" is out of range (allowed: 0 to 64)"
+        ));
+        assert!(says(
+            TIMEOUT_MS,
+            "a\nb",
+            "timeout_ms: \"a\\nb\" is not a decimal number (allowed: 1 to 60000)"
+        ));
+        assert!(shows(
+            Shown("12345678901234567890123456789012"),
+            "12345678901234567890123456789012"
+        ));
+        assert!(shows(
+            Shown("123456789012345678901234567890123"),
+            "12345678901234567890123456789012..."
+        ));
+    }
+}

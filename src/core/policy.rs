@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Decisions as functions of numbers: whether, how many, how far ahead.
+
+/// How many pieces of `chunk_bytes` it takes for `bytes`.
+fn pieces(bytes: u64, chunk_bytes: u64) -> u64 {
+    bytes.div_ceil(chunk_bytes.max(1))
+}
+
+/// How many helpers to wake for a batch of `bytes`.
+///
+/// The mover copies too, so one helper fewer than there are chunks, and none for a single chunk;
+/// never more than CPUs are idle, nor than `cap`.
+pub fn helpers_to_wake(bytes: u64, chunk_bytes: u64, idle_cpus: u32, cap: u32) -> u32 {
+    let others = pieces(bytes, chunk_bytes).saturating_sub(1);
+    u32::try_from(others)
+        .unwrap_or(u32::MAX)
+        .min(idle_cpus)
+        .min(cap)
+}
+
+/// Whether a batch is worth being submitted early: `folios` eligible ones of `bytes` in total.
+///
+/// A single folio never is: its mover settles it at once, and copying it in place by many does the
+/// same without anything to prove.
+pub fn worth_submitting(bytes: u64, folios: u32, min_bytes: u64) -> bool {
+    folios >= 2 && bytes >= min_bytes
+}
+
+/// The first piece that is too far ahead of the mover to be claimed: the limit for
+/// [`Ticket::take()`](crate::Ticket::take).
+///
+/// `mover` is the piece that the mover is at. Even without any look-ahead the piece after that is
+/// within reach, or helpers would have nothing to do but what the mover does at that moment.
+pub fn lookahead_limit(mover: u32, lookahead_bytes: u64, chunk_bytes: u64, pieces: u32) -> u32 {
+    let ahead = (lookahead_bytes / chunk_bytes.max(1)).max(1);
+    u32::try_from(ahead)
+        .unwrap_or(u32::MAX)
+        .saturating_add(mover)
+        .saturating_add(1)
+        .min(pieces)
+}
+
+/// Whether a helper may claim `piece` while the mover is at piece `mover`.
+pub fn within_lookahead(piece: u32, mover: u32, lookahead_bytes: u64, chunk_bytes: u64) -> bool {
+    piece < u32::MAX && piece < lookahead_limit(mover, lookahead_bytes, chunk_bytes, u32::MAX)
+}
+
+#[cfg_attr(CONFIG_KUNIT = "y", kernel::macros::kunit_tests(ferry_core_policy))]
+#[cfg_attr(not(CONFIG_KUNIT = "y"), cfg(test))]
+mod tests {
+    use super::*;
+
+    const K: u64 = 1024;
+
+    #[test]
+    fn helpers_follow_bytes_cpus_and_cap() {
+        assert_eq!(helpers_to_wake(2048 * K, 128 * K, 64, 8), 8);
+        assert_eq!(helpers_to_wake(2048 * K, 128 * K, 64, 64), 15);
+        assert_eq!(helpers_to_wake(2048 * K, 128 * K, 3, 8), 3);
+        assert_eq!(helpers_to_wake(128 * K, 128 * K, 64, 8), 0);
+        assert_eq!(helpers_to_wake(129 * K, 128 * K, 64, 8), 1);
+        assert_eq!(helpers_to_wake(0, 128 * K, 64, 8), 0);
+        assert_eq!(helpers_to_wake(2048 * K, 128 * K, 0, 8), 0);
+        assert_eq!(helpers_to_wake(2048 * K, 128 * K, 64, 0), 0);
+        assert_eq!(helpers_to_wake(u64::MAX, 0, u32::MAX, u32::MAX), u32::MAX);
+    }
+
+    #[test]
+    fn batches_worth_it() {
+        assert!(worth_submitting(64 * K, 16, 64 * K));
+        assert!(!worth_submitting(64 * K - 1, 16, 64 * K));
+        assert!(!worth_submitting(2048 * K, 1, 64 * K));
+        assert!(!worth_submitting(0, 0, 0));
+        assert!(worth_submitting(0, 2, 0));
+    }
+
+    #[test]
+    fn lookahead_moves_with_the_mover() {
+        assert_eq!(lookahead_limit(0, 512 * K, 128 * K, 100), 5);
+        assert_eq!(lookahead_limit(10, 512 * K, 128 * K, 100), 15);
+        assert_eq!(lookahead_limit(98, 512 * K, 128 * K, 100), 100);
+        assert_eq!(lookahead_limit(0, 0, 128 * K, 100), 2);
+        assert_eq!(lookahead_limit(u32::MAX, u64::MAX, 0, u32::MAX), u32::MAX);
+        assert!(within_lookahead(4, 0, 512 * K, 128 * K));
+        assert!(!within_lookahead(5, 0, 512 * K, 128 * K));
+        assert!(within_lookahead(0, 7, 0, 128 * K));
+        assert!(!within_lookahead(u32::MAX, 0, 0, 128 * K));
+    }
+}

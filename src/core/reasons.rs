@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Which migration reasons take part, by name.
+
+use core::fmt;
+
+/// The reasons by name, in the order of `enum migrate_reason`.
+const NAMES: [&str; 10] = [
+    "compaction",
+    "memory_failure",
+    "memory_hotplug",
+    "syscall",
+    "mempolicy_mbind",
+    "numa_misplaced",
+    "contig_range",
+    "longterm_pin",
+    "demotion",
+    "damon",
+];
+
+/// A set of migration reasons.
+///
+/// Written as `all`, `none`, or names with commas between them, and shown in the same way.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct ReasonMask(u32);
+
+impl ReasonMask {
+    /// No reason.
+    pub const NONE: ReasonMask = ReasonMask(0);
+    /// Every reason.
+    pub const ALL: ReasonMask = ReasonMask((1 << NAMES.len()) - 1);
+
+    /// The set with these bits, bit n for reason n. Bits that no reason has are dropped.
+    pub const fn from_bits(bits: u32) -> Self {
+        Self(bits & Self::ALL.0)
+    }
+
+    /// The bits, bit n for reason n.
+    pub const fn bits(self) -> u32 {
+        self.0
+    }
+
+    /// Whether the reason with this number of `enum migrate_reason` is in the set.
+    #[inline]
+    pub fn contains(self, reason: u32) -> bool {
+        1u32.checked_shl(reason).is_some_and(|b| self.0 & b != 0)
+    }
+
+    /// Reads a set. White space around the text and around names is ignored.
+    pub fn parse(text: &str) -> Result<Self, ReasonError<'_>> {
+        match text.trim_ascii() {
+            "all" => return Ok(Self::ALL),
+            "none" => return Ok(Self::NONE),
+            _ => {}
+        }
+        let mut mask = 0;
+        for word in text.split(',') {
+            let word = word.trim_ascii();
+            match (0u32..).zip(NAMES).find(|(_, name)| *name == word) {
+                // There are fewer names than bits.
+                Some((bit, _)) => mask |= 1 << bit,
+                None => return Err(ReasonError { word }),
+            }
+        }
+        Ok(Self(mask))
+    }
+}
+
+impl fmt::Display for ReasonMask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::ALL => return f.write_str("all"),
+            Self::NONE => return f.write_str("none"),
+            _ => {}
+        }
+        let mut comma = "";
+        for (bit, name) in (0u32..).zip(NAMES) {
+            if self.contains(bit) {
+                f.write_str(comma)?;
+                f.write_str(name)?;
+                comma = ",";
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A word that is no reason.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct ReasonError<'a> {
+    word: &'a str,
+}
+
+impl<'a> ReasonError<'a> {
+    /// The word, as it was written.
+    pub fn word(&self) -> &'a str {
+        self.word
+    }
+}
+
+impl fmt::Display for ReasonError<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.word {
+            "" => f.write_str("a migration reason is missing"),
+            word @ ("all" | "none") => write!(f, "\"{word}\" has to stand alone"),
+            word => write!(
+                f,
+                "unknown migration reason \"{}\"",
+                crate::knob::Shown(word)
+            ),
+        }
+    }
+}
+
+#[cfg_attr(CONFIG_KUNIT = "y", kernel::macros::kunit_tests(ferry_core_reasons))]
+#[cfg_attr(not(CONFIG_KUNIT = "y"), cfg(test))]
+mod tests {
+    use super::*;
+    use crate::knob::tests_support::shows;
+
+    #[test]
+    fn order_is_the_kernels() {
+        for (i, name) in (0u32..).zip(NAMES) {
+            let mask = ReasonMask::parse(name);
+            assert_eq!(mask, Ok(ReasonMask::from_bits(1 << i)));
+        }
+        assert_eq!(ReasonMask::parse("compaction"), Ok(ReasonMask(1)));
+        assert_eq!(ReasonMask::parse("syscall"), Ok(ReasonMask(1 << 3)));
+        assert_eq!(ReasonMask::parse("damon"), Ok(ReasonMask(1 << 9)));
+        assert_eq!(ReasonMask::ALL.bits(), 0x3ff);
+    }
+
+    #[test]
+    fn lists_are_read_and_shown() {
+        let mask = ReasonMask::parse(" demotion, syscall,syscall\n");
+        assert_eq!(mask, Ok(ReasonMask(1 << 3 | 1 << 8)));
+        assert!(shows(ReasonMask(1 << 3 | 1 << 8), "syscall,demotion"));
+        assert!(shows(ReasonMask::ALL, "all"));
+        assert!(shows(ReasonMask::NONE, "none"));
+        assert_eq!(ReasonMask::parse("all\n"), Ok(ReasonMask::ALL));
+        assert_eq!(ReasonMask::parse("none"), Ok(ReasonMask::NONE));
+    }
+
+    #[test]
+    fn errors_say_which_word() {
+        let e = ReasonMask::parse("syscall,demotoin,damon");
+        assert_eq!(e, Err(ReasonError { word: "demotoin" }));
+        assert!(shows(
+            ReasonError { word: "demotoin" },
+            "unknown migration reason \"demotoin\""
+        ));
+        assert_eq!(ReasonMask::parse(""), Err(ReasonError { word: "" }));
+        assert_eq!(ReasonMask::parse("syscall,"), Err(ReasonError { word: "" }));
+        assert!(shows(
+            ReasonError { word: "" },
+            "a migration reason is missing"
+        ));
+        assert_eq!(
+            ReasonMask::parse("all,damon"),
+            Err(ReasonError { word: "all" })
+        );
+        assert!(shows(
+            ReasonError { word: "all" },
+            "\"all\" has to stand alone"
+        ));
+        assert_eq!(
+            ReasonMask::parse("Syscall"),
+            Err(ReasonError { word: "Syscall" })
+        );
+        assert_eq!(ReasonError { word: "x" }.word(), "x");
+    }
+
+    #[test]
+    fn numbers_beyond_the_reasons_are_in_no_set() {
+        assert!(ReasonMask::ALL.contains(9));
+        assert!(!ReasonMask::ALL.contains(10));
+        assert!(!ReasonMask::ALL.contains(32));
+        assert!(!ReasonMask::ALL.contains(u32::MAX));
+        assert_eq!(ReasonMask::from_bits(u32::MAX), ReasonMask::ALL);
+    }
+}
