@@ -859,41 +859,96 @@ u64 ferry_kpageflags(u64 pfn)
 	return word_at("/proc/kpageflags", pfn);
 }
 
-static bool has(u64 flags, int bit)
+/* A part of kpageflags: reading it page by page takes long. */
+struct window {
+	int fd;
+	u64 first;
+	u64 n;
+	u64 flags[1024];
+};
+
+static bool has(struct window *w, u64 pfn, int bit)
 {
-	return flags >> bit & 1;
+	ssize_t got;
+
+	if (pfn < w->first || pfn >= w->first + w->n) {
+		w->first = pfn & ~511ULL;
+		got = pread(w->fd, w->flags, sizeof(w->flags),
+			    w->first * sizeof(u64));
+		w->n = got > 0 ? got / sizeof(u64) : 0;
+		if (pfn - w->first >= w->n)
+			return false;
+	}
+	return w->flags[pfn - w->first] >> bit & 1;
 }
 
-size_t ferry_folio_bytes(const void *p)
+static size_t folio_bytes(struct window *w, u64 pfn)
 {
-	u64 pfn = ferry_pfn(p), first, last;
+	u64 first, last;
 
-	if (!pfn)
-		return 0;
-	for (first = pfn; has(ferry_kpageflags(first), FERRY_KPF_COMPOUND_TAIL);
-	     first--)
+	for (first = pfn; has(w, first, FERRY_KPF_COMPOUND_TAIL); first--)
 		;
-	if (!has(ferry_kpageflags(first), FERRY_KPF_COMPOUND_HEAD))
+	if (!has(w, first, FERRY_KPF_COMPOUND_HEAD))
 		return FERRY_PAGE;
-	for (last = first + 1;
-	     has(ferry_kpageflags(last), FERRY_KPF_COMPOUND_TAIL); last++)
+	for (last = first + 1; has(w, last, FERRY_KPF_COMPOUND_TAIL); last++)
 		;
 	return (last - first) * FERRY_PAGE;
 }
 
 size_t ferry_in_folios_of(const void *p, size_t len, size_t bytes)
 {
-	const char *c = p;
-	size_t off, found = 0, size;
+	struct window w = { .fd = open("/proc/kpageflags", O_RDONLY | O_CLOEXEC) };
+	int map = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	size_t page, n = len / FERRY_PAGE, i, now, found = 0;
+	u64 entry[512];
 
-	for (off = 0; off < len; off += size) {
-		size = ferry_folio_bytes(c + off);
-		if (size == bytes)
-			found += size < len - off ? size : len - off;
-		if (!size)
-			size = FERRY_PAGE;
+	for (page = 0; page < n && w.fd >= 0 && map >= 0; page += now) {
+		now = n - page < ARRAY_SIZE(entry) ? n - page : ARRAY_SIZE(entry);
+		if (pread(map, entry, now * 8,
+			  ((uintptr_t)p / FERRY_PAGE + page) * 8) != (ssize_t)now * 8)
+			break;
+		for (i = 0; i < now; i++)
+			if (entry[i] >> 63 &&
+			    folio_bytes(&w, entry[i] & ((1ULL << 55) - 1)) == bytes)
+				found += FERRY_PAGE;
 	}
+	if (w.fd >= 0)
+		close(w.fd);
+	if (map >= 0)
+		close(map);
 	return found;
+}
+
+size_t ferry_folio_bytes(const void *p)
+{
+	struct window w = { .fd = -1 };
+	u64 pfn = ferry_pfn(p);
+	size_t ret = 0;
+
+	if (!pfn)
+		return 0;
+	w.fd = open("/proc/kpageflags", O_RDONLY | O_CLOEXEC);
+	if (w.fd >= 0) {
+		ret = folio_bytes(&w, pfn);
+		close(w.fd);
+	}
+	return ret;
+}
+
+int ferry_pfns(const void *p, size_t len, u64 *pfns)
+{
+	int map = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	size_t n = len / FERRY_PAGE, i;
+	int ret = 0;
+
+	if (map < 0)
+		return -errno;
+	if (pread(map, pfns, n * 8, (uintptr_t)p / FERRY_PAGE * 8) != (ssize_t)n * 8)
+		ret = -EIO;
+	close(map);
+	for (i = 0; i < n && !ret; i++)
+		pfns[i] = pfns[i] >> 63 ? pfns[i] & ((1ULL << 55) - 1) : 0;
+	return ret;
 }
 
 /* ---- control groups ---- */

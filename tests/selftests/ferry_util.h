@@ -227,6 +227,8 @@ int ferry_shmem_only(unsigned int kib);
 u64 ferry_pagemap(const void *p);
 /* Page frame number, 0 if the page is not present. */
 u64 ferry_pfn(const void *p);
+/* Page frame numbers of a range, 0 where no page is present. */
+int ferry_pfns(const void *p, size_t len, u64 *pfns);
 /* kpageflags of a page frame. */
 u64 ferry_kpageflags(u64 pfn);
 /* Bytes of the folio that an address is in: 4096 for a small one, 0 if not present. */
