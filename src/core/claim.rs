@@ -309,7 +309,7 @@ pub fn settle_span<W: Word>(chunks: &[Chunk<W>], help: bool) -> Settle {
 
     let copy = help && !broken;
     let mut in_flight = None;
-    for (index, chunk) in (0u32..).zip(chunks) {
+    for (index, chunk) in (0..=u32::MAX).zip(chunks) {
         if copy && chunk.state() == ChunkState::Free && chunk.try_claim(Lane::MOVER) {
             return Settle::Mine(index);
         }
@@ -358,7 +358,7 @@ pub fn settle_shared<W: Word, E: Word>(chunk: &Chunk<W>, entry: &E) -> Settle {
 /// states move one way only, this stays so, and calling again later answers again.
 pub fn close<W: Word>(chunks: &[Chunk<W>]) -> Option<u32> {
     let mut in_flight = None;
-    for (index, chunk) in (0u32..).zip(chunks) {
+    for (index, chunk) in (0..=u32::MAX).zip(chunks) {
         if let ChunkState::Claimed(_) = chunk.revoke() {
             in_flight = in_flight.or(Some(index));
         }

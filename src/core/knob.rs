@@ -65,8 +65,12 @@ impl Knob {
         if !digits {
             return refused(Refusal::NotANumber);
         }
-        // Only digits: what fails is too large for a `u64`, and so for any range.
-        let Ok(value) = text.parse() else {
+        // What does not fit into a `u64` is outside any range.
+        let value = text.bytes().try_fold(0u64, |value, digit| {
+            let digit = u64::from(digit.wrapping_sub(b'0'));
+            value.checked_mul(10)?.checked_add(digit)
+        });
+        let Some(value) = value else {
             return refused(Refusal::OutOfRange);
         };
         match self.refusal(value) {

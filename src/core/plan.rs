@@ -36,7 +36,15 @@ pub struct Planned {
 
 /// Rounds the wanted size of a piece to something that can be cut: pages, at least one.
 fn cut_size(chunk_bytes: u64) -> u64 {
-    (chunk_bytes - chunk_bytes % PAGE).max(PAGE)
+    (chunk_bytes & !(PAGE - 1)).max(PAGE)
+}
+
+/// `a / b`, rounded up. Nothing divided by nothing is nothing: there is no panic in here.
+fn div_up(a: u64, b: u64) -> u64 {
+    match (a.checked_div(b), a.checked_rem(b)) {
+        (Some(quotient), Some(rest)) => quotient.saturating_add(u64::from(rest > 0)),
+        _ => 0,
+    }
 }
 
 /// Writes what can be written of a plan.
@@ -65,7 +73,8 @@ impl Writer<'_> {
             return false;
         };
         *slot = piece;
-        self.done.pieces += 1;
+        // There was room, so this is at most `u32::MAX`.
+        self.done.pieces = self.done.pieces.saturating_add(1);
         self.done.bytes = bytes;
         true
     }
@@ -73,34 +82,37 @@ impl Writer<'_> {
     /// Cuts `len` bytes at `offset` of entry `first` into as few pieces of at most `cut` bytes as
     /// possible, as equal as pages allow. All or nothing.
     fn push_cut(&mut self, first: u32, offset: u64, len: u64, cut: u64) -> bool {
-        let pages = len.div_ceil(PAGE);
-        let pieces = pages.div_ceil(cut / PAGE);
-        if pieces == 0 {
-            return true;
-        }
-        if pieces > self.room()
-            || self.done.bytes.checked_add(len).is_none()
-            || offset.checked_add(len).is_none()
-        {
+        let pages = div_up(len, PAGE);
+        let pieces = div_up(pages, cut / PAGE);
+        let Some(end) = offset.checked_add(len) else {
+            return false;
+        };
+        if pieces > self.room() || self.done.bytes.checked_add(len).is_none() {
             return false;
         }
         // The first `longer` pieces have one page more than the others.
-        let (each, longer) = (pages / pieces, pages % pieces);
-        let mut done = 0;
+        let (Some(each), Some(longer)) = (pages.checked_div(pieces), pages.checked_rem(pieces))
+        else {
+            // No bytes, no pieces.
+            return true;
+        };
+        let mut offset = offset;
         for i in 0..pieces {
-            // Below `len` rounded up to pages; the last piece ends at `len` itself.
-            let want = (each + u64::from(i < longer)).saturating_mul(PAGE);
+            // Together these are `len` rounded up to pages, so the last piece ends at `end`.
+            let want = each
+                .saturating_add(u64::from(i < longer))
+                .saturating_mul(PAGE);
             let piece = Piece {
                 first,
                 count: 1,
-                offset: offset + done,
-                len: want.min(len - done),
+                offset,
+                len: want.min(end.saturating_sub(offset)),
             };
             // Cannot fail, there was room for all of them.
             if !self.push(piece) {
                 return false;
             }
-            done += piece.len;
+            offset = offset.saturating_add(piece.len);
         }
         true
     }
@@ -136,7 +148,8 @@ pub fn plan(sizes: impl Iterator<Item = u64>, chunk_bytes: u64, out: &mut [Piece
                 break;
             }
         } else {
-            if run.len > cut - size {
+            // Not more than `cut`, so the difference is right.
+            if run.len > cut.saturating_sub(size) {
                 to.push(core::mem::take(&mut run));
             }
             if run.len == 0 {
@@ -145,10 +158,11 @@ pub fn plan(sizes: impl Iterator<Item = u64>, chunk_bytes: u64, out: &mut [Piece
                 }
                 run.first = index;
             }
-            run.count = index - run.first + 1;
-            run.len += size;
+            // None of these saturates: `first <= index < u32::MAX`, and `len` stays within `cut`.
+            run.count = index.saturating_sub(run.first).saturating_add(1);
+            run.len = run.len.saturating_add(size);
         }
-        to.done.entries = index + 1;
+        to.done.entries = index.saturating_add(1);
     }
 
     if run.len > 0 {
@@ -164,7 +178,7 @@ pub fn plan(sizes: impl Iterator<Item = u64>, chunk_bytes: u64, out: &mut [Piece
 pub fn plan_window(offset: u64, len: u64, chunk_bytes: u64, out: &mut [Piece]) -> Planned {
     let cut = cut_size(chunk_bytes);
     // Nothing lies beyond the end of the address space.
-    let len = len.min(u64::MAX - offset);
+    let len = len.min(u64::MAX.saturating_sub(offset));
     let mut to = Writer {
         out,
         done: Planned::default(),
@@ -183,10 +197,10 @@ pub fn plan_window(offset: u64, len: u64, chunk_bytes: u64, out: &mut [Piece]) -
 ///
 /// `pieces` is what [`plan()`] wrote. None if there is none.
 pub fn span(pieces: &[Piece], entry: u32) -> Option<(u32, u32)> {
-    // `entry - first` instead of `first + count`, which could overflow in what others wrote.
-    let begin = pieces.partition_point(|p| p.first < entry && entry - p.first >= p.count);
+    let within = |p: &Piece| entry.checked_sub(p.first).is_some_and(|i| i < p.count);
+    let begin = pieces.partition_point(|p| p.first < entry && !within(p));
     let rest = pieces.get(begin..)?;
-    let count = rest.partition_point(|p| p.first <= entry && entry - p.first < p.count);
+    let count = rest.partition_point(within);
     match (u32::try_from(begin), u32::try_from(count)) {
         (Ok(begin), Ok(count)) if count > 0 => Some((begin, count)),
         _ => None,

@@ -4,7 +4,8 @@
 
 /// How many pieces of `chunk_bytes` it takes for `bytes`.
 fn pieces(bytes: u64, chunk_bytes: u64) -> u64 {
-    bytes.div_ceil(chunk_bytes.max(1))
+    let chunk_bytes = chunk_bytes.max(1);
+    (bytes / chunk_bytes).saturating_add(u64::from(bytes % chunk_bytes > 0))
 }
 
 /// How many helpers to wake for a batch of `bytes`.

@@ -18,6 +18,14 @@ const NAMES: [&str; 10] = [
     "damon",
 ];
 
+/// The numbers of the reasons.
+const BITS: core::ops::Range<u32> = 0..NAMES.len() as u32;
+
+/// The bit of a reason; no bit for a number that a mask has no room for.
+fn bit_of(reason: u32) -> u32 {
+    1u32.checked_shl(reason).unwrap_or(0)
+}
+
 /// A set of migration reasons.
 ///
 /// Written as `all`, `none`, or names with commas between them, and shown in the same way.
@@ -43,7 +51,7 @@ impl ReasonMask {
     /// Whether the reason with this number of `enum migrate_reason` is in the set.
     #[inline]
     pub fn contains(self, reason: u32) -> bool {
-        1u32.checked_shl(reason).is_some_and(|b| self.0 & b != 0)
+        self.0 & bit_of(reason) != 0
     }
 
     /// Reads a set. White space around the text and around names is ignored.
@@ -54,13 +62,20 @@ impl ReasonMask {
             _ => {}
         }
         let mut mask = 0;
-        for word in text.split(',') {
-            let word = word.trim_ascii();
-            match (0u32..).zip(NAMES).find(|(_, name)| *name == word) {
-                // There are fewer names than bits.
-                Some((bit, _)) => mask |= 1 << bit,
+        let mut rest = Some(text);
+        while let Some(text) = rest {
+            let comma = text.as_bytes().iter().position(|b| *b == b',');
+            let (word, more) = match comma {
+                Some(at) => (text.get(..at), text.get(at.saturating_add(1)..)),
+                None => (Some(text), None),
+            };
+            // A comma is a character of its own, so both parts are there.
+            let word = word.unwrap_or_default().trim_ascii();
+            match BITS.zip(NAMES).find(|(_, name)| *name == word) {
+                Some((bit, _)) => mask |= bit_of(bit),
                 None => return Err(ReasonError { word }),
             }
+            rest = more;
         }
         Ok(Self(mask))
     }
@@ -74,7 +89,7 @@ impl fmt::Display for ReasonMask {
             _ => {}
         }
         let mut comma = "";
-        for (bit, name) in (0u32..).zip(NAMES) {
+        for (bit, name) in BITS.zip(NAMES) {
             if self.contains(bit) {
                 f.write_str(comma)?;
                 f.write_str(name)?;
