@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The machine under test as its files show it: nodes, CPUs, folio sizes, Ferry's knobs.
+
+use crate::error::{Error, Result};
+use crate::sys;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const THP: &str = "/sys/kernel/mm/transparent_hugepage";
+const FERRY: &str = "/proc/sys/vm/ferry";
+const FERRY_DEBUG: &str = "/sys/kernel/debug/ferry";
+pub const PAGE: u64 = 4096;
+
+pub fn read(path: impl AsRef<Path>) -> Result<String> {
+    fs::read_to_string(&path)
+        .map(|text| text.trim_end().to_string())
+        .map_err(|source| Error::File {
+            path: path.as_ref().into(),
+            source,
+        })
+}
+
+pub fn write(path: impl AsRef<Path>, value: &str) -> Result<()> {
+    fs::write(&path, value).map_err(|source| Error::File {
+        path: path.as_ref().into(),
+        source,
+    })
+}
+
+/// Files whose values come back when this goes away.
+#[derive(Default)]
+pub struct Restore {
+    old: Vec<(PathBuf, String)>,
+}
+
+impl Restore {
+    /// Remembers what is in `path` now.
+    fn remember(&mut self, path: &Path) -> Result<()> {
+        if !self.old.iter().any(|(known, _)| known == path) {
+            let value = read(path)?;
+            self.old.push((path.into(), selected(&value).into()));
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, path: &Path, value: &str) -> Result<()> {
+        self.remember(path)?;
+        write(path, value)
+    }
+}
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        for (path, value) in self.old.drain(..).rev() {
+            if let Err(error) = write(path, &value) {
+                eprintln!("ferry_bench: not restored: {error}");
+            }
+        }
+    }
+}
+
+/// The choice in `always [madvise] never`, or the whole text where nothing is in brackets.
+fn selected(text: &str) -> &str {
+    text.split_once('[')
+        .and_then(|(_, rest)| rest.split_once(']'))
+        .map_or(text, |(choice, _)| choice)
+}
+
+/// Numbers in the kernel's list format, `0-3,8`.
+pub fn parse_list(text: &str) -> Option<Vec<usize>> {
+    let mut numbers = vec![];
+    for part in text.trim().split(',').filter(|part| !part.is_empty()) {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        numbers.extend(first.parse::<usize>().ok()?..=last.parse().ok()?);
+    }
+    Some(numbers)
+}
+
+fn read_list(path: &str) -> Result<Vec<usize>> {
+    let text = read(path)?;
+    parse_list(&text).ok_or_else(|| Error::Unusable(format!("{path}: '{text}' is no list")))
+}
+
+pub fn online_cpus() -> Result<Vec<usize>> {
+    read_list("/sys/devices/system/cpu/online")
+}
+
+/// Nodes that have memory.
+pub fn memory_nodes() -> Result<Vec<i32>> {
+    let nodes = read_list("/sys/devices/system/node/has_memory")?;
+    Ok(nodes.into_iter().map(|node| node as i32).collect())
+}
+
+/// Free bytes of a node.
+pub fn node_free(node: i32) -> Result<u64> {
+    let path = format!("/sys/devices/system/node/node{node}/meminfo");
+    read(&path)?
+        .lines()
+        .find_map(|line| line.split_once("MemFree:"))
+        .and_then(|(_, value)| {
+            value
+                .trim()
+                .trim_end_matches("kB")
+                .trim()
+                .parse::<u64>()
+                .ok()
+        })
+        .map(|kib| kib << 10)
+        .ok_or_else(|| Error::Unusable(format!("{path}: no MemFree")))
+}
+
+/// What runs this machine: `kvm`, `tcg`, `none`, or the name the hypervisor gives itself.
+pub fn accel() -> String {
+    match sys::hypervisor() {
+        None => "none".into(),
+        Some(name) => match &name {
+            b"TCGTCGTCGTCG" => "tcg".into(),
+            b"KVMKVMKVM\0\0\0" => "kvm".into(),
+            other => String::from_utf8_lossy(other).trim_end_matches('\0').into(),
+        },
+    }
+}
+
+pub fn cpu_model() -> String {
+    read("/proc/cpuinfo")
+        .ok()
+        .and_then(|text| {
+            text.lines()
+                .find_map(|line| line.strip_prefix("model name"))
+                .map(|rest| rest.trim_start_matches([' ', '\t', ':']).to_string())
+        })
+        .unwrap_or_default()
+}
+
+/// System, interrupt and soft interrupt time of all CPUs so far.
+pub fn system_s() -> Result<f64> {
+    let text = read("/proc/stat")?;
+    system_ticks(&text)
+        .map(|ticks| ticks as f64 / sys::clock_ticks_per_s())
+        .ok_or_else(|| Error::Unusable("/proc/stat: no line of all CPUs".into()))
+}
+
+fn system_ticks(stat: &str) -> Option<u64> {
+    let fields: Vec<u64> = stat
+        .lines()
+        .next()?
+        .strip_prefix("cpu ")?
+        .split_whitespace()
+        .map(|field| field.parse().ok())
+        .collect::<Option<_>>()?;
+    Some(fields.get(2)? + fields.get(5)? + fields.get(6)?)
+}
+
+/// Lets anonymous memory consist of folios of one size only.
+pub fn allow_folios(bytes: u64, restore: &mut Restore) -> Result<()> {
+    let mut known = false;
+    let entries = fs::read_dir(THP).map_err(|source| Error::File {
+        path: THP.into(),
+        source,
+    })?;
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Some(kib) = name
+            .strip_prefix("hugepages-")
+            .and_then(|rest| rest.strip_suffix("kB"))
+            .and_then(|kib| kib.parse::<u64>().ok())
+        else {
+            continue;
+        };
+        let path = entry.path().join("enabled");
+        if !path.exists() {
+            continue; // an order that only files can have
+        }
+        known |= kib << 10 == bytes;
+        restore.set(
+            &path,
+            if kib << 10 == bytes {
+                "always"
+            } else {
+                "never"
+            },
+        )?;
+    }
+    if !known && bytes != PAGE {
+        return Err(Error::Unusable(format!(
+            "this kernel has no folios of {} for anonymous memory (see {THP}/hugepages-*)",
+            ferry_results::size_name(bytes)
+        )));
+    }
+    Ok(())
+}
+
+/// Keeps the kernel from moving pages on its own, and starts with large free blocks.
+pub fn calm(restore: &mut Restore) -> Result<()> {
+    let balancing = Path::new("/proc/sys/kernel/numa_balancing");
+    if balancing.exists() {
+        restore.set(balancing, "0")?;
+    }
+    Ok(())
+}
+
+pub fn compact() -> Result<()> {
+    let path = Path::new("/proc/sys/vm/compact_memory");
+    if path.exists() {
+        write(path, "1")?;
+    }
+    Ok(())
+}
+
+/// Ferry's knobs and counters, if the module is loaded.
+pub struct Ferry {
+    restore: Restore,
+}
+
+impl Ferry {
+    pub fn find() -> Result<Option<Ferry>> {
+        if !Path::new(FERRY).exists() {
+            return Ok(None);
+        }
+        let mut restore = Restore::default();
+        restore.remember(&Path::new(FERRY).join("migrator"))?;
+        restore.remember(&Path::new(FERRY).join("cpu_workers"))?;
+        if !Path::new(FERRY_DEBUG).join("stats").exists() {
+            return Err(Error::Unusable(format!(
+                "{FERRY_DEBUG}/stats is not there: mount -t debugfs debugfs /sys/kernel/debug"
+            )));
+        }
+        Ok(Some(Ferry { restore }))
+    }
+
+    pub fn migrators(&self) -> Result<Vec<String>> {
+        let text = read(Path::new(FERRY).join("available_migrators"))?;
+        Ok(text.split_whitespace().map(String::from).collect())
+    }
+
+    pub fn select(&mut self, migrator: &str, workers: Option<u32>) -> Result<()> {
+        if let Some(workers) = workers {
+            let path = Path::new(FERRY).join("cpu_workers");
+            self.restore.set(&path, &workers.to_string())?;
+        }
+        self.restore
+            .set(&Path::new(FERRY).join("migrator"), migrator)
+    }
+
+    /// All knobs but those that the benchmark sets itself.
+    pub fn knobs(&self) -> BTreeMap<String, String> {
+        let mut knobs = BTreeMap::new();
+        for entry in fs::read_dir(FERRY).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name != "migrator" && name != "available_migrators" {
+                if let Ok(value) = read(entry.path()) {
+                    knobs.insert(name, value);
+                }
+            }
+        }
+        knobs
+    }
+
+    pub fn counters(&self) -> Result<BTreeMap<String, u64>> {
+        Ok(parse_counters(&read(Path::new(FERRY_DEBUG).join("stats"))?))
+    }
+}
+
+/// Lines of `NAME VALUE`.
+fn parse_counters(text: &str) -> BTreeMap<String, u64> {
+    text.lines()
+        .filter_map(|line| {
+            let (name, value) = line.split_once(char::is_whitespace)?;
+            Some((name.to_string(), value.trim().parse().ok()?))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists() {
+        assert_eq!(parse_list("0-3,8\n"), Some(vec![0, 1, 2, 3, 8]));
+        assert_eq!(parse_list("0"), Some(vec![0]));
+        assert_eq!(parse_list("\n"), Some(vec![]));
+        assert_eq!(parse_list("x"), None);
+    }
+
+    #[test]
+    fn choices() {
+        assert_eq!(selected("always inherit [madvise] never"), "madvise");
+        assert_eq!(selected("off"), "off");
+    }
+
+    #[test]
+    fn stat_of_all_cpus() {
+        let text = "cpu  10 2 300 4000 5 60 7 0 0 0\ncpu0 1 1 1 1 1 1 1 0 0 0\n";
+        assert_eq!(system_ticks(text), Some(367));
+        assert_eq!(system_ticks("intr 5"), None);
+    }
+
+    #[test]
+    fn counters() {
+        let counters = parse_counters("batches 12\nbytes_early 4096\nheading\nstate idle\n");
+        assert_eq!(counters.len(), 2);
+        assert_eq!(counters["bytes_early"], 4096);
+    }
+
+    #[test]
+    fn values_come_back() {
+        let path = std::env::temp_dir().join(format!("ferry_bench.{}", std::process::id()));
+        fs::write(&path, "always [madvise] never\n").unwrap();
+        {
+            let mut restore = Restore::default();
+            restore.set(&path, "never").unwrap();
+            restore.set(&path, "always").unwrap();
+            assert_eq!(read(&path).unwrap(), "always");
+        }
+        assert_eq!(read(&path).unwrap(), "madvise");
+        fs::remove_file(&path).unwrap();
+    }
+}

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Memory made of folios of one size, its content, where it lies and what it consists of.
+
+use crate::error::{in_call, Error, Result};
+use crate::guest::PAGE;
+use crate::{pattern, sys};
+use std::fs::File;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+/// Bits of `/proc/kpageflags` and `/proc/self/pagemap`.
+const KPF_COMPOUND_HEAD: u64 = 1 << 15;
+const KPF_COMPOUND_TAIL: u64 = 1 << 16;
+const PAGEMAP_PRESENT: u64 = 1 << 63;
+const PAGEMAP_PFN: u64 = (1 << 55) - 1;
+
+pub struct Region {
+    mapping: Arc<sys::Mapping>,
+    bytes: u64,
+    folio_bytes: u64,
+    /// Of each piece that moves by itself, the generation of its content.
+    generations: Vec<u64>,
+    piece_bytes: u64,
+    next_generation: u64,
+    /// One address for each folio: migration moves the whole of it.
+    folios: Vec<usize>,
+    pages: Vec<usize>,
+}
+
+impl Region {
+    /// `bytes` on `node`, filled. `folio_bytes` is what the kernel was told to use.
+    pub fn new(bytes: u64, folio_bytes: u64, piece_bytes: u64, node: i32) -> Result<Region> {
+        let mapping = sys::Mapping::new(bytes as usize).map_err(in_call("mmap"))?;
+        mapping
+            .advise_huge(folio_bytes > PAGE)
+            .map_err(in_call("madvise"))?;
+        let addresses = |step: u64| -> Vec<usize> {
+            (0..bytes / step)
+                .map(|i| mapping.address() + (i * step) as usize)
+                .collect()
+        };
+        let (folios, pages) = (addresses(folio_bytes), addresses(PAGE));
+        sys::allocate_on(Some(node)).map_err(in_call("set_mempolicy"))?;
+        pattern::fill(mapping.words(), 0, 0);
+        sys::allocate_on(None).map_err(in_call("set_mempolicy"))?;
+        Ok(Region {
+            mapping: Arc::new(mapping),
+            bytes,
+            folio_bytes,
+            generations: vec![0; (bytes / piece_bytes) as usize],
+            piece_bytes,
+            next_generation: 1,
+            folios,
+            pages,
+        })
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub fn pieces(&self) -> usize {
+        self.generations.len()
+    }
+
+    /// One address per folio of the pieces.
+    pub fn folios(&self, pieces: Range<usize>) -> &[usize] {
+        let per_piece = (self.piece_bytes / self.folio_bytes) as usize;
+        &self.folios[pieces.start * per_piece..pieces.end * per_piece]
+    }
+
+    pub fn mapping(&self) -> Arc<sys::Mapping> {
+        self.mapping.clone()
+    }
+
+    /// The position of the first word of a piece, and what is in it.
+    pub fn first_word(&self, piece: usize) -> (usize, u64) {
+        let index = piece * (self.piece_bytes / 8) as usize;
+        (index, pattern::word(index, self.generations[piece]))
+    }
+
+    /// Counts wrong bytes, and gives every piece new content for its next move.
+    pub fn check(&mut self, pieces: Range<usize>) -> u64 {
+        let words = (self.piece_bytes / 8) as usize;
+        let generation = self.next_generation;
+        self.next_generation += 1;
+        pieces
+            .map(|piece| {
+                let first = piece * words;
+                let old = std::mem::replace(&mut self.generations[piece], generation);
+                let place = &self.mapping.words()[first..first + words];
+                pattern::check_and_refill(place, first, old, generation)
+            })
+            .sum()
+    }
+
+    /// How many base pages of the pieces are not on `node`.
+    pub fn pages_not_on(&self, node: i32, pieces: Range<usize>) -> Result<u64> {
+        let per_piece = (self.piece_bytes / PAGE) as usize;
+        let pages = &self.pages[pieces.start * per_piece..pieces.end * per_piece];
+        let mut status = vec![-1; pages.len()];
+        sys::where_are_pages(pages, &mut status).map_err(in_call("move_pages"))?;
+        Ok(status.iter().filter(|&&found| found != node).count() as u64)
+    }
+
+    /// The share of the region that lies in folios of exactly the wanted size and alignment.
+    pub fn right_size_share(&self) -> Result<f64> {
+        let open = |path: &str| {
+            File::open(path).map_err(|source| Error::File {
+                path: path.into(),
+                source,
+            })
+        };
+        let (pagemap, flags) = (open("/proc/self/pagemap")?, open("/proc/kpageflags")?);
+        let entries = read_u64s(
+            &pagemap,
+            self.mapping.address() as u64 / PAGE,
+            self.pages.len(),
+        )
+        .map_err(in_call("reading /proc/self/pagemap"))?;
+        let per_folio = (self.folio_bytes / PAGE) as usize;
+        let mut right = 0;
+        for folio in entries.chunks_exact(per_folio) {
+            let Some(pfn) = contiguous(folio) else {
+                continue;
+            };
+            let mut frames =
+                read_u64s(&flags, pfn, per_folio).map_err(in_call("reading /proc/kpageflags"))?;
+            // One more, to see where the folio ends; past the last frame nothing goes on.
+            let after = read_u64s(&flags, pfn + per_folio as u64, 1);
+            frames.push(after.map_or(0, |flags| flags[0]));
+            right += usize::from(is_one_folio(pfn, &frames));
+        }
+        Ok(right as f64 / self.folios.len() as f64)
+    }
+}
+
+fn read_u64s(file: &File, index: u64, count: usize) -> std::io::Result<Vec<u64>> {
+    let mut bytes = vec![0; count * 8];
+    file.read_exact_at(&mut bytes, index * 8)?;
+    let word = |bytes: &[u8]| u64::from_ne_bytes(bytes.try_into().expect("eight bytes"));
+    Ok(bytes.chunks_exact(8).map(word).collect())
+}
+
+/// The first frame of pagemap entries, if all are present and follow each other.
+fn contiguous(entries: &[u64]) -> Option<u64> {
+    let first = entries[0] & PAGEMAP_PFN;
+    entries
+        .iter()
+        .zip(first..)
+        .all(|(entry, pfn)| entry & PAGEMAP_PRESENT != 0 && entry & PAGEMAP_PFN == pfn)
+        .then_some(first)
+        .filter(|&pfn| pfn != 0)
+}
+
+/// Whether the frames from `pfn` on, all but the last of `flags`, are one whole folio.
+fn is_one_folio(pfn: u64, flags: &[u64]) -> bool {
+    let (after, frames) = flags.split_last().expect("flags of at least one frame");
+    let kind = |flags: &u64| flags & (KPF_COMPOUND_HEAD | KPF_COMPOUND_TAIL);
+    if frames.len() == 1 {
+        return kind(&frames[0]) == 0;
+    }
+    pfn % frames.len() as u64 == 0
+        && kind(&frames[0]) == KPF_COMPOUND_HEAD
+        && frames[1..]
+            .iter()
+            .all(|flags| kind(flags) == KPF_COMPOUND_TAIL)
+        && kind(after) != KPF_COMPOUND_TAIL
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const H: u64 = KPF_COMPOUND_HEAD | 1 << 12;
+    const T: u64 = KPF_COMPOUND_TAIL;
+
+    #[test]
+    fn frames_in_a_row() {
+        let at = |pfn: u64| PAGEMAP_PRESENT | 1 << 55 | pfn;
+        assert_eq!(contiguous(&[at(8), at(9), at(10)]), Some(8));
+        assert_eq!(contiguous(&[at(8), at(10)]), None);
+        assert_eq!(contiguous(&[at(8), 9]), None);
+        assert_eq!(contiguous(&[at(0)]), None, "frame numbers hidden: not root");
+    }
+
+    #[test]
+    fn folios_by_their_flags() {
+        assert!(is_one_folio(7, &[0, T]), "a base page");
+        assert!(!is_one_folio(7, &[T, 0]) && !is_one_folio(8, &[H, T]));
+        assert!(is_one_folio(8, &[H, T, T, T, H]) && is_one_folio(8, &[H, T, T, T, 0]));
+        assert!(!is_one_folio(8, &[H, T, T, T, T]), "larger than wanted");
+        assert!(!is_one_folio(8, &[H, T, H, T, 0]), "smaller than wanted");
+        assert!(!is_one_folio(10, &[H, T, T, T, 0]), "not aligned");
+    }
+}

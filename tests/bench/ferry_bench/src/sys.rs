@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! System calls and instructions, behind safe functions. The only unsafe code of the benchmark.
+
+use std::io;
+use std::sync::atomic::AtomicU64;
+
+/// Mappings are aligned to this, so that folios up to it can fill them.
+const ALIGN: usize = 2 << 20;
+
+/// `MPOL_*` and `MPOL_MF_*` of `<linux/mempolicy.h>`.
+const MPOL_DEFAULT: libc::c_int = 0;
+const MPOL_BIND: libc::c_int = 2;
+const MPOL_MF_MOVE: libc::c_int = 2;
+
+/// User and system time and page faults of one thread.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Usage {
+    pub user_s: f64,
+    pub sys_s: f64,
+    pub faults: u64,
+}
+
+/// Private anonymous memory, aligned to 2 MiB, seen as words that any thread may read and write.
+pub struct Mapping {
+    base: *mut libc::c_void,
+    mapped: usize,
+    start: *const AtomicU64,
+    words: usize,
+}
+
+// SAFETY: the mapping is plain memory, owned by this object and reached through atomics only.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    pub fn new(bytes: usize) -> io::Result<Mapping> {
+        let mapped = bytes + ALIGN;
+        // SAFETY: a new anonymous mapping at an address of the kernel's choice touches no memory
+        // that exists.
+        let base = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                mapped,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let offset = (base as usize).next_multiple_of(ALIGN) - base as usize;
+        Ok(Mapping {
+            base,
+            mapped,
+            start: base.wrapping_byte_add(offset).cast_const().cast(),
+            words: bytes / 8,
+        })
+    }
+
+    pub fn words(&self) -> &[AtomicU64] {
+        // SAFETY: `start` is aligned and `words` words from it lie in the mapping, which lives as
+        // long as `self`. Fresh anonymous memory is zero, a valid value, and all access is atomic.
+        unsafe { std::slice::from_raw_parts(self.start, self.words) }
+    }
+
+    pub fn address(&self) -> usize {
+        self.start as usize
+    }
+
+    /// Tells the kernel that folios larger than a page are welcome here, or not.
+    pub fn advise_huge(&self, huge: bool) -> io::Result<()> {
+        let advice = if huge {
+            libc::MADV_HUGEPAGE
+        } else {
+            libc::MADV_NOHUGEPAGE
+        };
+        // SAFETY: the range is this mapping's own and the advice does not change its content.
+        check(unsafe { libc::madvise(self.start.cast_mut().cast(), self.words * 8, advice) }.into())
+            .map(drop)
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: this is what `new` mapped; every reference into it has ended with `self`.
+        unsafe { libc::munmap(self.base, self.mapped) };
+    }
+}
+
+fn check(result: i64) -> io::Result<i64> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+/// Moves the folios at `pages` (one address each) of this process to `node`. Says how many the
+/// kernel gave up on; `status` holds the node or the negative error of each.
+pub fn move_pages(pages: &[usize], nodes: &[i32], status: &mut [i32]) -> io::Result<i64> {
+    assert!(nodes.len() == pages.len() && status.len() == pages.len());
+    // SAFETY: the kernel reads `pages` and `nodes` and writes `status`, each as long as the count
+    // says. Moving a page changes neither its address nor, to the process, its content.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_move_pages,
+            0,
+            pages.len(),
+            pages.as_ptr(),
+            nodes.as_ptr(),
+            status.as_mut_ptr(),
+            MPOL_MF_MOVE,
+        )
+    })
+}
+
+/// The node of each page, or a negative error.
+pub fn where_are_pages(pages: &[usize], status: &mut [i32]) -> io::Result<()> {
+    assert!(status.len() == pages.len());
+    // SAFETY: as above; without nodes the kernel only writes `status`.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_move_pages,
+            0,
+            pages.len(),
+            pages.as_ptr(),
+            std::ptr::null::<i32>(),
+            status.as_mut_ptr(),
+            0,
+        )
+    })
+    .map(drop)
+}
+
+/// New memory of this thread comes from `node` only, or from anywhere again.
+pub fn allocate_on(node: Option<i32>) -> io::Result<()> {
+    let mask: u64 = node.map_or(0, |n| 1 << n);
+    let mode = if node.is_some() {
+        MPOL_BIND
+    } else {
+        MPOL_DEFAULT
+    };
+    let bits = if node.is_some() { 65 } else { 0 };
+    // SAFETY: the kernel reads `bits - 1` bits at `mask`, and that only for MPOL_BIND.
+    check(unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, &mask, bits as usize) }).map(drop)
+}
+
+/// Binds this thread to one CPU.
+pub fn bind_to_cpu(cpu: usize) -> io::Result<()> {
+    let mut mask = [0u64; 128];
+    if cpu >= mask.len() * 64 {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    mask[cpu / 64] |= 1 << (cpu % 64);
+    // SAFETY: the kernel reads the mask, whose size is given; 0 is the calling thread.
+    check(unsafe { libc::sched_setaffinity(0, size_of_val(&mask), mask.as_ptr().cast()) }.into())
+        .map(drop)
+}
+
+/// What the calling thread has used so far.
+pub fn thread_usage() -> Usage {
+    // SAFETY: `rusage` is plain data, for which zero is valid, and the kernel fills it.
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_THREAD, &mut usage);
+        usage
+    };
+    let seconds = |t: libc::timeval| t.tv_sec as f64 + t.tv_usec as f64 / 1e6;
+    Usage {
+        user_s: seconds(usage.ru_utime),
+        sys_s: seconds(usage.ru_stime),
+        faults: (usage.ru_minflt + usage.ru_majflt) as u64,
+    }
+}
+
+/// Ticks per second of `/proc/stat`.
+pub fn clock_ticks_per_s() -> f64 {
+    // SAFETY: reads a constant.
+    (unsafe { libc::sysconf(libc::_SC_CLK_TCK) }) as f64
+}
+
+/// The time stamp counter: readable in nanoseconds, where a clock of the kernel may cost
+/// microseconds in an emulator, and the same on all CPUs.
+pub fn ticks() -> u64 {
+    // SAFETY: every x86-64 CPU has RDTSC, and Linux leaves it to user space.
+    unsafe { std::arch::x86_64::_rdtsc() }
+}
+
+/// The twelve letters by which a hypervisor names itself, if there is one.
+pub fn hypervisor() -> Option<[u8; 12]> {
+    #[allow(unused_unsafe)]
+    // SAFETY: every x86-64 CPU has CPUID; the hypervisor leaf is read only if leaf 1 announces it.
+    let leaf = unsafe {
+        if std::arch::x86_64::__cpuid(1).ecx & 1 << 31 == 0 {
+            return None;
+        }
+        std::arch::x86_64::__cpuid(0x4000_0000)
+    };
+    let mut name = [0; 12];
+    for (bytes, register) in name.chunks_exact_mut(4).zip([leaf.ebx, leaf.ecx, leaf.edx]) {
+        bytes.copy_from_slice(&register.to_le_bytes());
+    }
+    Some(name)
+}

@@ -1,0 +1,312 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What Ferry's benchmarks write and its plots read: one JSON document per run of the benchmark.
+//!
+//! The fields that every reader may rely on are `kernel`, `accel`, `cpus`, `date`, `command` and
+//! `runs`, and in each run `migrator`, `folio_bytes`, `total_bytes`, `gib_per_s`, `ratio_to_off`,
+//! `first_folio_us`, `sys_s`, `user_s` and `bad_bytes`. Everything else comes on top of them.
+
+#![deny(unsafe_code)]
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+pub mod stats;
+pub mod time;
+
+/// Smallest, median and largest value of a series.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Range {
+    pub min: f64,
+    pub median: f64,
+    pub max: f64,
+}
+
+/// Two quantiles of a series of latencies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Quantiles {
+    pub p50: f64,
+    pub p99: f64,
+}
+
+/// One direction between the two nodes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Direction {
+    pub from: i32,
+    pub to: i32,
+    pub gib_per_s: Range,
+    /// Median of this direction over the median of `off` in the same direction.
+    pub ratio_to_off: f64,
+    /// Time from the start of the system call, as `Run::first_folio_us`, for this direction alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_folio_us: Option<Quantiles>,
+}
+
+/// One migrator at one folio size.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Run {
+    pub migrator: String,
+    pub folio_bytes: u64,
+    /// Bytes moved in the timed part, all rounds and both directions.
+    pub total_bytes: u64,
+    /// Speed of a round: the region there and back over the time of both moves.
+    pub gib_per_s: Range,
+    /// Ratio of the medians over all rounds.
+    pub ratio_to_off: f64,
+    /// From the start of `move_pages(2)` on one batch of 512 base pages until its first folio can
+    /// be read at its new place. Absent (`null`) when it was not measured.
+    pub first_folio_us: Option<Quantiles>,
+    /// System time of the process in the timed moves.
+    pub sys_s: f64,
+    /// User time of the process in the timed moves.
+    pub user_s: f64,
+    /// Bytes that were not what they had to be, after any move.
+    pub bad_bytes: u64,
+
+    /// Value of `vm.ferry.cpu_workers` of this run, if the benchmark set it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workers: Option<u32>,
+    /// There-and-back rounds.
+    #[serde(default)]
+    pub rounds: u32,
+    /// (max - min) / median of this run's rounds.
+    #[serde(default)]
+    pub noise: f64,
+    /// (max - min) / median of the rounds of `off` at this size.
+    #[serde(default)]
+    pub noise_of_off: f64,
+    /// Median over the rounds of (this migrator's speed / speed of `off` in the same round).
+    #[serde(default)]
+    pub ratio_paired: f64,
+    #[serde(default)]
+    pub directions: Vec<Direction>,
+    /// How long the first page of the batch could not be read, the part of `first_folio_us` that
+    /// is left without the system call's preparation.
+    #[serde(default)]
+    pub first_folio_gap_us: Option<Quantiles>,
+    /// Batches whose first folio was seen to go and come back.
+    #[serde(default)]
+    pub first_folio_samples: u64,
+    /// Batches where the probe did not run at the moment of the move, so nothing was seen.
+    #[serde(default)]
+    pub first_folio_unseen: u64,
+    /// System, interrupt and soft interrupt time of all CPUs in the timed moves (10 ms steps).
+    #[serde(default)]
+    pub guest_sys_s: f64,
+    /// Share of the region's bytes that lay in folios of the wanted size, the lowest seen.
+    #[serde(default)]
+    pub right_size_share: f64,
+    /// Base pages that were not on the node they were moved to.
+    #[serde(default)]
+    pub pages_off_target: u64,
+    /// Steps of work per second that the spinning threads of `--busy` did during the moves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub busy_work_per_s: Option<f64>,
+    /// The same over that of `off`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub busy_work_ratio: Option<f64>,
+    /// What Ferry's own counters gained in the timed moves.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ferry: BTreeMap<String, u64>,
+}
+
+/// A whole run of the benchmark.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Results {
+    pub kernel: String,
+    /// `kvm`, `tcg`, another hypervisor's name, or `none`.
+    pub accel: String,
+    pub cpus: u32,
+    /// When the run began, UTC, as `2026-01-31T12:00:00Z`.
+    pub date: String,
+    /// What a person types to get this file again.
+    pub command: String,
+    pub runs: Vec<Run>,
+
+    /// The benchmark's own command line.
+    #[serde(default)]
+    pub bench_command: String,
+    #[serde(default)]
+    pub cpu_model: String,
+    /// The nodes the memory moved between.
+    #[serde(default)]
+    pub nodes: Vec<i32>,
+    /// Bytes moved by one timed move.
+    #[serde(default)]
+    pub region_bytes: u64,
+    /// One thread spinning on each CPU meanwhile.
+    #[serde(default)]
+    pub busy: bool,
+    /// `vm.ferry.*` as it was during the run, `migrator` and what the benchmark set left out.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub knobs: BTreeMap<String, String>,
+    /// Seconds the benchmark took.
+    #[serde(default)]
+    pub wall_s: f64,
+    /// Why the benchmark failed; empty when all was well.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failures: Vec<String>,
+}
+
+/// `4K`, `64K`, `2M`: the way people write a folio's size.
+pub fn size_name(bytes: u64) -> String {
+    match bytes {
+        b if b >= 1 << 30 && b % (1 << 30) == 0 => format!("{}G", b >> 30),
+        b if b >= 1 << 20 && b % (1 << 20) == 0 => format!("{}M", b >> 20),
+        b if b >= 1 << 10 && b % (1 << 10) == 0 => format!("{}K", b >> 10),
+        b => format!("{b}"),
+    }
+}
+
+/// The reverse of [`size_name`].
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match &text[digits.len()..] {
+        "" => 0,
+        "K" | "k" | "KiB" => 10,
+        "M" | "m" | "MiB" => 20,
+        "G" | "g" | "GiB" => 30,
+        unit => return Err(format!("unknown unit '{unit}' (K, M or G)")),
+    };
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| format!("'{text}' is no size (such as 64K or 2M)"))?;
+    number
+        .checked_mul(1 << shift)
+        .filter(|&bytes| bytes > 0)
+        .ok_or_else(|| format!("'{text}' is out of range"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{json, Value};
+
+    fn keys(value: &Value) -> Vec<&str> {
+        value
+            .as_object()
+            .unwrap()
+            .keys()
+            .map(|k| k.as_str())
+            .collect()
+    }
+
+    fn run() -> Run {
+        Run {
+            migrator: "cpu".into(),
+            folio_bytes: 65536,
+            total_bytes: 1 << 30,
+            gib_per_s: Range {
+                min: 1.0,
+                median: 2.0,
+                max: 3.0,
+            },
+            ratio_to_off: 1.5,
+            first_folio_us: Some(Quantiles {
+                p50: 10.0,
+                p99: 20.0,
+            }),
+            sys_s: 0.5,
+            user_s: 0.25,
+            bad_bytes: 0,
+            workers: None,
+            rounds: 5,
+            noise: 1.0,
+            noise_of_off: 0.5,
+            ratio_paired: 1.4,
+            directions: vec![],
+            first_folio_gap_us: None,
+            first_folio_samples: 0,
+            first_folio_unseen: 0,
+            guest_sys_s: 0.75,
+            right_size_share: 1.0,
+            pages_off_target: 0,
+            busy_work_per_s: None,
+            busy_work_ratio: None,
+            ferry: BTreeMap::new(),
+        }
+    }
+
+    fn results() -> Results {
+        Results {
+            kernel: "7.3.4".into(),
+            accel: "tcg".into(),
+            cpus: 2,
+            date: "2026-01-31T12:00:00Z".into(),
+            command: "make demo".into(),
+            runs: vec![run()],
+            bench_command: "ferry_bench".into(),
+            cpu_model: String::new(),
+            nodes: vec![0, 1],
+            region_bytes: 1 << 28,
+            busy: false,
+            knobs: BTreeMap::new(),
+            wall_s: 1.0,
+            failures: vec![],
+        }
+    }
+
+    #[test]
+    fn schema_has_the_agreed_names() {
+        let value = serde_json::to_value(results()).unwrap();
+        for key in ["kernel", "accel", "cpus", "date", "command", "runs"] {
+            assert!(keys(&value).contains(&key), "{key} is missing");
+        }
+        let run = &value["runs"][0];
+        for key in [
+            "migrator",
+            "folio_bytes",
+            "total_bytes",
+            "gib_per_s",
+            "ratio_to_off",
+            "first_folio_us",
+            "sys_s",
+            "user_s",
+            "bad_bytes",
+        ] {
+            assert!(keys(run).contains(&key), "{key} is missing");
+        }
+        assert_eq!(
+            run["gib_per_s"],
+            json!({"min": 1.0, "median": 2.0, "max": 3.0})
+        );
+        assert_eq!(run["first_folio_us"], json!({"p50": 10.0, "p99": 20.0}));
+        assert!(value["cpus"].is_u64() && run["folio_bytes"].is_u64() && run["bad_bytes"].is_u64());
+    }
+
+    #[test]
+    fn results_survive_the_round_trip() {
+        let before = results();
+        let text = serde_json::to_string(&before).unwrap();
+        assert_eq!(serde_json::from_str::<Results>(&text).unwrap(), before);
+    }
+
+    #[test]
+    fn the_agreed_fields_are_enough_for_a_reader() {
+        let text = r#"{"kernel":"k","accel":"tcg","cpus":2,"date":"d","command":"c","runs":[
+            {"migrator":"off","folio_bytes":4096,"total_bytes":1,"gib_per_s":{"min":1,"median":2,"max":3},
+             "ratio_to_off":1.0,"first_folio_us":{"p50":1,"p99":2},"sys_s":0.1,"user_s":0.0,"bad_bytes":0}]}"#;
+        let results: Results = serde_json::from_str(text).unwrap();
+        assert_eq!(results.runs[0].gib_per_s.median, 2.0);
+        let missing = text.replace(r#""bad_bytes":0"#, r#""rounds":0"#);
+        assert!(serde_json::from_str::<Results>(&missing).is_err());
+    }
+
+    #[test]
+    fn sizes_have_names() {
+        for (bytes, name) in [
+            (4096, "4K"),
+            (65536, "64K"),
+            (1 << 20, "1M"),
+            (2 << 20, "2M"),
+            (1 << 30, "1G"),
+            (1000, "1000"),
+        ] {
+            assert_eq!(size_name(bytes), name);
+            assert_eq!(parse_size(name), Ok(bytes));
+        }
+        for wrong in ["", "K", "4X", "-4K", "0", "99999999999G"] {
+            assert!(parse_size(wrong).is_err(), "{wrong} was taken");
+        }
+    }
+}

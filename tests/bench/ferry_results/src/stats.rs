@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Medians, quantiles and spread of small series.
+
+use crate::{Quantiles, Range};
+
+fn sorted(values: &[f64]) -> Vec<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted
+}
+
+/// The middle value; of an even number of values the mean of the middle two. `None` for no values.
+pub fn median(values: &[f64]) -> Option<f64> {
+    let sorted = sorted(values);
+    let half = sorted.len() / 2;
+    match sorted.len() {
+        0 => None,
+        n if n % 2 == 1 => Some(sorted[half]),
+        _ => Some((sorted[half - 1] + sorted[half]) / 2.0),
+    }
+}
+
+/// The smallest value that at least `percent` of the values do not exceed (nearest rank).
+pub fn percentile(values: &[f64], percent: f64) -> Option<f64> {
+    let sorted = sorted(values);
+    let rank = (percent / 100.0 * sorted.len() as f64).ceil() as usize;
+    sorted.get(rank.max(1) - 1).copied()
+}
+
+impl Range {
+    /// `None` for no values.
+    pub fn of(values: &[f64]) -> Option<Range> {
+        let sorted = sorted(values);
+        Some(Range {
+            min: *sorted.first()?,
+            median: median(values)?,
+            max: *sorted.last()?,
+        })
+    }
+
+    /// The whole spread, relative to the median.
+    pub fn noise(&self) -> f64 {
+        (self.max - self.min) / self.median
+    }
+}
+
+impl Quantiles {
+    /// `None` for no values.
+    pub fn of(values: &[f64]) -> Option<Quantiles> {
+        Some(Quantiles {
+            p50: median(values)?,
+            p99: percentile(values, 99.0)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn median_of_odd_even_and_none() {
+        assert_eq!(median(&[]), None);
+        assert_eq!(median(&[7.0]), Some(7.0));
+        assert_eq!(median(&[9.0, 1.0, 5.0]), Some(5.0));
+        assert_eq!(median(&[4.0, 1.0, 3.0, 2.0]), Some(2.5));
+    }
+
+    #[test]
+    fn percentile_is_the_nearest_rank() {
+        let values: Vec<f64> = (1..=100).rev().map(f64::from).collect();
+        assert_eq!(percentile(&values, 99.0), Some(99.0));
+        assert_eq!(percentile(&values, 100.0), Some(100.0));
+        assert_eq!(percentile(&values, 0.0), Some(1.0));
+        assert_eq!(percentile(&[3.0, 8.0], 99.0), Some(8.0));
+        assert_eq!(percentile(&[], 50.0), None);
+    }
+
+    #[test]
+    fn range_and_noise() {
+        assert_eq!(Range::of(&[]), None);
+        let range = Range::of(&[2.0, 1.0, 4.0]).unwrap();
+        assert_eq!(
+            range,
+            Range {
+                min: 1.0,
+                median: 2.0,
+                max: 4.0
+            }
+        );
+        assert_eq!(range.noise(), 1.5);
+        assert_eq!(Range::of(&[3.0, 3.0]).unwrap().noise(), 0.0);
+    }
+
+    #[test]
+    fn quantiles_of_a_series() {
+        let values: Vec<f64> = (0..200).map(f64::from).collect();
+        assert_eq!(
+            Quantiles::of(&values),
+            Some(Quantiles {
+                p50: 99.5,
+                p99: 197.0
+            })
+        );
+        assert_eq!(Quantiles::of(&[]), None);
+    }
+}
