@@ -45,6 +45,7 @@ FIXTURE_SETUP(anon)
 	if (ferry_mem_nodes(self->nodes) < 2)
 		SKIP(return, "needs two nodes with memory");
 	self->folio = variant->kib << 10;
+	ASSERT_EQ(0, ferry_quiet());
 	self->mem = ferry_map_anon(LEN, FERRY_PMD);
 	ASSERT_NE(MAP_FAILED, self->mem);
 	ASSERT_EQ(0, ferry_mthp_only(variant->kib == 4 ? 0 : variant->kib));

@@ -16,6 +16,7 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -250,6 +251,30 @@ void ferry_restore(void)
 {
 	if (saves)
 		restore_to(saves->base);
+}
+
+int ferry_quiet(void)
+{
+	static const struct {
+		const char *path;
+		const char *value;
+	} calm[] = {
+		/* It scans a new mm at once, whatever its intervals are. */
+		{ FERRY_THP "enabled", "never" },
+		{ FERRY_THP "khugepaged/defrag", "0" },
+		{ FERRY_THP "khugepaged/scan_sleep_millisecs", "10000000" },
+		{ "/proc/sys/vm/compaction_proactiveness", "0" },
+		{ "/proc/sys/kernel/numa_balancing", "0" },
+		{ "/sys/kernel/mm/ksm/run", "0" },
+	};
+	int i, ret;
+
+	for (i = 0; i < ARRAY_SIZE(calm); i++) {
+		ret = ferry_set(calm[i].path, "%s", calm[i].value);
+		if (ret && ret != -ENOENT)
+			return ret;
+	}
+	return 0;
 }
 
 static void restore_all(void)
@@ -677,13 +702,41 @@ int ferry_set_mempolicy(int mode, int node)
 				 node < 0 ? 0 : FERRY_MAX_NODES + 1));
 }
 
+static void say_runs(const int *st, size_t n)
+{
+	size_t from = 0, i;
+	int lines = 0;
+
+	for (i = 1; i <= n && lines < 20; i++) {
+		if (i < n && st[i] == st[from])
+			continue;
+		ferry_note("  pages %zu to %zu: %d", from, i - 1, st[from]);
+		from = i;
+		lines++;
+	}
+}
+
+/* What became of the pages of a call that did not move all. */
+static void say_status(long ret, void **pages, const int *st, size_t n)
+{
+	int *now = malloc(n * sizeof(*now));
+
+	ferry_note("move_pages() returned %ld and as status", ret);
+	say_runs(st, n);
+	if (now && !ferry_move_pages(0, n, pages, NULL, now, 0)) {
+		ferry_note("and now it is");
+		say_runs(now, n);
+	}
+	free(now);
+}
+
 long ferry_move_range(void *p, size_t len, size_t step, int node, int *status)
 {
 	size_t n = len / step, i;
 	void **pages = malloc(n * sizeof(*pages));
 	int *nodes = malloc(n * sizeof(*nodes));
 	int *st = status ? status : malloc(n * sizeof(*st));
-	long ret = -ENOMEM;
+	long ret = -ENOMEM, call;
 
 	if (!pages || !nodes || !st)
 		goto out;
@@ -693,8 +746,12 @@ long ferry_move_range(void *p, size_t len, size_t step, int node, int *status)
 		st[i] = -12345;
 	}
 	ret = ferry_move_pages(0, n, pages, nodes, st, MPOL_MF_MOVE);
-	if (ret >= 0)
+	if (ret >= 0) {
+		call = ret;
 		ret = n - ferry_count_on(p, len, step, node);
+		if (ret)
+			say_status(call, pages, st, n);
+	}
 out:
 	free(pages);
 	free(nodes);
@@ -825,6 +882,80 @@ int ferry_mthp_only(unsigned int kib)
 int ferry_shmem_only(unsigned int kib)
 {
 	return only(kib, "shmem_enabled", "always");
+}
+
+/* ---- files on a disk ---- */
+
+int ferry_run(const char *prog, ...)
+{
+	const char *argv[32] = { prog };
+	int n = 1, status, null;
+	va_list ap;
+	pid_t pid;
+
+	va_start(ap, prog);
+	while (n < ARRAY_SIZE(argv) - 1 && (argv[n] = va_arg(ap, const char *)))
+		n++;
+	va_end(ap);
+	argv[n] = NULL;
+	fflush(NULL);
+	pid = fork();
+	if (pid < 0)
+		return -errno;
+	if (!pid) {
+		null = open("/dev/null", O_RDWR);
+		dup2(null, 0);
+		dup2(null, 1);
+		execvp(prog, (char *const *)argv);
+		_exit(127);
+	}
+	if (waitpid(pid, &status, 0) != pid)
+		return -errno;
+	return WIFEXITED(status) ? WEXITSTATUS(status) : -EINTR;
+}
+
+int ferry_ext4(const char *dev, const char *where)
+{
+	int ret;
+
+	if (access(dev, W_OK))
+		return -ENODEV;
+	ret = ferry_run("mkfs.ext4", "-q", "-F", "-b", "4096", "-E",
+			"lazy_itable_init=1,lazy_journal_init=1", dev, NULL);
+	if (ret) {
+		ferry_note("mkfs.ext4 ended with %d", ret);
+		return -EIO;
+	}
+	if (mkdir(where, 0700) && errno != EEXIST)
+		return -errno;
+	return mount(dev, where, "ext4", 0, NULL) ? -errno : 0;
+}
+
+#ifndef SYS_cachestat
+#define SYS_cachestat	451
+#endif
+
+int ferry_evict(int fd)
+{
+	struct { __u64 off, len; } range = { 0, 0 };
+	struct { __u64 cache, dirty, writeback, evicted, recent; } st;
+	int i, ret;
+
+	for (i = 0; i < 50; i++) {
+		if (fsync(fd))
+			return -errno;
+		ret = posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+		if (ret)
+			return -ret;
+		if (syscall(SYS_cachestat, fd, &range, &st, 0))
+			return -errno;
+		if (!st.cache)
+			return 0;
+		ferry_write("/proc/sys/vm/drop_caches", "1");
+		ferry_sleep_ms(20);
+	}
+	ferry_note("%llu pages of the file stay in the page cache", st.cache);
+	return -EBUSY;
 }
 
 /* ---- what the pages are ---- */

@@ -86,6 +86,13 @@ int ferry_inject(const char *name, unsigned long value);
 /* Undoes every ferry_set() since the last call, newest first. Keeps the migrator. */
 void ferry_restore(void);
 
+/*
+ * Stops what moves, splits or collapses folios on its own: khugepaged (by "never"; the
+ * sizes that ferry_mthp_only() allows still hold), proactive compaction, NUMA balancing,
+ * KSM. Restored by ferry_restore().
+ */
+int ferry_quiet(void);
+
 /* ---- statistics ---- */
 
 struct ferry_stats {
@@ -161,6 +168,9 @@ long ferry_verify_fd(int fd, size_t len, u64 seed, u64 gen);
 
 /* ---- system calls ---- */
 
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ	22
+#endif
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE	23
 #endif
@@ -210,6 +220,17 @@ int ferry_mthp_sizes(unsigned int *kib, int max);
 int ferry_mthp_only(unsigned int kib);
 /* Same for shmem's internal mount and memfd; tmpfs mounts have huge=. */
 int ferry_shmem_only(unsigned int kib);
+
+/* ---- files on a disk ---- */
+
+#define FERRY_DISK	"/dev/vda"
+
+/* Runs a program without its output. Returns its exit status. */
+int ferry_run(const char *prog, ...) __attribute__((sentinel));
+/* Makes an ext4 on @dev and mounts it at @where; -ENODEV if there is no such disk. */
+int ferry_ext4(const char *dev, const char *where);
+/* Writes a file back and takes it out of the page cache; nothing may map it. */
+int ferry_evict(int fd);
 
 /* ---- what the pages are ---- */
 

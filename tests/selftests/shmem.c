@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Shared memory goes to and fro between two nodes: shared anonymous memory of every
+ * size that sysfs offers, memfd and files of tmpfs, small and huge. What is mapped is
+ * compared byte for byte through the mapping and through the file. Page cache that
+ * nobody maps cannot be named in a system call; offline.c and compaction.c move it.
+ */
+#include <fcntl.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+
+#include "kselftest_harness.h"
+#include "ferry_util.h"
+
+#define LEN	(8UL << 20)
+#define MNT	"/tmp/ferry-tmpfs"
+
+enum kind { SHARED_ANON, MEMFD, TMPFS };
+
+FIXTURE(shmem)
+{
+	int nodes[FERRY_MAX_NODES];
+	struct ferry_stats before;
+	bool mounted;
+	char *mem;
+	int fd;
+};
+
+FIXTURE_VARIANT(shmem)
+{
+	enum kind kind;
+	unsigned int kib;	/* of a folio; 0: any size above 4K */
+	const char *huge;	/* of the mount, or of shmem_enabled */
+	size_t write;		/* bytes of one write that allocates; 0: page faults */
+};
+
+#define ANON(name, size) \
+	FIXTURE_VARIANT_ADD(shmem, name) { .kind = SHARED_ANON, .kib = size }
+
+ANON(anon_4k, 4);
+ANON(anon_8k, 8);
+ANON(anon_16k, 16);
+ANON(anon_32k, 32);
+ANON(anon_64k, 64);
+ANON(anon_128k, 128);
+ANON(anon_256k, 256);
+ANON(anon_512k, 512);
+ANON(anon_1m, 1024);
+ANON(anon_2m, 2048);
+
+FIXTURE_VARIANT_ADD(shmem, memfd_4k) {
+	.kind = MEMFD, .kib = 4, .huge = "never",
+};
+
+FIXTURE_VARIANT_ADD(shmem, memfd_2m) {
+	.kind = MEMFD, .kib = 2048, .huge = "always",
+};
+
+FIXTURE_VARIANT_ADD(shmem, tmpfs_4k) {
+	.kind = TMPFS, .kib = 4, .huge = "never",
+};
+
+FIXTURE_VARIANT_ADD(shmem, tmpfs_written_64k) {
+	.kind = TMPFS, .kib = 64, .huge = "within_size", .write = 64 << 10,
+};
+
+FIXTURE_VARIANT_ADD(shmem, tmpfs_2m) {
+	.kind = TMPFS, .kib = 2048, .huge = "always",
+};
+
+FIXTURE_SETUP(shmem)
+{
+	char opts[64];
+
+	self->fd = -1;
+	self->mem = MAP_FAILED;
+	if (ferry_mem_nodes(self->nodes) < 2)
+		SKIP(return, "needs two nodes with memory");
+	ASSERT_EQ(0, ferry_quiet());
+	ASSERT_EQ(0, ferry_stats_get(&self->before));
+	if (variant->kind == MEMFD) {
+		ASSERT_EQ(0, ferry_set(FERRY_THP "shmem_enabled", "%s",
+				       variant->huge));
+		self->fd = memfd_create("ferry", 0);
+		ASSERT_GE(self->fd, 0);
+	} else if (variant->kind == TMPFS) {
+		mkdir(MNT, 0700);
+		snprintf(opts, sizeof(opts), "huge=%s", variant->huge);
+		ASSERT_EQ(0, mount("tmpfs", MNT, "tmpfs", 0, opts));
+		self->mounted = true;
+		self->fd = open(MNT "/file", O_RDWR | O_CREAT, 0600);
+		ASSERT_GE(self->fd, 0);
+	} else {
+		ASSERT_EQ(0, ferry_shmem_only(variant->kib == 4 ? 0 : variant->kib));
+	}
+}
+
+FIXTURE_TEARDOWN(shmem)
+{
+	if (self->mem != MAP_FAILED)
+		munmap(self->mem, LEN);
+	if (self->fd >= 0)
+		close(self->fd);
+	if (self->mounted)
+		umount(MNT);
+	ferry_restore();
+}
+
+/* Fresh folios on @node, mapped. */
+static void fresh(struct __test_metadata *_metadata, FIXTURE_DATA(shmem) * self,
+		  const FIXTURE_VARIANT(shmem) * variant, int node)
+{
+	int flags = MAP_SHARED | (variant->kind == SHARED_ANON ? MAP_ANONYMOUS : 0);
+	char buf[64 << 10] = "";
+	size_t off;
+
+	if (self->mem != MAP_FAILED)
+		ASSERT_EQ(0, munmap(self->mem, LEN));
+	if (self->fd >= 0)
+		ASSERT_EQ(0, ftruncate(self->fd, 0));
+	if (variant->write) {
+		ASSERT_EQ(0, ferry_set_mempolicy(MPOL_BIND, node));
+		for (off = 0; off < LEN; off += variant->write)
+			ASSERT_EQ(variant->write,
+				  pwrite(self->fd, buf, variant->write, off));
+		ASSERT_EQ(0, ferry_set_mempolicy(MPOL_DEFAULT, -1));
+	} else if (self->fd >= 0) {
+		ASSERT_EQ(0, ftruncate(self->fd, LEN));
+	}
+	self->mem = ferry_map_file(self->fd, LEN, FERRY_PMD,
+				   PROT_READ | PROT_WRITE, flags);
+	ASSERT_NE(MAP_FAILED, self->mem);
+	ASSERT_EQ(0, ferry_populate(self->mem, LEN, node));
+	ASSERT_EQ(LEN / FERRY_PAGE, ferry_count_on(self->mem, LEN, FERRY_PAGE, node));
+	ASSERT_EQ(LEN, ferry_in_folios_of(self->mem, LEN, variant->kib << 10));
+}
+
+/* A private mapping of the file: pages of its own where it wrote, the file's elsewhere. */
+static void private_mapping(struct __test_metadata *_metadata,
+			    FIXTURE_DATA(shmem) * self,
+			    const FIXTURE_VARIANT(shmem) * variant, int from, int to)
+{
+	size_t off;
+	char *priv;
+
+	fresh(_metadata, self, variant, from);
+	ferry_fill(self->mem, LEN, 5, from);
+	ASSERT_EQ(0, munmap(self->mem, LEN));
+	self->mem = MAP_FAILED;
+	priv = ferry_map_file(self->fd, LEN, FERRY_PMD, PROT_READ | PROT_WRITE,
+			      MAP_PRIVATE);
+	ASSERT_NE(MAP_FAILED, priv);
+	ASSERT_EQ(0, ferry_verify(priv, LEN, 5, from));
+	for (off = 0; off < LEN; off += 4 * FERRY_PAGE)
+		ferry_fill_at(priv + off, FERRY_PAGE, 6, from, off);
+	ASSERT_EQ(0, madvise(priv, LEN, MADV_POPULATE_READ));
+	ASSERT_EQ(0, ferry_move_range(priv, LEN, FERRY_PAGE, to, NULL));
+	for (off = 0; off < LEN; off += FERRY_PAGE)
+		ASSERT_EQ(0, ferry_verify_at(priv + off, FERRY_PAGE,
+					     off % (4 * FERRY_PAGE) ? 5 : 6, from, off));
+	ASSERT_EQ(0, ferry_verify_fd(self->fd, LEN, 5, from));
+	ASSERT_EQ(0, munmap(priv, LEN));
+}
+
+TEST_F(shmem, round_trip)
+{
+	int rounds = ferry_iters(4, 2), moves = ferry_iters(4, 2), r, i, to;
+	struct ferry_stats after;
+	u64 gen = 0, pfn;
+
+	for (r = 0; r < rounds; r++) {
+		fresh(_metadata, self, variant, self->nodes[r & 1]);
+		for (i = 0; i < moves; i++) {
+			to = self->nodes[(r + i + 1) & 1];
+			pfn = ferry_pfn(self->mem);
+			ferry_fill(self->mem, LEN, variant->kib, ++gen);
+			ASSERT_EQ(0, ferry_move_range(self->mem, LEN, FERRY_PAGE,
+						      to, NULL));
+			ASSERT_EQ(0, ferry_verify(self->mem, LEN, variant->kib, gen));
+			ASSERT_NE(pfn, ferry_pfn(self->mem));
+			ASSERT_EQ(LEN, ferry_in_folios_of(self->mem, LEN,
+							  variant->kib << 10));
+			if (self->fd < 0)
+				continue;
+			/* Through the file: it must be the same page. */
+			ASSERT_EQ(0, ferry_verify_fd(self->fd, LEN, variant->kib, gen));
+			ASSERT_EQ(0, ferry_fill_fd(self->fd, LEN, variant->kib, ++gen));
+			ASSERT_EQ(0, ferry_verify(self->mem, LEN, variant->kib, gen));
+		}
+	}
+	for (r = 0; r < 2 && self->fd >= 0; r++)
+		private_mapping(_metadata, self, variant, self->nodes[r],
+				self->nodes[!r]);
+	ASSERT_EQ(0, ferry_stats_get(&after));
+	/*
+	 * Without early copies for shmem only what is large enough for copy-now
+	 * must have been copied by the migrator.
+	 */
+	if (variant->kib >= 128 || ferry_stats_delta(&self->before, &after, "eligible_shmem") > 0)
+		EXPECT_TRUE(ferry_stats_used(&self->before, &after));
+}
+
+TEST_HARNESS_MAIN
