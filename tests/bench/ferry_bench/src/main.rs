@@ -237,7 +237,8 @@ fn measure_all(args: &Args) -> Result<Vec<String>> {
         guest::compact()?;
         guest::allow_folios(folio_bytes, &mut restore)?;
         let mut region = Region::new(args.region, folio_bytes, BATCH_BYTES, nodes[0])?;
-        let mut share = region.right_size_share()?;
+        let whole = 0..region.pieces();
+        let mut share = region.right_size_share(whole.clone())?;
         progress(format!(
             "{name}: {:.1} % in folios of this size",
             share * 100.0
@@ -251,15 +252,14 @@ fn measure_all(args: &Args) -> Result<Vec<String>> {
         let mut all = bench.speed(&mut region, args.rounds, |line| {
             progress(format!("{name}: {line}"))
         })?;
-        share = share.min(region.right_size_share()?);
         if let Some(probe_cpu) = probe_cpu.filter(|_| batches > 0) {
             bench.latency(&mut region, batches, probe_cpu, &mut all)?;
-            share = share.min(region.right_size_share()?);
             progress(format!(
                 "{name}: first folio of {} batches",
                 2 * batches * variants.len()
             ));
         }
+        share = share.min(region.right_size_share(whole)?);
         let size = report::Size {
             folio_bytes,
             right_size_share: share,

@@ -40,7 +40,7 @@ impl Variant {
 pub type Both<T> = [T; 2];
 
 /// What was measured of one variant at one size.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Series {
     /// Seconds of each move.
     pub seconds: Both<Vec<f64>>,
@@ -52,6 +52,8 @@ pub struct Series {
     pub ferry: BTreeMap<String, u64>,
     pub bad_bytes: u64,
     pub off_target: u64,
+    /// The lowest share of right-sized folios in what moved.
+    pub right_size_share: f64,
     /// Microseconds from the start of the call until the first folio was back.
     pub first_us: Both<Vec<f64>>,
     /// Microseconds it could not be read.
@@ -122,8 +124,15 @@ impl Bench<'_> {
         series: &mut Series,
     ) -> Result<()> {
         series.off_target += region.pages_not_on(target, pieces.clone())?;
-        series.bad_bytes += region.check(pieces);
-        Ok(())
+        // Migration splits folios but never joins them: what is whole now was whole before. Base
+        // pages stay what they are, and looking at each one takes long.
+        if region.folio_bytes() > guest::PAGE {
+            series.right_size_share = series
+                .right_size_share
+                .min(region.right_size_share(pieces.clone())?);
+        }
+        series.bad_bytes += region.check(pieces.clone());
+        region.prepare(pieces, target)
     }
 
     /// `rounds` times: each variant moves the region there and back.
@@ -143,6 +152,7 @@ impl Bench<'_> {
         }
         all[0].bad_bytes += warm_up.bad_bytes;
         all[0].off_target += warm_up.off_target;
+        all[0].right_size_share = warm_up.right_size_share;
         for round in 1..=rounds {
             let mut line = format!("round {round}/{rounds}");
             for (variant, series) in variants.iter().zip(&mut all) {
@@ -266,6 +276,26 @@ struct Sample {
     direction: usize,
     call: u64,
     gap: Option<(u64, u64)>,
+}
+
+impl Default for Series {
+    fn default() -> Self {
+        Series {
+            seconds: Default::default(),
+            bytes: 0,
+            user_s: 0.0,
+            sys_s: 0.0,
+            guest_sys_s: 0.0,
+            busy_work: 0,
+            ferry: BTreeMap::new(),
+            bad_bytes: 0,
+            off_target: 0,
+            right_size_share: 1.0,
+            first_us: Default::default(),
+            gap_us: vec![],
+            unseen: 0,
+        }
+    }
 }
 
 impl Series {

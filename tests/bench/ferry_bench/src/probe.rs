@@ -2,11 +2,13 @@
 
 //! When does the first folio of a batch come back?
 //!
-//! A second thread, on another CPU, reads the first word of the batch in a tight loop with a time
+//! A second thread, on another CPU, reads the first word of the batch over and over with a time
 //! stamp around each read. While the folio is under migration the read faults and sleeps in the
-//! kernel until it is mapped again; so the probe holds a CPU before and after, but not during that
-//! gap, and a helper may run there. A gap counts only if the thread's own fault counter says that
-//! it was a fault: being preempted for something else is not taken for migration.
+//! kernel until it is mapped again; so the probe leaves its CPU to others during that gap, and a
+//! helper may run there. It also yields after each read: `move_pages(2)` begins by having every
+//! CPU empty its LRU caches, which would wait for a timer tick if the probe kept its CPU to
+//! itself. A gap counts only if the thread's own fault counter says that it was a fault: being
+//! preempted for something else is not taken for migration.
 
 use crate::pattern;
 use crate::sys;
@@ -82,8 +84,8 @@ impl Probe {
         let mut gaps = Gaps::new(sys::thread_usage().faults);
         let mut bad_bytes = 0;
         let mut reads = 0u64;
-        let mut before = sys::ticks();
         loop {
+            let before = sys::ticks();
             let value = word.load(Relaxed);
             let after = sys::ticks();
             if value != expected {
@@ -91,9 +93,6 @@ impl Probe {
             }
             if after.wrapping_sub(before) > SUSPICIOUS_TICKS {
                 gaps.suspect(before, after, sys::thread_usage().faults);
-                before = sys::ticks();
-            } else {
-                before = after;
             }
             reads += 1;
             if reads == WARM_READS {

@@ -10,6 +10,9 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+/// What one entry of a page middle directory maps.
+const PMD_BYTES: u64 = 2 << 20;
+
 /// Bits of `/proc/kpageflags` and `/proc/self/pagemap`.
 const KPF_COMPOUND_HEAD: u64 = 1 << 15;
 const KPF_COMPOUND_TAIL: u64 = 1 << 16;
@@ -42,10 +45,7 @@ impl Region {
                 .collect()
         };
         let (folios, pages) = (addresses(folio_bytes), addresses(PAGE));
-        sys::allocate_on(Some(node)).map_err(in_call("set_mempolicy"))?;
-        pattern::fill(mapping.words(), 0, 0);
-        sys::allocate_on(None).map_err(in_call("set_mempolicy"))?;
-        Ok(Region {
+        let mut region = Region {
             mapping: Arc::new(mapping),
             bytes,
             folio_bytes,
@@ -54,7 +54,54 @@ impl Region {
             next_generation: 1,
             folios,
             pages,
-        })
+        };
+        region.renew(0..region.pieces(), node)?;
+        Ok(region)
+    }
+
+    /// Gives the pieces new folios on `node`, with new content.
+    fn renew(&mut self, pieces: Range<usize>, node: i32) -> Result<()> {
+        let words = self.words_of(pieces.clone());
+        self.mapping
+            .discard(words.clone())
+            .map_err(in_call("madvise"))?;
+        sys::allocate_on(Some(node)).map_err(in_call("set_mempolicy"))?;
+        pattern::fill(
+            &self.mapping.words()[words.clone()],
+            words.start,
+            self.next_generation,
+        );
+        sys::allocate_on(None).map_err(in_call("set_mempolicy"))?;
+        self.generations[pieces].fill(self.next_generation);
+        self.next_generation += 1;
+        Ok(())
+    }
+
+    /// Makes the pieces ready for their next move, from `node`, where they are.
+    ///
+    /// Linux 7.3 splits a large folio that is mapped by PTEs when it is migrated a second time:
+    /// unmapping it page by page marks it as partially mapped, `migrate_folio_move()` hands the
+    /// mark on to the new folio, and the next `migrate_pages()` splits what bears it. To measure
+    /// folios of these sizes at all, every move needs fresh ones.
+    pub fn prepare(&mut self, pieces: Range<usize>, node: i32) -> Result<()> {
+        if self.folio_bytes > PAGE && self.folio_bytes < PMD_BYTES {
+            self.renew(pieces, node)?;
+        }
+        Ok(())
+    }
+
+    fn words_of(&self, pieces: Range<usize>) -> Range<usize> {
+        let words = (self.piece_bytes / 8) as usize;
+        pieces.start * words..pieces.end * words
+    }
+
+    fn pages_of(&self, pieces: Range<usize>) -> Range<usize> {
+        let pages = (self.piece_bytes / PAGE) as usize;
+        pieces.start * pages..pieces.end * pages
+    }
+
+    pub fn folio_bytes(&self) -> u64 {
+        self.folio_bytes
     }
 
     pub fn bytes(&self) -> u64 {
@@ -77,36 +124,34 @@ impl Region {
 
     /// The position of the first word of a piece, and what is in it.
     pub fn first_word(&self, piece: usize) -> (usize, u64) {
-        let index = piece * (self.piece_bytes / 8) as usize;
+        let index = self.words_of(piece..piece + 1).start;
         (index, pattern::word(index, self.generations[piece]))
     }
 
     /// Counts wrong bytes, and gives every piece new content for its next move.
     pub fn check(&mut self, pieces: Range<usize>) -> u64 {
-        let words = (self.piece_bytes / 8) as usize;
         let generation = self.next_generation;
         self.next_generation += 1;
         pieces
             .map(|piece| {
-                let first = piece * words;
+                let words = self.words_of(piece..piece + 1);
                 let old = std::mem::replace(&mut self.generations[piece], generation);
-                let place = &self.mapping.words()[first..first + words];
-                pattern::check_and_refill(place, first, old, generation)
+                let place = &self.mapping.words()[words.clone()];
+                pattern::check_and_refill(place, words.start, old, generation)
             })
             .sum()
     }
 
     /// How many base pages of the pieces are not on `node`.
     pub fn pages_not_on(&self, node: i32, pieces: Range<usize>) -> Result<u64> {
-        let per_piece = (self.piece_bytes / PAGE) as usize;
-        let pages = &self.pages[pieces.start * per_piece..pieces.end * per_piece];
+        let pages = &self.pages[self.pages_of(pieces)];
         let mut status = vec![-1; pages.len()];
         sys::where_are_pages(pages, &mut status).map_err(in_call("move_pages"))?;
         Ok(status.iter().filter(|&&found| found != node).count() as u64)
     }
 
-    /// The share of the region that lies in folios of exactly the wanted size and alignment.
-    pub fn right_size_share(&self) -> Result<f64> {
+    /// The share of the pieces that lies in folios of exactly the wanted size and alignment.
+    pub fn right_size_share(&self, pieces: Range<usize>) -> Result<f64> {
         let open = |path: &str| {
             File::open(path).map_err(|source| Error::File {
                 path: path.into(),
@@ -114,12 +159,9 @@ impl Region {
             })
         };
         let (pagemap, flags) = (open("/proc/self/pagemap")?, open("/proc/kpageflags")?);
-        let entries = read_u64s(
-            &pagemap,
-            self.mapping.address() as u64 / PAGE,
-            self.pages.len(),
-        )
-        .map_err(in_call("reading /proc/self/pagemap"))?;
+        let pages = &self.pages[self.pages_of(pieces)];
+        let entries = read_u64s(&pagemap, pages[0] as u64 / PAGE, pages.len())
+            .map_err(in_call("reading /proc/self/pagemap"))?;
         let per_folio = (self.folio_bytes / PAGE) as usize;
         let mut right = 0;
         for folio in entries.chunks_exact(per_folio) {
@@ -133,7 +175,7 @@ impl Region {
             frames.push(after.map_or(0, |flags| flags[0]));
             right += usize::from(is_one_folio(pfn, &frames));
         }
-        Ok(right as f64 / self.folios.len() as f64)
+        Ok(right as f64 * self.folio_bytes as f64 / (pages.len() as u64 * PAGE) as f64)
     }
 }
 

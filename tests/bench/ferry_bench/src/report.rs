@@ -9,6 +9,7 @@ use ferry_results::{size_name, Direction, Quantiles, Range, Results, Run};
 /// What holds for all runs at one folio size.
 pub struct Size {
     pub folio_bytes: u64,
+    /// Of the whole region, before and after all moves.
     pub right_size_share: f64,
     pub nodes: [i32; 2],
     pub rounds: u32,
@@ -67,7 +68,7 @@ fn run(size: &Size, variant: &Variant, series: &Series, off: &Series) -> Run {
         first_folio_samples: series.gap_us.len() as u64,
         first_folio_unseen: series.unseen,
         guest_sys_s: series.guest_sys_s,
-        right_size_share: size.right_size_share,
+        right_size_share: series.right_size_share.min(size.right_size_share),
         pages_off_target: series.off_target,
         busy_work_per_s: size.busy.then(|| work_per_s(series)),
         busy_work_ratio: size.busy.then(|| work_per_s(series) / work_per_s(off)),

@@ -3,6 +3,7 @@
 //! System calls and instructions, behind safe functions. The only unsafe code of the benchmark.
 
 use std::io;
+use std::ops::Range;
 use std::sync::atomic::AtomicU64;
 
 /// Mappings are aligned to this, so that folios up to it can fill them.
@@ -82,6 +83,16 @@ impl Mapping {
         check(unsafe { libc::madvise(self.start.cast_mut().cast(), self.words * 8, advice) }.into())
             .map(drop)
     }
+
+    /// Gives the memory of these words back. They read as zero, and new memory comes when they
+    /// are touched next.
+    pub fn discard(&self, words: Range<usize>) -> io::Result<()> {
+        let range = &self.words()[words];
+        let (start, bytes) = (range.as_ptr().cast_mut(), size_of_val(range));
+        // SAFETY: the range lies in this mapping, nothing but atomic words lives there, and to
+        // readers in other threads this is one more writer, of zeroes.
+        check(unsafe { libc::madvise(start.cast(), bytes, libc::MADV_DONTNEED) }.into()).map(drop)
+    }
 }
 
 impl Drop for Mapping {
@@ -138,15 +149,19 @@ pub fn where_are_pages(pages: &[usize], status: &mut [i32]) -> io::Result<()> {
 
 /// New memory of this thread comes from `node` only, or from anywhere again.
 pub fn allocate_on(node: Option<i32>) -> io::Result<()> {
-    let mask: u64 = node.map_or(0, |n| 1 << n);
-    let mode = if node.is_some() {
-        MPOL_BIND
-    } else {
-        MPOL_DEFAULT
+    let mask = match node {
+        None => 0u64,
+        Some(node @ 0..=63) => 1 << node,
+        Some(_) => return Err(io::ErrorKind::InvalidInput.into()),
     };
-    let bits = if node.is_some() { 65 } else { 0 };
-    // SAFETY: the kernel reads `bits - 1` bits at `mask`, and that only for MPOL_BIND.
-    check(unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, &mask, bits as usize) }).map(drop)
+    let (mode, nodes) = match node {
+        None => (MPOL_DEFAULT, std::ptr::null()),
+        Some(_) => (MPOL_BIND, &raw const mask),
+    };
+    // The kernel takes one off the number of bits.
+    let bits = u64::BITS as usize + 1;
+    // SAFETY: the kernel reads the 64 bits of `mask`, or nothing at NULL.
+    check(unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, nodes, bits) }).map(drop)
 }
 
 /// Binds this thread to one CPU.

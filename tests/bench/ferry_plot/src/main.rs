@@ -1,2 +1,344 @@
 // SPDX-License-Identifier: GPL-2.0
-fn main() {}
+
+//! Draws a results file of `ferry_bench`: speed by folio size, one bar for each migrator.
+
+#![deny(unsafe_code)]
+
+use clap::Parser;
+use ferry_results::{size_name, Results, Run};
+use plotters::coord::Shift;
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Draws the results of ferry_bench as an SVG file.
+#[derive(Parser, Debug)]
+struct Args {
+    /// The results (JSON).
+    json: PathBuf,
+    /// The plot; the results' name with .svg if not given.
+    svg: Option<PathBuf>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("{path}: {source}")]
+    Read {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("{path}: {source}")]
+    Parse {
+        path: PathBuf,
+        source: serde_json::Error,
+    },
+    #[error("{0}: no runs to draw")]
+    Empty(PathBuf),
+    #[error("{path}: {reason}")]
+    Draw { path: PathBuf, reason: String },
+}
+
+fn main() -> ExitCode {
+    match plot_file(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ferry_plot: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn plot_file(args: &Args) -> Result<(), Error> {
+    let path = || args.json.clone();
+    let text = std::fs::read_to_string(&args.json).map_err(|source| Error::Read {
+        path: path(),
+        source,
+    })?;
+    let results: Results = serde_json::from_str(&text).map_err(|source| Error::Parse {
+        path: path(),
+        source,
+    })?;
+    if results.runs.is_empty() {
+        return Err(Error::Empty(path()));
+    }
+    let svg = args
+        .svg
+        .clone()
+        .unwrap_or_else(|| args.json.with_extension("svg"));
+    let failed = |reason: String| Error::Draw {
+        path: svg.clone(),
+        reason,
+    };
+    let picture = draw(&results).map_err(|error| failed(error.to_string()))?;
+    std::fs::write(&svg, picture).map_err(|error| failed(error.to_string()))
+}
+
+const SIZE: (u32, u32) = (960, 560);
+const INK: RGBColor = RGBColor(40, 44, 52);
+const FAINT: RGBColor = RGBColor(120, 126, 136);
+const GRID: RGBColor = RGBColor(226, 229, 234);
+/// The stock kernel is grey, the migrators have colours that the colour-blind can tell apart.
+const COLOURS: [RGBColor; 7] = [
+    RGBColor(170, 176, 186),
+    RGBColor(0, 114, 178),
+    RGBColor(230, 159, 0),
+    RGBColor(0, 158, 115),
+    RGBColor(204, 121, 167),
+    RGBColor(86, 180, 233),
+    RGBColor(213, 94, 0),
+];
+
+fn label(run: &Run) -> String {
+    match run.workers {
+        Some(workers) => format!("{}, {workers} workers", run.migrator),
+        None => run.migrator.clone(),
+    }
+}
+
+/// Distinct values in the order of their first appearance.
+fn distinct<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> {
+    let mut found = vec![];
+    for value in values {
+        if !found.contains(&value) {
+            found.push(value);
+        }
+    }
+    found
+}
+
+fn text(size: i32, colour: &RGBColor, across: HPos, down: VPos) -> TextStyle<'_> {
+    TextStyle::from(("sans-serif", size).into_font())
+        .color(colour)
+        .pos(Pos::new(across, down))
+}
+
+fn heading(results: &Results) -> [String; 2] {
+    let cpus = if results.cpus == 1 { "CPU" } else { "CPUs" };
+    let load = if results.busy { ", every CPU busy" } else { "" };
+    let accel = match results.accel.as_str() {
+        "none" => "no virtual machine".into(),
+        "tcg" => "TCG (emulated CPU)".into(),
+        "kvm" => "KVM".into(),
+        other => other.to_string(),
+    };
+    [
+        "Page migration between two NUMA nodes, by folio size".into(),
+        format!(
+            "Linux {}, {} {cpus}, {accel}{load}, {}   ·   {}",
+            results.kernel, results.cpus, results.date, results.command
+        ),
+    ]
+}
+
+fn draw(results: &Results) -> Result<String, Box<dyn std::error::Error>> {
+    let mut picture = String::new();
+    {
+        let area = SVGBackend::with_string(&mut picture, SIZE).into_drawing_area();
+        area.fill(&WHITE)?;
+        draw_on(&area, results).map_err(|error| error.to_string())?;
+        area.present()?;
+    }
+    Ok(picture)
+}
+
+fn draw_on<DB: DrawingBackend>(
+    area: &DrawingArea<DB, Shift>,
+    results: &Results,
+) -> Result<(), DrawingAreaErrorKind<DB::ErrorType>> {
+    let sizes = distinct(results.runs.iter().map(|run| run.folio_bytes));
+    let labels = distinct(results.runs.iter().map(label));
+    let top = results
+        .runs
+        .iter()
+        .map(|run| run.gib_per_s.max)
+        .fold(0.0, f64::max)
+        * 1.12;
+
+    let [title, subtitle] = heading(results);
+    area.draw(&Text::new(
+        title,
+        (24, 18),
+        text(20, &INK, HPos::Left, VPos::Top),
+    ))?;
+    area.draw(&Text::new(
+        subtitle,
+        (24, 46),
+        text(13, &FAINT, HPos::Left, VPos::Top),
+    ))?;
+    draw_legend(area, &labels)?;
+
+    let mut chart = ChartBuilder::on(area)
+        .margin_top(112)
+        .margin_right(24)
+        .margin_left(12)
+        .margin_bottom(32)
+        .x_label_area_size(44)
+        .y_label_area_size(56)
+        .build_cartesian_2d(0.0..sizes.len() as f64, 0.0..top)?;
+    chart
+        .configure_mesh()
+        .disable_x_mesh()
+        .disable_x_axis()
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(GRID)
+        .axis_style(FAINT)
+        .y_labels(8)
+        .y_label_formatter(&|value| format!("{value:.1}"))
+        .label_style(text(13, &INK, HPos::Left, VPos::Center))
+        .y_desc("GiB/s")
+        .axis_desc_style(text(14, &INK, HPos::Center, VPos::Top))
+        .draw()?;
+
+    let plot = chart.plotting_area().clone();
+    let width = 0.76 / labels.len() as f64;
+    for run in &results.runs {
+        let group = sizes
+            .iter()
+            .position(|&size| size == run.folio_bytes)
+            .unwrap_or(0) as f64;
+        let place = labels
+            .iter()
+            .position(|name| *name == label(run))
+            .unwrap_or(0);
+        let left = group + 0.12 + place as f64 * width;
+        let centre = left + width / 2.0;
+        let speed = run.gib_per_s;
+        plot.draw(&Rectangle::new(
+            [(left + 0.015, 0.0), (left + width - 0.015, speed.median)],
+            COLOURS[place % COLOURS.len()].filled(),
+        ))?;
+        plot.draw(&ErrorBar::new_vertical(
+            centre,
+            speed.min,
+            speed.median,
+            speed.max,
+            INK.stroke_width(1),
+            8,
+        ))?;
+        if run.migrator != "off" {
+            let style = text(13, &INK, HPos::Center, VPos::Bottom);
+            let above = EmptyElement::at((centre, speed.max))
+                + Text::new(format!("×{:.2}", run.ratio_to_off), (0, -6), style);
+            plot.draw(&above)?;
+        }
+    }
+    for (group, &size) in sizes.iter().enumerate() {
+        let style = text(14, &INK, HPos::Center, VPos::Top);
+        let below = EmptyElement::at((group as f64 + 0.5, 0.0))
+            + Text::new(size_name(size), (0, 10), style);
+        plot.draw(&below)?;
+    }
+    let bad: u64 = results.runs.iter().map(|run| run.bad_bytes).sum();
+    let rounds = results.runs.iter().map(|run| run.rounds).min().unwrap_or(0);
+    let foot = format!(
+        "Folio size. Bars: median of {rounds} rounds there and back; whiskers: slowest and fastest round; \
+         ×: ratio to off in the same boot. Bad bytes: {bad}."
+    );
+    let (width, height) = area.dim_in_pixel();
+    area.draw(&Text::new(
+        foot,
+        (width as i32 / 2, height as i32 - 26),
+        text(13, &FAINT, HPos::Center, VPos::Center),
+    ))
+}
+
+fn draw_legend<DB: DrawingBackend>(
+    area: &DrawingArea<DB, Shift>,
+    labels: &[String],
+) -> Result<(), DrawingAreaErrorKind<DB::ErrorType>> {
+    let mut x = 68;
+    for (place, name) in labels.iter().enumerate() {
+        let shown = if name == "off" {
+            "off (stock copy)"
+        } else {
+            name
+        };
+        let colour = COLOURS[place % COLOURS.len()];
+        area.draw(&Rectangle::new([(x, 80), (x + 14, 94)], colour.filled()))?;
+        area.draw(&Text::new(
+            shown.to_string(),
+            (x + 20, 87),
+            text(14, &INK, HPos::Left, VPos::Center),
+        ))?;
+        x += 50 + 8 * shown.len() as i32;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn results() -> Results {
+        let run = |migrator: &str, bytes: u64, speed: f64| {
+            format!(
+                r#"{{"migrator":"{migrator}","folio_bytes":{bytes},"total_bytes":1,"gib_per_s":
+                {{"min":{},"median":{speed},"max":{}}},"ratio_to_off":1.25,"first_folio_us":null,
+                "sys_s":0,"user_s":0,"bad_bytes":0,"rounds":5}}"#,
+                speed * 0.9,
+                speed * 1.1
+            )
+        };
+        let runs = [
+            run("off", 4096, 0.4),
+            run("cpu", 4096, 0.5),
+            run("off", 2 << 20, 1.6),
+            run("cpu", 2 << 20, 2.0),
+        ]
+        .join(",");
+        serde_json::from_str(&format!(
+            r#"{{"kernel":"7.3.4","accel":"tcg","cpus":2,"date":"2026-01-31T12:00:00Z",
+            "command":"make demo","runs":[{runs}]}}"#
+        ))
+        .unwrap()
+    }
+
+    #[test]
+    fn plot_says_what_was_measured() {
+        let svg = draw(&results()).unwrap();
+        for part in [
+            "Linux 7.3.4",
+            "2 CPUs",
+            "TCG",
+            "2026-01-31",
+            "4K",
+            "2M",
+            "off",
+            "cpu",
+            "×1.25",
+        ] {
+            assert!(svg.contains(part), "{part} is not in the plot");
+        }
+        assert_eq!(
+            svg.matches("×1.25").count(),
+            2,
+            "one ratio for each run but off"
+        );
+    }
+
+    #[test]
+    fn a_faster_run_has_a_higher_bar() {
+        let svg = draw(&results()).unwrap();
+        let heights: Vec<f64> = svg
+            .lines()
+            .filter(|line| line.starts_with("<rect") && !line.contains("#FFFFFF"))
+            .filter_map(|line| {
+                line.split_once("height=\"")?
+                    .1
+                    .split('"')
+                    .next()?
+                    .parse()
+                    .ok()
+            })
+            .collect();
+        // Two squares of the legend, then the bars.
+        assert_eq!(heights.len(), 6);
+        assert!((heights[5] / heights[2] - 5.0).abs() < 0.1, "{heights:?}");
+    }
+
+    #[test]
+    fn labels_keep_their_order() {
+        assert_eq!(distinct(["b", "a", "b"].into_iter()), ["b", "a"]);
+    }
+}
