@@ -1,0 +1,289 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Copying folio content during migration with a registered provider.
+ *
+ * mm/migrate.c calls the migrate_copy_*() functions of the first half; a
+ * provider, a module, uses those of the second half. Without a registered
+ * provider each call in mm/migrate.c costs one static branch.
+ */
+#ifndef _LINUX_MIGRATE_COPY_H
+#define _LINUX_MIGRATE_COPY_H
+
+#include <linux/jump_label.h>
+#include <linux/lockdep.h>
+#include <linux/migrate_mode.h>
+#include <linux/mm.h>
+
+struct list_head;
+struct migrate_copy_ops;
+struct module;
+
+/**
+ * enum migrate_copy_state - what became of one folio of a batch
+ * @MIGRATE_COPY_PENDING: not copied, or not yet.
+ * @MIGRATE_COPY_COPIED: the whole content is in the destination. Stored with
+ *	release semantics after the bytes, and after a store fence if they were
+ *	written with non-temporal stores; read with acquire semantics.
+ * @MIGRATE_COPY_SKIPPED: whoever claimed the folio did not copy it.
+ */
+enum migrate_copy_state {
+	MIGRATE_COPY_PENDING	= 0,
+	MIGRATE_COPY_COPIED	= 1,
+	MIGRATE_COPY_SKIPPED	= 2,
+};
+
+/**
+ * struct migrate_copy_entry - one folio of a batch
+ * @src: source folio: locked, unmapped, its TLB entries flushed.
+ * @dst: destination folio, locked.
+ * @bytes: size of the folio, 0 if its content must not be copied early.
+ * @state: enum migrate_copy_state; written by the provider, read by the mover.
+ */
+struct migrate_copy_entry {
+	struct folio *src;
+	struct folio *dst;
+	unsigned long bytes;
+	u32 state;
+};
+
+/**
+ * struct migrate_copy_batch - the unmapped folios of one migrate_pages_batch()
+ * @ops: the provider that this batch began with and ends with.
+ * @entries: array of @max entries from the provider's pool, in move order.
+ * @max: capacity of @entries.
+ * @nr: entries in use; folios of the list beyond it are the stock kernel's.
+ * @nr_anon: anonymous folios among them whose content may be copied early.
+ * @nr_shmem: shmem folios among them whose content may be copied early.
+ * @cursor: the entry whose turn to move comes next; others may read it with
+ *	READ_ONCE() to see how far the mover is.
+ * @srcu_idx: of the read-side section that lasts as long as the batch.
+ * @mode: the mode of this migration.
+ * @reason: the reason for this migration.
+ * @ask_always: ask &migrate_copy_ops.settle even where @entries already says
+ *	%MIGRATE_COPY_COPIED (fault injection).
+ *
+ * The provider embeds it in its own batch object. Written by the mover only.
+ */
+struct migrate_copy_batch {
+	const struct migrate_copy_ops *ops;
+	struct migrate_copy_entry *entries;
+	unsigned int max;
+	unsigned int nr;
+	unsigned int nr_anon;
+	unsigned int nr_shmem;
+	unsigned int cursor;
+	int srcu_idx;
+	enum migrate_mode mode;
+	enum migrate_reason reason;
+	bool ask_always;
+};
+
+/**
+ * struct migrate_copy_ops - what a provider of copies implements
+ * @begin: Takes a batch object from a pool, or returns NULL to decline. The
+ *	provider sets @entries, @max and @ask_always of it.
+ * @submit: Makes the filled batch known to whoever copies, and returns at once.
+ *	An error declines the batch: nothing has been started, and @abandon
+ *	follows.
+ * @abandon: Takes back a batch that was not submitted.
+ * @settle: The turn to move of entry @i has come and its state was not
+ *	%MIGRATE_COPY_COPIED, or it is the first one. @help is false where the
+ *	folio is about to fail its reference check, so that copying more of it
+ *	would be wasted. When it returns, nothing reads the source or writes the destination any more,
+ *	whatever it returns: 1 if the whole content is in the destination, 0 if
+ *	the folio must be copied, a negative errno if the folio must fail with
+ *	it. A folio whose destination may still be written has been given to
+ *	migrate_copy_park() and fails with -EBUSY.
+ * @finish: All entries have been settled. When it returns, no folio of the
+ *	batch can be claimed and none is claimed, and the batch object belongs
+ *	to the provider again.
+ * @copy_now: Copies one locked folio whose references have just been checked.
+ *	Returns 0 if all of it has been copied, 1 to have the caller copy it
+ *	(whatever was copied already), or a negative errno to fail the folio,
+ *	its destination parked. Nothing touches either folio afterwards unless
+ *	it is parked.
+ *
+ * All are called inside one SRCU read-side section, in process context, and
+ * possibly in reclaim: they must not allocate in a way that can enter reclaim,
+ * take anything but leaf locks, or wait without bound.
+ */
+struct migrate_copy_ops {
+	struct migrate_copy_batch *(*begin)(void *ctx, enum migrate_mode mode,
+					    enum migrate_reason reason);
+	int (*submit)(struct migrate_copy_batch *batch);
+	void (*abandon)(struct migrate_copy_batch *batch);
+	int (*settle)(struct migrate_copy_batch *batch, unsigned int i,
+		      bool help);
+	void (*finish)(struct migrate_copy_batch *batch);
+	int (*copy_now)(void *ctx, struct folio *dst, struct folio *src);
+};
+
+#ifdef CONFIG_MIGRATE_COPY
+
+DECLARE_STATIC_KEY_FALSE(migrate_copy_key);
+
+/* For mm/migrate.c. */
+
+struct migrate_copy_batch *
+__migrate_copy_submit(struct list_head *src_folios,
+		      struct list_head *dst_folios, enum migrate_mode mode,
+		      enum migrate_reason reason);
+int __migrate_copy_settle(struct migrate_copy_batch *batch, struct folio *dst,
+			  struct folio *src);
+void __migrate_copy_finish(struct migrate_copy_batch *batch);
+int __migrate_copy_folio(struct folio *dst, struct folio *src);
+bool __migrate_copy_parked(struct folio *dst);
+
+extern unsigned int migrate_copy_max_folios;
+extern unsigned int migrate_copy_max_pages;
+extern atomic_t migrate_copy_nr_parked;
+
+/**
+ * migrate_copy_folio() - folio_mc_copy(), in parallel if a provider can.
+ * @dst: destination folio.
+ * @src: source folio, locked, its references checked.
+ *
+ * Return: as folio_mc_copy(), or -EBUSY if @dst may still be written and has
+ * been parked.
+ */
+static inline int migrate_copy_folio(struct folio *dst, struct folio *src)
+{
+	if (static_branch_unlikely(&migrate_copy_key) && folio_test_large(src))
+		return __migrate_copy_folio(dst, src);
+	return folio_mc_copy(dst, src);
+}
+
+/**
+ * migrate_copy_submit() - Start copying the folios of a batch early.
+ * @src_folios: source folios, locked, unmapped, flushed.
+ * @dst_folios: their destination folios, in the same order.
+ * @mode: the mode of this migration.
+ * @reason: the reason for this migration.
+ *
+ * Return: the batch, to be settled folio by folio in list order and then
+ * finished, or NULL where everything goes as without it.
+ */
+static inline struct migrate_copy_batch *
+migrate_copy_submit(struct list_head *src_folios, struct list_head *dst_folios,
+		    enum migrate_mode mode, enum migrate_reason reason)
+{
+	if (static_branch_unlikely(&migrate_copy_key))
+		return __migrate_copy_submit(src_folios, dst_folios, mode,
+					     reason);
+	return NULL;
+}
+
+/**
+ * migrate_copy_settle() - The next folio of a batch is about to be moved.
+ * @batch: the batch or NULL.
+ * @dst: destination folio.
+ * @src: source folio.
+ *
+ * Afterwards nobody but the caller touches either folio.
+ *
+ * Return: 1 if the content is in @dst, 0 if not, or a negative errno that the
+ * folio must fail with.
+ */
+static inline int migrate_copy_settle(struct migrate_copy_batch *batch,
+				      struct folio *dst, struct folio *src)
+{
+	return batch ? __migrate_copy_settle(batch, dst, src) : 0;
+}
+
+/**
+ * migrate_copy_finish() - All folios of a batch have had their turn.
+ * @batch: the batch or NULL.
+ */
+static inline void migrate_copy_finish(struct migrate_copy_batch *batch)
+{
+	if (batch)
+		__migrate_copy_finish(batch);
+}
+
+/**
+ * migrate_copy_parked() - Is this destination kept from being reused?
+ * @dst: destination folio of a migration that failed.
+ *
+ * Return: true if somebody may still write to @dst. It then belongs to the
+ * list of parked folios: it must neither be unlocked nor freed.
+ */
+static inline bool migrate_copy_parked(struct folio *dst)
+{
+	return atomic_read(&migrate_copy_nr_parked) &&
+	       __migrate_copy_parked(dst);
+}
+
+/* For providers. */
+
+int migrate_copy_register(const struct migrate_copy_ops *ops, void *ctx);
+void migrate_copy_unregister(const struct migrate_copy_ops *ops);
+void migrate_copy_park(struct folio *dst, void *cookie);
+unsigned int migrate_copy_unpark(void *cookie);
+unsigned int migrate_copy_count_parked(void);
+void migrate_copy_set_limits(unsigned int folios, unsigned int pages);
+bool migrate_copy_cpu_idle(int cpu);
+void migrate_copy_charge(u64 ns);
+void migrate_copy_lockdep_prime(void);
+void migrate_copy_lockdep_claim(void);
+void migrate_copy_lockdep_release(void);
+
+/**
+ * migrate_copy_may_claim() - May the content of an entry be copied early, now?
+ * @e: entry of a submitted batch.
+ *
+ * The content of an eligible folio is final from any moment on at which the
+ * folio is locked and unmapped and holds no reference beyond the expected
+ * ones: whoever writes through a reference that does not come from a present
+ * page table entry takes the folio lock after taking the reference.
+ *
+ * Return: true if it may; the bytes are then read after that moment.
+ */
+static inline bool migrate_copy_may_claim(const struct migrate_copy_entry *e)
+{
+	struct folio *src = e->src;
+
+	if (!folio_test_locked(src) ||
+	    folio_ref_count(src) != folio_expected_ref_count(src) + 1)
+		return false;
+	/*
+	 * Orders the reads of the content after the read of the reference
+	 * count. Pairs with the release in folio_put() (atomic RMW with full
+	 * ordering) of whoever wrote to the folio and let it go.
+	 */
+	smp_acquire__after_ctrl_dep();
+	return true;
+}
+
+#else /* !CONFIG_MIGRATE_COPY */
+
+struct migrate_copy_batch;
+
+static inline int migrate_copy_folio(struct folio *dst, struct folio *src)
+{
+	return folio_mc_copy(dst, src);
+}
+
+static inline struct migrate_copy_batch *
+migrate_copy_submit(struct list_head *src_folios, struct list_head *dst_folios,
+		    enum migrate_mode mode, enum migrate_reason reason)
+{
+	return NULL;
+}
+
+static inline int migrate_copy_settle(struct migrate_copy_batch *batch,
+				      struct folio *dst, struct folio *src)
+{
+	return 0;
+}
+
+static inline void migrate_copy_finish(struct migrate_copy_batch *batch)
+{
+}
+
+static inline bool migrate_copy_parked(struct folio *dst)
+{
+	return false;
+}
+
+#endif /* CONFIG_MIGRATE_COPY */
+#endif /* _LINUX_MIGRATE_COPY_H */

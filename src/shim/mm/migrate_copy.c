@@ -1,0 +1,446 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Copying folio content during migration with a registered provider.
+ *
+ * migrate_pages_batch() hands the folios that it has unmapped and flushed to
+ * the provider, which copies some of them while the mover is still moving
+ * others; and whatever the mover has to copy itself it offers to the provider
+ * folio by folio. Documentation/mm/page_migration.rst describes migration.
+ *
+ * Lock order: migrate_copy_mutex -> cpu_hotplug_lock (static key), SRCU
+ * synchronisation. migrate_copy_parked_lock is a leaf, taken with interrupts
+ * enabled from process context only. The mover takes no lock here at all.
+ */
+#include <linux/cgroup.h>
+#include <linux/export.h>
+#include <linux/list.h>
+#include <linux/memfd.h>
+#include <linux/migrate.h>
+#include <linux/migrate_copy.h>
+#include <linux/mutex.h>
+#include <linux/page-flags.h>
+#include <linux/pagemap.h>
+#include <linux/rmap.h>
+#include <linux/sched.h>
+#include <linux/sched/mm.h>
+#include <linux/shmem_fs.h>
+#include <linux/srcu.h>
+#include <linux/swap.h>
+
+struct migrate_copy_provider {
+	const struct migrate_copy_ops *ops;
+	void *ctx;
+};
+
+DEFINE_STATIC_KEY_FALSE(migrate_copy_key);
+DEFINE_STATIC_SRCU(migrate_copy_srcu);
+
+/* Serialises registration. */
+static DEFINE_MUTEX(migrate_copy_mutex);
+
+/*
+ * The provider, written under migrate_copy_mutex, read under
+ * migrate_copy_srcu. One object is enough: it is only rewritten after a grace
+ * period without readers.
+ */
+static struct migrate_copy_provider migrate_copy_provider_obj;
+static struct migrate_copy_provider __rcu *migrate_copy_provider;
+
+/*
+ * Most folios and most base pages in one batch of migrate_pages(). Written by
+ * migrate_copy_set_limits(), read once for each call of migrate_pages().
+ */
+#ifdef CONFIG_TRANSPARENT_HUGEPAGE
+#define MIGRATE_COPY_STOCK_PAGES	HPAGE_PMD_NR
+#else
+#define MIGRATE_COPY_STOCK_PAGES	512
+#endif
+unsigned int migrate_copy_max_folios __read_mostly = MIGRATE_COPY_STOCK_PAGES;
+unsigned int migrate_copy_max_pages __read_mostly = MIGRATE_COPY_STOCK_PAGES;
+
+/* Destinations that may still be written; under migrate_copy_parked_lock. */
+static LIST_HEAD(migrate_copy_parked_folios);
+static DEFINE_SPINLOCK(migrate_copy_parked_lock);
+atomic_t migrate_copy_nr_parked = ATOMIC_INIT(0);
+
+/*
+ * Held by the mover from submit to finish and by whoever copies for it while
+ * it holds a claim, so that lockdep sees what a claim may not wait for.
+ */
+#ifdef CONFIG_LOCKDEP
+static struct lockdep_map migrate_copy_map =
+	STATIC_LOCKDEP_MAP_INIT("migrate_copy_batch", &migrate_copy_map);
+#endif
+
+/*
+ * May the content of this folio be copied before its references are checked
+ * for the last time? Only if all who write to such folios through references
+ * that do not come from a present page table entry lock the folio after
+ * taking the reference. See migrate_copy_may_claim().
+ */
+static bool migrate_copy_eligible(struct folio *src, struct folio *dst)
+{
+	struct address_space *mapping;
+
+	if (unlikely(page_has_movable_ops(&src->page)) ||
+	    folio_is_zone_device(src) || folio_is_zone_device(dst) ||
+	    folio_test_hugetlb(src) || folio_test_private(src) ||
+	    folio_mapped(src) || folio_test_writeback(src) ||
+	    folio_contain_hwpoisoned_page(src))
+		return false;
+	if (folio_test_anon(src))
+		return true;
+#ifdef MEMFD_PIN_FOLIOS_LOCKS
+	mapping = src->mapping;
+	if (mapping && shmem_mapping(mapping) && !mapping_inaccessible(mapping))
+		return true;
+#endif
+	return false;
+}
+
+/* migrate_copy_submit() with a provider. */
+struct migrate_copy_batch *
+__migrate_copy_submit(struct list_head *src_folios,
+		      struct list_head *dst_folios, enum migrate_mode mode,
+		      enum migrate_reason reason)
+{
+	struct migrate_copy_provider *provider;
+	struct migrate_copy_batch *batch;
+	struct folio *src, *dst;
+	int idx;
+
+	/* A single folio is copied in place, in parallel, when it moves. */
+	if (list_empty(src_folios) || list_is_singular(src_folios))
+		return NULL;
+
+	idx = srcu_read_lock(&migrate_copy_srcu);
+	provider = srcu_dereference(migrate_copy_provider, &migrate_copy_srcu);
+	if (!provider)
+		goto unlock;
+	batch = provider->ops->begin(provider->ctx, mode, reason);
+	if (!batch)
+		goto unlock;
+
+	batch->ops = provider->ops;
+	batch->mode = mode;
+	batch->reason = reason;
+	batch->srcu_idx = idx;
+	batch->cursor = 0;
+	batch->nr = 0;
+	batch->nr_anon = 0;
+	batch->nr_shmem = 0;
+	dst = list_first_entry(dst_folios, struct folio, lru);
+	list_for_each_entry(src, src_folios, lru) {
+		struct migrate_copy_entry *e;
+
+		if (batch->nr == batch->max)
+			break;
+		e = &batch->entries[batch->nr++];
+		e->src = src;
+		e->dst = dst;
+		e->bytes = 0;
+		e->state = MIGRATE_COPY_PENDING;
+		if (migrate_copy_eligible(src, dst)) {
+			e->bytes = folio_size(src);
+			if (folio_test_anon(src))
+				batch->nr_anon++;
+			else
+				batch->nr_shmem++;
+		}
+		dst = list_next_entry(dst, lru);
+	}
+
+	if (batch->nr_anon + batch->nr_shmem > 1 &&
+	    !batch->ops->submit(batch)) {
+#ifdef CONFIG_LOCKDEP
+		lock_map_acquire_read(&migrate_copy_map);
+#endif
+		return batch;
+	}
+	provider->ops->abandon(batch);
+unlock:
+	srcu_read_unlock(&migrate_copy_srcu, idx);
+	return NULL;
+}
+
+/* migrate_copy_settle() with a batch. */
+int __migrate_copy_settle(struct migrate_copy_batch *batch, struct folio *dst,
+			  struct folio *src)
+{
+	struct migrate_copy_entry *e;
+	unsigned int i;
+
+	/*
+	 * The entries are in list order and every folio of the list gets one
+	 * turn before the batch is finished.
+	 */
+	i = batch->cursor;
+	WRITE_ONCE(batch->cursor, i + 1);
+	if (WARN_ON_ONCE(i < batch->nr && batch->entries[i].dst != dst)) {
+		for (i = 0; i < batch->nr; i++)
+			if (batch->entries[i].dst == dst)
+				break;
+	}
+	if (i >= batch->nr)
+		return 0;
+	e = &batch->entries[i];
+	if (!e->bytes)
+		return 0;
+	/*
+	 * Pairs with the release of whoever copied the folio: the bytes are
+	 * there when the state says so. The provider is always asked for the
+	 * first folio, so that it knows when moving begins.
+	 */
+	if (smp_load_acquire(&e->state) == MIGRATE_COPY_COPIED && i &&
+	    !batch->ask_always)
+		return 1;
+	return batch->ops->settle(batch, i,
+				  folio_ref_count(src) ==
+				  folio_expected_ref_count(src) + 1);
+}
+
+/* migrate_copy_finish() with a batch. */
+void __migrate_copy_finish(struct migrate_copy_batch *batch)
+{
+	int idx = batch->srcu_idx;
+
+#ifdef CONFIG_LOCKDEP
+	lock_map_release(&migrate_copy_map);
+#endif
+	batch->ops->finish(batch);
+	srcu_read_unlock(&migrate_copy_srcu, idx);
+}
+
+/* migrate_copy_folio() with a provider. */
+int __migrate_copy_folio(struct folio *dst, struct folio *src)
+{
+	struct migrate_copy_provider *provider;
+	int idx, rc = 1;
+
+	idx = srcu_read_lock(&migrate_copy_srcu);
+	provider = srcu_dereference(migrate_copy_provider, &migrate_copy_srcu);
+	/* Never let anybody read known poison. */
+	if (provider && !folio_contain_hwpoisoned_page(src))
+		rc = provider->ops->copy_now(provider->ctx, dst, src);
+	srcu_read_unlock(&migrate_copy_srcu, idx);
+
+	/* The stock copy reports poison, once, whoever else has met it. */
+	return rc > 0 ? folio_mc_copy(dst, src) : rc;
+}
+
+/**
+ * migrate_copy_register() - Register the provider of copies.
+ * @ops: what it implements; must stay valid until it is unregistered.
+ * @ctx: passed to &migrate_copy_ops.begin and &migrate_copy_ops.copy_now.
+ *
+ * May sleep; takes the CPU hotplug lock. From here on migrations use @ops.
+ *
+ * Return: 0, or -EBUSY if there is a provider already.
+ */
+int migrate_copy_register(const struct migrate_copy_ops *ops, void *ctx)
+{
+	guard(mutex)(&migrate_copy_mutex);
+
+	if (rcu_access_pointer(migrate_copy_provider))
+		return -EBUSY;
+	migrate_copy_provider_obj.ops = ops;
+	migrate_copy_provider_obj.ctx = ctx;
+	rcu_assign_pointer(migrate_copy_provider, &migrate_copy_provider_obj);
+	static_branch_enable(&migrate_copy_key);
+	return 0;
+}
+EXPORT_SYMBOL_GPL(migrate_copy_register);
+
+/**
+ * migrate_copy_unregister() - Unregister the provider of copies.
+ * @ops: as registered; anything else is ignored.
+ *
+ * May sleep; takes the CPU hotplug lock; waits for the batches that began with
+ * the provider. When it returns nobody uses @ops or its context. Must not be
+ * called from reclaim, nor with a lock held that a provider's functions take.
+ */
+void migrate_copy_unregister(const struct migrate_copy_ops *ops)
+{
+	guard(mutex)(&migrate_copy_mutex);
+
+	if (!rcu_access_pointer(migrate_copy_provider) ||
+	    migrate_copy_provider_obj.ops != ops)
+		return;
+	static_branch_disable(&migrate_copy_key);
+	RCU_INIT_POINTER(migrate_copy_provider, NULL);
+	synchronize_srcu(&migrate_copy_srcu);
+}
+EXPORT_SYMBOL_GPL(migrate_copy_unregister);
+
+/**
+ * migrate_copy_park() - Keep a destination that may still be written.
+ * @dst: destination folio, locked, on no list.
+ * @cookie: names whoever may still write to it.
+ *
+ * The migration of the folio must fail with -EBUSY. @dst stays locked and out
+ * of use until migrate_copy_unpark() is called with the same cookie.
+ */
+void migrate_copy_park(struct folio *dst, void *cookie)
+{
+	VM_WARN_ON_ONCE_FOLIO(!folio_test_locked(dst), dst);
+
+	spin_lock(&migrate_copy_parked_lock);
+	/* Nobody looks at the index of a folio that is in no mapping. */
+	dst->index = (unsigned long)cookie;
+	list_add_tail(&dst->lru, &migrate_copy_parked_folios);
+	atomic_inc(&migrate_copy_nr_parked);
+	spin_unlock(&migrate_copy_parked_lock);
+}
+EXPORT_SYMBOL_GPL(migrate_copy_park);
+
+/**
+ * migrate_copy_unpark() - Free the destinations parked with a cookie.
+ * @cookie: names whoever is now proven not to write to them any more.
+ *
+ * Return: how many folios were freed.
+ */
+unsigned int migrate_copy_unpark(void *cookie)
+{
+	struct folio *dst, *next;
+	unsigned int nr = 0;
+	LIST_HEAD(quiet);
+
+	if (!atomic_read(&migrate_copy_nr_parked))
+		return 0;
+	spin_lock(&migrate_copy_parked_lock);
+	list_for_each_entry_safe(dst, next, &migrate_copy_parked_folios, lru) {
+		if (dst->index != (unsigned long)cookie)
+			continue;
+		list_move(&dst->lru, &quiet);
+		atomic_dec(&migrate_copy_nr_parked);
+	}
+	spin_unlock(&migrate_copy_parked_lock);
+
+	list_for_each_entry_safe(dst, next, &quiet, lru) {
+		list_del_init(&dst->lru);
+		dst->index = 0;
+		folio_unlock(dst);
+		folio_put(dst);
+		nr++;
+	}
+	return nr;
+}
+EXPORT_SYMBOL_GPL(migrate_copy_unpark);
+
+/**
+ * migrate_copy_count_parked() - How many destinations are parked?
+ *
+ * Return: number of folios.
+ */
+unsigned int migrate_copy_count_parked(void)
+{
+	return atomic_read(&migrate_copy_nr_parked);
+}
+EXPORT_SYMBOL_GPL(migrate_copy_count_parked);
+
+/* migrate_copy_parked() while any folio is parked. */
+bool __migrate_copy_parked(struct folio *dst)
+{
+	struct folio *folio;
+	bool found = false;
+
+	spin_lock(&migrate_copy_parked_lock);
+	list_for_each_entry(folio, &migrate_copy_parked_folios, lru) {
+		if (folio == dst) {
+			found = true;
+			break;
+		}
+	}
+	spin_unlock(&migrate_copy_parked_lock);
+	return found;
+}
+
+/**
+ * migrate_copy_set_limits() - Set the size of a batch of migrate_pages().
+ * @folios: most folios, at least 1; 0 for the stock value.
+ * @pages: most base pages, at least 1; 0 for the stock value.
+ *
+ * A batch ends with the folio that reaches either. Takes effect with the next
+ * call of migrate_pages().
+ */
+void migrate_copy_set_limits(unsigned int folios, unsigned int pages)
+{
+	WRITE_ONCE(migrate_copy_max_folios, folios ?: MIGRATE_COPY_STOCK_PAGES);
+	WRITE_ONCE(migrate_copy_max_pages, pages ?: MIGRATE_COPY_STOCK_PAGES);
+}
+EXPORT_SYMBOL_GPL(migrate_copy_set_limits);
+
+/**
+ * migrate_copy_cpu_idle() - Would a helper woken on this CPU run at once?
+ * @cpu: CPU number.
+ *
+ * Return: true if @cpu is online and idle; a snapshot, for placement only.
+ */
+bool migrate_copy_cpu_idle(int cpu)
+{
+	return cpu_online(cpu) && idle_cpu(cpu);
+}
+EXPORT_SYMBOL_GPL(migrate_copy_cpu_idle);
+
+/**
+ * migrate_copy_charge() - Charge the caller's cgroup for the time of helpers.
+ * @ns: CPU time in nanoseconds that helpers spent copying for the caller.
+ *
+ * Adds to the system time in cpu.stat of the caller's cgroup. The root's
+ * cpu.stat is the machine's, where the helpers' own ticks count already.
+ */
+void migrate_copy_charge(u64 ns)
+{
+#ifdef CONFIG_CGROUPS
+	struct cgroup *cgrp;
+
+	/* The functions below count for this CPU. */
+	guard(preempt)();
+	guard(rcu)();
+	cgrp = task_dfl_cgroup(current);
+	if (!cgroup_parent(cgrp))
+		return;
+	__cgroup_account_cputime(cgrp, ns);
+	__cgroup_account_cputime_field(cgrp, CPUTIME_SYSTEM, ns);
+#endif
+}
+EXPORT_SYMBOL_GPL(migrate_copy_charge);
+
+/**
+ * migrate_copy_lockdep_prime() - Tell lockdep that migration runs in reclaim.
+ *
+ * Once, before registering: whoever then waits for reclaim while holding a
+ * claim is reported at once, and not only when it happens under load.
+ */
+void migrate_copy_lockdep_prime(void)
+{
+#ifdef CONFIG_LOCKDEP
+	fs_reclaim_acquire(GFP_KERNEL);
+	lock_map_acquire(&migrate_copy_map);
+	lock_map_release(&migrate_copy_map);
+	fs_reclaim_release(GFP_KERNEL);
+#endif
+}
+EXPORT_SYMBOL_GPL(migrate_copy_lockdep_prime);
+
+/**
+ * migrate_copy_lockdep_claim() - The caller now holds a claim.
+ */
+void migrate_copy_lockdep_claim(void)
+{
+#ifdef CONFIG_LOCKDEP
+	lock_map_acquire(&migrate_copy_map);
+#endif
+}
+EXPORT_SYMBOL_GPL(migrate_copy_lockdep_claim);
+
+/**
+ * migrate_copy_lockdep_release() - The caller has completed its claim.
+ */
+void migrate_copy_lockdep_release(void)
+{
+#ifdef CONFIG_LOCKDEP
+	lock_map_release(&migrate_copy_map);
+#endif
+}
+EXPORT_SYMBOL_GPL(migrate_copy_lockdep_release);
