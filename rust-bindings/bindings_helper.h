@@ -1,0 +1,7 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* What bindgen reads for the crate ferry_bindings. */
+#include <linux/migrate_copy.h>
+
+#include "helpers.h"
+#include "sysctl.h"
+#include "trace.h"

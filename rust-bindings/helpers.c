@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Functions for what is inline or a macro in the kernel's headers. */
+#include <linux/highmem.h>
+#include <linux/kthread.h>
+#include <linux/mm.h>
+#include <linux/preempt.h>
+#include <linux/ratelimit.h>
+#include <linux/sched.h>
+#include <linux/sched/clock.h>
+#include <linux/sched/isolation.h>
+#include <linux/topology.h>
+#include <linux/uaccess.h>
+
+#include "helpers.h"
+
+bool ferry_may_claim(const struct migrate_copy_entry *e)
+{
+	return migrate_copy_may_claim(e);
+}
+
+int ferry_folio_nid(const struct folio *folio)
+{
+	return folio_nid(folio);
+}
+
+size_t ferry_folio_size(const struct folio *folio)
+{
+	return folio_size(folio);
+}
+
+/*
+ * Returns how many bytes were not copied because of a machine check. The shim
+ * depends on X86_64, so folios are contiguous in the direct map.
+ */
+unsigned long ferry_copy_mc(struct folio *dst, struct folio *src,
+			    size_t offset, size_t len)
+{
+	return copy_mc_to_kernel(folio_address(dst) + offset,
+				 folio_address(src) + offset, len);
+}
+
+/* Fault injection: a destination that must not be used as it is. */
+void ferry_scribble(struct folio *dst)
+{
+	memset(folio_address(dst), 0xa5, folio_size(dst));
+}
+
+void ferry_preempt_disable(void)
+{
+	preempt_disable();
+}
+
+void ferry_preempt_enable(void)
+{
+	preempt_enable();
+}
+
+bool ferry_need_resched(void)
+{
+	return need_resched();
+}
+
+void ferry_cond_resched(void)
+{
+	cond_resched();
+}
+
+/* Does the caller run in reclaim, or compact for an allocation? */
+bool ferry_in_reclaim(void)
+{
+	return current->flags & PF_MEMALLOC;
+}
+
+u64 ferry_clock(void)
+{
+	return local_clock();
+}
+
+/* One limit for all of Ferry's messages about what users or devices do. */
+bool ferry_log_allowed(void)
+{
+	static DEFINE_RATELIMIT_STATE(limit, DEFAULT_RATELIMIT_INTERVAL,
+				      DEFAULT_RATELIMIT_BURST);
+
+	return __ratelimit(&limit);
+}
+
+int ferry_cpu_node(int cpu)
+{
+	return cpu_to_node(cpu);
+}
+
+/* The n-th CPU on which helpers may live, in the order of CPU numbers. */
+bool ferry_worker_cpu(unsigned int n, int *cpu)
+{
+	int c;
+
+	for_each_cpu_and(c, housekeeping_cpumask(HK_TYPE_DOMAIN),
+			 cpu_online_mask) {
+		if (!n--) {
+			*cpu = c;
+			return true;
+		}
+	}
+	return false;
+}
+
+/*
+ * A thread that prefers one CPU and gives way to all user work. It is not
+ * started; the caller holds a reference to it.
+ */
+struct task_struct *ferry_worker_create(int (*fn)(void *data), void *data,
+					int cpu)
+{
+	struct task_struct *task;
+
+	task = kthread_create_on_node(fn, data, cpu_to_node(cpu), "ferry/%d",
+				      cpu);
+	if (IS_ERR(task))
+		return task;
+	get_task_struct(task);
+	set_user_nice(task, MAX_NICE);
+	/*
+	 * Not kthread_bind(): if the CPU goes away, the thread must be able to
+	 * go on, and to stop, on another one.
+	 */
+	set_cpus_allowed_ptr(task, cpumask_of(cpu));
+	return task;
+}
+
+/*
+ * Sleeps until woken while again(data) is false and the thread need not stop.
+ * Not bounded: this is a helper without work, and nobody waits for it.
+ */
+void ferry_worker_sleep(bool (*again)(void *data), void *data)
+{
+	/*
+	 * set_current_state() orders its store before the reads in again() and
+	 * kthread_should_stop(); pairs with the barrier in wake_up_process()
+	 * after whoever wakes us has made either true.
+	 */
+	set_current_state(TASK_IDLE);
+	while (!again(data) && !kthread_should_stop()) {
+		schedule();
+		set_current_state(TASK_IDLE);
+	}
+	__set_current_state(TASK_RUNNING);
+}

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* Functions for what is inline or a macro in the kernel's headers. */
+#ifndef _FERRY_HELPERS_H
+#define _FERRY_HELPERS_H
+
+#include <linux/migrate_copy.h>
+#include <linux/mm_types.h>
+#include <linux/sched.h>
+
+bool ferry_may_claim(const struct migrate_copy_entry *e);
+int ferry_folio_nid(const struct folio *folio);
+size_t ferry_folio_size(const struct folio *folio);
+unsigned long ferry_copy_mc(struct folio *dst, struct folio *src,
+			    size_t offset, size_t len);
+void ferry_scribble(struct folio *dst);
+void ferry_preempt_disable(void);
+void ferry_preempt_enable(void);
+bool ferry_need_resched(void);
+void ferry_cond_resched(void);
+bool ferry_in_reclaim(void);
+u64 ferry_clock(void);
+bool ferry_log_allowed(void);
+
+struct task_struct *ferry_worker_create(int (*fn)(void *data), void *data,
+					int cpu);
+int ferry_cpu_node(int cpu);
+bool ferry_worker_cpu(unsigned int n, int *cpu);
+void ferry_worker_sleep(bool (*again)(void *data), void *data);
+
+#endif /* _FERRY_HELPERS_H */
