@@ -1,0 +1,490 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Batches: the folios of one `migrate_pages_batch()`, or a part of one folio that is copied at
+//! once, on their way through a migrator.
+//!
+//! A batch object belongs to the pool, to the mover alone while it is being filled, and then to the
+//! mover and all who help, by reference count: the last one who lets it go puts it back into the
+//! pool. Nobody waits for somebody who merely has a reference.
+//!
+//! Lock order: [`Pool::free`] is a leaf.
+
+use crate::{
+    inject::Inject,
+    kapi::{
+        log,
+        preempt::{
+            self,
+            NoPreempt, //
+        },
+        shim,
+        shim::{
+            How,
+            RawBatch,
+            Settled,
+            Step, //
+        },
+    },
+    knobs::Knobs,
+    migrator::{
+        Migrator,
+        Quiet, //
+    },
+    stats::{
+        Counter,
+        Stats, //
+    },
+    trace,
+    trace::Cause, //
+};
+use core::pin::Pin;
+use ferry_core::{
+    policy,
+    Lane, //
+};
+use kernel::{
+    new_spinlock,
+    prelude::*,
+    sync::{
+        atomic::{
+            Acquire,
+            Atomic,
+            Relaxed,
+            Release, //
+        },
+        Arc,
+        SpinLock,
+        UniqueArc, //
+    },
+};
+
+/// How long a helper that is as far ahead as it may be stays with a batch.
+const AHEAD_SPIN_NS: u64 = 200_000;
+
+/// What all migrators share: knobs, fault injection and the pool. Lives as long as the module.
+#[pin_data]
+pub(crate) struct Shared {
+    pub(crate) knobs: Knobs,
+    pub(crate) inject: Inject,
+    #[pin]
+    pub(crate) pool: Pool,
+}
+
+impl Shared {
+    /// With a pool of `batches` batches.
+    pub(crate) fn new(batches: usize) -> Result<impl PinInit<Self>> {
+        let pool = Pool::new(batches)?;
+        Ok(pin_init!(Self {
+            knobs: Knobs::new(),
+            inject: Inject::new(),
+            pool <- pool,
+        }))
+    }
+}
+
+/// What a batch runs under, from beginning to end.
+pub(crate) struct Session {
+    pub(crate) migrator: Arc<dyn Migrator>,
+    pub(crate) stats: Arc<Stats>,
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl Session {
+    /// For batches of one migrator.
+    pub(crate) fn new(migrator: Arc<dyn Migrator>, stats: Arc<Stats>, shared: Arc<Shared>) -> Self {
+        Self {
+            migrator,
+            stats,
+            shared,
+        }
+    }
+}
+
+/// The batch objects that are not in use.
+///
+/// Made at load, so that migration, which runs in reclaim, allocates nothing (I8). A migration can
+/// be nested in the allocations of another one, and several run at the same time; when the pool is
+/// empty the batch is declined.
+#[pin_data]
+pub(crate) struct Pool {
+    total: usize,
+    #[pin]
+    free: SpinLock<KVec<Pin<UniqueArc<Batch>>>>,
+}
+
+impl Pool {
+    fn new(total: usize) -> Result<impl PinInit<Self>> {
+        let mut free = KVec::with_capacity(total, GFP_KERNEL)?;
+        for _ in 0..total {
+            free.push(
+                Pin::from(UniqueArc::new(Batch::new()?, GFP_KERNEL)?),
+                GFP_KERNEL,
+            )?;
+        }
+        Ok(pin_init!(Self {
+            total,
+            free <- new_spinlock!(free, "ferry::pool"),
+        }))
+    }
+
+    /// Batch objects that are free, and all.
+    pub(crate) fn count(&self) -> (usize, usize) {
+        (self.free.lock().len(), self.total)
+    }
+
+    /// Takes a batch object, if there is one, for this session.
+    pub(crate) fn take(&self, session: &Arc<Session>) -> Option<Pin<UniqueArc<Batch>>> {
+        if session.shared.inject.exhaust_pool() {
+            return None;
+        }
+        let mut batch = self.free.lock().pop()?;
+        batch.start(session.clone());
+        Some(batch)
+    }
+
+    /// Takes back a batch object that nobody else has.
+    fn put(mut batch: Pin<UniqueArc<Batch>>) {
+        // Nobody else has it, so nobody writes to its folios: the proof that I7 asks for.
+        batch.raw.unpark();
+        batch.raw.ask_always(false);
+        if let Some(session) = batch.session.take() {
+            // There is room for all that have been taken; if not, the object is freed.
+            let rest = session.shared.pool.free.lock().push_within_capacity(batch);
+            drop(rest);
+        }
+    }
+}
+
+/// A batch.
+pub(crate) struct Batch {
+    raw: RawBatch,
+    /// None in the pool.
+    session: Option<Arc<Session>>,
+    /// When it was begun, by the clock of the mover's CPU.
+    begun: u64,
+    /// The mover is through: helpers have nothing to look for any more. Stored with release after
+    /// the last chunk was closed, read with acquire by [`Batch::work()`].
+    over: Atomic<u32>,
+    /// How many more helpers the batch is worth; taken by [`Batch::want_more()`].
+    wanted: Atomic<u32>,
+    /// Helpers that it has been given to, a bit each; set under their mailbox locks.
+    given: Atomic<u64>,
+    /// Lanes that a wait has timed out on, a bit each. The mover's.
+    stuck: Atomic<u64>,
+    /// Folios that the mover has settled, for fault injection. The mover's.
+    turns: Atomic<u32>,
+    by_mover: Atomic<u32>,
+    by_others: Atomic<u32>,
+    helper_ns: Atomic<u64>,
+}
+
+impl AsRef<RawBatch> for Batch {
+    fn as_ref(&self) -> &RawBatch {
+        &self.raw
+    }
+}
+
+impl Batch {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            raw: RawBatch::new()?,
+            session: None,
+            begun: 0,
+            over: Atomic::new(0),
+            wanted: Atomic::new(0),
+            given: Atomic::new(0),
+            stuck: Atomic::new(0),
+            turns: Atomic::new(0),
+            by_mover: Atomic::new(0),
+            by_others: Atomic::new(0),
+            helper_ns: Atomic::new(0),
+        })
+    }
+
+    fn start(&mut self, session: Arc<Session>) {
+        self.raw.ask_always(session.shared.inject.asks_always());
+        self.session = Some(session);
+        self.begun = preempt::clock();
+        *self.over.get_mut() = 0;
+        *self.wanted.get_mut() = 0;
+        *self.given.get_mut() = 0;
+        *self.stuck.get_mut() = 0;
+        *self.turns.get_mut() = 0;
+        *self.by_mover.get_mut() = 0;
+        *self.by_others.get_mut() = 0;
+        *self.helper_ns.get_mut() = 0;
+    }
+
+    /// Lets go of a batch. The last one puts it back into the pool.
+    pub(crate) fn put(batch: Arc<Self>) {
+        if let Some(unique) = Arc::into_unique_or_drop(batch) {
+            Pool::put(unique);
+        }
+    }
+
+    /// Puts a batch back that has not been shared.
+    pub(crate) fn give_back(batch: Pin<UniqueArc<Self>>) {
+        Pool::put(batch);
+    }
+
+    /// Folios and chunks.
+    pub(crate) fn raw(&self) -> &RawBatch {
+        &self.raw
+    }
+
+    /// Folios and chunks, to fill and cut.
+    pub(crate) fn raw_mut(&mut self) -> &mut RawBatch {
+        &mut self.raw
+    }
+
+    /// What it runs under; None in the pool, where nobody has a reference.
+    pub(crate) fn session(&self) -> Option<&Arc<Session>> {
+        self.session.as_ref()
+    }
+
+    /// When it was begun.
+    pub(crate) fn begun(&self) -> u64 {
+        self.begun
+    }
+
+    /// Sets how many helpers the batch is worth, before it is shared with any.
+    pub(crate) fn set_wanted(&self, helpers: u32) {
+        self.wanted.store(helpers, Relaxed);
+    }
+
+    /// Is it worth another helper? Counts it as found.
+    pub(crate) fn want_more(&self) -> bool {
+        // A lost race wakes one helper too few or lets two see the last one: neither matters, so no
+        // compare-and-exchange. It orders nothing.
+        let wanted = self.wanted.load(Relaxed);
+        if wanted == 0 || self.over.load(Relaxed) != 0 || self.raw.left() < 2 {
+            return false;
+        }
+        self.wanted.store(wanted - 1, Relaxed);
+        true
+    }
+
+    /// Remembers that it has been given to a helper.
+    pub(crate) fn mark_given(&self, helper: u32) {
+        self.given.fetch_or(helper);
+    }
+
+    /// Has it been given to this helper?
+    pub(crate) fn is_given(&self, helper: u32) -> bool {
+        self.given.has(helper)
+    }
+
+    /// Copies one chunk for the mover, as a helper. False if it is not to be had.
+    fn help(&self, session: &Session, chunk: u32, lane: Lane) -> bool {
+        let inject = &session.shared.inject;
+        // From claim to done: no sleep, no fault, no allocation, no lock, no preemption (I13).
+        let no_preempt = NoPreempt::new();
+        let Some(mut claim) = self.raw.claim(chunk, lane) else {
+            return false;
+        };
+        let from = preempt::clock();
+        preempt::spin_ns(inject.delay_in_chunk_ns());
+        let copied = if inject.fail_chunk() {
+            Default::default()
+        } else {
+            claim.copy()
+        };
+        preempt::spin_ns(inject.late_done_ns());
+        let ok = claim.is_ok();
+        drop(claim);
+        let ns = preempt::clock().saturating_sub(from);
+        drop(no_preempt);
+
+        self.by_others.add(1u32, Relaxed);
+        self.helper_ns.add(ns, Relaxed);
+        self.account(session, copied, ok);
+        true
+    }
+
+    /// Copies one chunk as the mover.
+    fn copy_mine(&self, session: &Session, mut claim: shim::Claim<'_>) {
+        let copied = claim.copy();
+        let ok = claim.is_ok();
+        drop(claim);
+        self.by_mover.add(1u32, Relaxed);
+        self.account(session, copied, ok);
+    }
+
+    fn account(&self, session: &Session, copied: shim::Copied, ok: bool) {
+        let stats = &session.stats;
+        let bytes = if self.raw.is_early() {
+            Counter::BytesEarly
+        } else {
+            Counter::BytesNow
+        };
+        stats.add(bytes, copied.bytes);
+        stats.add(Counter::CopiedEarly, copied.folios.into());
+        for _ in 0..copied.referenced {
+            trace::fallback(stats, Cause::References, 0);
+        }
+        if !ok && copied.referenced == 0 {
+            trace::fallback(stats, Cause::Failed, 0);
+        }
+    }
+
+    /// Helps with the batch until there is nothing left to claim.
+    pub(crate) fn work(&self, lane: Lane) {
+        let Some(session) = self.session() else {
+            return;
+        };
+        let knobs = &session.shared.knobs;
+        let (ahead, chunk_bytes) = (knobs.lookahead_bytes(), knobs.chunk_bytes());
+        let pieces = self.raw.planned().pieces;
+        let mut stalled = None;
+        while self.over.load(Acquire) == 0 {
+            let limit = if self.raw.is_early() {
+                policy::lookahead_limit(self.raw.mover_chunk(), ahead, chunk_bytes, pieces)
+            } else {
+                pieces
+            };
+            if let Some(chunk) = self.raw.take(limit) {
+                stalled = None;
+                self.help(session, chunk, lane);
+                preempt::cond_resched();
+                continue;
+            }
+            if limit >= pieces || preempt::need_resched() {
+                break;
+            }
+            // As far ahead as allowed. The mover copies what is left if we do not come back.
+            let now = preempt::clock();
+            let since = *stalled.get_or_insert(now);
+            if now.saturating_sub(since) > AHEAD_SPIN_NS {
+                break;
+            }
+            kernel::processor::cpu_relax();
+        }
+    }
+
+    /// The mover copies what it can get, in move order.
+    pub(crate) fn work_as_mover(&self) {
+        let Some(session) = self.session() else {
+            return;
+        };
+        while let Some(chunk) = self.raw.take(u32::MAX) {
+            if let Some(claim) = self.raw.claim(chunk, Lane::MOVER) {
+                self.copy_mine(session, claim);
+            }
+            preempt::cond_resched();
+        }
+    }
+
+    /// Settles an entry: copies, waits, or gives up.
+    pub(crate) fn settle(&self, i: u32, help: bool) -> Settled {
+        let Some(session) = self.session() else {
+            return self.raw.park(i);
+        };
+        loop {
+            match self.raw.settle(i, help) {
+                Step::Final(settled) => return settled,
+                Step::Mine(claim) => {
+                    self.copy_mine(session, claim);
+                    preempt::cond_resched();
+                }
+                Step::Wait(chunk) => {
+                    if !self.wait(session, i, chunk) {
+                        trace::fallback(&session.stats, Cause::Unquiet, 0);
+                        return self.raw.park(i);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits for a chunk in flight, for entry `i`. False if nothing proves that it is quiet.
+    fn wait(&self, session: &Session, i: u32, chunk: u32) -> bool {
+        let Some(lane) = self.raw.in_flight(chunk) else {
+            return true;
+        };
+        // One timeout for a lane, not one for each of the folios that it holds (I15).
+        if self.stuck.has(lane.index().into()) {
+            return !self.raw.waiting(i, chunk);
+        }
+        let from = preempt::clock();
+        let timeout = session.shared.knobs.timeout_ns();
+        let result = session.migrator.wait(self, i, chunk, timeout);
+        let ns = preempt::clock().saturating_sub(from);
+        session.stats.add(Counter::Waits, 1);
+        session.stats.wait.add(ns);
+        trace::wait(self.raw.id(), chunk, ns, result.is_ok());
+        if result.is_ok() {
+            return true;
+        }
+        session.stats.add(Counter::WaitTimeouts, 1);
+        trace::engine_error(lane.index().into(), ETIMEDOUT.to_errno());
+        if session.migrator.quiesce(self, chunk) == Quiet::Yes {
+            return true;
+        }
+        self.stuck.fetch_or(lane.index().into());
+        if log::allowed() {
+            pr_warn!(
+                "lane {}: no answer for {} ms; its folios stay, their destinations are kept\n",
+                lane.index(),
+                ns / 1_000_000
+            );
+        }
+        false
+    }
+
+    /// Counts a turn to move, for fault injection.
+    pub(crate) fn turn(&self) -> u32 {
+        let turn = self.turns.load(Relaxed);
+        self.turns.store(turn.wrapping_add(1), Relaxed);
+        turn
+    }
+
+    /// Ends the batch for the mover: afterwards nothing of it can be claimed, and what is in flight
+    /// is parked.
+    pub(crate) fn finish(batch: Arc<Self>) {
+        batch.raw.close();
+        batch.over.store(1, Release);
+        if let Some(session) = batch.session() {
+            session.migrator.retract(&batch);
+            let stats = &session.stats;
+            let (mover, others) = (batch.by_mover.load(Relaxed), batch.by_others.load(Relaxed));
+            let helper_ns = batch.helper_ns.load(Relaxed);
+            stats.add(Counter::ByMover, mover.into());
+            stats.add(Counter::ByOthers, others.into());
+            stats.add(Counter::HelperNs, helper_ns);
+            if batch.raw.is_early() {
+                stats.add(Counter::ChunksRevoked, batch.raw.revoked().into());
+            }
+            shim::charge(helper_ns);
+            trace::finish(batch.raw.id(), mover, others, helper_ns);
+        }
+        Self::put(batch);
+    }
+
+    /// Did the mover get its answer from somebody's copy?
+    pub(crate) fn copied_by_span(&self, i: u32, settled: &Settled) -> bool {
+        settled.how == How::Copied && self.raw.is_cut(i)
+    }
+}
+
+/// A set of small numbers in an atomic word. Orders nothing.
+trait Bits {
+    fn fetch_or(&self, bit: u32);
+    fn has(&self, bit: u32) -> bool;
+}
+
+impl Bits for Atomic<u64> {
+    fn fetch_or(&self, bit: u32) {
+        let Some(mask) = 1u64.checked_shl(bit) else {
+            return;
+        };
+        let mut old = self.load(Relaxed);
+        while let Err(seen) = self.cmpxchg(old, old | mask, Relaxed) {
+            old = seen;
+        }
+    }
+
+    fn has(&self, bit: u32) -> bool {
+        1u64.checked_shl(bit)
+            .is_some_and(|mask| self.load(Relaxed) & mask != 0)
+    }
+}

@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What an administrator sees: `/proc/sys/vm/ferry` and debugfs `ferry/`.
+//!
+//! Documentation/ABI has the list.
+//!
+//! Lock order: as the registry's.
+
+use crate::{
+    batch::Shared,
+    kapi::{
+        log,
+        shim,
+        sysctl,
+        sysctl::Directory, //
+    },
+    knobs::NUMBERS,
+    migrator::{
+        Registry,
+        NR_KINDS,
+        OFF, //
+    },
+    stats::{
+        Hist,
+        Stats, //
+    },
+};
+use ferry_core::reasons::ReasonMask;
+use kernel::{
+    debugfs::{
+        Dir,
+        File,
+        Scope, //
+    },
+    fmt,
+    prelude::*,
+    sync::{
+        atomic::Relaxed,
+        Arc, //
+    },
+    uaccess::UserSliceReader, //
+};
+
+/// The files of `/proc/sys/vm/ferry` before the numbers.
+const AVAILABLE: usize = 0;
+const MIGRATOR: usize = 1;
+const REASONS: usize = 2;
+const FIRST_NUMBER: usize = 3;
+
+/// Bytes in a page of the batch limit.
+const PAGE: u64 = kernel::page::PAGE_SIZE as u64;
+
+/// Says why a value was refused.
+fn refuse(why: fmt::Arguments<'_>) {
+    if log::allowed() {
+        pr_err!("vm.ferry.{}\n", why);
+    }
+}
+
+/// Formats and takes the values of the sysctls.
+pub(crate) struct Sysctls {
+    shared: Arc<Shared>,
+    registry: Arc<Registry>,
+}
+
+impl Sysctls {
+    /// Registers them.
+    pub(crate) fn register(
+        shared: Arc<Shared>,
+        registry: Arc<Registry>,
+    ) -> Result<Directory<Sysctls>> {
+        let mut files: KVec<(&'static CStr, u16)> =
+            KVec::with_capacity(FIRST_NUMBER + NUMBERS.len(), GFP_KERNEL)?;
+        files.push((c"available_migrators", 0o444), GFP_KERNEL)?;
+        files.push((c"migrator", 0o644), GFP_KERNEL)?;
+        files.push((c"reasons", 0o644), GFP_KERNEL)?;
+        for (name, _) in NUMBERS {
+            files.push((name, 0o644), GFP_KERNEL)?;
+        }
+        let handler = Arc::new(Self { shared, registry }, GFP_KERNEL)?;
+        Directory::new(c"vm/ferry", &files, handler)
+    }
+
+    /// The limits of batches are the stock ones while no migrator is selected.
+    fn apply_limits(&self) {
+        let knobs = &self.shared.knobs;
+        if self.registry.selected() == OFF {
+            shim::set_limits(0, 0);
+            return;
+        }
+        let pages = (knobs.batch_bytes() / PAGE).max(1);
+        shim::set_limits(
+            u32::try_from(knobs.batch_folios()).unwrap_or(u32::MAX),
+            u32::try_from(pages).unwrap_or(u32::MAX),
+        );
+    }
+}
+
+impl sysctl::Handler for Sysctls {
+    fn show(&self, id: usize, f: &mut dyn fmt::Write) -> fmt::Result {
+        match id {
+            AVAILABLE => {
+                for (i, name) in Registry::names().enumerate() {
+                    if i != 0 {
+                        f.write_str(" ")?;
+                    }
+                    f.write_str(name)?;
+                }
+                Ok(())
+            }
+            MIGRATOR => f.write_str(self.registry.selected()),
+            REASONS => write!(f, "{}", self.shared.knobs.reasons()),
+            _ => match self.shared.knobs.number(id.wrapping_sub(FIRST_NUMBER)) {
+                Some(value) => write!(f, "{}", value.load(Relaxed)),
+                None => Err(fmt::Error),
+            },
+        }
+    }
+
+    fn store(&self, id: usize, text: &str) -> Result {
+        match id {
+            MIGRATOR => self.registry.select(text).inspect_err(|e| {
+                if *e == EINVAL {
+                    refuse(fmt!("migrator: \"{}\" is not available", text));
+                } else {
+                    refuse(fmt!("migrator: \"{}\" failed: {:?}", text, *e));
+                }
+            })?,
+            REASONS => match ReasonMask::parse(text) {
+                Ok(reasons) => self.shared.knobs.set_reasons(reasons),
+                Err(e) => {
+                    refuse(format_args!("reasons: {e}"));
+                    return Err(EINVAL);
+                }
+            },
+            _ => {
+                let index = id.wrapping_sub(FIRST_NUMBER);
+                let (Some((_, knob)), Some(value)) =
+                    (NUMBERS.get(index), self.shared.knobs.number(index))
+                else {
+                    return Err(EINVAL);
+                };
+                match knob.parse(text) {
+                    Ok(new) => value.store(new, Relaxed),
+                    Err(e) => {
+                        refuse(format_args!("{e}"));
+                        return Err(EINVAL);
+                    }
+                }
+            }
+        }
+        self.apply_limits();
+        Ok(())
+    }
+}
+
+impl Drop for Sysctls {
+    fn drop(&mut self) {
+        shim::set_limits(0, 0);
+    }
+}
+
+/// What a file of debugfs shows: of one migrator, or of all together.
+#[derive(Clone)]
+pub(crate) struct View {
+    shared: Arc<Shared>,
+    registry: Arc<Registry>,
+    kind: Option<usize>,
+}
+
+impl View {
+    fn stats(&self) -> impl Iterator<Item = &Stats> + Clone {
+        let kind = self.kind;
+        self.registry
+            .stats()
+            .filter_map(move |(k, stats)| kind.is_none_or(|kind| kind == k).then_some(stats))
+    }
+}
+
+fn show_state(view: &View, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let (free, total) = view.shared.pool.count();
+    writeln!(f, "migrator {}", view.registry.selected())?;
+    writeln!(f, "pool {free}/{total}")?;
+    writeln!(f, "parked {}", shim::parked())?;
+    view.registry.show(f)
+}
+
+fn show_parked(_: &View, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    writeln!(f, "{}", shim::parked())
+}
+
+fn show_stats(view: &View, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    Stats::show(view.stats(), f)
+}
+
+fn show_wait(view: &View, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    Hist::show(view.stats().map(|s| &s.wait), f)
+}
+
+fn show_first(view: &View, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    Hist::show(view.stats().map(|s| &s.first_folio), f)
+}
+
+/// Writing anything resets.
+fn reset_stats(view: &View, _: &mut UserSliceReader) -> Result {
+    view.stats().for_each(Stats::reset);
+    Ok(())
+}
+
+/// The files of debugfs. Dropped before what they show.
+pub(crate) struct Debug {
+    _kinds: KVec<Pin<KBox<Scope<View>>>>,
+    _inject: Pin<KBox<Scope<Arc<Shared>>>>,
+    _files: [Pin<KBox<File<View>>>; 5],
+    _dir: Dir,
+}
+
+impl Debug {
+    /// Makes the files.
+    pub(crate) fn new(shared: Arc<Shared>, registry: Arc<Registry>) -> Result<Self> {
+        let dir = Dir::new(c"ferry");
+        let view = |kind| View {
+            shared: shared.clone(),
+            registry: registry.clone(),
+            kind,
+        };
+        let all = || view(None);
+        let files = [
+            KBox::pin_init(
+                dir.read_callback_file(c"state", all(), &show_state),
+                GFP_KERNEL,
+            )?,
+            KBox::pin_init(
+                dir.read_callback_file(c"parked", all(), &show_parked),
+                GFP_KERNEL,
+            )?,
+            KBox::pin_init(
+                dir.read_write_callback_file(c"stats", all(), &show_stats, &reset_stats),
+                GFP_KERNEL,
+            )?,
+            KBox::pin_init(
+                dir.read_callback_file(c"hist_wait_ns", all(), &show_wait),
+                GFP_KERNEL,
+            )?,
+            KBox::pin_init(
+                dir.read_callback_file(c"hist_first_folio_ns", all(), &show_first),
+                GFP_KERNEL,
+            )?,
+        ];
+        let inject = KBox::pin_init(
+            dir.scope(shared.clone(), c"inject", |shared, dir| {
+                (shared.inject).for_each(|name, value| dir.read_write_file(name, value));
+            }),
+            GFP_KERNEL,
+        )?;
+        let mut kinds = KVec::with_capacity(NR_KINDS, GFP_KERNEL)?;
+        for (kind, name) in Registry::kinds().enumerate() {
+            let scope = KBox::pin_init(
+                dir.scope(view(Some(kind)), name, |view, dir| {
+                    dir.read_write_callback_file(c"stats", view, &show_stats, &reset_stats);
+                    dir.read_callback_file(c"hist_wait_ns", view, &show_wait);
+                    dir.read_callback_file(c"hist_first_folio_ns", view, &show_first);
+                }),
+                GFP_KERNEL,
+            )?;
+            kinds.push(scope, GFP_KERNEL)?;
+        }
+        Ok(Self {
+            _kinds: kinds,
+            _inject: inject,
+            _files: files,
+            _dir: dir,
+        })
+    }
+}

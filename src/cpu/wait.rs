@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! How the mover waits for a helper.
+
+use crate::{
+    batch::Batch,
+    kapi::preempt, //
+};
+use kernel::prelude::*;
+
+/// How often the mover looks before it offers its CPU to others.
+const POLLS: u32 = 256;
+
+/// Polls until the chunk is done, or entry `i` of it.
+///
+/// A helper with a claim is running and cannot be preempted (I13), so this is over after the rest of
+/// one chunk, less than the mover would need for it (I15); sleeping would take longer. The timeout is
+/// for a helper whose CPU has been taken away below us, by a hypervisor or firmware.
+pub(super) fn poll(batch: &Batch, i: u32, chunk: u32, timeout_ns: u64) -> Result {
+    let from = preempt::clock();
+    let mut polls = 0;
+    while batch.raw().waiting(i, chunk) {
+        kernel::processor::cpu_relax();
+        polls += 1;
+        if polls == POLLS {
+            polls = 0;
+            if preempt::clock().saturating_sub(from) > timeout_ns {
+                return Err(ETIMEDOUT);
+            }
+            preempt::cond_resched();
+        }
+    }
+    Ok(())
+}

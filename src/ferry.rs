@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Ferry: moves the content of folios during page migration.
+//!
+//! Dependencies run one way: `control` → `dispatch` → `migrator` (the registry) → migrators (`cpu`) →
+//! `batch` → `kapi` → `ferry_bindings`; `ferry_core` depends on nothing. Unsafe code is in `kapi` alone.
+
+#![deny(unsafe_code)]
+
+mod batch;
+mod control;
+mod cpu;
+mod dispatch;
+mod inject;
+#[allow(unsafe_code)]
+mod kapi;
+mod knobs;
+mod migrator;
+mod stats;
+mod trace;
+
+use crate::{
+    batch::Shared,
+    control::{
+        Debug,
+        Sysctls, //
+    },
+    kapi::{
+        shim,
+        sysctl::Directory, //
+    },
+    migrator::Registry, //
+};
+use kernel::{
+    prelude::*,
+    sync::Arc, //
+};
+
+module! {
+    type: Ferry,
+    name: "ferry",
+    authors: ["The Ferry developers"],
+    description: "Copies folios during page migration",
+    license: "GPL v2",
+}
+
+/// Batch objects for each CPU: a migration nested in the allocations of another one.
+const BATCHES_PER_CPU: usize = 2;
+
+/// Fewest and most batch objects; each takes about 64 KiB.
+const MIN_BATCHES: usize = 8;
+const MAX_BATCHES: usize = 128;
+
+/// The module. Fields are dropped in this order: first nobody can control it any more, then no
+/// migrator is selected, then the pool goes.
+struct Ferry {
+    _sysctls: Directory<Sysctls>,
+    _debug: Debug,
+    _registry: Arc<Registry>,
+    _shared: Arc<Shared>,
+}
+
+impl kernel::Module for Ferry {
+    fn init(_module: &'static ThisModule) -> Result<Self> {
+        let cpus = kernel::cpu::nr_cpu_ids() as usize;
+        let batches = cpus
+            .saturating_mul(BATCHES_PER_CPU)
+            .clamp(MIN_BATCHES, MAX_BATCHES);
+        shim::lockdep_prime();
+        let shared = Arc::pin_init(Shared::new(batches)?, GFP_KERNEL)?;
+        let registry = Arc::pin_init(Registry::new(shared.clone())?, GFP_KERNEL)?;
+        let debug = Debug::new(shared.clone(), registry.clone())?;
+        let sysctls = Sysctls::register(shared.clone(), registry.clone())?;
+        Ok(Self {
+            _sysctls: sysctls,
+            _debug: debug,
+            _registry: registry,
+            _shared: shared,
+        })
+    }
+}

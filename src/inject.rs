@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Fault injection: delays and failures at the steps where an invariant could break.
+//!
+//! Plain numbers in debugfs `ferry/inject/`, all 0 at load. They are relaxed atomics and pair with
+//! nothing: a batch sees a new value sooner or later.
+
+use kernel::{
+    prelude::*,
+    sync::atomic::{
+        Atomic,
+        Relaxed, //
+    },
+};
+
+macro_rules! inject {
+    ($($(#[$doc:meta])* $field:ident => $name:literal,)*) => {
+        /// What is injected.
+        pub(crate) struct Inject {
+            $($(#[$doc])* $field: Atomic<u32>,)*
+            batches: Atomic<u32>,
+            nows: Atomic<u32>,
+            chunks: Atomic<u32>,
+        }
+
+        impl Inject {
+            /// Nothing.
+            pub(crate) fn new() -> Self {
+                Self {
+                    $($field: Atomic::new(0),)*
+                    batches: Atomic::new(0),
+                    nows: Atomic::new(0),
+                    chunks: Atomic::new(0),
+                }
+            }
+
+            /// All of them, with their names in debugfs.
+            pub(crate) fn for_each<'a>(&'a self, mut f: impl FnMut(&CStr, &'a Atomic<u32>)) {
+                $(f($name, &self.$field);)*
+            }
+        }
+    };
+}
+
+inject! {
+    /// The mover waits so long after it has made a batch known.
+    delay_after_submit_us => c"delay_after_submit_us",
+    /// A helper waits so long with a claim, before it copies.
+    delay_in_chunk_us => c"delay_in_chunk_us",
+    /// A helper waits so long with a claim, after it has copied.
+    late_done_us => c"late_done_us",
+    /// Every n-th batch is declined.
+    decline_batch_every => c"decline_batch_every",
+    /// Every n-th copy in place is declined.
+    decline_now_every => c"decline_now_every",
+    /// Every n-th chunk of a helper fails without being copied.
+    fail_chunk_every => c"fail_chunk_every",
+    /// Every n-th folio of a batch fails for good after it has been settled.
+    fail_move_every => c"fail_move_every",
+    /// Every n-th folio of a batch is settled, its destination spoiled, and has to be retried.
+    again_move_every => c"again_move_every",
+    /// The pool looks empty.
+    exhaust_pool => c"exhaust_pool",
+    /// The mover gives helpers up to 50 ms to take each folio before it takes it itself.
+    helper_only => c"helper_only",
+}
+
+/// What is to be done to a folio after it has been settled.
+#[derive(Copy, Clone, PartialEq, Eq)]
+pub(crate) enum MoveFault {
+    /// Nothing.
+    None,
+    /// It fails for good.
+    Fail,
+    /// Its destination is spoiled and it has to be retried.
+    Again,
+}
+
+fn every(n: &Atomic<u32>, count: &Atomic<u32>) -> bool {
+    match n.load(Relaxed) {
+        0 => false,
+        n => count.fetch_add(1, Relaxed) % n == n - 1,
+    }
+}
+
+fn ns(us: &Atomic<u32>) -> u64 {
+    u64::from(us.load(Relaxed)) * 1000
+}
+
+impl Inject {
+    /// How long the mover waits after submit.
+    pub(crate) fn delay_after_submit_us(&self) -> u32 {
+        self.delay_after_submit_us.load(Relaxed)
+    }
+
+    /// How long a helper waits in a chunk before it copies.
+    pub(crate) fn delay_in_chunk_ns(&self) -> u64 {
+        ns(&self.delay_in_chunk_us)
+    }
+
+    /// How long a helper waits in a chunk after it has copied.
+    pub(crate) fn late_done_ns(&self) -> u64 {
+        ns(&self.late_done_us)
+    }
+
+    /// Is this batch to be declined?
+    pub(crate) fn decline_batch(&self) -> bool {
+        every(&self.decline_batch_every, &self.batches)
+    }
+
+    /// Is this copy in place to be declined?
+    pub(crate) fn decline_now(&self) -> bool {
+        every(&self.decline_now_every, &self.nows)
+    }
+
+    /// Is this chunk to fail?
+    pub(crate) fn fail_chunk(&self) -> bool {
+        every(&self.fail_chunk_every, &self.chunks)
+    }
+
+    /// What is to be done to the folio with this turn, counted from 0?
+    pub(crate) fn move_fault(&self, turn: u32) -> MoveFault {
+        let nth = |n: &Atomic<u32>| match n.load(Relaxed) {
+            0 => false,
+            n => turn % n == n - 1,
+        };
+        if nth(&self.fail_move_every) {
+            MoveFault::Fail
+        } else if nth(&self.again_move_every) {
+            MoveFault::Again
+        } else {
+            MoveFault::None
+        }
+    }
+
+    /// Must the shim ask about every folio, so that the above can happen?
+    pub(crate) fn asks_always(&self) -> bool {
+        self.fail_move_every.load(Relaxed) != 0
+            || self.again_move_every.load(Relaxed) != 0
+            || self.helper_only()
+    }
+
+    /// Is the pool to look empty?
+    pub(crate) fn exhaust_pool(&self) -> bool {
+        self.exhaust_pool.load(Relaxed) != 0
+    }
+
+    /// Does the mover leave the copying to helpers?
+    pub(crate) fn helper_only(&self) -> bool {
+        self.helper_only.load(Relaxed) != 0
+    }
+}

@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Safe wrappers of the kernel interfaces that Ferry uses and the `kernel` crate does not have.
+//!
+//! The only unsafe code of Ferry is below this module; the crate root denies it elsewhere.
+
+pub(crate) mod log;
+pub(crate) mod preempt;
+pub(crate) mod shim;
+pub(crate) mod sysctl;
+pub(crate) mod trace;
+pub(crate) mod worker;

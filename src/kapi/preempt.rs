@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Preemption, rescheduling and the context of the caller.
+
+use ferry_bindings as fb;
+use kernel::types::NotThreadSafe;
+
+/// Preemption is off for as long as this lives.
+///
+/// Between claim and done a helper may not be preempted (I13): the mover would wait for it.
+pub(crate) struct NoPreempt(NotThreadSafe);
+
+impl NoPreempt {
+    /// Turns preemption off.
+    #[inline]
+    pub(crate) fn new() -> Self {
+        // SAFETY: Always allowed; balanced by `Drop`, on the same CPU's count since the type is not
+        // `Send` and a leaked guard only costs latency.
+        unsafe { fb::ferry_preempt_disable() };
+        Self(NotThreadSafe)
+    }
+}
+
+impl Drop for NoPreempt {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: Balances the call in `new()`.
+        unsafe { fb::ferry_preempt_enable() };
+    }
+}
+
+/// Should the caller give up the CPU?
+#[inline]
+pub(crate) fn need_resched() -> bool {
+    // SAFETY: Reads a flag of the current task.
+    unsafe { fb::ferry_need_resched() }
+}
+
+/// Gives up the CPU if somebody else should have it. May sleep.
+#[inline]
+pub(crate) fn cond_resched() {
+    // SAFETY: Callers are in process context without locks; the function itself warns where a
+    // debug kernel finds otherwise.
+    unsafe { fb::ferry_cond_resched() }
+}
+
+/// Is the caller reclaiming memory, or compacting it for an allocation (`PF_MEMALLOC`)?
+#[inline]
+pub(crate) fn in_reclaim() -> bool {
+    // SAFETY: Reads a flag of the current task.
+    unsafe { fb::ferry_in_reclaim() }
+}
+
+/// Nanoseconds of this CPU's clock: cheap, for durations on one CPU.
+#[inline]
+pub(crate) fn clock() -> u64 {
+    // SAFETY: Always allowed.
+    unsafe { fb::ferry_clock() }
+}
+
+/// Lets nanoseconds pass on this CPU, without sleeping. For fault injection.
+pub(crate) fn spin_ns(ns: u64) {
+    let from = clock();
+    // Bounded: the clock advances. If we are moved to a CPU whose clock is behind, by that
+    // difference longer, which local_clock() keeps below a tick.
+    while clock().wrapping_sub(from) < ns {
+        kernel::processor::cpu_relax();
+    }
+}

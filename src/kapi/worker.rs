@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Kernel threads that help the mover, and the CPUs that they live on.
+//!
+//! C: `kthread_create_on_node()`, `wake_up_process()`, `kthread_stop()` (`kernel/kthread.c`).
+
+use core::ptr::NonNull;
+use ferry_bindings as fb;
+use kernel::{
+    bindings,
+    error::from_err_ptr,
+    ffi,
+    prelude::*,
+    sync::Arc, //
+};
+
+/// What a worker thread does.
+pub(crate) trait Body: Send + Sync + 'static {
+    /// Is there something to do? Asked by the worker before it sleeps.
+    fn pending(&self) -> bool;
+
+    /// Does what there is to do and returns when there is nothing left.
+    fn run(&self);
+}
+
+/// A thread that runs a [`Body`], sleeping while it has nothing to do. Stopped when dropped.
+pub(crate) struct Worker<B: Body> {
+    task: NonNull<bindings::task_struct>,
+    /// The thread uses it until it has been stopped.
+    _body: Arc<B>,
+}
+
+// SAFETY: `task` is a counted reference to a task, which any thread may stop; the body is
+// shared with the thread itself and is `Send` and `Sync` by `Body`.
+unsafe impl<B: Body> Send for Worker<B> {}
+// SAFETY: As for `Send`; `waker()` may be called by several threads at the same time.
+unsafe impl<B: Body> Sync for Worker<B> {}
+
+unsafe extern "C" fn pending<B: Body>(data: *mut ffi::c_void) -> bool {
+    // SAFETY: `thread()` passes the `B` that it keeps alive.
+    unsafe { &*data.cast::<B>() }.pending()
+}
+
+unsafe extern "C" fn thread<B: Body>(data: *mut ffi::c_void) -> ffi::c_int {
+    // SAFETY: `Worker::new()` passes an `Arc<B>` that is alive until the thread has been stopped:
+    // `Worker` drops it after `kthread_stop()`, which waits for us.
+    let body = unsafe { &*data.cast::<B>() };
+    // SAFETY: We are a kthread.
+    while !unsafe { bindings::kthread_should_stop() } {
+        body.run();
+        // SAFETY: `pending()` is given what it expects, for the time of the call.
+        unsafe { fb::ferry_worker_sleep(Some(pending::<B>), data) };
+    }
+    0
+}
+
+impl<B: Body> Worker<B> {
+    /// Makes and starts a worker that prefers `cpu`.
+    pub(crate) fn new(cpu: i32, body: Arc<B>) -> Result<Self> {
+        // SAFETY: `thread::<B>` expects a pointer to a `B` that lives until the thread has stopped;
+        // `Self` holds a reference to it for so long.
+        let task = from_err_ptr(unsafe {
+            fb::ferry_worker_create(Some(thread::<B>), Arc::as_ptr(&body).cast_mut().cast(), cpu)
+        })?;
+        let task = NonNull::new(task).ok_or(ENOMEM)?;
+        // SAFETY: We hold a reference to the task, and it has not been woken yet.
+        unsafe { bindings::wake_up_process(task.as_ptr()) };
+        Ok(Self { task, _body: body })
+    }
+
+    /// The means to wake the worker.
+    pub(crate) fn waker(&self) -> Waker {
+        // SAFETY: We hold a reference to the task, so another one can be taken.
+        unsafe { bindings::get_task_struct(self.task.as_ptr()) };
+        Waker(self.task)
+    }
+}
+
+/// The means to wake a worker, for as long as one likes; it does not keep the worker running.
+pub(crate) struct Waker(NonNull<bindings::task_struct>);
+
+// SAFETY: It is a counted reference to a task, which any thread may wake, or let go.
+unsafe impl Send for Waker {}
+// SAFETY: As for `Send`, and several threads at the same time.
+unsafe impl Sync for Waker {}
+
+impl Waker {
+    /// Wakes the worker; what was stored before is seen by its [`Body::pending()`].
+    pub(crate) fn wake(&self) {
+        // SAFETY: We hold a reference to the task; waking one that has ended does nothing.
+        unsafe { bindings::wake_up_process(self.0.as_ptr()) };
+    }
+}
+
+impl Drop for Waker {
+    fn drop(&mut self) {
+        // SAFETY: Drops the reference from `Worker::waker()`.
+        unsafe { bindings::put_task_struct(self.0.as_ptr()) };
+    }
+}
+
+impl<B: Body> Drop for Worker<B> {
+    fn drop(&mut self) {
+        // SAFETY: We hold a reference to the kthread, which has not been stopped before.
+        unsafe { bindings::kthread_stop(self.task.as_ptr()) };
+        // SAFETY: Drops the reference from `ferry_worker_create()`.
+        unsafe { bindings::put_task_struct(self.task.as_ptr()) };
+    }
+}
+
+/// The CPUs that helpers may live on, in the order of their numbers: online and not isolated.
+pub(crate) fn cpus() -> impl Iterator<Item = i32> {
+    let mut n = 0;
+    core::iter::from_fn(move || {
+        let mut cpu = 0;
+        // SAFETY: `cpu` is valid for writing.
+        let found = unsafe { fb::ferry_worker_cpu(n, &mut cpu) };
+        n += 1;
+        found.then_some(cpu)
+    })
+}
+
+/// The node of a CPU.
+pub(crate) fn node_of(cpu: i32) -> i32 {
+    // SAFETY: `cpu` is from `cpus()`, so a possible CPU.
+    unsafe { fb::ferry_cpu_node(cpu) }
+}
+
+/// Would a helper that is woken on this CPU run at once?
+pub(crate) fn cpu_idle(cpu: i32) -> bool {
+    // SAFETY: `cpu` is from `cpus()`, so a possible CPU.
+    unsafe { fb::migrate_copy_cpu_idle(cpu) }
+}

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The values of the sysctls below `vm.ferry` that are numbers or reasons.
+//!
+//! Relaxed atomics that pair with nothing: each is read where it is needed, and any mixture of old
+//! and new values is a valid one.
+
+use ferry_core::{
+    knob,
+    knob::Knob,
+    reasons::ReasonMask, //
+};
+use kernel::{
+    prelude::*,
+    sync::atomic::{
+        Atomic,
+        Relaxed, //
+    },
+};
+
+macro_rules! knobs {
+    ($($(#[$doc:meta])* $field:ident => $knob:ident, $name:literal;)*) => {
+        /// Their values.
+        pub(crate) struct Knobs {
+            $($field: Atomic<u64>,)*
+            reasons: Atomic<u32>,
+        }
+
+        /// The numbers, with their names in `/proc/sys/vm/ferry`.
+        pub(crate) const NUMBERS: &[(&CStr, &Knob)] = &[$(($name, &knob::$knob),)*];
+
+        impl Knobs {
+            /// The defaults.
+            pub(crate) fn new() -> Self {
+                Self {
+                    $($field: Atomic::new(knob::$knob.default),)*
+                    reasons: Atomic::new(ReasonMask::ALL.bits()),
+                }
+            }
+
+            /// The number with this index in [`NUMBERS`].
+            pub(crate) fn number(&self, index: usize) -> Option<&Atomic<u64>> {
+                [$(&self.$field,)*].get(index).copied()
+            }
+
+            $($(#[$doc])* pub(crate) fn $field(&self) -> u64 {
+                self.$field.load(Relaxed)
+            })*
+        }
+    };
+}
+
+knobs! {
+    /// Most folios in a batch.
+    batch_folios => BATCH_FOLIOS, c"batch_folios";
+    /// Most bytes in a batch.
+    batch_bytes => BATCH_BYTES, c"batch_bytes";
+    /// Bytes in a chunk.
+    chunk_bytes => CHUNK_BYTES, c"chunk_bytes";
+    /// Fewest bytes of a batch that is copied early.
+    min_batch_bytes => MIN_BATCH_BYTES, c"min_batch_bytes";
+    /// Size of the smallest folio that is copied in place by several.
+    min_folio_bytes => MIN_FOLIO_BYTES, c"min_folio_bytes";
+    /// How far CPU helpers run ahead of the mover.
+    lookahead_bytes => LOOKAHEAD_BYTES, c"lookahead_bytes";
+    /// Most CPU helpers for one batch.
+    workers => CPU_WORKERS, c"cpu_workers";
+    /// After so many milliseconds an unfinished claim is not quiet.
+    timeout_ms => TIMEOUT_MS, c"timeout_ms";
+}
+
+impl Knobs {
+    /// Most CPU helpers for one batch.
+    pub(crate) fn cpu_workers(&self) -> u32 {
+        u32::try_from(self.workers()).unwrap_or(u32::MAX)
+    }
+
+    /// After so long an unfinished claim is not quiet.
+    pub(crate) fn timeout_ns(&self) -> u64 {
+        self.timeout_ms().saturating_mul(1_000_000)
+    }
+
+    /// Whose batches are taken.
+    pub(crate) fn reasons(&self) -> ReasonMask {
+        ReasonMask::from_bits(self.reasons.load(Relaxed))
+    }
+
+    /// Sets whose batches are taken.
+    pub(crate) fn set_reasons(&self, reasons: ReasonMask) {
+        self.reasons.store(reasons.bits(), Relaxed);
+    }
+}

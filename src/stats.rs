@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Counters and histograms of one migrator.
+//!
+//! Owned by the migrator's slot in the registry, so that they outlive its selection. All counters
+//! are relaxed atomics: they order nothing and pair with nothing.
+
+use ferry_core::hist;
+use kernel::{
+    fmt,
+    sync::atomic::{
+        Atomic,
+        Relaxed, //
+    },
+};
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $variant:ident => $name:literal,)*) => {
+        /// What is counted.
+        #[derive(Copy, Clone)]
+        pub(crate) enum Counter {
+            $($(#[$doc])* $variant,)*
+        }
+
+        /// Their names, in the same order.
+        const NAMES: &[&str] = &[$($name,)*];
+    };
+}
+
+counters! {
+    /// Batches submitted.
+    Batches => "batches",
+    /// Batches declined: no batch object left.
+    DeclinedPool => "batches_declined_pool",
+    /// Batches declined: too small, or nobody free to help.
+    DeclinedSmall => "batches_declined_small",
+    /// Batches declined: reason filtered.
+    DeclinedReason => "batches_declined_reason",
+    /// Batches declined by fault injection.
+    DeclinedInject => "batches_declined_inject",
+    /// Folios in submitted batches.
+    Folios => "folios",
+    /// Folios whose content was in the destination before their turn.
+    CopiedEarly => "folios_copied_early",
+    /// Folios not copied early because of a reference (I1).
+    DeclinedI1 => "folios_declined_i1",
+    /// Folios that the provider was asked about and the mover copied.
+    Not => "folios_not",
+    /// Folios failed because somebody could still write to them (I7).
+    Unquiet => "folios_unquiet",
+    /// Bytes copied early.
+    BytesEarly => "bytes_early",
+    /// Bytes copied in place, in parallel.
+    BytesNow => "bytes_now",
+    /// Folios copied in place.
+    NowCalls => "now_calls",
+    /// Folios that could not be copied in place, or were declined by fault injection.
+    NowFailed => "now_failed",
+    /// Chunks copied by movers.
+    ByMover => "chunks_by_mover",
+    /// Chunks copied by others.
+    ByOthers => "chunks_by_others",
+    /// Chunks that failed.
+    ChunksFailed => "chunks_failed",
+    /// Chunks of submitted batches that nobody had claimed when the mover came.
+    ChunksRevoked => "chunks_revoked",
+    /// Waits for a claimed chunk.
+    Waits => "waits",
+    /// Waits that ended with a timeout.
+    WaitTimeouts => "wait_timeouts",
+    /// Anonymous folios eligible to be copied early.
+    EligibleAnon => "eligible_anon",
+    /// shmem folios eligible to be copied early.
+    EligibleShmem => "eligible_shmem",
+    /// Folios not eligible.
+    Ineligible => "ineligible",
+    /// Nanoseconds that helpers spent on chunks, charged to the cgroups of the movers.
+    HelperNs => "helper_ns",
+    /// Helpers woken, or found spinning.
+    Woken => "helpers_woken",
+}
+
+/// A histogram of durations.
+pub(crate) struct Hist([Atomic<u64>; hist::BUCKETS]);
+
+impl Hist {
+    fn new() -> Self {
+        Self([const { Atomic::new(0) }; hist::BUCKETS])
+    }
+
+    /// Counts one duration.
+    pub(crate) fn add(&self, ns: u64) {
+        if let Some(bucket) = self.0.get(hist::bucket(ns)) {
+            bucket.add(1u64, Relaxed);
+        }
+    }
+
+    fn reset(&self) {
+        for bucket in &self.0 {
+            bucket.store(0, Relaxed);
+        }
+    }
+
+    /// Lines "LO HI COUNT" of several together, for buckets that are not empty.
+    pub(crate) fn show<'a>(
+        of: impl Iterator<Item = &'a Self> + Clone,
+        f: &mut fmt::Formatter<'_>,
+    ) -> fmt::Result {
+        for i in 0..hist::BUCKETS {
+            let counts = of.clone().filter_map(|h| h.0.get(i));
+            let count = counts.fold(0u64, |n, c| n.wrapping_add(c.load(Relaxed)));
+            if count != 0 {
+                let (lo, hi) = hist::bounds(i);
+                writeln!(f, "{lo} {hi} {count}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Counters and histograms of one migrator.
+pub(crate) struct Stats {
+    counters: [Atomic<u64>; NAMES.len()],
+    /// How long movers waited for claimed chunks.
+    pub(crate) wait: Hist,
+    /// From the end of the flush to the turn of the first folio of a batch.
+    pub(crate) first_folio: Hist,
+}
+
+impl Stats {
+    /// All zero.
+    pub(crate) fn new() -> Self {
+        Self {
+            counters: [const { Atomic::new(0) }; NAMES.len()],
+            wait: Hist::new(),
+            first_folio: Hist::new(),
+        }
+    }
+
+    /// Adds to a counter.
+    #[inline]
+    pub(crate) fn add(&self, counter: Counter, n: u64) {
+        if let Some(c) = self.counters.get(counter as usize) {
+            c.add(n, Relaxed);
+        }
+    }
+
+    /// Sets everything back to zero.
+    pub(crate) fn reset(&self) {
+        for c in &self.counters {
+            c.store(0, Relaxed);
+        }
+        self.wait.reset();
+        self.first_folio.reset();
+    }
+
+    /// Lines "NAME VALUE" of several together.
+    pub(crate) fn show<'a>(
+        of: impl Iterator<Item = &'a Self> + Clone,
+        f: &mut fmt::Formatter<'_>,
+    ) -> fmt::Result {
+        for (i, name) in NAMES.iter().enumerate() {
+            let counters = of.clone().filter_map(|s| s.counters.get(i));
+            let value = counters.fold(0u64, |n, c| n.wrapping_add(c.load(Relaxed)));
+            writeln!(f, "{name} {value}")?;
+        }
+        Ok(())
+    }
+}
