@@ -22,10 +22,13 @@ MIN_GCC=8.1
 MIN_QEMU=10.1
 }
 
+# shellcheck disable=SC2034
+{
 TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 BUILD=$TOP/build
 LOGS=$BUILD/logs
 ROOT=$BUILD/root
+}
 
 say() {
 	printf '%s\n' "$*" >&2
