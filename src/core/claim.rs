@@ -187,8 +187,8 @@ impl<W: Word> Ticket<W> {
     pub fn take(&self, limit: u32) -> Option<u32> {
         let mut next = self.next.load_relaxed();
         while next < limit {
-            // `next < limit` makes `next + 1` safe.
-            match self.next.compare_exchange(next, next + 1) {
+            // Below `limit`, so this does not wrap.
+            match self.next.compare_exchange(next, next.wrapping_add(1)) {
                 Ok(_) => return Some(next),
                 Err(seen) => next = seen,
             }

@@ -46,7 +46,7 @@ impl<W: Word> Slot<W> {
         let mut seen = self.word.load_relaxed();
         while seen & OPEN != 0 && seen & COUNT != COUNT {
             // Below COUNT, so adding one does not reach the OPEN bit.
-            match self.word.compare_exchange(seen, seen + 1) {
+            match self.word.compare_exchange(seen, seen.wrapping_add(1)) {
                 Ok(_) => return true,
                 Err(now) => seen = now,
             }
@@ -60,8 +60,10 @@ impl<W: Word> Slot<W> {
     pub fn leave(&self) -> bool {
         let mut seen = self.word.load_relaxed();
         while seen & COUNT != 0 {
-            match self.word.compare_exchange(seen, seen - 1) {
-                Ok(_) => return seen - 1 == 0,
+            // Not zero below the OPEN bit, so that stays as it is.
+            let left = seen.wrapping_sub(1);
+            match self.word.compare_exchange(seen, left) {
+                Ok(_) => return left == 0,
                 Err(now) => seen = now,
             }
         }

@@ -1,0 +1,378 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Chunks, tickets, folios that span several chunks, and the end of a batch.
+
+use crate::support::*;
+use ferry_core::{
+    close,
+    settle_span,
+    Chunk,
+    ChunkState,
+    Lane,
+    Settle,
+    Ticket, //
+};
+use loom::thread;
+use std::{
+    collections::BTreeSet,
+    sync::Arc, //
+};
+
+type SettleFn<O> = fn(&[Chunk<ModelWord<O>>], bool) -> Settle;
+type CloseFn<O> = fn(&[Chunk<ModelWord<O>>]) -> Option<u32>;
+
+/// One folio that spans all chunks of a batch, helpers, and a mover that settles it and lets its
+/// memory go at once.
+#[derive(Copy, Clone)]
+struct Span {
+    chunks: usize,
+    helpers: u8,
+    help: bool,
+    poison: Option<usize>,
+}
+
+impl Span {
+    fn run<O: Orders>(self, settle: SettleFn<O>) {
+        let batch = Arc::new(Batch::<O>::new(self.chunks, self.poison));
+        let helpers: Vec<_> = (1..=self.helpers)
+            .map(|lane| {
+                let batch = batch.clone();
+                thread::spawn(move || batch.help(Lane::new(lane)))
+            })
+            .collect();
+
+        let mut mine = BTreeSet::new();
+        let last = loop {
+            match settle(&batch.chunks, self.help) {
+                Settle::Mine(i) => {
+                    assert!(self.help);
+                    assert!(mine.insert(i));
+                    let i = i as usize;
+                    batch.memory[i].copy();
+                    batch.chunks[i].complete(Lane::MOVER, true);
+                }
+                Settle::Wait(i) => {
+                    assert!(!mine.contains(&i));
+                    thread::yield_now();
+                }
+                last => break last,
+            }
+        };
+
+        for (i, (chunk, memory)) in batch.chunks.iter().zip(&batch.memory).enumerate() {
+            // What the model checks, before the words: nobody else is at this memory.
+            let copies = memory.copies.get();
+            let dst = memory.dst.get();
+            match chunk.state() {
+                ChunkState::Done => assert_eq!((copies, dst), (1, content(i))),
+                ChunkState::Revoked => assert_eq!((copies, dst), (0, 0)),
+                ChunkState::Failed => assert_eq!(copies, 0),
+                state @ (ChunkState::Free | ChunkState::Claimed(_)) => panic!("{state:?}"),
+            }
+            match last {
+                Settle::AllCopied => assert_eq!(dst, content(i)),
+                Settle::NotStarted => assert_eq!(copies, 0),
+                _ => {}
+            }
+            memory.let_go();
+        }
+
+        for helper in helpers {
+            helper.join().unwrap();
+        }
+        for memory in &batch.memory {
+            assert_eq!(memory.src.get(), REUSED);
+            assert_eq!(memory.dst.get(), REUSED);
+        }
+    }
+}
+
+const SMALL: Span = Span {
+    chunks: 2,
+    helpers: 1,
+    help: true,
+    poison: None,
+};
+
+#[test]
+fn span_one_helper() {
+    explore(|| SMALL.run::<Sound>(settle_span));
+}
+
+#[test]
+fn span_one_helper_without_help() {
+    explore(|| {
+        Span {
+            help: false,
+            ..SMALL
+        }
+        .run::<Sound>(settle_span);
+    });
+}
+
+#[test]
+fn span_one_helper_that_fails() {
+    for poison in [Some(0), Some(1)] {
+        explore(move || Span { poison, ..SMALL }.run::<Sound>(settle_span));
+    }
+}
+
+#[test]
+fn span_two_helpers() {
+    explore_bounded(3, || {
+        Span {
+            helpers: 2,
+            ..SMALL
+        }
+        .run::<Sound>(settle_span);
+    });
+}
+
+#[test]
+fn span_two_helpers_without_help() {
+    explore_bounded(3, || {
+        Span {
+            helpers: 2,
+            help: false,
+            ..SMALL
+        }
+        .run::<Sound>(settle_span);
+    });
+}
+
+#[test]
+fn span_two_helpers_three_chunks() {
+    explore_bounded(2, || {
+        Span {
+            helpers: 2,
+            chunks: 3,
+            ..SMALL
+        }
+        .run::<Sound>(settle_span);
+    });
+}
+
+#[test]
+fn span_two_helpers_four_chunks_one_fails() {
+    explore_bounded(2, || {
+        Span {
+            helpers: 2,
+            chunks: 4,
+            poison: Some(1),
+            ..SMALL
+        }
+        .run::<Sound>(settle_span);
+    });
+}
+
+#[test]
+#[should_panic(expected = "Causality violation")]
+fn mutant_completion_without_release() {
+    explore(|| SMALL.run::<StoreRelaxed>(settle_span));
+}
+
+#[test]
+#[should_panic(expected = "Causality violation")]
+fn mutant_state_without_acquire() {
+    explore(|| SMALL.run::<LoadRelaxed>(settle_span));
+}
+
+#[test]
+#[should_panic]
+fn mutant_claim_and_revoke_by_plain_store() {
+    explore(|| SMALL.run::<ExchangeTorn>(settle_span));
+}
+
+/// Mutant: what is in flight counts as given up.
+fn settle_without_waiting<O: Orders>(chunks: &[Chunk<ModelWord<O>>], help: bool) -> Settle {
+    match settle_span(chunks, help) {
+        Settle::Wait(_) => Settle::Partial,
+        step => step,
+    }
+}
+
+#[test]
+#[should_panic]
+fn mutant_settle_that_ignores_what_is_in_flight() {
+    explore(|| SMALL.run::<Sound>(settle_without_waiting));
+}
+
+/// Mutant: a revoked chunk is no reason not to say "all copied".
+fn settle_blind_to_revocation<O: Orders>(chunks: &[Chunk<ModelWord<O>>], help: bool) -> Settle {
+    match settle_span(chunks, help) {
+        Settle::Partial if !chunks.iter().any(|c| c.state() == ChunkState::Failed) => {
+            Settle::AllCopied
+        }
+        step => step,
+    }
+}
+
+#[test]
+#[should_panic]
+fn mutant_settle_that_takes_revoked_for_copied() {
+    explore(|| SMALL.run::<Sound>(settle_blind_to_revocation));
+}
+
+/// Mutant: says that nothing had begun without taking it back.
+fn settle_without_revoking<O: Orders>(chunks: &[Chunk<ModelWord<O>>], help: bool) -> Settle {
+    if chunks.iter().all(|c| c.state() == ChunkState::Free) {
+        return Settle::NotStarted;
+    }
+    settle_span(chunks, help)
+}
+
+#[test]
+#[should_panic]
+fn mutant_settle_that_does_not_revoke() {
+    explore(|| SMALL.run::<Sound>(settle_without_revoking));
+}
+
+/// A batch that ends while helpers still take chunks of it.
+fn end_of_batch<O: Orders>(chunks: usize, helpers: u8, close: CloseFn<O>) {
+    let batch = Arc::new(Batch::<O>::new(chunks, None));
+    let helpers: Vec<_> = (1..=helpers)
+        .map(|lane| {
+            let batch = batch.clone();
+            thread::spawn(move || batch.help(Lane::new(lane)))
+        })
+        .collect();
+    while let Some(i) = close(&batch.chunks) {
+        assert!((i as usize) < chunks);
+        thread::yield_now();
+    }
+    for (chunk, memory) in batch.chunks.iter().zip(&batch.memory) {
+        memory.let_go();
+        assert!(!chunk.try_claim(Lane::new(9)));
+    }
+    for helper in helpers {
+        helper.join().unwrap();
+    }
+    for memory in &batch.memory {
+        assert_eq!(memory.dst.get(), REUSED);
+    }
+}
+
+#[test]
+fn close_one_helper() {
+    explore(|| end_of_batch::<Sound>(3, 1, close));
+}
+
+#[test]
+fn close_two_helpers() {
+    explore_bounded(3, || end_of_batch::<Sound>(2, 2, close));
+}
+
+#[test]
+#[should_panic(expected = "Causality violation")]
+fn mutant_failed_revocation_without_acquire() {
+    explore(|| end_of_batch::<FailureRelaxed>(2, 1, close));
+}
+
+/// Mutant: waits for who is inside and locks nobody out.
+fn close_without_revoking<O: Orders>(chunks: &[Chunk<ModelWord<O>>]) -> Option<u32> {
+    chunks
+        .iter()
+        .position(|c| matches!(c.state(), ChunkState::Claimed(_)))
+        .map(|i| i as u32)
+}
+
+#[test]
+#[should_panic]
+fn mutant_close_that_allows_later_claims() {
+    explore(|| end_of_batch::<Sound>(2, 1, close_without_revoking));
+}
+
+/// Mutant: returns at the first chunk in flight, and what it did not reach stays free.
+fn close_once<O: Orders>(chunks: &[Chunk<ModelWord<O>>]) -> Option<u32> {
+    let _ = close(chunks);
+    None
+}
+
+#[test]
+#[should_panic]
+fn mutant_close_that_does_not_wait() {
+    explore(|| end_of_batch::<Sound>(2, 1, close_once));
+}
+
+/// I13: who was preempted between its ticket and its claim is not waited for, and finds the batch
+/// closed whenever it goes on.
+#[test]
+fn close_does_not_wait_for_who_holds_no_claim() {
+    explore(|| {
+        let batch = Arc::new(Batch::<Sound>::new(2, None));
+        let go = Arc::new(loom::sync::Notify::new());
+        let helper = {
+            let batch = batch.clone();
+            let go = go.clone();
+            thread::spawn(move || {
+                let i = batch.ticket.take(2).unwrap();
+                go.wait();
+                assert!(!batch.try_copy(i as usize, Lane::new(1)));
+            })
+        };
+        assert_eq!(close(&batch.chunks), None);
+        for memory in &batch.memory {
+            memory.let_go();
+        }
+        go.notify();
+        helper.join().unwrap();
+    });
+}
+
+/// Takes numbers with these limits until there are none, and returns them.
+fn take_all(ticket: &Ticket<ModelWord<impl Orders>>, limits: &[u32]) -> Vec<u32> {
+    let mut got = Vec::new();
+    for limit in limits {
+        while let Some(i) = ticket.take(*limit) {
+            assert!(i < *limit);
+            got.push(i);
+        }
+    }
+    got
+}
+
+/// Two lanes take numbers, with limits that differ and grow.
+fn tickets<O: Orders>() {
+    let ticket = Arc::new(Ticket::<ModelWord<O>>::new(ModelWord::new(0)));
+    let other = {
+        let ticket = ticket.clone();
+        thread::spawn(move || take_all(&ticket, &[1, 3]))
+    };
+    let mut got = take_all(&ticket, &[2, 3]);
+    let theirs = other.join().unwrap();
+    // In order within a lane, each number once, no gap.
+    assert!(got.is_sorted() && theirs.is_sorted());
+    got.extend(theirs);
+    got.sort_unstable();
+    assert_eq!(got, [0, 1, 2]);
+    assert_eq!(ticket.taken(), 3);
+}
+
+#[test]
+fn tickets_are_handed_out_once() {
+    explore(tickets::<Sound>);
+}
+
+#[test]
+#[should_panic]
+fn mutant_ticket_by_load_and_store() {
+    explore(tickets::<ExchangeTorn>);
+}
+
+#[test]
+fn tickets_and_a_mover_that_passes_by() {
+    explore(|| {
+        let ticket = Arc::new(Ticket::<ModelWord<Sound>>::new(ModelWord::new(0)));
+        let lane = {
+            let ticket = ticket.clone();
+            thread::spawn(move || take_all(&ticket, &[3]))
+        };
+        ticket.advance(2);
+        let late = ticket.taken();
+        assert!(late >= 2);
+        let theirs = lane.join().unwrap();
+        assert!(theirs.windows(2).all(|w| w[0] < w[1]));
+        assert_eq!(theirs.last(), Some(&2));
+        assert_eq!(ticket.taken(), 3);
+    });
+}

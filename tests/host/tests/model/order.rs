@@ -1,0 +1,474 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the protocol relies on outside itself: store fences (I11), and the reference count that
+//! says whether a folio's content is final (I1, I2).
+
+use crate::support::*;
+use ferry_core::{
+    entry_mark,
+    settle_shared,
+    settle_span,
+    Chunk,
+    EntryState,
+    Lane,
+    Settle, //
+};
+use loom::{
+    sync::atomic::{
+        fence, AtomicU32,
+        Ordering::{
+            AcqRel,
+            Acquire,
+            Relaxed,
+            Release,
+            SeqCst, //
+        },
+    },
+    thread, //
+};
+use std::sync::Arc;
+
+const HELPER: Lane = Lane::new(1);
+
+/// A processor's write-combining buffer: what non-temporal stores put there reaches memory at any
+/// later time, whatever else the processor stores or releases meanwhile.
+struct WriteCombining(thread::JoinHandle<()>);
+
+impl WriteCombining {
+    /// Copies `memory` with non-temporal stores.
+    fn copy(memory: Arc<Memory>) -> Self {
+        let v = memory.src.get();
+        Self(thread::spawn(move || memory.dst.set(v)))
+    }
+
+    /// `sfence`: the buffer is empty and all of it is visible before any later store.
+    fn fence(self) {
+        self.0.join().unwrap();
+    }
+}
+
+fn non_temporal_chunk(fenced: bool) {
+    let chunk = Arc::new(Chunk::<ModelWord<Sound>>::new(ModelWord::new(0)));
+    let memory = Arc::new(Memory::new(0));
+    let helper = {
+        let chunk = chunk.clone();
+        let memory = memory.clone();
+        thread::spawn(move || {
+            if !chunk.try_claim(HELPER) {
+                return;
+            }
+            let buffer = WriteCombining::copy(memory);
+            if fenced {
+                buffer.fence();
+                chunk.complete(HELPER, true);
+            } else {
+                chunk.complete(HELPER, true);
+                buffer.fence();
+            }
+        })
+    };
+    loop {
+        match settle_span(core::slice::from_ref(&*chunk), true) {
+            Settle::Wait(_) => thread::yield_now(),
+            Settle::AllCopied => {
+                assert_eq!(memory.dst.get(), content(0));
+                break;
+            }
+            Settle::NotStarted => break,
+            step => panic!("{step:?}"),
+        }
+    }
+    memory.let_go();
+    helper.join().unwrap();
+    assert_eq!(memory.dst.get(), REUSED);
+}
+
+#[test]
+fn fenced_non_temporal_stores() {
+    explore(|| non_temporal_chunk(true));
+}
+
+#[test]
+#[should_panic(expected = "left == right")]
+fn mutant_non_temporal_stores_without_fence() {
+    explore(|| non_temporal_chunk(false));
+}
+
+/// The same by entry: the fence belongs before each mark, one at the end of the chunk is too late.
+fn non_temporal_entry(fenced: bool) {
+    let chunk = Arc::new(Chunk::<ModelWord<Sound>>::new(ModelWord::new(0)));
+    let entry = Arc::new(ModelWord::<Sound>::new(0));
+    let memory = Arc::new(Memory::new(0));
+    let helper = {
+        let (chunk, entry, memory) = (chunk.clone(), entry.clone(), memory.clone());
+        thread::spawn(move || {
+            if !chunk.try_claim(HELPER) {
+                return;
+            }
+            let buffer = WriteCombining::copy(memory);
+            if fenced {
+                buffer.fence();
+                entry_mark(&*entry, EntryState::Copied);
+            } else {
+                entry_mark(&*entry, EntryState::Copied);
+                buffer.fence();
+            }
+            chunk.complete(HELPER, true);
+        })
+    };
+    while let Settle::Wait(_) = settle_shared(&chunk, &*entry) {
+        thread::yield_now();
+    }
+    memory.let_go();
+    helper.join().unwrap();
+    assert_eq!(memory.dst.get(), REUSED);
+}
+
+#[test]
+fn fenced_non_temporal_stores_by_entry() {
+    explore(|| non_temporal_entry(true));
+}
+
+#[test]
+#[should_panic(expected = "Causality violation")]
+fn mutant_entry_marked_before_the_fence() {
+    explore(|| non_temporal_entry(false));
+}
+
+/// The count of a folio that is unmapped and isolated and that nobody else holds.
+const EXPECTED: u32 = 1;
+/// What the writer writes.
+const WRITTEN: u32 = 77;
+
+/// A folio that a writer outside migration may hold.
+struct Folio {
+    refs: AtomicU32,
+    /// The page table entry by which user space and get_user_pages() find it; 0 when unmapped.
+    pte: AtomicU32,
+    /// The folio lock. The mover holds it from the start and lets it go once.
+    locked: AtomicU32,
+    /// Whether the mapping has the new folio in it. Under the lock.
+    moved: Bytes,
+    /// What `struct folio` says about it, reused when the folio is.
+    meta: Bytes,
+    chunk: Chunk<ModelWord<Sound>>,
+    memory: Memory,
+}
+
+impl Folio {
+    fn new(refs: u32) -> Self {
+        Self {
+            refs: AtomicU32::new(refs),
+            pte: AtomicU32::new(1),
+            locked: AtomicU32::new(1),
+            moved: Bytes::new(0),
+            meta: Bytes::new(EXPECTED),
+            chunk: Chunk::new(ModelWord::new(0)),
+            memory: Memory::new(0),
+        }
+    }
+
+    /// I1, as a helper does it: claim, then look, then copy.
+    fn copy_early(&self, acquire: bool) {
+        if !self.chunk.try_claim(HELPER) {
+            return;
+        }
+        let quiet = self.refs.load(Relaxed) == self.meta.get();
+        if quiet {
+            if acquire {
+                fence(Acquire);
+            }
+            self.memory.copy();
+        }
+        self.chunk.complete(HELPER, quiet);
+    }
+
+    fn settle(&self) -> Settle {
+        loop {
+            match settle_span(core::slice::from_ref(&self.chunk), false) {
+                Settle::Wait(_) => thread::yield_now(),
+                last => return last,
+            }
+        }
+    }
+
+    /// The rest of migration: settle, stock check, stock copy if need be, move, unlock. Says
+    /// whether the folio moved.
+    fn migrate(&self) -> bool {
+        let last = self.settle();
+        let moved = self.refs.load(Acquire) == EXPECTED;
+        if moved {
+            if last != Settle::AllCopied {
+                self.memory.copy();
+            }
+            self.moved.set(1);
+            self.meta.set(REUSED);
+        }
+        self.locked.store(0, Release);
+        moved
+    }
+
+    /// A writer that has found the folio by a reference of its own and obeys the rule: it locks
+    /// after that, and looks whether the folio is still the one.
+    fn write_locked(&self) {
+        while self.locked.load(Acquire) != 0 {
+            thread::yield_now();
+        }
+        if self.moved.get() == 1 {
+            self.memory.dst.set(WRITTEN);
+        } else {
+            self.memory.src.set(WRITTEN);
+        }
+    }
+
+    /// What user space reads after all.
+    fn content(&self, moved: bool) -> u32 {
+        if moved {
+            self.memory.dst.get()
+        } else {
+            self.memory.src.get()
+        }
+    }
+}
+
+/// I1: a writer has held a reference since before the batch, writes, and drops it while a helper
+/// looks.
+fn writer_with_a_reference(acquire: bool) {
+    let folio = Arc::new(Folio::new(EXPECTED + 1));
+    let writer = {
+        let folio = folio.clone();
+        thread::spawn(move || {
+            folio.memory.src.set(WRITTEN);
+            folio.refs.fetch_sub(1, Release);
+        })
+    };
+    let helper = {
+        let folio = folio.clone();
+        thread::spawn(move || folio.copy_early(acquire))
+    };
+    let moved = folio.migrate();
+    writer.join().unwrap();
+    helper.join().unwrap();
+    assert_eq!(folio.content(moved), WRITTEN);
+}
+
+#[test]
+fn count_then_acquire() {
+    explore(|| writer_with_a_reference(true));
+}
+
+#[test]
+#[should_panic(expected = "Causality violation")]
+fn mutant_count_without_acquire() {
+    explore(|| writer_with_a_reference(false));
+}
+
+/// Mutant: copies without looking at the count.
+#[test]
+#[should_panic]
+fn mutant_copy_without_looking_at_the_count() {
+    explore(|| {
+        let folio = Arc::new(Folio::new(EXPECTED + 1));
+        let writer = {
+            let folio = folio.clone();
+            thread::spawn(move || {
+                folio.memory.src.set(WRITTEN);
+                folio.refs.fetch_sub(1, Release);
+            })
+        };
+        let helper = {
+            let folio = folio.clone();
+            thread::spawn(move || {
+                if folio.chunk.try_claim(HELPER) {
+                    folio.memory.copy();
+                    folio.chunk.complete(HELPER, true);
+                }
+            })
+        };
+        folio.migrate();
+        writer.join().unwrap();
+        helper.join().unwrap();
+    });
+}
+
+/// I2: a writer takes its reference, by the swap cache say, at any time, and locks.
+#[test]
+fn writer_that_locks_after_its_grab() {
+    explore(|| {
+        let folio = Arc::new(Folio::new(EXPECTED));
+        let writer = {
+            let folio = folio.clone();
+            thread::spawn(move || {
+                folio.refs.fetch_add(1, AcqRel);
+                folio.write_locked();
+                folio.refs.fetch_sub(1, AcqRel);
+            })
+        };
+        let helper = {
+            let folio = folio.clone();
+            thread::spawn(move || folio.copy_early(true))
+        };
+        let moved = folio.migrate();
+        writer.join().unwrap();
+        helper.join().unwrap();
+        assert_eq!(folio.content(moved), WRITTEN);
+    });
+}
+
+/// Why shmem is not eligible as long as memfd_pin_folios() pins without the lock: the count is
+/// right when the helper looks, right when the mover checks, and the write in between is lost.
+///
+/// The content is atomic here, as the bytes of a folio are for a processor: the model fails by
+/// what is lost, not by the race.
+#[test]
+#[should_panic(expected = "lost write")]
+fn mutant_writer_that_does_not_lock() {
+    explore(|| {
+        let refs = Arc::new(AtomicU32::new(EXPECTED));
+        let src = Arc::new(AtomicU32::new(content(0)));
+        let chunk = Arc::new(Chunk::<ModelWord<Sound>>::new(ModelWord::new(0)));
+        let dst = Arc::new(Bytes::new(0));
+        let writer = {
+            let (refs, src) = (refs.clone(), src.clone());
+            thread::spawn(move || {
+                refs.fetch_add(1, AcqRel);
+                src.store(WRITTEN, Relaxed);
+                refs.fetch_sub(1, AcqRel);
+            })
+        };
+        assert!(chunk.try_claim(HELPER));
+        let quiet = refs.load(Acquire) == EXPECTED;
+        if quiet {
+            dst.set(src.load(Relaxed));
+        }
+        chunk.complete(HELPER, quiet);
+        let last = settle_span(core::slice::from_ref(&*chunk), false);
+        // The check of the stock kernel, which comes with its freeze if there is one.
+        let moved = refs.compare_exchange(EXPECTED, 0, AcqRel, Acquire).is_ok();
+        if moved && last == Settle::Partial {
+            dst.set(src.load(Relaxed));
+        }
+        let by_then = src.load(Relaxed);
+        writer.join().unwrap();
+        // A write before the move has to be in what was moved.
+        let lost = moved && by_then == WRITTEN && dst.get() != WRITTEN;
+        assert!(!lost, "lost write");
+    });
+}
+
+/// get_user_pages_fast() against unmap: takes a reference by the page table, then looks again.
+///
+/// Who finds the entry gone goes the slow way, through the fault, which waits for the lock.
+fn writer_by_page_table(fences: bool) {
+    let folio = Arc::new(Folio::new(EXPECTED));
+    let writer = {
+        let folio = folio.clone();
+        thread::spawn(move || {
+            if folio.pte.load(Relaxed) == 1 {
+                folio.refs.fetch_add(1, AcqRel);
+                if fences {
+                    fence(SeqCst);
+                }
+                let mapped = folio.pte.load(Relaxed) == 1;
+                if mapped {
+                    folio.memory.src.set(WRITTEN);
+                }
+                folio.refs.fetch_sub(1, Release);
+                if mapped {
+                    return;
+                }
+            }
+            folio.write_locked();
+        })
+    };
+    // Unmap and flush.
+    folio.pte.store(0, Relaxed);
+    if fences {
+        fence(SeqCst);
+    }
+    let helper = {
+        let folio = folio.clone();
+        thread::spawn(move || folio.copy_early(true))
+    };
+    let moved = folio.migrate();
+    writer.join().unwrap();
+    helper.join().unwrap();
+    assert_eq!(folio.content(moved), WRITTEN);
+}
+
+#[test]
+fn writer_by_page_table_is_seen_after_the_flush() {
+    explore_bounded(3, || writer_by_page_table(true));
+}
+
+#[test]
+#[should_panic]
+fn mutant_claim_before_the_flush() {
+    explore_bounded(3, || writer_by_page_table(false));
+}
+
+/// Mutant: looks at the folio before it has claimed, when nothing keeps the mover from letting
+/// the folio go.
+#[test]
+#[should_panic(expected = "Causality violation")]
+fn mutant_check_before_claim() {
+    explore(|| {
+        let folio = Arc::new(Folio::new(EXPECTED));
+        let helper = {
+            let folio = folio.clone();
+            thread::spawn(move || {
+                let quiet = folio.refs.load(Acquire) == folio.meta.get();
+                if quiet && folio.chunk.try_claim(HELPER) {
+                    folio.memory.copy();
+                    folio.chunk.complete(HELPER, true);
+                }
+            })
+        };
+        folio.migrate();
+        folio.memory.src.set(REUSED);
+        helper.join().unwrap();
+    });
+}
+
+/// The same with the claim first passes.
+#[test]
+fn check_after_claim() {
+    explore(|| {
+        let folio = Arc::new(Folio::new(EXPECTED));
+        let helper = {
+            let folio = folio.clone();
+            thread::spawn(move || folio.copy_early(true))
+        };
+        assert!(folio.migrate());
+        folio.memory.src.set(REUSED);
+        assert_eq!(folio.memory.dst.get(), content(0));
+        helper.join().unwrap();
+    });
+}
+
+/// I6, mutant: the stock check comes first, and a folio that fails it is let go unsettled.
+#[test]
+#[should_panic(expected = "Causality violation")]
+fn mutant_check_before_settle() {
+    explore(|| {
+        let folio = Arc::new(Folio::new(EXPECTED));
+        let helper = {
+            let folio = folio.clone();
+            thread::spawn(move || folio.copy_early(true))
+        };
+        let walker = {
+            let folio = folio.clone();
+            thread::spawn(move || {
+                // Somebody looks at the folio for a moment and never writes.
+                folio.refs.fetch_add(1, AcqRel);
+                folio.refs.fetch_sub(1, AcqRel);
+            })
+        };
+        if folio.refs.load(Acquire) == EXPECTED {
+            folio.settle();
+        }
+        folio.memory.let_go();
+        helper.join().unwrap();
+        walker.join().unwrap();
+    });
+}

@@ -1,0 +1,287 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Folios that share a chunk, and a whole batch of both kinds.
+
+use crate::support::*;
+use ferry_core::{
+    close,
+    entry_mark,
+    entry_state,
+    settle_shared,
+    settle_span,
+    Chunk,
+    EntryState,
+    Lane,
+    Settle, //
+};
+use loom::thread;
+use std::sync::Arc;
+
+/// One chunk with several folios.
+struct Shared<O> {
+    chunk: Chunk<ModelWord<O>>,
+    entries: Vec<ModelWord<O>>,
+    memory: Vec<Memory>,
+    /// The folio that must not be copied early.
+    skip: Option<usize>,
+    /// The folio at which the lane gives the whole chunk up.
+    poison: Option<usize>,
+}
+
+impl<O: Orders> Shared<O> {
+    fn new(folios: usize, skip: Option<usize>, poison: Option<usize>) -> Self {
+        Self {
+            chunk: Chunk::new(ModelWord::new(0)),
+            entries: (0..folios).map(|_| ModelWord::new(0)).collect(),
+            memory: (0..folios).map(Memory::new).collect(),
+            skip,
+            poison,
+        }
+    }
+
+    fn help(&self, lane: Lane) {
+        if !self.chunk.try_claim(lane) {
+            return;
+        }
+        for (i, (entry, memory)) in self.entries.iter().zip(&self.memory).enumerate() {
+            if self.poison == Some(i) {
+                memory.copy_and_fail();
+                self.chunk.complete(lane, false);
+                return;
+            }
+            if self.skip == Some(i) {
+                // Looks at the folio, and then never again.
+                let _ = memory.src.get();
+                entry_mark(entry, EntryState::Skipped);
+            } else {
+                memory.copy();
+                entry_mark(entry, EntryState::Copied);
+            }
+        }
+        self.chunk.complete(lane, true);
+    }
+
+    /// The mover: each folio is settled and let go before the next one.
+    fn settle(&self, settle: SettleFn<O>) {
+        for (i, (entry, memory)) in self.entries.iter().zip(&self.memory).enumerate() {
+            let last = loop {
+                match settle(&self.chunk, entry) {
+                    Settle::Wait(_) => thread::yield_now(),
+                    last => break last,
+                }
+            };
+            match last {
+                Settle::AllCopied => {
+                    assert_eq!(memory.copies.get(), 1);
+                    assert_eq!(memory.dst.get(), content(i));
+                }
+                Settle::NotStarted => {
+                    assert_eq!(memory.copies.get(), 0);
+                    assert_eq!(memory.dst.get(), 0);
+                }
+                Settle::Partial => {
+                    let _ = memory.copies.get();
+                    // A lane that never fails leaves no doubt about a folio that may be copied.
+                    assert!(self.skip == Some(i) || self.poison.is_some_and(|p| p <= i));
+                }
+                step => panic!("{step:?}"),
+            }
+            memory.let_go();
+        }
+    }
+
+    fn end(&self) {
+        for memory in &self.memory {
+            assert_eq!(memory.src.get(), REUSED);
+            assert_eq!(memory.dst.get(), REUSED);
+        }
+    }
+}
+
+type SettleFn<O> = fn(&Chunk<ModelWord<O>>, &ModelWord<O>) -> Settle;
+
+fn shared<O: Orders>(
+    folios: usize,
+    helpers: u8,
+    skip: Option<usize>,
+    poison: Option<usize>,
+    settle: SettleFn<O>,
+) {
+    let all = Arc::new(Shared::<O>::new(folios, skip, poison));
+    let helpers: Vec<_> = (1..=helpers)
+        .map(|lane| {
+            let all = all.clone();
+            thread::spawn(move || all.help(Lane::new(lane)))
+        })
+        .collect();
+    all.settle(settle);
+    for helper in helpers {
+        helper.join().unwrap();
+    }
+    all.end();
+}
+
+#[test]
+fn shared_chunk() {
+    explore(|| shared::<Sound>(2, 1, None, None, settle_shared));
+}
+
+#[test]
+fn shared_chunk_two_helpers() {
+    explore_bounded(3, || shared::<Sound>(2, 2, None, None, settle_shared));
+}
+
+#[test]
+fn shared_chunk_three_folios_one_skipped() {
+    for skip in 0..3 {
+        explore_bounded(3, move || {
+            shared::<Sound>(3, 1, Some(skip), None, settle_shared)
+        });
+    }
+}
+
+#[test]
+fn shared_chunk_that_fails() {
+    for poison in 0..3 {
+        explore_bounded(3, move || {
+            shared::<Sound>(3, 1, None, Some(poison), settle_shared)
+        });
+    }
+}
+
+#[test]
+#[should_panic(expected = "Causality violation")]
+fn mutant_entry_without_release() {
+    explore(|| shared::<StoreRelaxed>(2, 1, None, None, settle_shared));
+}
+
+#[test]
+#[should_panic(expected = "Causality violation")]
+fn mutant_entry_without_acquire() {
+    explore(|| shared::<LoadRelaxed>(2, 1, None, None, settle_shared));
+}
+
+#[test]
+#[should_panic]
+fn mutant_shared_claim_by_plain_store() {
+    explore(|| shared::<ExchangeTorn>(2, 1, None, None, settle_shared));
+}
+
+#[test]
+#[should_panic(expected = "Causality violation")]
+fn mutant_failed_chunk_without_acquire() {
+    // The entry is still Pending, so only the chunk orders what the lane wrote.
+    explore(|| shared::<FailureRelaxed>(1, 1, None, Some(0), settle_shared));
+}
+
+/// Mutant: the chunk being final is not asked for.
+fn settle_by_entry_only<O: Orders>(c: &Chunk<ModelWord<O>>, e: &ModelWord<O>) -> Settle {
+    match settle_shared(c, e) {
+        Settle::Wait(_) => Settle::Partial,
+        step => step,
+    }
+}
+
+#[test]
+#[should_panic]
+fn mutant_shared_settle_that_does_not_wait() {
+    explore(|| {
+        // A folio of which the mover says "partial" although the lane is at it.
+        let all = Arc::new(Shared::<Sound>::new(1, Some(0), None));
+        let helper = {
+            let all = all.clone();
+            thread::spawn(move || all.help(Lane::new(1)))
+        };
+        all.settle(settle_by_entry_only);
+        helper.join().unwrap();
+    });
+}
+
+/// Mutant: looks at the entry first, then at the chunk, which may end in between.
+fn settle_entry_first<O: Orders>(c: &Chunk<ModelWord<O>>, e: &ModelWord<O>) -> Settle {
+    let state = entry_state(e);
+    match settle_shared(c, e) {
+        Settle::AllCopied if state != EntryState::Copied => Settle::Partial,
+        step => step,
+    }
+}
+
+#[test]
+#[should_panic(expected = "self.skip == Some(i)")]
+fn mutant_shared_settle_that_reads_the_entry_first() {
+    explore(|| shared::<Sound>(1, 1, None, None, settle_entry_first));
+}
+
+/// Mutant: a lane that says "copied" first and copies then.
+#[test]
+#[should_panic]
+fn mutant_entry_marked_before_its_bytes() {
+    explore(|| {
+        let all = Arc::new(Shared::<Sound>::new(1, None, None));
+        let helper = {
+            let all = all.clone();
+            thread::spawn(move || {
+                if all.chunk.try_claim(Lane::new(1)) {
+                    entry_mark(&all.entries[0], EntryState::Copied);
+                    all.memory[0].copy();
+                    all.chunk.complete(Lane::new(1), true);
+                }
+            })
+        };
+        all.settle(settle_shared);
+        helper.join().unwrap();
+    });
+}
+
+/// A large folio of two chunks, then two small ones that share the third, two helpers, and the end
+/// of the batch with everything let go.
+#[test]
+fn whole_batch() {
+    explore_bounded(2, || {
+        let large = Arc::new(Batch::<Sound>::new(2, None));
+        let small = Arc::new(Shared::<Sound>::new(2, None, None));
+        let helpers: Vec<_> = (1..=2)
+            .map(|lane| {
+                let large = large.clone();
+                let small = small.clone();
+                thread::spawn(move || {
+                    while let Some(i) = large.ticket.take(3) {
+                        if i < 2 {
+                            large.try_copy(i as usize, Lane::new(lane));
+                        } else {
+                            small.help(Lane::new(lane));
+                        }
+                    }
+                })
+            })
+            .collect();
+
+        loop {
+            match settle_span(&large.chunks, true) {
+                Settle::Mine(i) => {
+                    large.memory[i as usize].copy();
+                    large.chunks[i as usize].complete(Lane::MOVER, true);
+                }
+                Settle::Wait(_) => thread::yield_now(),
+                Settle::Partial | Settle::NotStarted => break,
+                Settle::AllCopied => {
+                    for (i, memory) in large.memory.iter().enumerate() {
+                        assert_eq!(memory.dst.get(), content(i));
+                    }
+                    break;
+                }
+            }
+        }
+        large.memory.iter().for_each(Memory::let_go);
+        small.settle(settle_shared);
+        // A lane may still have to say that it is through with the chunk.
+        while close(&large.chunks).is_some() || close(core::slice::from_ref(&small.chunk)).is_some()
+        {
+            thread::yield_now();
+        }
+        for helper in helpers {
+            helper.join().unwrap();
+        }
+        small.end();
+    });
+}
