@@ -12,18 +12,20 @@
 use crate::{
     inject::Inject,
     kapi::{
-        log,
-        preempt::{
-            self,
-            NoPreempt, //
-        },
-        shim,
-        shim::{
+        batch::{
+            Claim,
+            Copied,
             How,
             RawBatch,
             Settled,
             Step, //
         },
+        log,
+        preempt::{
+            self,
+            NoPreempt, //
+        },
+        shim, //
     },
     knobs::Knobs,
     migrator::{
@@ -302,7 +304,7 @@ impl Batch {
     }
 
     /// Copies one chunk as the mover.
-    fn copy_mine(&self, session: &Session, mut claim: shim::Claim<'_>) {
+    fn copy_mine(&self, session: &Session, mut claim: Claim<'_>) {
         let copied = claim.copy();
         let ok = claim.is_ok();
         drop(claim);
@@ -310,7 +312,7 @@ impl Batch {
         self.account(session, copied, ok);
     }
 
-    fn account(&self, session: &Session, copied: shim::Copied, ok: bool) {
+    fn account(&self, session: &Session, copied: Copied, ok: bool) {
         let stats = &session.stats;
         let bytes = if self.raw.is_early() {
             Counter::BytesEarly

@@ -12,14 +12,17 @@ use crate::{
     },
     inject::MoveFault,
     kapi::{
-        preempt,
-        shim::{
+        batch::{
             How,
             Now,
             NowDone,
-            Provider,
             Settled,
             MAX_CHUNKS, //
+        },
+        preempt,
+        shim::{
+            Provider,
+            Submitted, //
         },
     },
     stats::Counter,
@@ -84,9 +87,7 @@ impl Provider for Dispatcher {
         batch
     }
 
-    fn submit(
-        mut batch: Pin<UniqueArc<Batch>>,
-    ) -> Result<Arc<Batch>, Option<Pin<UniqueArc<Batch>>>> {
+    fn submit(mut batch: Pin<UniqueArc<Batch>>) -> Submitted<Batch> {
         let Some(session) = batch.session().cloned() else {
             return Err(Some(batch));
         };

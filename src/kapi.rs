@@ -4,6 +4,7 @@
 //!
 //! The only unsafe code of Ferry is below this module; the crate root denies it elsewhere.
 
+pub(crate) mod batch;
 pub(crate) mod log;
 pub(crate) mod preempt;
 pub(crate) mod shim;

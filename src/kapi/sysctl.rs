@@ -47,6 +47,11 @@ unsafe impl<H: Handler> Send for Directory<H> {}
 // SAFETY: As above; there is no method that takes `&self`.
 unsafe impl<H: Handler> Sync for Directory<H> {}
 
+/// Calls [`Handler::show()`].
+///
+/// # Safety
+///
+/// `ctx` is the `H` that was registered, and `text` a buffer of `FERRY_SYSCTL_MAX` initialised bytes.
 unsafe extern "C" fn show<H: Handler>(
     ctx: *mut ffi::c_void,
     id: ffi::c_uint,
@@ -65,6 +70,11 @@ unsafe extern "C" fn show<H: Handler>(
     }
 }
 
+/// Calls [`Handler::store()`].
+///
+/// # Safety
+///
+/// `ctx` is the `H` that was registered, and `text` a NUL terminated string.
 unsafe extern "C" fn store<H: Handler>(
     ctx: *mut ffi::c_void,
     id: ffi::c_uint,

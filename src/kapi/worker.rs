@@ -36,11 +36,21 @@ unsafe impl<B: Body> Send for Worker<B> {}
 // SAFETY: As for `Send`; `waker()` may be called by several threads at the same time.
 unsafe impl<B: Body> Sync for Worker<B> {}
 
+/// Calls [`Body::pending()`].
+///
+/// # Safety
+///
+/// `data` is a `B` that lives until this returns.
 unsafe extern "C" fn pending<B: Body>(data: *mut ffi::c_void) -> bool {
     // SAFETY: `thread()` passes the `B` that it keeps alive.
     unsafe { &*data.cast::<B>() }.pending()
 }
 
+/// The life of a worker.
+///
+/// # Safety
+///
+/// Runs as a kthread, and `data` is a `B` that lives until it has been stopped.
 unsafe extern "C" fn thread<B: Body>(data: *mut ffi::c_void) -> ffi::c_int {
     // SAFETY: `Worker::new()` passes an `Arc<B>` that is alive until the thread has been stopped:
     // `Worker` drops it after `kthread_stop()`, which waits for us.

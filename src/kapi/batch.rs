@@ -1,0 +1,653 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Batches as the shim knows them, and the claims under which content is copied.
+//!
+//! C: `struct migrate_copy_batch`, `include/linux/migrate_copy.h`.
+//!
+//! # Who may touch a folio
+//!
+//! The shim lends the folios of a batch from [`Provider::begin()`] to [`Provider::finish()`], and
+//! each of them only until it is settled. So content is copied through a [`Claim`] alone: it exists
+//! while a chunk is in the state Claimed, and [`RawBatch::settle()`] gives a final answer, which
+//! the shim wants to see as a [`Settled`], only when no chunk of the folio is Claimed or can be.
+//! Everything else about the protocol is in `ferry_core::claim`.
+//!
+//! # Who owns a batch
+//!
+//! A batch object is in exactly one hand while it is filled ([`UniqueArc`]), and shared
+//! ([`Arc`]) from submit on, so that nobody reads entries that the shim still writes.
+//!
+//! Takes no locks but that of the parked folios in the shim, a leaf.
+//!
+//! [`Provider::begin()`]: super::shim::Provider::begin
+//! [`Provider::finish()`]: super::shim::Provider::finish
+//! [`UniqueArc`]: kernel::sync::UniqueArc
+
+use super::shim::Provider;
+use core::{
+    cell::UnsafeCell,
+    ptr, //
+};
+use ferry_bindings as fb;
+use ferry_core::{
+    claim,
+    plan,
+    plan::{
+        Piece,
+        Planned, //
+    },
+    Chunk,
+    ChunkState,
+    EntryState,
+    Lane,
+    Settle,
+    Ticket, //
+};
+use kernel::{
+    bindings,
+    ffi,
+    prelude::*,
+    sync::{
+        atomic::Atomic,
+        Arc,
+        ArcBorrow, //
+    },
+    types::Opaque, //
+};
+
+/// Most folios that one batch covers; those beyond are the stock kernel's.
+pub(crate) const MAX_ENTRIES: usize = 1024;
+
+/// Most chunks in one batch.
+pub(crate) const MAX_CHUNKS: usize = 1024;
+
+/// Says that an entry is settled, and how.
+///
+/// Made by [`RawBatch::settle()`] and [`RawBatch::park()`] only.
+#[must_use]
+pub(crate) struct Settled {
+    /// For the shim: 1 copied, 0 not, or a negative errno.
+    pub(super) code: ffi::c_int,
+    /// What the protocol said.
+    pub(crate) how: How,
+}
+
+/// How an entry was settled.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) enum How {
+    /// Nobody had begun; the mover copies it.
+    NotStarted,
+    /// The content is in the destination.
+    Copied,
+    /// Somebody had begun and did not succeed; the mover copies it.
+    Partial,
+    /// Somebody may still write; the destination is parked and the folio fails.
+    Unquiet,
+}
+
+impl Settled {
+    fn new(how: How) -> Self {
+        Self {
+            code: (how == How::Copied).into(),
+            how,
+        }
+    }
+
+    /// Fails the folio with `error`, though it is settled. For fault injection.
+    pub(crate) fn fail(self, error: Error) -> Self {
+        Self {
+            code: if self.how == How::Unquiet {
+                self.code
+            } else {
+                error.to_errno()
+            },
+            how: self.how,
+        }
+    }
+}
+
+/// One step towards a settled entry.
+pub(crate) enum Step<'a> {
+    /// Done.
+    Final(Settled),
+    /// This chunk is in flight: wait, and ask again.
+    Wait(u32),
+    /// The mover got this claim: copy, drop it, and ask again.
+    Mine(Claim<'a>),
+}
+
+/// A folio that is to be copied at once: locked, its references just checked by the stock code.
+///
+/// Lent by the shim for one call of [`Provider::copy_now()`].
+pub(crate) struct Now {
+    pub(super) dst: *mut bindings::folio,
+    pub(super) src: *mut bindings::folio,
+}
+
+impl Now {
+    /// Size of the folio in bytes.
+    pub(crate) fn bytes(&self) -> u64 {
+        // SAFETY: The shim's caller holds a reference to `src` and its lock for the call that
+        // lends `self`.
+        unsafe { fb::ferry_folio_size(self.src) as u64 }
+    }
+
+    /// The nodes of source and destination.
+    pub(crate) fn nodes(&self) -> (i32, i32) {
+        // SAFETY: As in `bytes()`, for both folios.
+        unsafe { (fb::ferry_folio_nid(self.src), fb::ferry_folio_nid(self.dst)) }
+    }
+}
+
+/// What became of a folio that was to be copied at once.
+pub(crate) struct NowDone(pub(super) ffi::c_int);
+
+impl NowDone {
+    /// All of it is in the destination.
+    pub(crate) const COPIED: Self = Self(0);
+    /// The stock copy follows.
+    pub(crate) const NOT: Self = Self(1);
+
+    /// Its destination has been parked: the folio fails.
+    pub(crate) fn parked(_: Settled) -> Self {
+        Self(EBUSY.to_errno())
+    }
+}
+
+/// The part of a batch that C knows, at a stable address.
+#[repr(C)]
+struct Header {
+    /// First, so that the pointer that C has is a pointer to the header.
+    c: Opaque<fb::migrate_copy_batch>,
+    /// The `Arc<P::Batch>` that the shim holds, as a pointer; null while it holds none.
+    ///
+    /// Written and read by the mover alone.
+    owner: UnsafeCell<*const ffi::c_void>,
+}
+
+/// Folios, chunks, and the state of their copying.
+///
+/// # Invariants
+///
+/// * `entries` has [`MAX_ENTRIES`] elements at a stable address, which `header.c` points to.
+/// * The first `header.c.nr` of them hold folios that are lent (see the module) from when the
+///   object is shared until they are settled.
+/// * The first `planned.pieces` of `pieces` and `chunks` belong together, and every piece lies in
+///   folios of those entries.
+pub(crate) struct RawBatch {
+    header: KBox<Header>,
+    entries: KVec<Opaque<fb::migrate_copy_entry>>,
+    pieces: KVec<Piece>,
+    chunks: KVec<Chunk<Atomic<u32>>>,
+    planned: Planned,
+    ticket: Ticket<Atomic<u32>>,
+    /// Folios may change until they are claimed, so their references count (I1).
+    early: bool,
+    /// Destinations have been parked with us as the cookie.
+    parked: Atomic<u32>,
+}
+
+// SAFETY: The raw pointers in it are to folios, which are not tied to a thread, and to `entries`.
+unsafe impl Send for RawBatch {}
+// SAFETY: While shared, entries are only read but for their state, which is atomic, and folios are
+// only touched under a claim. `header.owner` and the fields of `header.c` but for `cursor` are the
+// mover's.
+unsafe impl Sync for RawBatch {}
+
+impl RawBatch {
+    /// Allocates a batch, for a pool.
+    pub(crate) fn new() -> Result<Self> {
+        let mut entries = KVec::with_capacity(MAX_ENTRIES, GFP_KERNEL)?;
+        let mut pieces = KVec::with_capacity(MAX_CHUNKS, GFP_KERNEL)?;
+        let mut chunks = KVec::with_capacity(MAX_CHUNKS, GFP_KERNEL)?;
+        for _ in 0..MAX_ENTRIES {
+            entries.push(Opaque::new(fb::migrate_copy_entry::default()), GFP_KERNEL)?;
+        }
+        for _ in 0..MAX_CHUNKS {
+            pieces.push(Piece::default(), GFP_KERNEL)?;
+            chunks.push(Chunk::new(Atomic::new(0)), GFP_KERNEL)?;
+        }
+        let header = KBox::new(
+            Header {
+                c: Opaque::new(fb::migrate_copy_batch {
+                    entries: entries.as_mut_ptr().cast(),
+                    max: MAX_ENTRIES as u32,
+                    ..Default::default()
+                }),
+                owner: UnsafeCell::new(ptr::null()),
+            },
+            GFP_KERNEL,
+        )?;
+        Ok(Self {
+            header,
+            entries,
+            pieces,
+            chunks,
+            planned: Planned::default(),
+            ticket: Ticket::new(Atomic::new(0)),
+            early: false,
+            parked: Atomic::new(0),
+        })
+    }
+
+    /// Where the batch is, as its name in traces and for parked folios.
+    pub(crate) fn id(&self) -> usize {
+        self.header.c.get() as usize
+    }
+
+    /// Makes the shim ask for every entry. For fault injection.
+    pub(crate) fn ask_always(&mut self, yes: bool) {
+        // SAFETY: We are the only one who has the object.
+        unsafe { (*self.header.c.get()).ask_always = yes };
+    }
+
+    /// How many folios the shim has put in: all, and the eligible ones that are anonymous and shmem.
+    pub(crate) fn filled(&self) -> (u32, u32, u32) {
+        // SAFETY: Written before the object was shared, or by `&mut self`.
+        let c = unsafe { &*self.header.c.get() };
+        (c.nr, c.nr_anon, c.nr_shmem)
+    }
+
+    /// The mode and the reason of the migration.
+    pub(crate) fn mode_reason(&self) -> (u32, u32) {
+        // SAFETY: As in `filled()`.
+        let c = unsafe { &*self.header.c.get() };
+        (c.mode, c.reason)
+    }
+
+    /// The entry that the mover comes to next.
+    fn cursor(&self) -> u32 {
+        // SAFETY: The field is valid for reading and written with WRITE_ONCE().
+        unsafe { ptr::addr_of!((*self.header.c.get()).cursor).read_volatile() }
+    }
+
+    fn entry(&self, i: u32) -> Option<&fb::migrate_copy_entry> {
+        if i >= self.filled().0 {
+            return None;
+        }
+        let entry = self.entries.get(i as usize)?;
+        // SAFETY: By the type invariant the entry has been filled, and while the object is shared
+        // nobody writes to it but for `state`, which we only access atomically.
+        Some(unsafe { &*entry.get() })
+    }
+
+    fn entry_state(entry: &fb::migrate_copy_entry) -> &Atomic<u32> {
+        // SAFETY: `state` is aligned, lives as long as `entry`, and all accesses while the object is
+        // shared are atomic, on the C side too.
+        unsafe { Atomic::from_ptr(ptr::addr_of!(entry.state).cast_mut()) }
+    }
+
+    /// The nodes of source and destination of the first folio.
+    pub(crate) fn nodes(&self) -> (i32, i32) {
+        self.entry(0).map_or((-1, -1), |e| {
+            Now {
+                dst: e.dst,
+                src: e.src,
+            }
+            .nodes()
+        })
+    }
+
+    fn reset_chunks(&mut self, planned: Planned) {
+        self.planned = planned;
+        for chunk in self.chunks.iter().take(planned.pieces as usize) {
+            chunk.reset();
+        }
+        self.ticket.reset();
+    }
+
+    /// Cuts the folios that the shim has put in into chunks.
+    pub(crate) fn plan_early(&mut self, chunk_bytes: u64) -> Planned {
+        let nr = self.filled().0 as usize;
+        // SAFETY: `&mut self`: nobody writes to the entries now.
+        let sizes = (self.entries.iter().take(nr)).map(|e| unsafe { (*e.get()).bytes as u64 });
+        let planned = plan::plan(sizes, chunk_bytes, &mut self.pieces);
+        self.early = true;
+        self.reset_chunks(planned);
+        planned
+    }
+
+    /// Makes this a batch of one folio, of which `[offset, offset + len)` is copied.
+    pub(crate) fn plan_now(
+        &mut self,
+        now: &Now,
+        offset: u64,
+        len: u64,
+        chunk_bytes: u64,
+    ) -> Planned {
+        let bytes = now.bytes();
+        let len = len.min(bytes.saturating_sub(offset));
+        let planned = plan::plan_window(offset, len, chunk_bytes, &mut self.pieces);
+        if let Some(entry) = self.entries.first() {
+            // SAFETY: `&mut self`: we are the only one who has the object.
+            unsafe {
+                *entry.get() = fb::migrate_copy_entry {
+                    src: now.src,
+                    dst: now.dst,
+                    bytes: bytes as usize,
+                    state: EntryState::Pending as u32,
+                };
+                let c = &mut *self.header.c.get();
+                c.nr = 1;
+                c.cursor = 0;
+            }
+        }
+        self.early = false;
+        self.reset_chunks(planned);
+        planned
+    }
+
+    /// Are its folios copied before their references are checked for the last time?
+    pub(crate) fn is_early(&self) -> bool {
+        self.early
+    }
+
+    /// How many chunks nobody ever claimed, after [`Self::close()`].
+    pub(crate) fn revoked(&self) -> u32 {
+        let revoked = |c: &&Chunk<_>| c.state() == ChunkState::Revoked;
+        u32::try_from(self.chunks().iter().filter(revoked).count()).unwrap_or(u32::MAX)
+    }
+
+    /// Is entry `i` copied in several chunks?
+    pub(crate) fn is_cut(&self, i: u32) -> bool {
+        plan::span(self.pieces(), i).is_some_and(|(_, count)| count > 1)
+    }
+
+    /// How it has been cut.
+    pub(crate) fn planned(&self) -> Planned {
+        self.planned
+    }
+
+    fn chunks(&self) -> &[Chunk<Atomic<u32>>] {
+        self.chunks
+            .get(..self.planned.pieces as usize)
+            .unwrap_or(&[])
+    }
+
+    fn pieces(&self) -> &[Piece] {
+        self.pieces
+            .get(..self.planned.pieces as usize)
+            .unwrap_or(&[])
+    }
+
+    /// The chunk that the mover is at.
+    pub(crate) fn mover_chunk(&self) -> u32 {
+        match plan::span(self.pieces(), self.cursor()) {
+            Some((first, _)) if self.early => first,
+            _ => 0,
+        }
+    }
+
+    /// The next chunk in move order below `limit`, as a ticket: nobody else gets its number.
+    pub(crate) fn take(&self, limit: u32) -> Option<u32> {
+        self.ticket.take(limit.min(self.planned.pieces))
+    }
+
+    /// Are there chunks that nobody has taken a ticket for?
+    pub(crate) fn left(&self) -> u32 {
+        self.planned.pieces.saturating_sub(self.ticket.taken())
+    }
+
+    /// Claims a chunk.
+    ///
+    /// A helper has turned preemption off before, and leaves it off until the claim is dropped.
+    pub(crate) fn claim(&self, chunk: u32, lane: Lane) -> Option<Claim<'_>> {
+        if !self.chunks().get(chunk as usize)?.try_claim(lane) {
+            return None;
+        }
+        Some(Claim::new(self, chunk, lane))
+    }
+
+    /// Has this chunk been claimed, and not been completed?
+    pub(crate) fn in_flight(&self, chunk: u32) -> Option<Lane> {
+        match self.chunks().get(chunk as usize)?.state() {
+            ChunkState::Claimed(lane) => Some(lane),
+            _ => None,
+        }
+    }
+
+    /// Has nobody claimed this chunk yet, and can somebody?
+    pub(crate) fn is_free(&self, chunk: u32) -> bool {
+        matches!(
+            self.chunks().get(chunk as usize).map(Chunk::state),
+            Some(ChunkState::Free)
+        )
+    }
+
+    /// The first chunk of an entry.
+    pub(crate) fn first_chunk(&self, i: u32) -> Option<u32> {
+        plan::span(self.pieces(), i).map(|(first, _)| first)
+    }
+
+    /// One step towards settling entry `i`; to be repeated until it is final.
+    pub(crate) fn settle(&self, i: u32, help: bool) -> Step<'_> {
+        let not = Step::Final(Settled::new(How::NotStarted));
+        // Not covered by any chunk: nobody can have touched it.
+        let Some((first, count)) = plan::span(self.pieces(), i) else {
+            return not;
+        };
+        let Some(entry) = self.entry(i) else {
+            return not;
+        };
+        let span = first as usize..(first as usize).saturating_add(count as usize);
+        let Some(chunks) = self.chunks().get(span) else {
+            return not;
+        };
+        let shared =
+            (self.pieces().get(first as usize)).is_some_and(|p| p.len >= entry.bytes as u64);
+        let settle = match chunks {
+            [chunk] if shared => claim::settle_shared(chunk, Self::entry_state(entry)),
+            _ => claim::settle_span(chunks, help),
+        };
+        match settle {
+            Settle::NotStarted => not,
+            Settle::AllCopied => Step::Final(Settled::new(How::Copied)),
+            Settle::Partial => Step::Final(Settled::new(How::Partial)),
+            Settle::Wait(c) => Step::Wait(first.saturating_add(c)),
+            Settle::Mine(c) => Step::Mine(Claim::new(self, first.saturating_add(c), Lane::MOVER)),
+        }
+    }
+
+    /// Must the mover still wait for entry `i`, which this chunk is part of?
+    pub(crate) fn waiting(&self, i: u32, chunk: u32) -> bool {
+        self.in_flight(chunk).is_some()
+            && self
+                .entry(i)
+                .is_none_or(|e| claim::entry_state(Self::entry_state(e)) == EntryState::Pending)
+    }
+
+    /// Gives up waiting for entry `i`: its destination is kept from being reused (I7) until the
+    /// last one who has this object lets it go, and the folio fails.
+    pub(crate) fn park(&self, i: u32) -> Settled {
+        if let Some(entry) = self.entry(i) {
+            self.parked.add(1, kernel::sync::atomic::Relaxed);
+            // SAFETY: The mover holds the lock of `dst`, and has it on no list while it settles or
+            // copies it, which is when this is called.
+            unsafe { fb::migrate_copy_park(entry.dst, self.header.c.get().cast()) };
+        }
+        Settled {
+            code: EBUSY.to_errno(),
+            how: How::Unquiet,
+        }
+    }
+
+    /// Nobody else has the object, so nobody writes to what it had parked: frees that.
+    ///
+    /// Returns how many folios that were.
+    pub(crate) fn unpark(&mut self) -> u32 {
+        if *self.parked.get_mut() == 0 {
+            return 0;
+        }
+        *self.parked.get_mut() = 0;
+        // SAFETY: Any pointer is a valid cookie.
+        unsafe { fb::migrate_copy_unpark(self.header.c.get().cast()) }
+    }
+
+    /// Spoils the destination of an entry that is settled. For fault injection.
+    pub(crate) fn scribble(&self, i: u32, settled: &Settled) {
+        if settled.how == How::Unquiet {
+            return;
+        }
+        if let Some(entry) = self.entry(i) {
+            // SAFETY: The entry is settled and its turn to move has come, so the mover, which calls
+            // this, has both folios to itself.
+            unsafe { fb::ferry_scribble(entry.dst) };
+        }
+    }
+
+    /// Revokes what is free; returns a chunk that is still in flight.
+    pub(crate) fn close(&self) -> Option<u32> {
+        claim::close(self.chunks())
+    }
+}
+
+/// The right to copy one chunk. Completes it when dropped.
+pub(crate) struct Claim<'a> {
+    batch: &'a RawBatch,
+    chunk: u32,
+    lane: Lane,
+    ok: bool,
+}
+
+/// What was copied under a claim.
+#[derive(Copy, Clone, Default)]
+pub(crate) struct Copied {
+    /// Bytes that are in the destination.
+    pub(crate) bytes: u64,
+    /// Whole folios among them.
+    pub(crate) folios: u32,
+    /// Folios that may not be copied early, because somebody else has a reference (I1).
+    pub(crate) referenced: u32,
+    /// Pieces that met poison.
+    pub(crate) poisoned: u32,
+}
+
+impl<'a> Claim<'a> {
+    fn new(batch: &'a RawBatch, chunk: u32, lane: Lane) -> Self {
+        // SAFETY: Only tells lockdep.
+        unsafe { fb::migrate_copy_lockdep_claim() };
+        Self {
+            batch,
+            chunk,
+            lane,
+            ok: false,
+        }
+    }
+
+    /// Will the chunk be done, and not failed?
+    pub(crate) fn is_ok(&self) -> bool {
+        self.ok
+    }
+
+    /// Copies the chunk.
+    pub(crate) fn copy(&mut self) -> Copied {
+        let mut copied = Copied::default();
+        let Some(piece) = self.batch.pieces().get(self.chunk as usize) else {
+            return copied;
+        };
+        let mut ok = true;
+        for i in piece.first..piece.first.saturating_add(piece.count) {
+            let Some(entry) = self.batch.entry(i) else {
+                break;
+            };
+            let bytes = entry.bytes as u64;
+            if bytes == 0 {
+                continue;
+            }
+            // One of several pieces of a folio, or all of it.
+            let whole = piece.len >= bytes;
+            let (offset, len) = if whole {
+                (0, bytes)
+            } else {
+                (piece.offset, piece.len)
+            };
+            let state = RawBatch::entry_state(entry);
+            // SAFETY: The chunk is claimed, so the entry is not settled and its folios are lent.
+            if self.batch.early && !unsafe { fb::ferry_may_claim(entry) } {
+                copied.referenced += 1;
+                ok = false;
+                if whole {
+                    claim::entry_mark(state, EntryState::Skipped);
+                }
+                continue;
+            }
+            // SAFETY: As above, and claims of other chunks cover other bytes; the plan keeps
+            // `offset + len` within the folio. Source and destination have the same size.
+            let left =
+                unsafe { fb::ferry_copy_mc(entry.dst, entry.src, offset as usize, len as usize) };
+            // The stores were ordinary ones, so the release below is all that I11 asks for.
+            if left == 0 {
+                copied.bytes = copied.bytes.saturating_add(len);
+                if whole {
+                    copied.folios += 1;
+                    claim::entry_mark(state, EntryState::Copied);
+                }
+            } else {
+                // The mover's stock copy meets the poison again and reports it, once (I10).
+                copied.poisoned += 1;
+                ok = false;
+                if whole {
+                    claim::entry_mark(state, EntryState::Skipped);
+                }
+            }
+        }
+        self.ok = ok;
+        copied
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        if let Some(chunk) = self.batch.chunks().get(self.chunk as usize) {
+            chunk.complete(self.lane, self.ok);
+        }
+        // SAFETY: Only tells lockdep.
+        unsafe { fb::migrate_copy_lockdep_release() };
+    }
+}
+
+/// Lends an object to the shim.
+pub(super) fn lend<P: Provider>(batch: Arc<P::Batch>) -> *mut fb::migrate_copy_batch {
+    let header: *const Header = &raw const *(*batch).as_ref().header;
+    let owner = Arc::into_raw(batch).cast();
+    // SAFETY: The header lives as long as the object, to which `owner` is now a reference. Only the
+    // mover, which we are, accesses `owner`.
+    unsafe {
+        *(*header).owner.get() = owner;
+        (*header).c.get()
+    }
+}
+
+/// The object that the shim holds on to.
+///
+/// # Safety
+///
+/// `batch` is from `lend::<P>()`, and has not been taken back.
+pub(super) unsafe fn borrow<'a, P: Provider>(
+    batch: *mut fb::migrate_copy_batch,
+) -> ArcBorrow<'a, P::Batch> {
+    let header = batch.cast::<Header>();
+    // SAFETY: `c` is the first field of `Header`, and `owner` is what `lend::<P>()` stored: a
+    // reference that is still held.
+    unsafe { ArcBorrow::from_raw((*(*header).owner.get()).cast()) }
+}
+
+/// Takes back what was lent; None if the shim does not hold it.
+///
+/// # Safety
+///
+/// `batch` is from `lend::<P>()`.
+pub(super) unsafe fn take_back<P: Provider>(
+    batch: *mut fb::migrate_copy_batch,
+) -> Option<Arc<P::Batch>> {
+    let header = batch.cast::<Header>();
+    // SAFETY: As in `borrow()`; the reference is ours from here on, and we say so in `owner`.
+    unsafe {
+        let owner = *(*header).owner.get();
+        if owner.is_null() {
+            return None;
+        }
+        *(*header).owner.get() = ptr::null();
+        Some(Arc::from_raw(owner.cast()))
+    }
+}
