@@ -113,6 +113,7 @@ struct task_struct *ferry_worker_create(int (*fn)(void *data), void *data,
 					int cpu)
 {
 	struct task_struct *task;
+	int rc;
 
 	task = kthread_create_on_node(fn, data, cpu_to_node(cpu), "ferry/%d",
 				      cpu);
@@ -122,9 +123,14 @@ struct task_struct *ferry_worker_create(int (*fn)(void *data), void *data,
 	set_user_nice(task, MAX_NICE);
 	/*
 	 * Not kthread_bind(): if the CPU goes away, the thread must be able to
-	 * go on, and to stop, on another one.
+	 * go on, and to stop, on another one. It comes back with the CPU.
 	 */
-	set_cpus_allowed_ptr(task, cpumask_of(cpu));
+	rc = kthread_affine_preferred(task, cpumask_of(cpu));
+	if (rc) {
+		kthread_stop(task);
+		put_task_struct(task);
+		return ERR_PTR(rc);
+	}
 	return task;
 }
 
