@@ -884,6 +884,114 @@ int ferry_shmem_only(unsigned int kib)
 	return only(kib, "shmem_enabled", "always");
 }
 
+/* ---- a mix of memory ---- */
+
+int ferry_mix_map(struct ferry_mix *m, size_t len, int node)
+{
+	static const struct {
+		const char *what;
+		unsigned int kib;
+		bool shared;
+	} kinds[] = {
+		[FERRY_MIX_2M] = { "anonymous 2M", 2048, false },
+		[FERRY_MIX_SHARED_2M] = { "shared 2M", 2048, true },
+		[FERRY_MIX_64K] = { "anonymous 64K", 64, false },
+		[FERRY_MIX_4K] = { "anonymous 4K", 4, false },
+		[FERRY_MIX_SHARED_4K] = { "shared 4K", 4, true },
+	};
+	unsigned int kib;
+	char *mem;
+	int i, ret;
+
+	m->n = 0;
+	for (i = 0; i < ARRAY_SIZE(kinds); i++) {
+		kib = kinds[i].kib == 4 ? 0 : kinds[i].kib;
+		ret = kinds[i].shared ? ferry_shmem_only(kib) : ferry_mthp_only(kib);
+		if (ret)
+			return ret;
+		mem = map_aligned(-1, len, FERRY_PMD, PROT_READ | PROT_WRITE,
+				  MAP_ANONYMOUS |
+				  (kinds[i].shared ? MAP_SHARED : MAP_PRIVATE));
+		if (mem == MAP_FAILED)
+			return -errno;
+		m->part[i].what = kinds[i].what;
+		m->part[i].mem = mem;
+		m->part[i].len = len;
+		m->part[i].folio = kinds[i].kib << 10;
+		m->n++;
+		if (node >= 0)
+			ret = ferry_populate(mem, len, node);
+		else
+			ret = madvise(mem, len, MADV_POPULATE_WRITE) ? -errno : 0;
+		if (ret)
+			return ret;
+		if (ferry_in_folios_of(mem, len, m->part[i].folio) != len) {
+			ferry_note("%s: not of folios of that size", kinds[i].what);
+			return -ENOMEM;
+		}
+		/* While 2M is allowed, khugepaged would make them of what comes next. */
+		ret = kinds[i].shared ? ferry_shmem_only(0) : ferry_mthp_only(0);
+		if (ret)
+			return ret;
+	}
+	return 0;
+}
+
+void ferry_mix_fill(struct ferry_mix *m, u64 gen)
+{
+	int i;
+
+	for (i = 0; i < m->n; i++)
+		ferry_fill(m->part[i].mem, m->part[i].len, i, gen);
+}
+
+size_t ferry_mix_verify(const struct ferry_mix *m, u64 gen)
+{
+	size_t bad = 0, n;
+	int i;
+
+	for (i = 0; i < m->n; i++) {
+		n = ferry_verify(m->part[i].mem, m->part[i].len, i, gen);
+		if (n)
+			ferry_note("that was %s", m->part[i].what);
+		bad += n;
+	}
+	return bad;
+}
+
+long ferry_mix_count_on(const struct ferry_mix *m, int node)
+{
+	long found = 0, n;
+	int i;
+
+	for (i = 0; i < m->n; i++) {
+		n = ferry_count_on(m->part[i].mem, m->part[i].len, FERRY_PAGE, node);
+		if (n < 0)
+			return n;
+		found += n;
+	}
+	return found;
+}
+
+long ferry_mix_pages(const struct ferry_mix *m)
+{
+	long n = 0;
+	int i;
+
+	for (i = 0; i < m->n; i++)
+		n += m->part[i].len / FERRY_PAGE;
+	return n;
+}
+
+void ferry_mix_unmap(struct ferry_mix *m)
+{
+	int i;
+
+	for (i = 0; i < m->n; i++)
+		munmap(m->part[i].mem, m->part[i].len);
+	m->n = 0;
+}
+
 /* ---- files on a disk ---- */
 
 int ferry_run(const char *prog, ...)

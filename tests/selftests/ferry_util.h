@@ -221,6 +221,41 @@ int ferry_mthp_only(unsigned int kib);
 /* Same for shmem's internal mount and memfd; tmpfs mounts have huge=. */
 int ferry_shmem_only(unsigned int kib);
 
+/* ---- a mix of memory ---- */
+
+enum {
+	FERRY_MIX_2M,
+	FERRY_MIX_SHARED_2M,
+	FERRY_MIX_64K,
+	FERRY_MIX_4K,
+	FERRY_MIX_SHARED_4K,
+};
+
+/* Mapped memory of several kinds, for tests of what moves whole processes or blocks. */
+struct ferry_mix {
+	int n;
+	struct {
+		const char *what;
+		char *mem;
+		size_t len;
+		size_t folio;
+	} part[8];
+};
+
+/*
+ * Maps @len bytes (a multiple of 2 MiB) of each kind on @node (-1: anywhere): anonymous
+ * and shared anonymous, of folios of the sizes above. Leaves only 4K allowed in the THP
+ * switches. Fails if a kind is not made of folios of its size.
+ */
+int ferry_mix_map(struct ferry_mix *m, size_t len, int node);
+void ferry_mix_fill(struct ferry_mix *m, u64 gen);
+/* Number of wrong bytes. */
+size_t ferry_mix_verify(const struct ferry_mix *m, u64 gen);
+/* Pages of it that are on @node, and pages in all. */
+long ferry_mix_count_on(const struct ferry_mix *m, int node);
+long ferry_mix_pages(const struct ferry_mix *m);
+void ferry_mix_unmap(struct ferry_mix *m);
+
 /* ---- files on a disk ---- */
 
 #define FERRY_DISK	"/dev/vda"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /* One hugetlb folio of 1G. */
-#define HUGETLB_KIB	(1UL << 20)
+#define HUGETLB_KIB	1048576UL
 #define FOLIOS		1
 #include "hugetlb_common.h"
 

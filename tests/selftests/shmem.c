@@ -34,19 +34,16 @@ FIXTURE_VARIANT(shmem)
 	size_t write;		/* bytes of one write that allocates; 0: page faults */
 };
 
-#define ANON(name, size) \
-	FIXTURE_VARIANT_ADD(shmem, name) { .kind = SHARED_ANON, .kib = size }
-
-ANON(anon_4k, 4);
-ANON(anon_8k, 8);
-ANON(anon_16k, 16);
-ANON(anon_32k, 32);
-ANON(anon_64k, 64);
-ANON(anon_128k, 128);
-ANON(anon_256k, 256);
-ANON(anon_512k, 512);
-ANON(anon_1m, 1024);
-ANON(anon_2m, 2048);
+FIXTURE_VARIANT_ADD(shmem, anon_4k) { .kib = 4 };
+FIXTURE_VARIANT_ADD(shmem, anon_8k) { .kib = 8 };
+FIXTURE_VARIANT_ADD(shmem, anon_16k) { .kib = 16 };
+FIXTURE_VARIANT_ADD(shmem, anon_32k) { .kib = 32 };
+FIXTURE_VARIANT_ADD(shmem, anon_64k) { .kib = 64 };
+FIXTURE_VARIANT_ADD(shmem, anon_128k) { .kib = 128 };
+FIXTURE_VARIANT_ADD(shmem, anon_256k) { .kib = 256 };
+FIXTURE_VARIANT_ADD(shmem, anon_512k) { .kib = 512 };
+FIXTURE_VARIANT_ADD(shmem, anon_1m) { .kib = 1024 };
+FIXTURE_VARIANT_ADD(shmem, anon_2m) { .kib = 2048 };
 
 FIXTURE_VARIANT_ADD(shmem, memfd_4k) {
 	.kind = MEMFD, .kib = 4, .huge = "never",

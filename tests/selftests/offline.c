@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Memory blocks go offline with anonymous memory, shared memory and page cache in them,
+ * mapped and not, and come back. Needs blocks in ZONE_MOVABLE (movablecore=).
+ */
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/mount.h>
+
+#include "kselftest_harness.h"
+#include "ferry_util.h"
+
+#define BLOCKS	"/sys/devices/system/memory/"
+#define MNT	"/tmp/ferry-ext4"
+#define PART	(4UL << 20)
+#define LEN	(8UL << 20)
+#define PAGES	(LEN / FERRY_PAGE)
+
+enum { MEMFD, MEMFD_2M, EXT4, NR_FILES };
+
+static const char * const file_names[] = { "memfd 4K", "memfd 2M", "ext4" };
+
+FIXTURE(offline)
+{
+	int nodes[FERRY_MAX_NODES];
+	struct ferry_stats before;
+	struct ferry_mix mix;
+	bool mounted;
+	u64 block_pages;
+	int fd[NR_FILES];
+	int gone;	/* block that is offline now, -1: none */
+};
+
+FIXTURE_SETUP(offline)
+{
+	char hex[32];
+	int i, ret;
+
+	self->gone = -1;
+	for (i = 0; i < NR_FILES; i++)
+		self->fd[i] = -1;
+	if (ferry_mem_nodes(self->nodes) < 2)
+		SKIP(return, "needs two nodes with memory");
+	if (ferry_read(BLOCKS "block_size_bytes", hex, sizeof(hex)) <= 0)
+		SKIP(return, "no memory hotplug");
+	self->block_pages = strtoull(hex, NULL, 16) / FERRY_PAGE;
+	ASSERT_EQ(0, ferry_quiet());
+	ret = ferry_ext4(FERRY_DISK, MNT);
+	if (ret == -ENODEV)
+		SKIP(return, "needs a disk at " FERRY_DISK);
+	ASSERT_EQ(0, ret);
+	self->mounted = true;
+	ASSERT_EQ(0, ferry_stats_get(&self->before));
+}
+
+static int set_block(u64 block, const char *state)
+{
+	char path[100];
+
+	snprintf(path, sizeof(path), BLOCKS "memory%llu/state", block);
+	return ferry_write(path, "%s", state);
+}
+
+FIXTURE_TEARDOWN(offline)
+{
+	int i;
+
+	if (self->gone >= 0)
+		set_block(self->gone, "online_movable");
+	ferry_mix_unmap(&self->mix);
+	for (i = 0; i < NR_FILES; i++)
+		if (self->fd[i] >= 0)
+			close(self->fd[i]);
+	if (self->mounted)
+		umount(MNT);
+	ferry_restore();
+}
+
+static bool movable(u64 block)
+{
+	char path[100], zones[64];
+
+	snprintf(path, sizeof(path), BLOCKS "memory%llu/valid_zones", block);
+	return ferry_read(path, zones, sizeof(zones)) > 0 && !strcmp(zones, "Movable");
+}
+
+/* Where the pages of a file are; it is mapped for that time only. */
+static int file_pfns(int fd, u64 *pfns)
+{
+	char *map = ferry_map_file(fd, LEN, FERRY_PMD, PROT_READ, MAP_SHARED);
+	int ret;
+
+	if (map == MAP_FAILED)
+		return -errno;
+	ret = madvise(map, LEN, MADV_POPULATE_READ) ? -errno : ferry_pfns(map, LEN, pfns);
+	munmap(map, LEN);
+	return ret;
+}
+
+static long count_in(const u64 *pfns, size_t n, u64 block, u64 block_pages)
+{
+	long found = 0;
+	size_t i;
+
+	for (i = 0; i < n; i++)
+		found += pfns[i] && pfns[i] / block_pages == block;
+	return found;
+}
+
+/* Files with content of @gen, in page cache of @node and mapped by nobody. */
+static void fill_files(struct __test_metadata *_metadata, FIXTURE_DATA(offline) * self,
+		       int node, u64 gen)
+{
+	int i;
+
+	for (i = 0; i < NR_FILES; i++) {
+		if (self->fd[i] >= 0)
+			close(self->fd[i]);
+		ASSERT_EQ(0, ferry_set(FERRY_THP "shmem_enabled",
+				       i == MEMFD_2M ? "always" : "never"));
+		if (i == EXT4)
+			self->fd[i] = open(MNT "/file", O_RDWR | O_CREAT | O_TRUNC, 0600);
+		else
+			self->fd[i] = memfd_create("ferry", 0);
+		ASSERT_GE(self->fd[i], 0);
+		ASSERT_EQ(0, ferry_set_mempolicy(MPOL_BIND, node));
+		ASSERT_EQ(0, ferry_fill_fd(self->fd[i], LEN, 30 + i, gen));
+		ASSERT_EQ(0, ferry_set_mempolicy(MPOL_DEFAULT, -1));
+	}
+	/* One round the file is clean. */
+	if (gen & 1)
+		ASSERT_EQ(0, fsync(self->fd[EXT4]));
+}
+
+/*
+ * Takes offline, one after the other, the movable blocks that hold something of the
+ * test's, and puts them back.
+ */
+TEST_F(offline, movable_blocks)
+{
+	static u64 pfns[NR_FILES][PAGES], mapped[5][PART / FERRY_PAGE];
+	int rounds = ferry_iters(2, 2), r, i, ret, tries, done = 0;
+	long held[NR_FILES], other, file_moved[NR_FILES] = { 0 }, mapped_moved = 0;
+	struct ferry_stats after;
+	bool seen[4096];
+	u64 block;
+
+	for (r = 0; r < rounds; r++) {
+		ferry_mix_unmap(&self->mix);
+		ASSERT_EQ(0, ferry_mix_map(&self->mix, PART, self->nodes[r & 1]));
+		ferry_mix_fill(&self->mix, r);
+		fill_files(_metadata, self, self->nodes[r & 1], r);
+		memset(seen, 0, sizeof(seen));
+		for (tries = 0; tries < 4; tries++) {
+			for (i = 0; i < NR_FILES; i++)
+				ASSERT_EQ(0, file_pfns(self->fd[i], pfns[i]));
+			for (i = 0; i < self->mix.n; i++)
+				ASSERT_EQ(0, ferry_pfns(self->mix.part[i].mem, PART, mapped[i]));
+			/* The next block of the file in turn. */
+			block = pfns[tries % NR_FILES][0] / self->block_pages;
+			ASSERT_LT(block, ARRAY_SIZE(seen));
+			if (seen[block] || !movable(block))
+				continue;
+			seen[block] = true;
+			for (i = 0; i < NR_FILES; i++)
+				held[i] = count_in(pfns[i], PAGES, block, self->block_pages);
+			for (other = 0, i = 0; i < self->mix.n; i++)
+				other += count_in(mapped[i], PART / FERRY_PAGE, block,
+						  self->block_pages);
+
+			ret = set_block(block, "offline");
+			ASSERT_EQ(0, ret) TH_LOG("block %llu", block);
+			self->gone = block;
+			done++;
+
+			for (i = 0; i < NR_FILES; i++) {
+				ASSERT_EQ(0, ferry_verify_fd(self->fd[i], LEN, 30 + i, r));
+				ASSERT_EQ(0, file_pfns(self->fd[i], pfns[i]));
+				ASSERT_EQ(0, count_in(pfns[i], PAGES, block,
+						      self->block_pages));
+				file_moved[i] += held[i];
+			}
+			ASSERT_EQ(0, ferry_mix_verify(&self->mix, r));
+			for (i = 0; i < self->mix.n; i++) {
+				ASSERT_EQ(0, ferry_pfns(self->mix.part[i].mem, PART, mapped[i]));
+				ASSERT_EQ(0, count_in(mapped[i], PART / FERRY_PAGE, block,
+						      self->block_pages));
+			}
+			mapped_moved += other;
+
+			ASSERT_EQ(0, set_block(block, "online_movable"));
+			self->gone = -1;
+		}
+		/* And as it reached the disk. */
+		ASSERT_EQ(0, ferry_evict(self->fd[EXT4]));
+		ASSERT_EQ(0, ferry_verify_fd(self->fd[EXT4], LEN, 30 + EXT4, r));
+	}
+	ferry_note("%d blocks went offline with %ld mapped pages", done, mapped_moved);
+	EXPECT_GT(mapped_moved, 0);
+	for (i = 0; i < NR_FILES; i++) {
+		ferry_note("and %ld pages of %s that nobody maps", file_moved[i], file_names[i]);
+		EXPECT_GT(file_moved[i], 0);
+	}
+	ASSERT_EQ(0, ferry_stats_get(&after));
+	EXPECT_TRUE(ferry_stats_used(&self->before, &after));
+}
+
+TEST_HARNESS_MAIN
