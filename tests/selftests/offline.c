@@ -15,6 +15,7 @@
 #define PART	(4UL << 20)
 #define LEN	(8UL << 20)
 #define PAGES	(LEN / FERRY_PAGE)
+#define KPF_RESERVED	32
 
 enum { MEMFD, MEMFD_2M, EXT4, NR_FILES };
 
@@ -76,12 +77,33 @@ FIXTURE_TEARDOWN(offline)
 	ferry_restore();
 }
 
-static bool movable(u64 block)
+/* In ZONE_MOVABLE, and without anything that was taken from it before the zone was made. */
+static bool movable(u64 block, u64 block_pages)
 {
 	char path[100], zones[64];
+	static u64 flags[32768];
+	bool ret = false;
+	u64 at, i;
+	int fd;
 
 	snprintf(path, sizeof(path), BLOCKS "memory%llu/valid_zones", block);
-	return ferry_read(path, zones, sizeof(zones)) > 0 && !strcmp(zones, "Movable");
+	if (ferry_read(path, zones, sizeof(zones)) <= 0 || strcmp(zones, "Movable"))
+		return false;
+	fd = open("/proc/kpageflags", O_RDONLY);
+	if (fd < 0)
+		return false;
+	for (at = 0; at < block_pages; at += ARRAY_SIZE(flags)) {
+		if (pread(fd, flags, sizeof(flags), (block * block_pages + at) * 8) !=
+		    sizeof(flags))
+			goto out;
+		for (i = 0; i < ARRAY_SIZE(flags); i++)
+			if (flags[i] >> KPF_RESERVED & 1)
+				goto out;
+	}
+	ret = true;
+out:
+	close(fd);
+	return ret;
 }
 
 /* Where the pages of a file are; it is mapped for that time only. */
@@ -159,7 +181,7 @@ TEST_F(offline, movable_blocks)
 			/* The next block of the file in turn. */
 			block = pfns[tries % NR_FILES][0] / self->block_pages;
 			ASSERT_LT(block, ARRAY_SIZE(seen));
-			if (seen[block] || !movable(block))
+			if (seen[block] || !movable(block, self->block_pages))
 				continue;
 			seen[block] = true;
 			for (i = 0; i < NR_FILES; i++)
@@ -196,6 +218,7 @@ TEST_F(offline, movable_blocks)
 		ASSERT_EQ(0, ferry_verify_fd(self->fd[EXT4], LEN, 30 + EXT4, r));
 	}
 	ferry_note("%d blocks went offline with %ld mapped pages", done, mapped_moved);
+	EXPECT_GE(done, rounds);
 	EXPECT_GT(mapped_moved, 0);
 	for (i = 0; i < NR_FILES; i++) {
 		ferry_note("and %ld pages of %s that nobody maps", file_moved[i], file_names[i]);

@@ -1,0 +1,268 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the tests of the invariants (i*.c) and under fire (fire*.c) share. To be
+ * included after ferry_util.h.
+ *
+ * Invariants and hazards are numbered as in Documentation/design.rst. The tests open
+ * their windows with the delays of debugfs ferry/inject/, so that they do not depend
+ * on who is faster; what could still make one depend on it is said in its head.
+ */
+#ifndef FERRY_HAZARDS_H
+#define FERRY_HAZARDS_H
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define HZ_UNUSED	__attribute__((unused))
+
+/* Folio sizes in KiB that most of these tests use: many in a chunk, two chunks, many chunks. */
+static const unsigned int hz_sizes[] HZ_UNUSED = { 4, 64, 256, 2048 };
+
+/* Counters of ferry, and how they grew since. */
+struct hz_count {
+	struct ferry_stats before;
+	struct ferry_stats after;
+};
+
+static HZ_UNUSED void hz_count(struct hz_count *c)
+{
+	ferry_stats_get(&c->before);
+}
+
+/* Reads the counters anew; then hz_grown() says how they grew since hz_count(). */
+static HZ_UNUSED void hz_count_end(struct hz_count *c)
+{
+	ferry_stats_get(&c->after);
+}
+
+static HZ_UNUSED long hz_grown(const struct hz_count *c, const char *name)
+{
+	return ferry_stats_delta(&c->before, &c->after, name);
+}
+
+/*
+ * The caller, who will migrate, on the first CPU of a node, so that the other CPUs are
+ * idle and their helpers ready. Batches of up to 8 MiB, so that there are early copies
+ * of 2M folios, too.
+ */
+static HZ_UNUSED int hz_prepare(int nodes[FERRY_MAX_NODES])
+{
+	int ret;
+
+	ret = ferry_quiet();
+	if (ret)
+		return ret;
+	ferry_pin_cpu(ferry_node_cpu(nodes[0]));
+	if (!ferry_loaded())
+		return 0;
+	return ferry_set_knob("batch_bytes", "%lu", 8UL << 20);
+}
+
+/* New folios of @folio bytes in a private anonymous mapping, on @node. */
+static HZ_UNUSED int hz_fresh(char *mem, size_t len, size_t folio, int node)
+{
+	int ret;
+
+	ret = ferry_mthp_only(folio == FERRY_PAGE ? 0 : folio >> 10);
+	if (ret)
+		return ret;
+	if (madvise(mem, len, MADV_DONTNEED))
+		return -errno;
+	ret = ferry_populate(mem, len, node);
+	if (ret)
+		return ret;
+	return ferry_in_folios_of(mem, len, folio) == len ? 0 : -ENOMEM;
+}
+
+/* The folios are on @node, one in each @step. */
+static HZ_UNUSED bool hz_all_on(char *mem, size_t len, int node)
+{
+	return ferry_count_on(mem, len, FERRY_PAGE, node) ==
+	       (long)(len / FERRY_PAGE);
+}
+
+/* ---- a migration in the background ---- */
+
+struct hz_move {
+	pthread_t thread;
+	char *mem;
+	size_t len;
+	size_t step;
+	int node;
+	int cpu;
+	int *status;
+	long ret;
+	u64 from_ns;
+	u64 to_ns;
+	bool over;
+};
+
+static HZ_UNUSED void *hz_move_fn(void *arg)
+{
+	struct hz_move *m = arg;
+	size_t n = m->len / m->step, i;
+	void **pages = malloc(n * sizeof(*pages));
+	int *nodes = malloc(n * sizeof(*nodes));
+
+	for (i = 0; i < n; i++) {
+		pages[i] = m->mem + i * m->step;
+		nodes[i] = m->node;
+	}
+	if (m->cpu >= 0)
+		ferry_pin_cpu(m->cpu);
+	m->from_ns = ferry_now_ns();
+	m->ret = ferry_move_pages(0, n, pages, nodes, m->status, MPOL_MF_MOVE);
+	m->to_ns = ferry_now_ns();
+	free(pages);
+	free(nodes);
+	__atomic_store_n(&m->over, true, __ATOMIC_RELEASE);
+	return NULL;
+}
+
+/* Starts move_pages(2) of one page in each @step bytes, on @cpu, in another thread. */
+static HZ_UNUSED int hz_move_start(struct hz_move *m, char *mem, size_t len, size_t step,
+				   int node, int cpu)
+{
+	memset(m, 0, sizeof(*m));
+	m->mem = mem;
+	m->len = len;
+	m->step = step;
+	m->node = node;
+	m->cpu = cpu;
+	m->status = calloc(len / step, sizeof(int));
+	return m->status ? -pthread_create(&m->thread, NULL, hz_move_fn, m) :
+			   -ENOMEM;
+}
+
+static HZ_UNUSED bool hz_move_over(struct hz_move *m)
+{
+	return __atomic_load_n(&m->over, __ATOMIC_ACQUIRE);
+}
+
+/* Waits for its end. Returns what move_pages(2) did. */
+static HZ_UNUSED long hz_move_end(struct hz_move *m)
+{
+	pthread_join(m->thread, NULL);
+	free(m->status);
+	m->status = NULL;
+	return m->ret;
+}
+
+/* Waits until counter @name is above @seen, at most @ms. */
+static HZ_UNUSED bool hz_until(const char *name, long seen, unsigned int ms)
+{
+	u64 end = ferry_now_ns() + ms * 1000000ULL;
+
+	while (ferry_stat(name) <= seen) {
+		if (ferry_now_ns() > end)
+			return false;
+		sched_yield();
+	}
+	return true;
+}
+
+/* ---- histograms ---- */
+
+struct hz_hist {
+	long n;
+	u64 max;	/* upper bound of the highest bucket with an entry */
+	u64 p99;	/* upper bound of the bucket that 99 % are below or in */
+};
+
+static HZ_UNUSED int hz_hist(const char *name, struct hz_hist *h)
+{
+	unsigned long long lo, hi, count, seen = 0;
+	char path[200];
+	FILE *f;
+
+	memset(h, 0, sizeof(*h));
+	snprintf(path, sizeof(path), FERRY_DEBUGFS "%s", name);
+	f = fopen(path, "r");
+	if (!f)
+		return -errno;
+	while (fscanf(f, "%llu %llu %llu", &lo, &hi, &count) == 3) {
+		h->n += count;
+		h->max = hi;
+	}
+	rewind(f);
+	while (fscanf(f, "%llu %llu %llu", &lo, &hi, &count) == 3) {
+		seen += count;
+		h->p99 = hi;
+		if (seen * 100 >= h->n * 99ULL)
+			break;
+	}
+	fclose(f);
+	return 0;
+}
+
+/* Counters and histograms at zero. */
+static HZ_UNUSED void hz_reset_stats(void)
+{
+	ferry_write(FERRY_DEBUGFS "stats", "0");
+}
+
+/* ---- the kernel's log ---- */
+
+/* A place in the kernel's log: where it ends now. */
+static HZ_UNUSED int hz_log_open(void)
+{
+	int fd = open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+
+	if (fd >= 0)
+		lseek(fd, 0, SEEK_END);
+	return fd;
+}
+
+/* How many lines since hold @text. Goes to the end; closes it. */
+static HZ_UNUSED int hz_log_count(int fd, const char *text)
+{
+	char line[2048];
+	ssize_t n;
+	int found = 0;
+
+	for (;;) {
+		n = read(fd, line, sizeof(line) - 1);
+		if (n < 0 && errno == EPIPE)
+			continue;
+		if (n <= 0)
+			break;
+		line[n] = '\0';
+		found += strstr(line, text) != NULL;
+	}
+	close(fd);
+	return found;
+}
+
+/* ---- parked destinations ---- */
+
+static HZ_UNUSED long hz_parked(void)
+{
+	return ferry_read_long(FERRY_DEBUGFS "parked");
+}
+
+static HZ_UNUSED bool hz_none_parked(void *arg)
+{
+	return hz_parked() == 0;
+}
+
+/* The pool has all its batches again. */
+static HZ_UNUSED bool hz_pool_whole(void *arg)
+{
+	char buf[4096], *p;
+	long now, all;
+
+	if (ferry_read(FERRY_DEBUGFS "state", buf, sizeof(buf)) <= 0)
+		return false;
+	p = strstr(buf, "pool ");
+	return p && sscanf(p, "pool %ld/%ld", &now, &all) == 2 && now == all;
+}
+
+#endif /* FERRY_HAZARDS_H */

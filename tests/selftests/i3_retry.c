@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * I3: the mark "the content is in dst" is good for one attempt to move a folio only.
+ *
+ * again_move_every lets every n-th folio of a batch be settled as usual, overwrites its
+ * destination with 0xa5, and answers -EAGAIN, as if a passing reference had made the
+ * attempt fail. The retry has to copy the folio again, whatever was copied before.
+ *
+ * Seen red, in a scratch copy: in migrate_pages_batch() the line "batch = NULL" after
+ * migrate_copy_finish() replaced by a mark that lets migrate_copy_settle() say 1 to
+ * anonymous folios in later passes: RED-I3
+ */
+#include "kselftest_harness.h"
+#include "ferry_util.h"
+#include "hazards.h"
+
+#define LEN	(8UL << 20)
+
+FIXTURE(i3)
+{
+	int nodes[FERRY_MAX_NODES];
+	size_t folio;
+	char *mem;
+};
+
+FIXTURE_VARIANT(i3)
+{
+	unsigned int kib;
+};
+
+FIXTURE_VARIANT_ADD(i3, 4k) { .kib = 4 };
+FIXTURE_VARIANT_ADD(i3, 64k) { .kib = 64 };
+FIXTURE_VARIANT_ADD(i3, 256k) { .kib = 256 };
+FIXTURE_VARIANT_ADD(i3, 2m) { .kib = 2048 };
+
+FIXTURE_SETUP(i3)
+{
+	self->mem = MAP_FAILED;
+	if (ferry_mem_nodes(self->nodes) < 2)
+		SKIP(return, "needs two nodes with memory");
+	ASSERT_EQ(0, hz_prepare(self->nodes));
+	self->folio = variant->kib << 10;
+	self->mem = ferry_map_anon(LEN, FERRY_PMD);
+	ASSERT_NE(MAP_FAILED, self->mem);
+}
+
+FIXTURE_TEARDOWN(i3)
+{
+	if (self->mem != MAP_FAILED)
+		munmap(self->mem, LEN);
+	ferry_restore();
+}
+
+static void moves(struct __test_metadata *_metadata, char *mem, size_t folio,
+		  const int *nodes, unsigned int every, int iters)
+{
+	long ok, fail;
+	int i;
+
+	if (ferry_loaded())
+		ASSERT_EQ(0, ferry_inject("again_move_every", every));
+	for (i = 0; i < iters; i++) {
+		ASSERT_EQ(0, hz_fresh(mem, LEN, folio, nodes[i & 1]));
+		ferry_fill(mem, LEN, every, i);
+		ok = ferry_vmstat("pgmigrate_success");
+		fail = ferry_vmstat("pgmigrate_fail");
+		ASSERT_EQ(0, ferry_move_range(mem, LEN, folio, nodes[!(i & 1)], NULL));
+		ASSERT_EQ(0, ferry_verify(mem, LEN, every, i));
+		ASSERT_TRUE(hz_all_on(mem, LEN, nodes[!(i & 1)]));
+		ASSERT_EQ(LEN, ferry_in_folios_of(mem, LEN, folio));
+		/* A folio that needed two attempts is one success all the same. */
+		EXPECT_EQ(LEN / FERRY_PAGE,
+			  ferry_vmstat("pgmigrate_success") - ok);
+		EXPECT_EQ(fail, ferry_vmstat("pgmigrate_fail"));
+	}
+}
+
+TEST_F(i3, spoilt_folios_are_copied_again)
+{
+	static const unsigned int every[] = { 1, 2, 3, 7 };
+	struct hz_count c;
+	int i;
+
+	hz_count(&c);
+	for (i = 0; i < ARRAY_SIZE(every); i++)
+		moves(_metadata, self->mem, self->folio, self->nodes, every[i],
+		      ferry_iters(4, 2));
+	hz_count_end(&c);
+	if (ferry_active())
+		EXPECT_GT(hz_grown(&c, "batches"), 0);
+}
+
+/* The same where it is certain that the folio was copied before it was spoilt. */
+TEST_F(i3, early_copies_are_not_used_twice)
+{
+	struct hz_count c;
+
+	if (ferry_loaded())
+		ASSERT_EQ(0, ferry_inject("helper_only", 1));
+	hz_count(&c);
+	moves(_metadata, self->mem, self->folio, self->nodes, 2, ferry_iters(6, 2));
+	hz_count_end(&c);
+	if (!ferry_active())
+		return;
+	EXPECT_GT(hz_grown(&c, "folios_copied_early"), 0);
+	EXPECT_GT(hz_grown(&c, "chunks_by_others"), 0);
+}
+
+TEST_HARNESS_MAIN

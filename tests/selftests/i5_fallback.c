@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * I5: whatever a migrator declines or fails at, the stock copy does, with the stock
+ * kernel's results.
+ *
+ * Every n-th batch is declined, every n-th copy in place is declined, every n-th chunk
+ * of a helper is given up without being copied, alone and together; content and the
+ * results of move_pages(2) have to be those of the stock kernel.
+ *
+ * Seen red, in a scratch copy: RED-I5
+ */
+#include "kselftest_harness.h"
+#include "ferry_util.h"
+#include "hazards.h"
+
+#define LEN	(8UL << 20)
+
+FIXTURE(i5)
+{
+	int nodes[FERRY_MAX_NODES];
+	size_t folio;
+	char *mem;
+};
+
+FIXTURE_VARIANT(i5)
+{
+	unsigned int kib;
+};
+
+FIXTURE_VARIANT_ADD(i5, 4k) { .kib = 4 };
+FIXTURE_VARIANT_ADD(i5, 64k) { .kib = 64 };
+FIXTURE_VARIANT_ADD(i5, 256k) { .kib = 256 };
+FIXTURE_VARIANT_ADD(i5, 2m) { .kib = 2048 };
+
+FIXTURE_SETUP(i5)
+{
+	self->mem = MAP_FAILED;
+	if (ferry_mem_nodes(self->nodes) < 2)
+		SKIP(return, "needs two nodes with memory");
+	ASSERT_EQ(0, hz_prepare(self->nodes));
+	self->folio = variant->kib << 10;
+	self->mem = ferry_map_anon(LEN, FERRY_PMD);
+	ASSERT_NE(MAP_FAILED, self->mem);
+	if (ferry_loaded())
+		ASSERT_EQ(0, ferry_inject("helper_only", 1));
+}
+
+FIXTURE_TEARDOWN(i5)
+{
+	if (self->mem != MAP_FAILED)
+		munmap(self->mem, LEN);
+	ferry_restore();
+}
+
+/* @seed differs for each call, so that no old content can pass for new. */
+static void moves(struct __test_metadata *_metadata, char *mem, size_t folio,
+		  const int *nodes, u64 seed, int iters)
+{
+	int *status = malloc(LEN / FERRY_PAGE * sizeof(int)), i;
+	size_t j;
+	long ok;
+
+	ASSERT_NE(NULL, status);
+	for (i = 0; i < iters; i++) {
+		ASSERT_EQ(0, hz_fresh(mem, LEN, folio, nodes[i & 1]));
+		ferry_fill(mem, LEN, seed, i);
+		ok = ferry_vmstat("pgmigrate_success");
+		ASSERT_EQ(0, ferry_move_range(mem, LEN, folio, nodes[!(i & 1)],
+					      status));
+		ASSERT_EQ(0, ferry_verify(mem, LEN, seed, i));
+		for (j = 0; j < LEN / folio; j++)
+			ASSERT_EQ(nodes[!(i & 1)], status[j]);
+		ASSERT_TRUE(hz_all_on(mem, LEN, nodes[!(i & 1)]));
+		ASSERT_EQ(LEN, ferry_in_folios_of(mem, LEN, folio));
+		EXPECT_EQ(LEN / FERRY_PAGE,
+			  ferry_vmstat("pgmigrate_success") - ok);
+	}
+	free(status);
+}
+
+/* Runs with one injection at several rates; @counter has to grow where it is used. */
+static void with(struct __test_metadata *_metadata, FIXTURE_DATA(i5) * self,
+		 const char *inject, const char *counter)
+{
+	static const unsigned int every[] = { 1, 2, 3 };
+	struct hz_count c;
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(every); i++) {
+		if (ferry_loaded())
+			ASSERT_EQ(0, ferry_inject(inject, every[i]));
+		hz_count(&c);
+		moves(_metadata, self->mem, self->folio, self->nodes,
+		      every[i] * 100 + self->folio, ferry_iters(4, 2));
+		hz_count_end(&c);
+		if (ferry_active() && counter)
+			EXPECT_GT(hz_grown(&c, counter), 0)
+				TH_LOG("%s %u: %s does not grow", inject, every[i],
+				       counter);
+	}
+}
+
+TEST_F(i5, declined_batches)
+{
+	with(_metadata, self, "decline_batch_every", "batches_declined_inject");
+}
+
+/* In place: one folio for each call, so that there is no batch. */
+TEST_F(i5, declined_copies_in_place)
+{
+	if (ferry_loaded()) {
+		ASSERT_EQ(0, ferry_inject("decline_batch_every", 1));
+		ASSERT_EQ(0, ferry_set_knob("min_folio_bytes", "4096"));
+		ASSERT_EQ(0, ferry_set_knob("chunk_bytes", "65536"));
+	}
+	with(_metadata, self, "decline_now_every",
+	     self->folio > 65536 ? "now_failed" : NULL);
+}
+
+TEST_F(i5, failed_chunks_of_batches)
+{
+	with(_metadata, self, "fail_chunk_every", "chunks_failed");
+}
+
+TEST_F(i5, failed_chunks_in_place)
+{
+	if (ferry_loaded()) {
+		ASSERT_EQ(0, ferry_inject("decline_batch_every", 1));
+		ASSERT_EQ(0, ferry_set_knob("min_folio_bytes", "4096"));
+		ASSERT_EQ(0, ferry_set_knob("chunk_bytes", "65536"));
+	}
+	with(_metadata, self, "fail_chunk_every",
+	     self->folio > 65536 ? "chunks_failed" : NULL);
+}
+
+TEST_F(i5, everything_at_once)
+{
+	if (ferry_loaded()) {
+		ASSERT_EQ(0, ferry_inject("decline_batch_every", 5));
+		ASSERT_EQ(0, ferry_inject("decline_now_every", 3));
+		ASSERT_EQ(0, ferry_inject("again_move_every", 5));
+		ASSERT_EQ(0, ferry_inject("fail_move_every", 7));
+	}
+	with(_metadata, self, "fail_chunk_every", NULL);
+}
+
+TEST_HARNESS_MAIN
