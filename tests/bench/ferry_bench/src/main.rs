@@ -43,10 +43,10 @@ struct Args {
     #[arg(long, value_delimiter = ',')]
     workers: Vec<u32>,
     /// Rounds: in each one every migrator moves the region there and back.
-    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 11, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// Bytes that move at once.
-    #[arg(long, default_value = "256M", value_parser = parse_size)]
+    #[arg(long, default_value = "128M", value_parser = parse_size)]
     region: u64,
     /// Batches in each direction for first-folio latency; 0 for none. 100 if not given, none with
     /// --busy.
@@ -64,6 +64,12 @@ struct Args {
     /// Where the results go as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Where the table goes; to standard output if not given.
+    #[arg(long)]
+    table: Option<PathBuf>,
+    /// Load average of the machine below this virtual machine, for the results.
+    #[arg(long)]
+    host_load: Option<f64>,
     /// What to write into the results as the command; this program's own line if not given.
     #[arg(long)]
     command: Option<String>,
@@ -213,6 +219,7 @@ fn measure_all(args: &Args) -> Result<Vec<String>> {
         region_bytes: args.region,
         busy: args.busy,
         knobs: ferry.as_ref().map(Ferry::knobs).unwrap_or_default(),
+        host_load: args.host_load,
         wall_s: 0.0,
         failures: vec![],
     };
@@ -275,7 +282,10 @@ fn measure_all(args: &Args) -> Result<Vec<String>> {
 
     results.wall_s = begin.elapsed().as_secs_f64();
     results.failures = report::failures(&results);
-    println!("\n{}", report::table(&results));
+    match &args.table {
+        Some(path) => guest::write(path, &report::table(&results))?,
+        None => println!("\n{}", report::table(&results)),
+    }
     if let Some(path) = &args.json {
         let text = serde_json::to_string_pretty(&results).expect("plain data");
         guest::write(path, &(text + "\n"))?;

@@ -256,6 +256,7 @@ mod tests {
             region_bytes: 0,
             busy: false,
             knobs: BTreeMap::new(),
+            host_load: None,
             wall_s: 0.0,
             failures: vec![],
         }

@@ -208,14 +208,14 @@ fn draw_on<DB: DrawingBackend>(
             [(left + 0.015, 0.0), (left + width - 0.015, speed.median)],
             COLOURS[place % COLOURS.len()].filled(),
         ))?;
-        plot.draw(&ErrorBar::new_vertical(
-            centre,
-            speed.min,
-            speed.median,
-            speed.max,
-            INK.stroke_width(1),
-            8,
-        ))?;
+        let cap = width * 0.12;
+        for line in [
+            [(centre, speed.min), (centre, speed.max)],
+            [(centre - cap, speed.min), (centre + cap, speed.min)],
+            [(centre - cap, speed.max), (centre + cap, speed.max)],
+        ] {
+            plot.draw(&PathElement::new(line, INK.stroke_width(1)))?;
+        }
         if run.migrator != "off" {
             let style = text(13, &INK, HPos::Center, VPos::Bottom);
             let above = EmptyElement::at((centre, speed.max))

@@ -140,6 +140,10 @@ pub struct Results {
     /// `vm.ferry.*` as it was during the run, `migrator` and what the benchmark set left out.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub knobs: BTreeMap<String, String>,
+    /// Load average, when it began, of the machine that ran the virtual machine: what else there
+    /// was to do makes figures worse and noisier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_load: Option<f64>,
     /// Seconds the benchmark took.
     #[serde(default)]
     pub wall_s: f64,
@@ -241,6 +245,7 @@ mod tests {
             region_bytes: 1 << 28,
             busy: false,
             knobs: BTreeMap::new(),
+            host_load: None,
             wall_s: 1.0,
             failures: vec![],
         }
