@@ -18,6 +18,9 @@ use std::{
     sync::Arc, //
 };
 
+/// What a model of settling comes across if it leaves nothing out.
+const EVERY_STEP: [&str; 5] = ["all copied", "mine", "not started", "partial", "wait"];
+
 type SettleFn<O> = fn(&[Chunk<ModelWord<O>>], bool) -> Settle;
 type CloseFn<O> = fn(&[Chunk<ModelWord<O>>]) -> Option<u32>;
 
@@ -32,7 +35,7 @@ struct Span {
 }
 
 impl Span {
-    fn run<O: Orders>(self, settle: SettleFn<O>) {
+    fn run<O: Orders>(self, settle: SettleFn<O>, seen: &Seen) {
         let batch = Arc::new(Batch::<O>::new(self.chunks, self.poison));
         let helpers: Vec<_> = (1..=self.helpers)
             .map(|lane| {
@@ -43,7 +46,9 @@ impl Span {
 
         let mut mine = BTreeSet::new();
         let last = loop {
-            match settle(&batch.chunks, self.help) {
+            let step = settle(&batch.chunks, self.help);
+            seen.step(step);
+            match step {
                 Settle::Mine(i) => {
                     assert!(self.help);
                     assert!(mine.insert(i));
@@ -67,7 +72,8 @@ impl Span {
                 ChunkState::Done => assert_eq!((copies, dst), (1, content(i))),
                 ChunkState::Revoked => assert_eq!((copies, dst), (0, 0)),
                 ChunkState::Failed => assert_eq!(copies, 0),
-                state @ (ChunkState::Free | ChunkState::Claimed(_)) => panic!("{state:?}"),
+                // Wrong, and the memory below shows what follows from it.
+                ChunkState::Free | ChunkState::Claimed(_) => {}
             }
             match last {
                 Settle::AllCopied => assert_eq!(dst, content(i)),
@@ -80,9 +86,13 @@ impl Span {
         for helper in helpers {
             helper.join().unwrap();
         }
-        for memory in &batch.memory {
+        for (chunk, memory) in batch.chunks.iter().zip(&batch.memory) {
             assert_eq!(memory.src.get(), REUSED);
             assert_eq!(memory.dst.get(), REUSED);
+            assert!(!matches!(
+                chunk.state(),
+                ChunkState::Free | ChunkState::Claimed(_)
+            ));
         }
     }
 }
@@ -96,91 +106,105 @@ const SMALL: Span = Span {
 
 #[test]
 fn span_one_helper() {
-    explore(|| SMALL.run::<Sound>(settle_span));
+    let seen = explore(|seen| SMALL.run::<Sound>(settle_span, seen));
+    assert_eq!(seen, EVERY_STEP);
 }
 
 #[test]
 fn span_one_helper_without_help() {
-    explore(|| {
+    let seen = explore(|seen| {
         Span {
             help: false,
             ..SMALL
         }
-        .run::<Sound>(settle_span);
+        .run::<Sound>(settle_span, seen);
     });
+    assert_eq!(seen, ["all copied", "not started", "partial", "wait"]);
 }
 
 #[test]
 fn span_one_helper_that_fails() {
     for poison in [Some(0), Some(1)] {
-        explore(move || Span { poison, ..SMALL }.run::<Sound>(settle_span));
+        explore(move |seen| Span { poison, ..SMALL }.run::<Sound>(settle_span, seen));
     }
 }
 
 #[test]
 fn span_two_helpers() {
-    explore_bounded(3, || {
+    let seen = explore_bounded(3, |seen| {
         Span {
             helpers: 2,
             ..SMALL
         }
-        .run::<Sound>(settle_span);
+        .run::<Sound>(settle_span, seen);
     });
+    assert_eq!(seen, EVERY_STEP);
 }
 
 #[test]
 fn span_two_helpers_without_help() {
-    explore_bounded(3, || {
+    let seen = explore_bounded(3, |seen| {
         Span {
             helpers: 2,
             help: false,
             ..SMALL
         }
-        .run::<Sound>(settle_span);
+        .run::<Sound>(settle_span, seen);
     });
+    assert_eq!(seen, ["all copied", "not started", "partial", "wait"]);
 }
 
 #[test]
 fn span_two_helpers_three_chunks() {
-    explore_bounded(2, || {
+    let seen = explore_bounded(2, |seen| {
         Span {
             helpers: 2,
             chunks: 3,
             ..SMALL
         }
-        .run::<Sound>(settle_span);
+        .run::<Sound>(settle_span, seen);
     });
+    assert_eq!(seen, EVERY_STEP);
 }
 
 #[test]
-fn span_two_helpers_four_chunks_one_fails() {
-    explore_bounded(2, || {
+fn span_two_helpers_three_chunks_one_fails() {
+    let seen = explore_bounded(2, |seen| {
         Span {
             helpers: 2,
-            chunks: 4,
+            chunks: 3,
             poison: Some(1),
             ..SMALL
         }
-        .run::<Sound>(settle_span);
+        .run::<Sound>(settle_span, seen);
     });
+    assert_eq!(seen, EVERY_STEP);
+}
+
+#[test]
+fn span_one_helper_four_chunks() {
+    let seen = explore_bounded(2, |seen| {
+        Span { chunks: 4, ..SMALL }.run::<Sound>(settle_span, seen);
+    });
+    assert_eq!(seen, EVERY_STEP);
 }
 
 #[test]
 #[should_panic(expected = "Causality violation")]
 fn mutant_completion_without_release() {
-    explore(|| SMALL.run::<StoreRelaxed>(settle_span));
+    explore(|seen| SMALL.run::<StoreRelaxed>(settle_span, seen));
 }
 
 #[test]
 #[should_panic(expected = "Causality violation")]
 fn mutant_state_without_acquire() {
-    explore(|| SMALL.run::<LoadRelaxed>(settle_span));
+    explore(|seen| SMALL.run::<LoadRelaxed>(settle_span, seen));
 }
 
 #[test]
-#[should_panic]
+#[should_panic(expected = "Causality violation")]
 fn mutant_claim_and_revoke_by_plain_store() {
-    explore(|| SMALL.run::<ExchangeTorn>(settle_span));
+    explore(|seen| SMALL.run::<ExchangeTorn>(settle_span, seen));
 }
 
 /// Mutant: what is in flight counts as given up.
@@ -192,9 +216,9 @@ fn settle_without_waiting<O: Orders>(chunks: &[Chunk<ModelWord<O>>], help: bool)
 }
 
 #[test]
-#[should_panic]
+#[should_panic(expected = "Causality violation")]
 fn mutant_settle_that_ignores_what_is_in_flight() {
-    explore(|| SMALL.run::<Sound>(settle_without_waiting));
+    explore(|seen| SMALL.run::<Sound>(settle_without_waiting, seen));
 }
 
 /// Mutant: a revoked chunk is no reason not to say "all copied".
@@ -208,9 +232,9 @@ fn settle_blind_to_revocation<O: Orders>(chunks: &[Chunk<ModelWord<O>>], help: b
 }
 
 #[test]
-#[should_panic]
+#[should_panic(expected = "left == right")]
 fn mutant_settle_that_takes_revoked_for_copied() {
-    explore(|| SMALL.run::<Sound>(settle_blind_to_revocation));
+    explore(|seen| SMALL.run::<Sound>(settle_blind_to_revocation, seen));
 }
 
 /// Mutant: says that nothing had begun without taking it back.
@@ -222,13 +246,13 @@ fn settle_without_revoking<O: Orders>(chunks: &[Chunk<ModelWord<O>>], help: bool
 }
 
 #[test]
-#[should_panic]
+#[should_panic(expected = "Causality violation")]
 fn mutant_settle_that_does_not_revoke() {
-    explore(|| SMALL.run::<Sound>(settle_without_revoking));
+    explore(|seen| SMALL.run::<Sound>(settle_without_revoking, seen));
 }
 
 /// A batch that ends while helpers still take chunks of it.
-fn end_of_batch<O: Orders>(chunks: usize, helpers: u8, close: CloseFn<O>) {
+fn end_of_batch<O: Orders>(chunks: usize, helpers: u8, close: CloseFn<O>, seen: &Seen) {
     let batch = Arc::new(Batch::<O>::new(chunks, None));
     let helpers: Vec<_> = (1..=helpers)
         .map(|lane| {
@@ -238,34 +262,42 @@ fn end_of_batch<O: Orders>(chunks: usize, helpers: u8, close: CloseFn<O>) {
         .collect();
     while let Some(i) = close(&batch.chunks) {
         assert!((i as usize) < chunks);
+        seen.note("wait");
         thread::yield_now();
     }
     for (chunk, memory) in batch.chunks.iter().zip(&batch.memory) {
         memory.let_go();
-        assert!(!chunk.try_claim(Lane::new(9)));
+        seen.note(match chunk.state() {
+            ChunkState::Done => "done",
+            ChunkState::Revoked => "revoked",
+            _ => "not over",
+        });
     }
     for helper in helpers {
         helper.join().unwrap();
     }
-    for memory in &batch.memory {
+    for (chunk, memory) in batch.chunks.iter().zip(&batch.memory) {
         assert_eq!(memory.dst.get(), REUSED);
+        assert!(!chunk.try_claim(Lane::new(9)));
     }
 }
 
 #[test]
 fn close_one_helper() {
-    explore(|| end_of_batch::<Sound>(3, 1, close));
+    let seen = explore(|seen| end_of_batch::<Sound>(3, 1, close, seen));
+    assert_eq!(seen, ["done", "revoked", "wait"]);
 }
 
 #[test]
 fn close_two_helpers() {
-    explore_bounded(3, || end_of_batch::<Sound>(2, 2, close));
+    let seen = explore_bounded(3, |seen| end_of_batch::<Sound>(2, 2, close, seen));
+    assert_eq!(seen, ["done", "revoked", "wait"]);
 }
 
 #[test]
 #[should_panic(expected = "Causality violation")]
 fn mutant_failed_revocation_without_acquire() {
-    explore(|| end_of_batch::<FailureRelaxed>(2, 1, close));
+    explore(|seen| end_of_batch::<FailureRelaxed>(2, 1, close, seen));
 }
 
 /// Mutant: waits for who is inside and locks nobody out.
@@ -277,9 +309,9 @@ fn close_without_revoking<O: Orders>(chunks: &[Chunk<ModelWord<O>>]) -> Option<u
 }
 
 #[test]
-#[should_panic]
+#[should_panic(expected = "Causality violation")]
 fn mutant_close_that_allows_later_claims() {
-    explore(|| end_of_batch::<Sound>(2, 1, close_without_revoking));
+    explore(|seen| end_of_batch::<Sound>(2, 1, close_without_revoking, seen));
 }
 
 /// Mutant: returns at the first chunk in flight, and what it did not reach stays free.
@@ -289,16 +321,16 @@ fn close_once<O: Orders>(chunks: &[Chunk<ModelWord<O>>]) -> Option<u32> {
 }
 
 #[test]
-#[should_panic]
+#[should_panic(expected = "Causality violation")]
 fn mutant_close_that_does_not_wait() {
-    explore(|| end_of_batch::<Sound>(2, 1, close_once));
+    explore(|seen| end_of_batch::<Sound>(2, 1, close_once, seen));
 }
 
 /// I13: who was preempted between its ticket and its claim is not waited for, and finds the batch
 /// closed whenever it goes on.
 #[test]
 fn close_does_not_wait_for_who_holds_no_claim() {
-    explore(|| {
+    explore(|_| {
         let batch = Arc::new(Batch::<Sound>::new(2, None));
         let go = Arc::new(loom::sync::Notify::new());
         let helper = {
@@ -350,18 +382,18 @@ fn tickets<O: Orders>() {
 
 #[test]
 fn tickets_are_handed_out_once() {
-    explore(tickets::<Sound>);
+    explore(|_| tickets::<Sound>());
 }
 
 #[test]
-#[should_panic]
+#[should_panic(expected = "left == right")]
 fn mutant_ticket_by_load_and_store() {
-    explore(tickets::<ExchangeTorn>);
+    explore(|_| tickets::<ExchangeTorn>());
 }
 
 #[test]
 fn tickets_and_a_mover_that_passes_by() {
-    explore(|| {
+    explore(|_| {
         let ticket = Arc::new(Ticket::<ModelWord<Sound>>::new(ModelWord::new(0)));
         let lane = {
             let ticket = ticket.clone();

@@ -47,7 +47,7 @@ impl WriteCombining {
     }
 }
 
-fn non_temporal_chunk(fenced: bool) {
+fn non_temporal_chunk(fenced: bool, seen: &Seen) {
     let chunk = Arc::new(Chunk::<ModelWord<Sound>>::new(ModelWord::new(0)));
     let memory = Arc::new(Memory::new(0));
     let helper = {
@@ -68,7 +68,9 @@ fn non_temporal_chunk(fenced: bool) {
         })
     };
     loop {
-        match settle_span(core::slice::from_ref(&*chunk), true) {
+        let step = settle_span(core::slice::from_ref(&*chunk), true);
+        seen.step(step);
+        match step {
             Settle::Wait(_) => thread::yield_now(),
             Settle::AllCopied => {
                 assert_eq!(memory.dst.get(), content(0));
@@ -85,17 +87,18 @@ fn non_temporal_chunk(fenced: bool) {
 
 #[test]
 fn fenced_non_temporal_stores() {
-    explore(|| non_temporal_chunk(true));
+    let seen = explore(|seen| non_temporal_chunk(true, seen));
+    assert_eq!(seen, ["all copied", "not started", "wait"]);
 }
 
 #[test]
 #[should_panic(expected = "left == right")]
 fn mutant_non_temporal_stores_without_fence() {
-    explore(|| non_temporal_chunk(false));
+    explore(|seen| non_temporal_chunk(false, seen));
 }
 
 /// The same by entry: the fence belongs before each mark, one at the end of the chunk is too late.
-fn non_temporal_entry(fenced: bool) {
+fn non_temporal_entry(fenced: bool, seen: &Seen) {
     let chunk = Arc::new(Chunk::<ModelWord<Sound>>::new(ModelWord::new(0)));
     let entry = Arc::new(ModelWord::<Sound>::new(0));
     let memory = Arc::new(Memory::new(0));
@@ -116,7 +119,10 @@ fn non_temporal_entry(fenced: bool) {
             chunk.complete(HELPER, true);
         })
     };
-    while let Settle::Wait(_) = settle_shared(&chunk, &*entry) {
+    loop {
+        let step = settle_shared(&chunk, &*entry);
+        seen.step(step);
+        let Settle::Wait(_) = step else { break };
         thread::yield_now();
     }
     memory.let_go();
@@ -126,19 +132,28 @@ fn non_temporal_entry(fenced: bool) {
 
 #[test]
 fn fenced_non_temporal_stores_by_entry() {
-    explore(|| non_temporal_entry(true));
+    let seen = explore(|seen| non_temporal_entry(true, seen));
+    assert_eq!(seen, ["all copied", "not started", "wait"]);
 }
 
 #[test]
 #[should_panic(expected = "Causality violation")]
 fn mutant_entry_marked_before_the_fence() {
-    explore(|| non_temporal_entry(false));
+    explore(|seen| non_temporal_entry(false, seen));
 }
 
 /// The count of a folio that is unmapped and isolated and that nobody else holds.
 const EXPECTED: u32 = 1;
 /// What the writer writes.
 const WRITTEN: u32 = 77;
+
+/// What a model of a writer comes across if it leaves nothing out.
+const EVERY_END: [&str; 4] = [
+    "moved, copied early",
+    "moved, copied now",
+    "not moved",
+    "not moved, copied early",
+];
 
 /// A folio that a writer outside migration may hold.
 struct Folio {
@@ -194,9 +209,15 @@ impl Folio {
 
     /// The rest of migration: settle, stock check, stock copy if need be, move, unlock. Says
     /// whether the folio moved.
-    fn migrate(&self) -> bool {
+    fn migrate(&self, seen: &Seen) -> bool {
         let last = self.settle();
         let moved = self.refs.load(Acquire) == EXPECTED;
+        seen.note(match (moved, last) {
+            (true, Settle::AllCopied) => "moved, copied early",
+            (true, _) => "moved, copied now",
+            (false, Settle::AllCopied) => "not moved, copied early",
+            (false, _) => "not moved",
+        });
         if moved {
             if last != Settle::AllCopied {
                 self.memory.copy();
@@ -233,7 +254,7 @@ impl Folio {
 
 /// I1: a writer has held a reference since before the batch, writes, and drops it while a helper
 /// looks.
-fn writer_with_a_reference(acquire: bool) {
+fn writer_with_a_reference(acquire: bool, seen: &Seen) {
     let folio = Arc::new(Folio::new(EXPECTED + 1));
     let writer = {
         let folio = folio.clone();
@@ -246,7 +267,7 @@ fn writer_with_a_reference(acquire: bool) {
         let folio = folio.clone();
         thread::spawn(move || folio.copy_early(acquire))
     };
-    let moved = folio.migrate();
+    let moved = folio.migrate(seen);
     writer.join().unwrap();
     helper.join().unwrap();
     assert_eq!(folio.content(moved), WRITTEN);
@@ -254,20 +275,24 @@ fn writer_with_a_reference(acquire: bool) {
 
 #[test]
 fn count_then_acquire() {
-    explore(|| writer_with_a_reference(true));
+    let seen = explore(|seen| writer_with_a_reference(true, seen));
+    assert_eq!(
+        seen,
+        ["moved, copied early", "moved, copied now", "not moved"]
+    );
 }
 
 #[test]
 #[should_panic(expected = "Causality violation")]
 fn mutant_count_without_acquire() {
-    explore(|| writer_with_a_reference(false));
+    explore(|seen| writer_with_a_reference(false, seen));
 }
 
 /// Mutant: copies without looking at the count.
 #[test]
-#[should_panic]
+#[should_panic(expected = "Causality violation")]
 fn mutant_copy_without_looking_at_the_count() {
-    explore(|| {
+    explore(|seen| {
         let folio = Arc::new(Folio::new(EXPECTED + 1));
         let writer = {
             let folio = folio.clone();
@@ -285,7 +310,7 @@ fn mutant_copy_without_looking_at_the_count() {
                 }
             })
         };
-        folio.migrate();
+        folio.migrate(seen);
         writer.join().unwrap();
         helper.join().unwrap();
     });
@@ -294,7 +319,7 @@ fn mutant_copy_without_looking_at_the_count() {
 /// I2: a writer takes its reference, by the swap cache say, at any time, and locks.
 #[test]
 fn writer_that_locks_after_its_grab() {
-    explore(|| {
+    let seen = explore(|seen| {
         let folio = Arc::new(Folio::new(EXPECTED));
         let writer = {
             let folio = folio.clone();
@@ -308,11 +333,12 @@ fn writer_that_locks_after_its_grab() {
             let folio = folio.clone();
             thread::spawn(move || folio.copy_early(true))
         };
-        let moved = folio.migrate();
+        let moved = folio.migrate(seen);
         writer.join().unwrap();
         helper.join().unwrap();
         assert_eq!(folio.content(moved), WRITTEN);
     });
+    assert_eq!(seen, EVERY_END);
 }
 
 /// Why shmem is not eligible as long as memfd_pin_folios() pins without the lock: the count is
@@ -323,7 +349,7 @@ fn writer_that_locks_after_its_grab() {
 #[test]
 #[should_panic(expected = "lost write")]
 fn mutant_writer_that_does_not_lock() {
-    explore(|| {
+    explore(|_| {
         let refs = Arc::new(AtomicU32::new(EXPECTED));
         let src = Arc::new(AtomicU32::new(content(0)));
         let chunk = Arc::new(Chunk::<ModelWord<Sound>>::new(ModelWord::new(0)));
@@ -359,7 +385,7 @@ fn mutant_writer_that_does_not_lock() {
 /// get_user_pages_fast() against unmap: takes a reference by the page table, then looks again.
 ///
 /// Who finds the entry gone goes the slow way, through the fault, which waits for the lock.
-fn writer_by_page_table(fences: bool) {
+fn writer_by_page_table(fences: bool, seen: &Seen) {
     let folio = Arc::new(Folio::new(EXPECTED));
     let writer = {
         let folio = folio.clone();
@@ -390,7 +416,7 @@ fn writer_by_page_table(fences: bool) {
         let folio = folio.clone();
         thread::spawn(move || folio.copy_early(true))
     };
-    let moved = folio.migrate();
+    let moved = folio.migrate(seen);
     writer.join().unwrap();
     helper.join().unwrap();
     assert_eq!(folio.content(moved), WRITTEN);
@@ -398,13 +424,14 @@ fn writer_by_page_table(fences: bool) {
 
 #[test]
 fn writer_by_page_table_is_seen_after_the_flush() {
-    explore_bounded(3, || writer_by_page_table(true));
+    let seen = explore_bounded(3, |seen| writer_by_page_table(true, seen));
+    assert_eq!(seen, EVERY_END);
 }
 
 #[test]
-#[should_panic]
+#[should_panic(expected = "Causality violation")]
 fn mutant_claim_before_the_flush() {
-    explore_bounded(3, || writer_by_page_table(false));
+    explore_bounded(3, |seen| writer_by_page_table(false, seen));
 }
 
 /// Mutant: looks at the folio before it has claimed, when nothing keeps the mover from letting
@@ -412,7 +439,7 @@ fn mutant_claim_before_the_flush() {
 #[test]
 #[should_panic(expected = "Causality violation")]
 fn mutant_check_before_claim() {
-    explore(|| {
+    explore(|seen| {
         let folio = Arc::new(Folio::new(EXPECTED));
         let helper = {
             let folio = folio.clone();
@@ -424,7 +451,7 @@ fn mutant_check_before_claim() {
                 }
             })
         };
-        folio.migrate();
+        folio.migrate(seen);
         folio.memory.src.set(REUSED);
         helper.join().unwrap();
     });
@@ -433,24 +460,25 @@ fn mutant_check_before_claim() {
 /// The same with the claim first passes.
 #[test]
 fn check_after_claim() {
-    explore(|| {
+    let seen = explore(|seen| {
         let folio = Arc::new(Folio::new(EXPECTED));
         let helper = {
             let folio = folio.clone();
             thread::spawn(move || folio.copy_early(true))
         };
-        assert!(folio.migrate());
+        assert!(folio.migrate(seen));
         folio.memory.src.set(REUSED);
         assert_eq!(folio.memory.dst.get(), content(0));
         helper.join().unwrap();
     });
+    assert_eq!(seen, ["moved, copied early", "moved, copied now"]);
 }
 
 /// I6, mutant: the stock check comes first, and a folio that fails it is let go unsettled.
 #[test]
 #[should_panic(expected = "Causality violation")]
 fn mutant_check_before_settle() {
-    explore(|| {
+    explore(|_| {
         let folio = Arc::new(Folio::new(EXPECTED));
         let helper = {
             let folio = folio.clone();

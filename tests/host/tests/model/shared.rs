@@ -62,10 +62,12 @@ impl<O: Orders> Shared<O> {
     }
 
     /// The mover: each folio is settled and let go before the next one.
-    fn settle(&self, settle: SettleFn<O>) {
+    fn settle(&self, settle: SettleFn<O>, seen: &Seen) {
         for (i, (entry, memory)) in self.entries.iter().zip(&self.memory).enumerate() {
             let last = loop {
-                match settle(&self.chunk, entry) {
+                let step = settle(&self.chunk, entry);
+                seen.step(step);
+                match step {
                     Settle::Wait(_) => thread::yield_now(),
                     last => break last,
                 }
@@ -106,6 +108,7 @@ fn shared<O: Orders>(
     skip: Option<usize>,
     poison: Option<usize>,
     settle: SettleFn<O>,
+    seen: &Seen,
 ) {
     let all = Arc::new(Shared::<O>::new(folios, skip, poison));
     let helpers: Vec<_> = (1..=helpers)
@@ -114,7 +117,7 @@ fn shared<O: Orders>(
             thread::spawn(move || all.help(Lane::new(lane)))
         })
         .collect();
-    all.settle(settle);
+    all.settle(settle, seen);
     for helper in helpers {
         helper.join().unwrap();
     }
@@ -123,28 +126,33 @@ fn shared<O: Orders>(
 
 #[test]
 fn shared_chunk() {
-    explore(|| shared::<Sound>(2, 1, None, None, settle_shared));
+    let seen = explore(|seen| shared::<Sound>(2, 1, None, None, settle_shared, seen));
+    assert_eq!(seen, ["all copied", "not started", "wait"]);
 }
 
 #[test]
 fn shared_chunk_two_helpers() {
-    explore_bounded(3, || shared::<Sound>(2, 2, None, None, settle_shared));
+    let seen = explore_bounded(3, |seen| {
+        shared::<Sound>(2, 2, None, None, settle_shared, seen)
+    });
+    assert_eq!(seen, ["all copied", "not started", "wait"]);
 }
 
 #[test]
 fn shared_chunk_three_folios_one_skipped() {
     for skip in 0..3 {
-        explore_bounded(3, move || {
-            shared::<Sound>(3, 1, Some(skip), None, settle_shared)
+        let seen = explore_bounded(3, move |seen| {
+            shared::<Sound>(3, 1, Some(skip), None, settle_shared, seen)
         });
+        assert_eq!(seen, ["all copied", "not started", "partial", "wait"]);
     }
 }
 
 #[test]
 fn shared_chunk_that_fails() {
     for poison in 0..3 {
-        explore_bounded(3, move || {
-            shared::<Sound>(3, 1, None, Some(poison), settle_shared)
+        explore_bounded(3, move |seen| {
+            shared::<Sound>(3, 1, None, Some(poison), settle_shared, seen)
         });
     }
 }
@@ -152,26 +160,26 @@ fn shared_chunk_that_fails() {
 #[test]
 #[should_panic(expected = "Causality violation")]
 fn mutant_entry_without_release() {
-    explore(|| shared::<StoreRelaxed>(2, 1, None, None, settle_shared));
+    explore(|seen| shared::<StoreRelaxed>(2, 1, None, None, settle_shared, seen));
 }
 
 #[test]
 #[should_panic(expected = "Causality violation")]
 fn mutant_entry_without_acquire() {
-    explore(|| shared::<LoadRelaxed>(2, 1, None, None, settle_shared));
+    explore(|seen| shared::<LoadRelaxed>(2, 1, None, None, settle_shared, seen));
 }
 
 #[test]
-#[should_panic]
+#[should_panic(expected = "Causality violation")]
 fn mutant_shared_claim_by_plain_store() {
-    explore(|| shared::<ExchangeTorn>(2, 1, None, None, settle_shared));
+    explore(|seen| shared::<ExchangeTorn>(2, 1, None, None, settle_shared, seen));
 }
 
 #[test]
 #[should_panic(expected = "Causality violation")]
 fn mutant_failed_chunk_without_acquire() {
     // The entry is still Pending, so only the chunk orders what the lane wrote.
-    explore(|| shared::<FailureRelaxed>(1, 1, None, Some(0), settle_shared));
+    explore(|seen| shared::<FailureRelaxed>(1, 1, None, Some(0), settle_shared, seen));
 }
 
 /// Mutant: the chunk being final is not asked for.
@@ -183,16 +191,16 @@ fn settle_by_entry_only<O: Orders>(c: &Chunk<ModelWord<O>>, e: &ModelWord<O>) ->
 }
 
 #[test]
-#[should_panic]
+#[should_panic(expected = "Causality violation")]
 fn mutant_shared_settle_that_does_not_wait() {
-    explore(|| {
+    explore(|seen| {
         // A folio of which the mover says "partial" although the lane is at it.
         let all = Arc::new(Shared::<Sound>::new(1, Some(0), None));
         let helper = {
             let all = all.clone();
             thread::spawn(move || all.help(Lane::new(1)))
         };
-        all.settle(settle_by_entry_only);
+        all.settle(settle_by_entry_only, seen);
         helper.join().unwrap();
     });
 }
@@ -209,14 +217,14 @@ fn settle_entry_first<O: Orders>(c: &Chunk<ModelWord<O>>, e: &ModelWord<O>) -> S
 #[test]
 #[should_panic(expected = "self.skip == Some(i)")]
 fn mutant_shared_settle_that_reads_the_entry_first() {
-    explore(|| shared::<Sound>(1, 1, None, None, settle_entry_first));
+    explore(|seen| shared::<Sound>(1, 1, None, None, settle_entry_first, seen));
 }
 
 /// Mutant: a lane that says "copied" first and copies then.
 #[test]
-#[should_panic]
+#[should_panic(expected = "Causality violation")]
 fn mutant_entry_marked_before_its_bytes() {
-    explore(|| {
+    explore(|seen| {
         let all = Arc::new(Shared::<Sound>::new(1, None, None));
         let helper = {
             let all = all.clone();
@@ -228,7 +236,7 @@ fn mutant_entry_marked_before_its_bytes() {
                 }
             })
         };
-        all.settle(settle_shared);
+        all.settle(settle_shared, seen);
         helper.join().unwrap();
     });
 }
@@ -237,7 +245,7 @@ fn mutant_entry_marked_before_its_bytes() {
 /// of the batch with everything let go.
 #[test]
 fn whole_batch() {
-    explore_bounded(2, || {
+    let seen = explore_bounded(2, |seen| {
         let large = Arc::new(Batch::<Sound>::new(2, None));
         let small = Arc::new(Shared::<Sound>::new(2, None, None));
         let helpers: Vec<_> = (1..=2)
@@ -257,7 +265,9 @@ fn whole_batch() {
             .collect();
 
         loop {
-            match settle_span(&large.chunks, true) {
+            let step = settle_span(&large.chunks, true);
+            seen.step(step);
+            match step {
                 Settle::Mine(i) => {
                     large.memory[i as usize].copy();
                     large.chunks[i as usize].complete(Lane::MOVER, true);
@@ -273,7 +283,7 @@ fn whole_batch() {
             }
         }
         large.memory.iter().for_each(Memory::let_go);
-        small.settle(settle_shared);
+        small.settle(settle_shared, seen);
         // A lane may still have to say that it is through with the chunk.
         while close(&large.chunks).is_some() || close(core::slice::from_ref(&small.chunk)).is_some()
         {
@@ -284,4 +294,8 @@ fn whole_batch() {
         }
         small.end();
     });
+    assert_eq!(
+        seen,
+        ["all copied", "mine", "not started", "partial", "wait"]
+    );
 }

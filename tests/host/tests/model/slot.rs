@@ -49,7 +49,7 @@ impl<O: Orders> Place<O> {
 }
 
 /// Helpers come and go while the mover opens, shuts and lets go.
-fn visits<O: Orders>(helpers: u8) {
+fn visits<O: Orders>(helpers: u8, seen: &Seen) {
     let place = Arc::new(Place::<O>::new());
     let helpers: Vec<_> = (0..helpers)
         .map(|_| {
@@ -60,7 +60,10 @@ fn visits<O: Orders>(helpers: u8) {
     place.payload.set(7);
     place.slot.open();
     if place.slot.shut() {
+        seen.note("mover last");
         place.give_back();
+    } else {
+        seen.note("helper last");
     }
     for helper in helpers {
         helper.join().unwrap();
@@ -73,37 +76,39 @@ fn visits<O: Orders>(helpers: u8) {
 
 #[test]
 fn slot_one_helper() {
-    explore(|| visits::<Sound>(1));
+    let seen = explore(|seen| visits::<Sound>(1, seen));
+    assert_eq!(seen, ["helper last", "mover last"]);
 }
 
 #[test]
 fn slot_two_helpers() {
-    explore_bounded(3, || visits::<Sound>(2));
+    let seen = explore_bounded(3, |seen| visits::<Sound>(2, seen));
+    assert_eq!(seen, ["helper last", "mover last"]);
 }
 
 #[test]
 #[should_panic(expected = "Causality violation")]
 fn mutant_slot_opened_without_release() {
-    explore(|| visits::<StoreRelaxed>(1));
+    explore(|seen| visits::<StoreRelaxed>(1, seen));
 }
 
 #[test]
 #[should_panic(expected = "Causality violation")]
 fn mutant_slot_counted_without_order() {
-    explore(|| visits::<ExchangeRelaxed>(1));
+    explore(|seen| visits::<ExchangeRelaxed>(1, seen));
 }
 
 #[test]
-#[should_panic]
+#[should_panic(expected = "Causality violation")]
 fn mutant_slot_counted_by_plain_store() {
-    explore_bounded(3, || visits::<ExchangeTorn>(2));
+    explore_bounded(3, |seen| visits::<ExchangeTorn>(2, seen));
 }
 
 /// Mutant: the mover gives the slot back when it is through, not the last one.
 #[test]
-#[should_panic]
+#[should_panic(expected = "Causality violation")]
 fn mutant_slot_used_again_too_early() {
-    explore(|| {
+    explore(|_| {
         let place = Arc::new(Place::<Sound>::new());
         let helper = {
             let place = place.clone();
@@ -126,7 +131,7 @@ fn mutant_slot_used_again_too_early() {
 /// with all of it, or in none.
 #[test]
 fn slot_serves_two_batches() {
-    explore(|| {
+    let seen = explore(|seen| {
         let place = Arc::new(Place::<Sound>::new());
         place.payload.set(1);
         place.slot.open();
@@ -146,6 +151,7 @@ fn slot_serves_two_batches() {
             })
         };
         if place.slot.shut() {
+            seen.note("opened again");
             place.payload.set(2);
             place.slot.open();
             if place.slot.shut() {
@@ -155,4 +161,5 @@ fn slot_serves_two_batches() {
         helper.join().unwrap();
         assert_eq!(place.payload.get(), REUSED);
     });
+    assert_eq!(seen, ["opened again"]);
 }

@@ -8,6 +8,7 @@
 use ferry_core::{
     Chunk,
     Lane,
+    Settle,
     Ticket,
     Word, //
 };
@@ -21,7 +22,14 @@ use loom::sync::atomic::{
         Release, //
     },
 };
-use std::marker::PhantomData;
+use std::{
+    collections::BTreeSet,
+    marker::PhantomData,
+    sync::{
+        atomic::AtomicU64,
+        Arc, //
+    },
+};
 
 /// How a word orders. The defaults are what [`Word`] asks for; each mutant changes one.
 pub(crate) trait Orders: Send + Sync + 'static {
@@ -223,32 +231,64 @@ impl<O: Orders> Batch<O> {
     }
 }
 
-/// Runs every interleaving of `f`.
-pub(crate) fn explore(f: impl Fn() + Sync + Send + 'static) {
-    run(None, f);
+/// What happened in any of the interleavings of a model.
+///
+/// A model that never gets into the situation that it is about passes too; this is how it shows
+/// that it did.
+#[derive(Default)]
+pub(crate) struct Seen(std::sync::Mutex<BTreeSet<&'static str>>);
+
+impl Seen {
+    pub(crate) fn note(&self, what: &'static str) {
+        self.0.lock().unwrap().insert(what);
+    }
+
+    /// Notes a step of settling.
+    pub(crate) fn step(&self, step: Settle) {
+        self.note(match step {
+            Settle::AllCopied => "all copied",
+            Settle::Mine(_) => "mine",
+            Settle::NotStarted => "not started",
+            Settle::Partial => "partial",
+            Settle::Wait(_) => "wait",
+        });
+    }
+}
+
+/// Runs every interleaving of `f`, and returns what it noted, in alphabetical order.
+pub(crate) fn explore(f: impl Fn(&Seen) + Sync + Send + 'static) -> Vec<&'static str> {
+    run(None, f)
 }
 
 /// Runs every interleaving of `f` with at most `preemptions` switches away from a thread that
-/// could have gone on.
-pub(crate) fn explore_bounded(preemptions: usize, f: impl Fn() + Sync + Send + 'static) {
-    run(Some(preemptions), f);
+/// could have gone on, and returns what it noted.
+pub(crate) fn explore_bounded(
+    preemptions: usize,
+    f: impl Fn(&Seen) + Sync + Send + 'static,
+) -> Vec<&'static str> {
+    run(Some(preemptions), f)
 }
 
-fn run(preemptions: Option<usize>, f: impl Fn() + Sync + Send + 'static) {
+fn run(preemptions: Option<usize>, f: impl Fn(&Seen) + Sync + Send + 'static) -> Vec<&'static str> {
     let mut builder = loom::model::Builder::new();
     // Not from the environment: what a model proves does not depend on who runs it.
     builder.preemption_bound = preemptions;
     builder.max_branches = 10_000;
     builder.max_duration = None;
     builder.max_permutations = None;
-    let runs = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
-    let counted = runs.clone();
-    builder.check(move || {
-        counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        f();
-    });
-    let runs = runs.load(std::sync::atomic::Ordering::Relaxed);
-    println!("{runs} interleavings, preemptions {preemptions:?}");
+    let seen = Arc::new(Seen::default());
+    let runs = Arc::new(AtomicU64::new(0));
+    {
+        let (seen, runs) = (seen.clone(), runs.clone());
+        builder.check(move || {
+            runs.fetch_add(1, Relaxed);
+            f(&seen);
+        });
+    }
+    let runs = runs.load(Relaxed);
+    let seen = Vec::from_iter(seen.0.lock().unwrap().iter().copied());
+    println!("{runs} interleavings, preemptions {preemptions:?}, seen {seen:?}");
     // One interleaving means that nothing was concurrent.
     assert!(runs > 1);
+    seen
 }

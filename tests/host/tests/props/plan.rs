@@ -76,7 +76,7 @@ fn check(sizes: &[u64], cut: u64, out: &[Piece], got: Planned) -> Result<u64, Te
                 prop_assert_eq!((first, piece.count, piece.offset), (i, 1, offset));
                 prop_assert!(piece.len <= cut);
                 offset += piece.len;
-                prop_assert!(offset == size || offset.is_multiple_of(PAGE));
+                prop_assert!(offset == size || offset % PAGE == 0);
                 at += 1;
             } else {
                 prop_assert_eq!(piece.offset, 0);
@@ -182,7 +182,7 @@ proptest! {
             prop_assert_eq!((piece.first, piece.count, piece.offset), (0, 1, at));
             prop_assert!(piece.len > 0 && piece.len <= cut);
             at += piece.len;
-            prop_assert!(at == offset + len || piece.len.is_multiple_of(PAGE));
+            prop_assert!(at == offset + len || piece.len % PAGE == 0);
         }
         prop_assert_eq!(got.bytes, at - offset);
         if len.div_ceil(cut) <= room as u64 {

@@ -55,7 +55,7 @@ proptest! {
         let knob = KNOBS[which];
         let v = v >> bits;
         let text = v.to_string();
-        let allowed = v >= knob.min && v <= knob.max && v.is_multiple_of(knob.multiple_of);
+        let allowed = v >= knob.min && v <= knob.max && v % knob.multiple_of == 0;
         match knob.parse(&text) {
             Ok(got) => prop_assert!(allowed && got == v),
             Err(e) => {
