@@ -14,7 +14,7 @@
 #include "ferry_util.h"
 #include "hazards.h"
 
-#define LEN	(8UL << 20)
+#define LEN	(4UL << 20)
 
 FIXTURE(i3)
 {
@@ -84,7 +84,7 @@ TEST_F(i3, spoilt_folios_are_copied_again)
 	hz_count(&c);
 	for (i = 0; i < ARRAY_SIZE(every); i++)
 		moves(_metadata, self->mem, self->folio, self->nodes, every[i],
-		      ferry_iters(4, 2));
+		      ferry_iters(2, 1));
 	hz_count_end(&c);
 	if (ferry_active())
 		EXPECT_GT(hz_grown(&c, "batches"), 0);
@@ -98,7 +98,7 @@ TEST_F(i3, early_copies_are_not_used_twice)
 	if (ferry_loaded())
 		ASSERT_EQ(0, ferry_inject("helper_only", 1));
 	hz_count(&c);
-	moves(_metadata, self->mem, self->folio, self->nodes, 2, ferry_iters(6, 2));
+	moves(_metadata, self->mem, self->folio, self->nodes, 2, ferry_iters(4, 2));
 	hz_count_end(&c);
 	if (!ferry_active())
 		return;

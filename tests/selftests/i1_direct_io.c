@@ -1,0 +1,291 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * I1: no folio is copied early while somebody else has a reference to it.
+ *
+ * A direct read fills the memory while it is migrated. The device is slow (dm-delay), so
+ * that the pages are pinned before move_pages(2) unmaps them, and delay_after_submit_us
+ * is longer than what is left of the read, so that the pin is gone when the mover checks
+ * the references: the check cannot see that the content changed after the batch was
+ * submitted. Whoever copied it before has the content of before the read.
+ *
+ * Shared memory is where this can happen. Private anonymous pages that are pinned are not
+ * even unmapped (folio_try_share_anon_rmap_pte()), so there the content is all that is
+ * tested. A reference that is no pin does let them be unmapped: vmsplice(2) takes one.
+ *
+ * In time: the read ends DELAY_MS after it began, the helper looks within some ms of
+ * the submit, and the mover looks after HOLD_MS. Under a host so busy that the submit
+ * comes after DELAY_MS the window is missed, which folios_declined_i1 shows; a round like
+ * that is repeated.
+ *
+ * Seen red, in a scratch copy: RED-I1
+ */
+#include <linux/aio_abi.h>
+#include <linux/dm-ioctl.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/uio.h>
+
+#include "kselftest_harness.h"
+#include "ferry_util.h"
+#include "hazards.h"
+
+#define LEN		(256UL << 10)
+#define DELAY_MS	150
+#define HOLD_MS		400
+#define DM_NAME		"ferry-slow"
+
+/* ---- a slow device on the disk ---- */
+
+struct dm_call {
+	struct dm_ioctl io;
+	struct dm_target_spec spec;
+	char params[256];
+};
+
+static int dm(int ctl, struct dm_call *c, unsigned long cmd)
+{
+	c->io.version[0] = DM_VERSION_MAJOR;
+	c->io.data_size = sizeof(*c);
+	c->io.data_start = offsetof(struct dm_call, spec);
+	strcpy(c->io.name, DM_NAME);
+	return ioctl(ctl, cmd, c) ? -errno : 0;
+}
+
+static void dm_remove(void)
+{
+	int ctl = open("/dev/mapper/control", O_RDWR | O_CLOEXEC);
+	struct dm_call c = {};
+
+	if (ctl < 0)
+		return;
+	dm(ctl, &c, DM_DEV_REMOVE);
+	close(ctl);
+}
+
+/* Reads take @ms longer, writes do not. Gives the path of the device. */
+static int dm_make(const char *disk, unsigned int ms, char path[64])
+{
+	int ctl = open("/dev/mapper/control", O_RDWR | O_CLOEXEC), i, ret;
+	struct dm_call c = {};
+	long sectors;
+	dev_t dev;
+
+	if (ctl < 0)
+		return -errno;
+	snprintf(path, 64, "/sys/class/block/%s/size", strrchr(disk, '/') + 1);
+	sectors = ferry_read_long(path);
+	ret = dm(ctl, &c, DM_DEV_CREATE);
+	if (ret)
+		goto out;
+	dev = c.io.dev;
+	memset(&c, 0, sizeof(c));
+	c.io.target_count = 1;
+	c.spec.length = sectors;
+	strcpy(c.spec.target_type, "delay");
+	snprintf(c.params, sizeof(c.params), "%s 0 %u %s 0 0", disk, ms, disk);
+	ret = dm(ctl, &c, DM_TABLE_LOAD);
+	if (ret)
+		goto out;
+	memset(&c, 0, sizeof(c));
+	ret = dm(ctl, &c, DM_DEV_SUSPEND);	/* and that resumes it */
+	snprintf(path, 64, "/dev/dm-%u", minor(dev));
+	for (i = 0; i < 100 && access(path, R_OK); i++)
+		ferry_sleep_ms(10);
+out:
+	close(ctl);
+	return ret;
+}
+
+/* ---- the test ---- */
+
+FIXTURE(i1)
+{
+	int nodes[FERRY_MAX_NODES];
+	aio_context_t aio;
+	char *content;
+	char *mem;
+	int fd;
+};
+
+FIXTURE_VARIANT(i1)
+{
+	unsigned int kib;
+	bool shared;
+};
+
+FIXTURE_VARIANT_ADD(i1, shmem_4k) { .kib = 4, .shared = true };
+FIXTURE_VARIANT_ADD(i1, shmem_64k) { .kib = 64, .shared = true };
+FIXTURE_VARIANT_ADD(i1, anon_4k) { .kib = 4 };
+FIXTURE_VARIANT_ADD(i1, anon_64k) { .kib = 64 };
+
+FIXTURE_SETUP(i1)
+{
+	char path[64];
+	int ret;
+
+	self->fd = -1;
+	self->mem = MAP_FAILED;
+	if (ferry_mem_nodes(self->nodes) < 2)
+		SKIP(return, "needs two nodes with memory");
+	if (access(FERRY_DISK, W_OK))
+		SKIP(return, "needs a disk at " FERRY_DISK);
+	if (access("/dev/mapper/control", W_OK))
+		SKIP(return, "needs the device mapper");
+	ASSERT_EQ(0, hz_prepare(self->nodes));
+	dm_remove();
+	ret = dm_make(FERRY_DISK, DELAY_MS, path);
+	ASSERT_EQ(0, ret);
+	self->fd = open(path, O_RDWR | O_DIRECT | O_CLOEXEC);
+	ASSERT_GE(self->fd, 0);
+	ASSERT_EQ(0, syscall(SYS_io_setup, 64, &self->aio));
+	self->content = mmap(NULL, LEN, PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, self->content);
+	ASSERT_EQ(0, variant->shared ?
+		     ferry_shmem_only(variant->kib == 4 ? 0 : variant->kib) :
+		     ferry_mthp_only(variant->kib == 4 ? 0 : variant->kib));
+}
+
+FIXTURE_TEARDOWN(i1)
+{
+	if (self->mem != MAP_FAILED)
+		munmap(self->mem, LEN);
+	if (self->aio)
+		syscall(SYS_io_destroy, self->aio);
+	if (self->fd >= 0) {
+		close(self->fd);
+		dm_remove();
+	}
+	ferry_restore();
+}
+
+static void *new_memory(bool shared)
+{
+	char *p = mmap(NULL, LEN + FERRY_PMD, PROT_NONE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (p == MAP_FAILED)
+		return p;
+	p = (char *)(((uintptr_t)p + FERRY_PMD - 1) & ~(FERRY_PMD - 1));
+	return mmap(p, LEN, PROT_READ | PROT_WRITE,
+		    MAP_ANONYMOUS | MAP_FIXED | (shared ? MAP_SHARED : MAP_PRIVATE),
+		    -1, 0);
+}
+
+/* One read and one migration at the same time. Gives how folios_declined_i1 grew. */
+static long one_round(struct __test_metadata *_metadata, FIXTURE_DATA(i1) *self,
+		      size_t folio, bool shared, int i, long *moved)
+{
+	struct iocb cb = {}, *cbs = &cb;
+	struct io_event event;
+	struct hz_count c;
+	u64 from;
+
+	if (self->mem != MAP_FAILED)
+		munmap(self->mem, LEN);
+	self->mem = new_memory(shared);
+	ASSERT_NE(MAP_FAILED, self->mem);
+	ASSERT_EQ(0, ferry_populate(self->mem, LEN, self->nodes[0]));
+	ASSERT_EQ(LEN, ferry_in_folios_of(self->mem, LEN, folio));
+	/* What is there before must not be right by chance. */
+	ferry_fill(self->mem, LEN, 1000, i);
+	ferry_fill(self->content, LEN, 2000, i);
+	ASSERT_EQ(LEN, pwrite(self->fd, self->content, LEN, 0));
+
+	hz_count(&c);
+	cb.aio_lio_opcode = IOCB_CMD_PREAD;
+	cb.aio_fildes = self->fd;
+	cb.aio_buf = (uintptr_t)self->mem;
+	cb.aio_nbytes = LEN;
+	from = ferry_now_ns();
+	ASSERT_EQ(1, syscall(SYS_io_submit, self->aio, 1, &cbs));
+	*moved = ferry_move_range(self->mem, LEN, folio, self->nodes[1], NULL);
+	ASSERT_EQ(1, syscall(SYS_io_getevents, self->aio, 1, 1, &event, NULL));
+	EXPECT_GE((ferry_now_ns() - from) / 1000000, DELAY_MS);
+	ASSERT_EQ(LEN, (size_t)event.res);
+	ASSERT_EQ(0, ferry_verify(self->mem, LEN, 2000, i));
+	hz_count_end(&c);
+	return hz_grown(&c, "folios_declined_i1");
+}
+
+TEST_F(i1, direct_read_that_ends_between_submit_and_check)
+{
+	int iters = ferry_iters(6, 3), i, hits = 0, tries = iters * 4;
+	long declined, moved, n = 0;
+
+	if (ferry_loaded())
+		ASSERT_EQ(0, ferry_inject("delay_after_submit_us", HOLD_MS * 1000));
+	for (i = 0; i < tries && hits < iters; i++) {
+		declined = one_round(_metadata, self, variant->kib << 10,
+				     variant->shared, i, &moved);
+		n += declined > 0 ? declined : 0;
+		/*
+		 * Shared folios were referenced when the helper looked, and not any
+		 * more when the mover did, so all of them have moved.
+		 */
+		if (!ferry_active() || !variant->shared) {
+			hits++;
+		} else if (declined > 0) {
+			hits++;
+			EXPECT_EQ(0, moved);
+			EXPECT_GE(declined, LEN / 2 / (variant->kib << 10));
+		}
+	}
+	EXPECT_EQ(iters, hits)
+		TH_LOG("in %d rounds a helper met the reference only %d times", i, hits);
+	ferry_note("%d rounds, folios declined for their references: %ld", i, n);
+}
+
+/*
+ * A reference from before that stays: never copied early, not moved, and the pipe gets
+ * what is written to the page afterwards, as in the stock kernel. (This is I4, too: the
+ * check of references stays, for an order-0 anonymous folio there is nothing else.)
+ */
+TEST_F(i1, i4_vmspliced_pages_stay)
+{
+	char *mem = ferry_map_anon(LEN, FERRY_PMD);
+	int iters = ferry_iters(6, 3), i, p[2];
+	char got[FERRY_PAGE];
+	struct hz_count c;
+	struct iovec iov;
+	size_t j;
+
+	if (variant->shared || variant->kib != 4)
+		SKIP(return, "private pages of 4K only");
+	ASSERT_NE(MAP_FAILED, mem);
+	for (i = 0; i < iters; i++) {
+		ASSERT_EQ(0, hz_fresh(mem, LEN, FERRY_PAGE, self->nodes[i & 1]));
+		ferry_fill(mem, LEN, 5, i);
+		ASSERT_EQ(0, pipe(p));
+		/* Every fourth page, 16 in all: what a pipe holds. */
+		for (j = 0; j < LEN; j += 4 * FERRY_PAGE) {
+			iov.iov_base = mem + j;
+			iov.iov_len = FERRY_PAGE;
+			ASSERT_EQ(FERRY_PAGE, vmsplice(p[1], &iov, 1, 0));
+		}
+		if (ferry_loaded())
+			ASSERT_EQ(0, ferry_inject("helper_only", 1));
+		hz_count(&c);
+		ASSERT_EQ(LEN / FERRY_PAGE / 4,
+			  ferry_move_range(mem, LEN, FERRY_PAGE, self->nodes[!(i & 1)],
+					   NULL));
+		hz_count_end(&c);
+		for (j = 0; j < LEN; j += FERRY_PAGE)
+			ASSERT_EQ(self->nodes[j % (4 * FERRY_PAGE) ? !(i & 1) : i & 1],
+				  ferry_node_of(mem + j));
+		if (ferry_active() && hz_grown(&c, "chunks_by_others") > 0)
+			EXPECT_GT(hz_grown(&c, "folios_declined_i1"), 0);
+		ferry_fill(mem, LEN, 6, i);
+		for (j = 0; j < LEN; j += 4 * FERRY_PAGE) {
+			ASSERT_EQ(FERRY_PAGE, read(p[0], got, FERRY_PAGE));
+			ASSERT_EQ(0, ferry_verify_at(got, FERRY_PAGE, 6, i, j));
+		}
+		close(p[0]);
+		close(p[1]);
+		ASSERT_EQ(0, ferry_verify(mem, LEN, 6, i));
+	}
+	munmap(mem, LEN);
+}
+
+TEST_HARNESS_MAIN
