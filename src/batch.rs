@@ -285,11 +285,10 @@ impl Batch {
             return false;
         };
         let from = preempt::clock();
-        preempt::spin_ns(inject.delay_in_chunk_ns());
         let copied = if inject.fail_chunk() {
             Default::default()
         } else {
-            claim.copy()
+            claim.copy(inject.delay_in_chunk_ns())
         };
         preempt::spin_ns(inject.late_done_ns());
         let ok = claim.is_ok();
@@ -305,7 +304,7 @@ impl Batch {
 
     /// Copies one chunk as the mover.
     fn copy_mine(&self, session: &Session, mut claim: Claim<'_>) {
-        let copied = claim.copy();
+        let copied = claim.copy(0);
         let ok = claim.is_ok();
         drop(claim);
         self.by_mover.add(1u32, Relaxed);

@@ -108,8 +108,10 @@ impl Cpu {
     /// Gives the batch to one helper, if there is one who could begin at once.
     fn give(&self, batch: &Arc<Batch>) -> bool {
         for hand in self.candidates(batch.raw().nodes()) {
-            if hand.helper.post(batch) {
-                hand.waker.wake();
+            if let Some(asleep) = hand.helper.post(batch) {
+                if asleep {
+                    hand.waker.wake();
+                }
                 return true;
             }
         }

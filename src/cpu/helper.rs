@@ -25,14 +25,23 @@ use kernel::{
             Relaxed,
             Release, //
         },
+        barrier::{
+            smp_mb,
+            Full, //
+        },
         Arc,
         SpinLock, //
     },
 };
 
-/// How long a helper looks for the next batch before it sleeps: the folios of one migration come
-/// one after the other, and waking costs the mover more than this costs an idle CPU.
-const SPIN_NS: u64 = 200_000;
+/// How long a helper looks for the next batch before it sleeps, at least and at most.
+///
+/// The folios of one migration come one after the other, and waking takes longer than many of them
+/// need to be copied. How far apart they come depends on the machine and on the folios, so the time
+/// grows while it would have been worth it, and shrinks while it is not, as the idle governor
+/// haltpoll does it. It is spent on an idle CPU, and given up at once when somebody wants that.
+const MIN_SPIN_NS: u64 = 20_000;
+const MAX_SPIN_NS: u64 = 2_000_000;
 
 const ASLEEP: u32 = 0;
 const SPINNING: u32 = 1;
@@ -44,8 +53,12 @@ pub(super) struct Helper {
     lane: Lane,
     cpu: i32,
     node: i32,
-    /// What it does, as a hint to who looks for a helper. Relaxed: a stale value costs a wake-up.
+    /// What it does. Stored by the helper, and read by who looks for one: as a hint before
+    /// [`Helper::post()`], after it to decide whether the helper must be woken (see there).
     state: Atomic<u32>,
+    /// How long it looks for the next batch, and when it last gave up. The helper's own.
+    spin_ns: Atomic<u64>,
+    asleep_since: Atomic<u64>,
     /// Is there something in the mailbox? Stored with release under its lock, read with acquire by
     /// the helper without it.
     posted: Atomic<u32>,
@@ -61,6 +74,8 @@ impl Helper {
             cpu,
             node,
             state: Atomic::new(ASLEEP),
+            spin_ns: Atomic::new(MIN_SPIN_NS),
+            asleep_since: Atomic::new(0),
             posted: Atomic::new(0),
             mailbox <- new_spinlock!(None, "ferry::mailbox"),
         })
@@ -97,16 +112,37 @@ impl Helper {
             }
     }
 
-    /// Puts a batch into the mailbox, if it is empty. The helper is to be woken then.
-    pub(super) fn post(&self, batch: &Arc<Batch>) -> bool {
-        let mut mailbox = self.mailbox.lock();
-        if mailbox.is_some() {
-            return false;
+    /// Puts a batch into the mailbox, if it is empty.
+    ///
+    /// Says then whether the helper has to be woken.
+    pub(super) fn post(&self, batch: &Arc<Batch>) -> Option<bool> {
+        {
+            let mut mailbox = self.mailbox.lock();
+            if mailbox.is_some() {
+                return None;
+            }
+            batch.mark_given(self.lane.index().into());
+            *mailbox = Some(batch.clone());
+            self.posted.store(1, Release);
         }
-        batch.mark_given(self.lane.index().into());
-        *mailbox = Some(batch.clone());
-        self.posted.store(1, Release);
-        true
+        // Orders the store to `posted` before the load of `state`. Pairs with the barrier in
+        // set_current_state() of `ferry_worker_sleep()`, between the store of ASLEEP and the last
+        // look at `posted`: either we see ASLEEP, or the helper sees the batch.
+        smp_mb(Full);
+        Some(self.state.load(Relaxed) == ASLEEP)
+    }
+
+    /// Adapts the time that is spent on looking for the next batch, which has come just now.
+    fn learn(&self) {
+        let spin = self.spin_ns.load(Relaxed);
+        let gap = preempt::clock().saturating_sub(self.asleep_since.load(Relaxed));
+        let spin = if spin.saturating_add(gap) <= MAX_SPIN_NS {
+            spin.saturating_mul(2)
+        } else {
+            spin / 2
+        };
+        self.spin_ns
+            .store(spin.clamp(MIN_SPIN_NS, MAX_SPIN_NS), Relaxed);
     }
 
     fn take(&self) -> Option<Arc<Batch>> {
@@ -135,6 +171,10 @@ impl Body for Helper {
     }
 
     fn run(&self) {
+        self.state.store(BUSY, Relaxed);
+        if self.pending() {
+            self.learn();
+        }
         loop {
             while let Some(batch) = self.take() {
                 self.state.store(BUSY, Relaxed);
@@ -146,9 +186,10 @@ impl Body for Helper {
             }
             self.state.store(SPINNING, Relaxed);
             let from = preempt::clock();
+            let spin = self.spin_ns.load(Relaxed);
             while !self.pending()
                 && !preempt::need_resched()
-                && preempt::clock().saturating_sub(from) < SPIN_NS
+                && preempt::clock().saturating_sub(from) < spin
             {
                 kernel::processor::cpu_relax();
             }
@@ -156,6 +197,7 @@ impl Body for Helper {
                 break;
             }
         }
+        self.asleep_since.store(preempt::clock(), Relaxed);
         self.state.store(ASLEEP, Relaxed);
     }
 }

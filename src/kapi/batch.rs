@@ -23,7 +23,10 @@
 //! [`Provider::finish()`]: super::shim::Provider::finish
 //! [`UniqueArc`]: kernel::sync::UniqueArc
 
-use super::shim::Provider;
+use super::{
+    preempt,
+    shim::Provider, //
+};
 use core::{
     cell::UnsafeCell,
     ptr, //
@@ -540,7 +543,10 @@ impl<'a> Claim<'a> {
     }
 
     /// Copies the chunk.
-    pub(crate) fn copy(&mut self) -> Copied {
+    ///
+    /// Lets `delay_ns` pass where it hurts most, between the look at the references of the first
+    /// folio and its first byte. For fault injection.
+    pub(crate) fn copy(&mut self, mut delay_ns: u64) -> Copied {
         let mut copied = Copied::default();
         let Some(piece) = self.batch.pieces().get(self.chunk as usize) else {
             return copied;
@@ -570,6 +576,10 @@ impl<'a> Claim<'a> {
                     claim::entry_mark(state, EntryState::Skipped);
                 }
                 continue;
+            }
+            if delay_ns != 0 {
+                preempt::spin_ns(delay_ns);
+                delay_ns = 0;
             }
             // SAFETY: As above, and claims of other chunks cover other bytes; the plan keeps
             // `offset + len` within the folio. Source and destination have the same size.
