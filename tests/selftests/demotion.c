@@ -71,7 +71,7 @@ FIXTURE_TEARDOWN(demotion)
 	ferry_restore();
 }
 
-static int reclaim(const char *group, unsigned long bytes)
+static int take_back(const char *group, unsigned long bytes)
 {
 	char path[300];
 
@@ -116,7 +116,7 @@ TEST_F(demotion, reclaim_of_a_group)
 		was = demoted();
 		for (i = 0, on = 0; i < 30 && on < pages * 9 / 10; i++) {
 			make_cold(&self->mix);
-			reclaim(self->group, PART);
+			take_back(self->group, PART);
 			on = ferry_mix_count_on(&self->mix, self->slow);
 		}
 		ferry_note("%ld of %ld pages demoted from node %d after %d calls",

@@ -63,7 +63,7 @@ TEST_F(migrate_pages, a_busy_process)
 {
 	int iters = ferry_iters(30, 6), i, status, up[2];
 	struct ferry_stats after;
-	volatile bool *stop;
+	bool *stop;
 	u64 gen = 0;
 	char c = 0;
 
@@ -77,7 +77,7 @@ TEST_F(migrate_pages, a_busy_process)
 		if (ferry_mix_map(&self->mix, PART, self->nodes[0]) ||
 		    write(up[1], &c, 1) != 1)
 			_exit(2);
-		while (!*stop) {
+		while (!__atomic_load_n(stop, __ATOMIC_RELAXED)) {
 			ferry_mix_fill(&self->mix, ++gen);
 			if (ferry_mix_verify(&self->mix, gen))
 				_exit(1);
@@ -88,7 +88,7 @@ TEST_F(migrate_pages, a_busy_process)
 	for (i = 0; i < iters; i++)
 		ASSERT_GE(ferry_migrate_pages(self->child, self->nodes[i & 1],
 					      self->nodes[!(i & 1)]), 0);
-	*stop = true;
+	__atomic_store_n(stop, true, __ATOMIC_RELAXED);
 	ASSERT_EQ(self->child, waitpid(self->child, &status, 0));
 	self->child = 0;
 	ASSERT_TRUE(WIFEXITED(status));

@@ -193,7 +193,6 @@ static void work(struct __test_metadata *_metadata, FIXTURE_DATA(vmstat_equal) *
 	}
 }
 
-
 static int lines(const char *s)
 {
 	int n = 0;
@@ -220,58 +219,88 @@ static void say_difference(const char *a, const char *b)
 		   (int)strcspn(lb, "\n"), lb);
 }
 
+static int differences(const struct result *a, const struct result *b)
+{
+	int i, p, n, found = 0;
+
+	for (i = 0; i < ARRAY_SIZE(counters); i++) {
+		if (a->vmstat[i] == b->vmstat[i])
+			continue;
+		ferry_note("%s: %ld and %ld", counters[i], a->vmstat[i], b->vmstat[i]);
+		found++;
+	}
+	for (i = 0; i < 2 * KINDS; i++) {
+		if (a->ret[i] == b->ret[i])
+			continue;
+		ferry_note("%s of %s returned %ld and %ld",
+			   i < KINDS ? "move_pages()" : "mbind()", kinds[i % KINDS].what,
+			   a->ret[i], b->ret[i]);
+		found++;
+	}
+	for (i = 0; i < KINDS; i++) {
+		for (n = 0, p = 0; p < PAGES; p++)
+			n += a->status[i][p] != b->status[i][p];
+		if (n)
+			ferry_note("%s: status of %d pages", kinds[i].what, n);
+		found += n;
+	}
+	for (i = 0; i < 2 * KINDS; i++) {
+		for (n = 0, p = 0; p < PAGES; p++)
+			n += a->where[i][p] != b->where[i][p];
+		if (n)
+			ferry_note("%s: place of %d pages", kinds[i % KINDS].what, n);
+		found += n;
+	}
+	if (strcmp(a->trace, b->trace)) {
+		say_difference(a->trace, b->trace);
+		found++;
+	}
+	return found;
+}
+
+/*
+ * A reference that somebody else takes for a moment (a PFN walker, a deferred split) can
+ * make the stock kernel retry, and then its own two runs differ. So a turn may be
+ * repeated; what Ferry changed would differ every time.
+ */
 TEST_F(vmstat_equal, off_and_migrator)
 {
-	int turns = ferry_iters(4, 2), turn, i, p, differ;
-	struct ferry_stats before, after;
+	int turns = ferry_iters(4, 2), turn, attempt, differ;
 	struct result *a = self->a, *b = self->b;
+	struct ferry_stats before, after;
 
 	for (turn = 0; turn < turns; turn++) {
-		if (ferry_loaded())
-			ASSERT_EQ(0, ferry_set_knob("migrator", "off"));
-		ASSERT_EQ(0, ferry_stats_get(&before));
-		work(_metadata, self, a, turn);
-		ASSERT_EQ(0, ferry_stats_get(&after));
-		if (ferry_loaded())
-			ASSERT_EQ(0, ferry_stats_delta(&before, &after, "bytes_early") +
-				     ferry_stats_delta(&before, &after, "bytes_now"));
+		for (attempt = 0, differ = 1; differ && attempt < 5; attempt++) {
+			if (ferry_loaded())
+				ASSERT_EQ(0, ferry_set_knob("migrator", "off"));
+			ASSERT_EQ(0, ferry_stats_get(&before));
+			work(_metadata, self, a, turn);
+			ASSERT_EQ(0, ferry_stats_get(&after));
+			ASSERT_GE(0, ferry_stats_delta(&before, &after, "bytes_early"));
+			ASSERT_GE(0, ferry_stats_delta(&before, &after, "bytes_now"));
 
-		if (ferry_loaded())
-			ASSERT_EQ(0, ferry_set_knob("migrator", "%s", ferry_migrator()));
-		ASSERT_EQ(0, ferry_stats_get(&before));
-		work(_metadata, self, b, turn);
-		ASSERT_EQ(0, ferry_stats_get(&after));
-		EXPECT_TRUE(ferry_stats_used(&before, &after));
+			if (ferry_loaded())
+				ASSERT_EQ(0, ferry_set_knob("migrator", "%s",
+							    ferry_migrator()));
+			ASSERT_EQ(0, ferry_stats_get(&before));
+			work(_metadata, self, b, turn);
+			ASSERT_EQ(0, ferry_stats_get(&after));
+			ASSERT_TRUE(ferry_stats_used(&before, &after));
 
-		for (i = 0; i < ARRAY_SIZE(counters); i++)
-			EXPECT_EQ(a->vmstat[i], b->vmstat[i])
-				ferry_note("that was %s", counters[i]);
-		/* There was something to count: good, failed, split. */
+			differ = differences(a, b);
+			if (differ)
+				ferry_note("turn %d, attempt %d: %d differences", turn,
+					   attempt, differ);
+		}
+		ASSERT_EQ(0, differ);
+		/* There was something to count: moved, failed, 2M moved, 2M failed. */
 		EXPECT_GT(a->vmstat[0], 4000);
 		EXPECT_GT(a->vmstat[1], 0);
 		EXPECT_GT(a->vmstat[2], 0);
 		EXPECT_GT(a->vmstat[3], 0);
-		for (i = 0; i < 2 * KINDS; i++)
-			EXPECT_EQ(a->ret[i], b->ret[i])
-				TH_LOG("%s, %s", kinds[i % KINDS].what,
-				       i < KINDS ? "move_pages" : "mbind");
-		for (i = 0; i < KINDS; i++) {
-			for (differ = 0, p = 0; p < PAGES; p++)
-				differ += a->status[i][p] != b->status[i][p];
-			EXPECT_EQ(0, differ)
-				TH_LOG("status of %s", kinds[i].what);
-		}
-		for (i = 0; i < 2 * KINDS; i++) {
-			for (differ = 0, p = 0; p < PAGES; p++)
-				differ += a->where[i][p] != b->where[i][p];
-			EXPECT_EQ(0, differ)
-				TH_LOG("place of %s", kinds[i % KINDS].what);
-		}
 		EXPECT_GT(lines(a->trace), 1000);
-		EXPECT_EQ(0, strcmp(a->trace, b->trace))
-			say_difference(a->trace, b->trace);
 	}
-	ferry_note("equal: %d lines of trace, %ld pages moved, %ld failed a turn",
+	ferry_note("%d lines of trace, %ld pages moved and %ld failed each time",
 		   lines(a->trace), a->vmstat[0], a->vmstat[1]);
 }
 
