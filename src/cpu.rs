@@ -91,6 +91,7 @@ impl Cpu {
     /// Those who could begin at once, best first: near the destination, near the source, elsewhere.
     fn candidates(&self, nodes: (i32, i32)) -> impl Iterator<Item = &Hand> {
         let here = CpuId::current().as_u32();
+        let anyway = self.shared.inject.helper_only();
         let rank = move |h: &Hand| match h.helper.node() {
             n if n == nodes.1 => 0,
             n if n == nodes.0 => 1,
@@ -100,7 +101,7 @@ impl Cpu {
             self.hands.iter().filter(move |h| {
                 rank(h) == r
                     && u32::try_from(h.helper.cpu()).is_ok_and(|cpu| cpu != here)
-                    && h.helper.could_begin()
+                    && (anyway || h.helper.could_begin())
             })
         })
     }

@@ -30,7 +30,10 @@ use crate::{
     trace::Cause, //
 };
 use core::pin::Pin;
-use ferry_core::policy;
+use ferry_core::{
+    policy,
+    reasons::ReasonMask, //
+};
 use kernel::{
     prelude::*,
     sync::{
@@ -176,9 +179,14 @@ impl Provider for Dispatcher {
         Batch::finish(batch);
     }
 
-    fn copy_now(&self, now: &Now) -> NowDone {
+    fn copy_now(&self, now: &Now, reason: Option<u32>) -> NowDone {
         let session = &self.session;
         let shared = &session.shared;
+        let reasons = shared.knobs.reasons();
+        // Who excludes any reason does not want surprises from unknown ones.
+        if !reason.map_or(reasons == ReasonMask::ALL, |r| reasons.contains(r)) {
+            return NowDone::NOT;
+        }
         let (bytes, chunk_bytes) = (now.bytes(), shared.knobs.chunk_bytes());
         if bytes < shared.knobs.min_folio_bytes() || bytes <= chunk_bytes {
             return NowDone::NOT;

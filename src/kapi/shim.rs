@@ -59,8 +59,8 @@ pub(crate) trait Provider: Send + Sync + Sized + 'static {
     /// All entries have been settled.
     fn finish(batch: Arc<Self::Batch>);
 
-    /// Copies one folio, at once.
-    fn copy_now(&self, now: &Now) -> NowDone;
+    /// Copies one folio, at once. The reason of the migration may not be known.
+    fn copy_now(&self, now: &Now, reason: Option<u32>) -> NowDone;
 }
 
 /// Calls [`Provider::begin()`].
@@ -158,10 +158,12 @@ unsafe extern "C" fn copy_now<P: Provider>(
     ctx: *mut ffi::c_void,
     dst: *mut bindings::folio,
     src: *mut bindings::folio,
+    reason: ffi::c_int,
 ) -> ffi::c_int {
     // SAFETY: As in `begin()`.
     let provider = unsafe { &*ctx.cast::<P>() };
-    provider.copy_now(&Now { dst, src }).0
+    let reason = u32::try_from(reason).ok();
+    provider.copy_now(&Now { dst, src }, reason).0
 }
 
 /// A provider that is registered with the shim, until dropped.

@@ -13,6 +13,7 @@
  */
 #include <linux/cgroup.h>
 #include <linux/export.h>
+#include <linux/hash.h>
 #include <linux/list.h>
 #include <linux/memfd.h>
 #include <linux/migrate.h>
@@ -57,6 +58,20 @@ static struct migrate_copy_provider __rcu *migrate_copy_provider;
 #endif
 unsigned int migrate_copy_max_folios __read_mostly = MIGRATE_COPY_STOCK_PAGES;
 unsigned int migrate_copy_max_pages __read_mostly = MIGRATE_COPY_STOCK_PAGES;
+
+/*
+ * The reasons of the calls of migrate_pages() that go on, found by task. A slot
+ * belongs to its task, which alone reads and writes the reason; a task that
+ * finds its slot taken by another one goes without.
+ */
+#define MIGRATE_COPY_SLOT_BITS	7
+struct migrate_copy_slot {
+	struct task_struct *task;
+	int reason;
+};
+
+static struct migrate_copy_slot
+migrate_copy_slots[1 << MIGRATE_COPY_SLOT_BITS];
 
 /* Destinations that may still be written; under migrate_copy_parked_lock. */
 static LIST_HEAD(migrate_copy_parked_folios);
@@ -211,17 +226,52 @@ void __migrate_copy_finish(struct migrate_copy_batch *batch)
 	srcu_read_unlock(&migrate_copy_srcu, idx);
 }
 
+static struct migrate_copy_slot *migrate_copy_slot(void)
+{
+	return &migrate_copy_slots[hash_ptr(current, MIGRATE_COPY_SLOT_BITS)];
+}
+
+/* migrate_copy_enter() with a provider. */
+struct migrate_copy_scope __migrate_copy_enter(enum migrate_reason reason)
+{
+	struct migrate_copy_scope scope = { .slot = migrate_copy_slot(),
+					    .outer = -1 };
+
+	/* Only we write ourselves, so nothing is ordered or raced here. */
+	if (READ_ONCE(scope.slot->task) == current)
+		scope.outer = scope.slot->reason;
+	else if (cmpxchg_relaxed(&scope.slot->task, NULL, current))
+		return (struct migrate_copy_scope) {};
+	scope.slot->reason = reason;
+	return scope;
+}
+
+/* migrate_copy_exit() of a slot. */
+void __migrate_copy_exit(struct migrate_copy_scope scope)
+{
+	scope.slot->reason = scope.outer;
+	/*
+	 * Pairs with the cmpxchg() of the next owner: it writes the reason
+	 * after it has seen the slot free, by dependency, and we before that.
+	 */
+	if (scope.outer < 0)
+		smp_store_release(&scope.slot->task, NULL);
+}
+
 /* migrate_copy_folio() with a provider. */
 int __migrate_copy_folio(struct folio *dst, struct folio *src)
 {
+	struct migrate_copy_slot *slot = migrate_copy_slot();
 	struct migrate_copy_provider *provider;
-	int idx, rc = 1;
+	int idx, rc = 1, reason = -1;
 
+	if (READ_ONCE(slot->task) == current)
+		reason = slot->reason;
 	idx = srcu_read_lock(&migrate_copy_srcu);
 	provider = srcu_dereference(migrate_copy_provider, &migrate_copy_srcu);
 	/* Never let anybody read known poison. */
 	if (provider && !folio_contain_hwpoisoned_page(src))
-		rc = provider->ops->copy_now(provider->ctx, dst, src);
+		rc = provider->ops->copy_now(provider->ctx, dst, src, reason);
 	srcu_read_unlock(&migrate_copy_srcu, idx);
 
 	/* The stock copy reports poison, once, whoever else has met it. */

@@ -98,6 +98,7 @@ struct migrate_copy_batch {
  *	batch can be claimed and none is claimed, and the batch object belongs
  *	to the provider again.
  * @copy_now: Copies one locked folio whose references have just been checked.
+ *	@reason is the reason of the migration, or -1 if it is not known.
  *	Returns 0 if all of it has been copied, 1 to have the caller copy it
  *	(whatever was copied already), or a negative errno to fail the folio,
  *	its destination parked. Nothing touches either folio afterwards unless
@@ -115,10 +116,24 @@ struct migrate_copy_ops {
 	int (*settle)(struct migrate_copy_batch *batch, unsigned int i,
 		      bool help);
 	void (*finish)(struct migrate_copy_batch *batch);
-	int (*copy_now)(void *ctx, struct folio *dst, struct folio *src);
+	int (*copy_now)(void *ctx, struct folio *dst, struct folio *src,
+			int reason);
 };
 
 #ifdef CONFIG_MIGRATE_COPY
+
+struct migrate_copy_slot;
+
+/**
+ * struct migrate_copy_scope - a call of migrate_pages(), for its reason
+ * @slot: where the reason is noted, NULL if it is not.
+ * @outer: the reason of the call of migrate_pages() that this one is nested in,
+ *	or -1.
+ */
+struct migrate_copy_scope {
+	struct migrate_copy_slot *slot;
+	int outer;
+};
 
 DECLARE_STATIC_KEY_FALSE(migrate_copy_key);
 
@@ -133,6 +148,8 @@ int __migrate_copy_settle(struct migrate_copy_batch *batch, struct folio *dst,
 void __migrate_copy_finish(struct migrate_copy_batch *batch);
 int __migrate_copy_folio(struct folio *dst, struct folio *src);
 bool __migrate_copy_parked(struct folio *dst);
+struct migrate_copy_scope __migrate_copy_enter(enum migrate_reason reason);
+void __migrate_copy_exit(struct migrate_copy_scope scope);
 
 extern unsigned int migrate_copy_max_folios;
 extern unsigned int migrate_copy_max_pages;
@@ -213,6 +230,33 @@ static inline bool migrate_copy_parked(struct folio *dst)
 	       __migrate_copy_parked(dst);
 }
 
+/**
+ * migrate_copy_enter() - A call of migrate_pages() begins.
+ * @reason: its reason.
+ *
+ * A folio that is copied in place is several calls away from those who know the
+ * reason, some of them in filesystems.
+ *
+ * Return: for migrate_copy_exit().
+ */
+static inline struct migrate_copy_scope
+migrate_copy_enter(enum migrate_reason reason)
+{
+	if (static_branch_unlikely(&migrate_copy_key))
+		return __migrate_copy_enter(reason);
+	return (struct migrate_copy_scope) {};
+}
+
+/**
+ * migrate_copy_exit() - A call of migrate_pages() ends.
+ * @scope: from migrate_copy_enter().
+ */
+static inline void migrate_copy_exit(struct migrate_copy_scope scope)
+{
+	if (scope.slot)
+		__migrate_copy_exit(scope);
+}
+
 /* For providers. */
 
 int migrate_copy_register(const struct migrate_copy_ops *ops, void *ctx);
@@ -257,6 +301,19 @@ static inline bool migrate_copy_may_claim(const struct migrate_copy_entry *e)
 #else /* !CONFIG_MIGRATE_COPY */
 
 struct migrate_copy_batch;
+
+struct migrate_copy_scope {
+};
+
+static inline struct migrate_copy_scope
+migrate_copy_enter(enum migrate_reason reason)
+{
+	return (struct migrate_copy_scope) {};
+}
+
+static inline void migrate_copy_exit(struct migrate_copy_scope scope)
+{
+}
 
 static inline int migrate_copy_folio(struct folio *dst, struct folio *src)
 {
