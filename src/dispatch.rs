@@ -187,7 +187,8 @@ impl Provider for Dispatcher {
         if !reason.map_or(reasons == ReasonMask::ALL, |r| reasons.contains(r)) {
             return NowDone::NOT;
         }
-        let (bytes, chunk_bytes) = (now.bytes(), shared.knobs.chunk_bytes());
+        let bytes = now.bytes();
+        let chunk_bytes = policy::now_chunk_bytes(bytes, shared.knobs.chunk_bytes());
         if bytes < shared.knobs.min_folio_bytes() || bytes <= chunk_bytes {
             return NowDone::NOT;
         }

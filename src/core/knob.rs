@@ -42,7 +42,7 @@ pub const CHUNK_BYTES: Knob = knob("chunk_bytes", (64 << 10, 2 << 20), 4096, 128
 /// The smallest eligible batch that is submitted early.
 pub const MIN_BATCH_BYTES: Knob = knob("min_batch_bytes", (0, 1 << 30), 1, 64 << 10);
 /// The smallest folio that is copied in place by more than the mover.
-pub const MIN_FOLIO_BYTES: Knob = knob("min_folio_bytes", (4096, 1 << 30), 1, 128 << 10);
+pub const MIN_FOLIO_BYTES: Knob = knob("min_folio_bytes", (4096, 1 << 30), 1, 256 << 10);
 /// How far CPU helpers run ahead of the mover.
 pub const LOOKAHEAD_BYTES: Knob = knob("lookahead_bytes", (0, 1 << 30), 1, 4 << 20);
 /// Most helpers that one batch wakes.

@@ -28,6 +28,17 @@ pub fn worth_submitting(bytes: u64, folios: u32, min_bytes: u64) -> bool {
     folios >= 2 && bytes >= min_bytes
 }
 
+/// Fewest bytes worth being handed to somebody else.
+const MIN_CHUNK_BYTES: u64 = 64 << 10;
+
+/// The size of the chunks of one folio of `bytes` that is copied in place.
+///
+/// At most `chunk_bytes`, and small enough that there are four, so that who comes late still finds
+/// something and who ends last does not end much later, but worth being handed over.
+pub fn now_chunk_bytes(bytes: u64, chunk_bytes: u64) -> u64 {
+    (bytes / 4).max(MIN_CHUNK_BYTES).min(chunk_bytes)
+}
+
 /// The first piece that is too far ahead of the mover to be claimed: the limit for
 /// [`Ticket::take()`](crate::Ticket::take).
 ///
@@ -53,6 +64,16 @@ mod tests {
     use super::*;
 
     const K: u64 = 1024;
+
+    #[test]
+    fn one_folio_is_cut_in_four_or_more() {
+        assert_eq!(now_chunk_bytes(128 * K, 128 * K), 64 * K);
+        assert_eq!(now_chunk_bytes(256 * K, 128 * K), 64 * K);
+        assert_eq!(now_chunk_bytes(512 * K, 128 * K), 128 * K);
+        assert_eq!(now_chunk_bytes(2048 * K, 128 * K), 128 * K);
+        assert_eq!(now_chunk_bytes(2048 * K, 1024 * K), 512 * K);
+        assert_eq!(now_chunk_bytes(u64::MAX, 128 * K), 128 * K);
+    }
 
     #[test]
     fn helpers_follow_bytes_cpus_and_cap() {
