@@ -2,7 +2,7 @@
 
 //! The machine under test as its files show it: nodes, CPUs, folio sizes, Ferry's knobs.
 
-use crate::error::{Error, Result};
+use crate::error::{in_call, Error, Result};
 use crate::sys;
 use std::collections::BTreeMap;
 use std::fs;
@@ -209,25 +209,55 @@ pub fn compact() -> Result<()> {
     Ok(())
 }
 
-/// Ferry's knobs and counters, if the module is loaded.
+/// The name under which a kernel without the module is measured.
+pub const UNLOADED: &str = "unloaded";
+
+/// Ferry's knobs and counters.
 pub struct Ferry {
     restore: Restore,
+    /// To load it again after [`UNLOADED`].
+    module: Option<PathBuf>,
+    loaded: bool,
 }
 
 impl Ferry {
-    pub fn find() -> Result<Option<Ferry>> {
-        if !Path::new(FERRY).exists() {
-            return Ok(None);
+    /// `None` if the module is not loaded and nobody says where it is.
+    pub fn find(module: Option<&Path>) -> Result<Option<Ferry>> {
+        let mut ferry = Ferry {
+            restore: Restore::default(),
+            module: module.map(PathBuf::from),
+            loaded: Path::new(FERRY).exists(),
+        };
+        if !ferry.loaded {
+            if module.is_none() {
+                return Ok(None);
+            }
+            ferry.load()?;
         }
-        let mut restore = Restore::default();
-        restore.remember(&Path::new(FERRY).join("migrator"))?;
-        restore.remember(&Path::new(FERRY).join("cpu_workers"))?;
+        ferry.restore.remember(&Path::new(FERRY).join("migrator"))?;
+        ferry
+            .restore
+            .remember(&Path::new(FERRY).join("cpu_workers"))?;
         if !Path::new(FERRY_DEBUG).join("stats").exists() {
             return Err(Error::Unusable(format!(
                 "{FERRY_DEBUG}/stats is not there: mount -t debugfs debugfs /sys/kernel/debug"
             )));
         }
-        Ok(Some(Ferry { restore }))
+        Ok(Some(ferry))
+    }
+
+    fn load(&mut self) -> Result<()> {
+        let path = self.module.as_ref().ok_or_else(|| {
+            Error::Unusable(format!("'{UNLOADED}' needs --module, to load it again"))
+        })?;
+        let in_file = |source| Error::File {
+            path: path.clone(),
+            source,
+        };
+        let file = fs::File::open(path).map_err(in_file)?;
+        sys::load_module(&file).map_err(in_file)?;
+        self.loaded = true;
+        Ok(())
     }
 
     pub fn migrators(&self) -> Result<Vec<String>> {
@@ -235,7 +265,22 @@ impl Ferry {
         Ok(text.split_whitespace().map(String::from).collect())
     }
 
+    pub fn can_unload(&self) -> bool {
+        self.module.is_some()
+    }
+
     pub fn select(&mut self, migrator: &str, workers: Option<u32>) -> Result<()> {
+        if migrator == UNLOADED {
+            if self.loaded {
+                write(Path::new(FERRY).join("migrator"), "off")?;
+                sys::unload_module(c"ferry").map_err(in_call("delete_module"))?;
+                self.loaded = false;
+            }
+            return Ok(());
+        }
+        if !self.loaded {
+            self.load()?;
+        }
         if let Some(workers) = workers {
             let path = Path::new(FERRY).join("cpu_workers");
             self.restore.set(&path, &workers.to_string())?;
@@ -259,6 +304,9 @@ impl Ferry {
     }
 
     pub fn counters(&self) -> Result<BTreeMap<String, u64>> {
+        if !self.loaded {
+            return Ok(BTreeMap::new());
+        }
         Ok(parse_counters(&read(Path::new(FERRY_DEBUG).join("stats"))?))
     }
 }

@@ -19,7 +19,7 @@ mod sys;
 use clap::Parser;
 use error::{in_call, Error, Result};
 use ferry_results::{parse_size, size_name, Results};
-use guest::{Ferry, Restore};
+use guest::{Ferry, Restore, UNLOADED};
 use measure::{Bench, Variant, BATCH_BYTES};
 use region::Region;
 use spin::Spinners;
@@ -39,6 +39,10 @@ struct Args {
     /// Migrators to compare; all that the module offers if not given.
     #[arg(long, value_delimiter = ',')]
     migrators: Vec<String>,
+    /// ferry.ko: loaded if it is not, and unloaded for the migrator `unloaded`, which is the
+    /// kernel without the module.
+    #[arg(long)]
+    module: Option<PathBuf>,
     /// Values of vm.ferry.cpu_workers to compare for each migrator; left alone if not given.
     #[arg(long, value_delimiter = ',')]
     workers: Vec<u32>,
@@ -120,7 +124,10 @@ fn variants(args: &Args, ferry: Option<&Ferry>) -> Result<Vec<Variant>> {
     } else {
         &args.migrators
     };
-    if let Some(missing) = wanted.iter().find(|name| !available.contains(name)) {
+    let exists = |name: &String| {
+        available.contains(name) || name == UNLOADED && ferry.is_some_and(Ferry::can_unload)
+    };
+    if let Some(missing) = wanted.iter().find(|name| !exists(name)) {
         return unusable(format!(
             "migrator '{missing}' is not there; available: {}{}",
             available.join(" "),
@@ -139,7 +146,7 @@ fn variants(args: &Args, ferry: Option<&Ferry>) -> Result<Vec<Variant>> {
         };
         if plain.is_off() {
             variants.insert(0, plain);
-        } else if args.workers.is_empty() {
+        } else if args.workers.is_empty() || plain.migrator == UNLOADED {
             variants.push(plain);
         } else {
             variants.extend(args.workers.iter().map(|&workers| Variant {
@@ -189,7 +196,7 @@ fn measure_all(args: &Args) -> Result<Vec<String>> {
     check_sizes(args)?;
     let nodes = two_nodes(args)?;
     check_room(nodes, args.region)?;
-    let mut ferry = Ferry::find()?;
+    let mut ferry = Ferry::find(args.module.as_deref())?;
     let variants = variants(args, ferry.as_ref())?;
     let cpus = guest::online_cpus()?;
     let batches = args
@@ -278,6 +285,9 @@ fn measure_all(args: &Args) -> Result<Vec<String>> {
     }
     if let Some(spinners) = spinners {
         spinners.stop()?;
+    }
+    if let Some(ferry) = &mut ferry {
+        ferry.select("off", None)?;
     }
 
     results.wall_s = begin.elapsed().as_secs_f64();

@@ -2,6 +2,7 @@
 
 //! From series to the results file and the table.
 
+use crate::guest::UNLOADED;
 use crate::measure::{Series, Variant};
 use ferry_results::stats::median;
 use ferry_results::{size_name, Direction, Quantiles, Range, Results, Run};
@@ -28,6 +29,11 @@ pub fn runs(size: &Size, variants: &[Variant], all: &[Series]) -> Vec<Run> {
 
 fn range(values: &[f64]) -> Range {
     Range::of(values).expect("at least one round")
+}
+
+/// Ratio of the medians, if both were measured.
+fn over(values: &[f64], off: &[f64]) -> Option<f64> {
+    Some(median(values)? / median(off)?)
 }
 
 fn run(size: &Size, variant: &Variant, series: &Series, off: &Series) -> Run {
@@ -65,6 +71,8 @@ fn run(size: &Size, variant: &Variant, series: &Series, off: &Series) -> Run {
         ratio_paired: median(&pairs).expect("at least one round"),
         directions,
         first_folio_gap_us: Quantiles::of(&series.gap_us),
+        first_folio_ratio: over(&series.first_us.concat(), &off.first_us.concat()),
+        first_folio_gap_ratio: over(&series.gap_us, &off.gap_us),
         first_folio_samples: series.gap_us.len() as u64,
         first_folio_unseen: series.unseen,
         guest_sys_s: series.guest_sys_s,
@@ -84,6 +92,15 @@ pub fn copied_bytes(run: &Run) -> u64 {
         .sum()
 }
 
+/// The migrator, with its number of workers if that was set.
+fn name(run: &Run) -> String {
+    Variant {
+        migrator: run.migrator.clone(),
+        workers: run.workers,
+    }
+    .name()
+}
+
 /// The share of the chunks that others than the mover copied.
 pub fn helped_share(run: &Run) -> Option<f64> {
     let count = |name| run.ferry.get(name).copied().unwrap_or(0);
@@ -95,7 +112,7 @@ pub fn helped_share(run: &Run) -> Option<f64> {
 pub fn failures(results: &Results) -> Vec<String> {
     let mut failures = vec![];
     for run in &results.runs {
-        let name = format!("{} {}", size_name(run.folio_bytes), run.migrator);
+        let name = format!("{} {}", size_name(run.folio_bytes), name(run));
         if run.bad_bytes > 0 {
             failures.push(format!("{name}: {} bad bytes", run.bad_bytes));
         }
@@ -113,7 +130,9 @@ pub fn failures(results: &Results) -> Vec<String> {
         }
         // `auto` may leave a size to the kernel, but not all of them.
         let copied = match run.migrator.as_str() {
-            "off" => continue,
+            "off" | UNLOADED => continue,
+            // With every CPU busy, stepping aside is what is wanted.
+            _ if results.busy => continue,
             "auto" => results
                 .runs
                 .iter()
@@ -133,7 +152,7 @@ pub fn failures(results: &Results) -> Vec<String> {
 pub fn table(results: &Results) -> String {
     let mut out = String::new();
     let mut line = |cells: &[String]| {
-        const WIDTHS: [usize; 11] = [6, 8, 9, 13, 7, 7, 17, 17, 8, 8, 9];
+        const WIDTHS: [usize; 13] = [5, 8, 6, 12, 5, 6, 16, 5, 14, 5, 6, 7, 9];
         let cells: Vec<String> = cells
             .iter()
             .zip(WIDTHS)
@@ -151,7 +170,9 @@ pub fn table(results: &Results) -> String {
             "ratio",
             "noise",
             "first p50/p99 us",
+            "ratio",
             "gap p50/p99 us",
+            "ratio",
             "sys s",
             "all sys",
             "bad bytes",
@@ -162,6 +183,7 @@ pub fn table(results: &Results) -> String {
         let pair = |quantiles: Option<Quantiles>| {
             quantiles.map_or("-".into(), |q| format!("{:.0}/{:.0}", q.p50, q.p99))
         };
+        let times = |ratio: Option<f64>| ratio.map_or("-".into(), |r| format!("{r:.2}"));
         line(&[
             size_name(run.folio_bytes),
             run.workers
@@ -171,7 +193,9 @@ pub fn table(results: &Results) -> String {
             format!("{:.2}", run.ratio_to_off),
             format!("{:.0} %", run.noise * 100.0),
             pair(run.first_folio_us),
+            times(run.first_folio_ratio),
             pair(run.first_folio_gap_us),
+            times(run.first_folio_gap_ratio),
             format!("{:.2}", run.sys_s),
             format!("{:.2}", run.guest_sys_s),
             run.bad_bytes.to_string(),
@@ -198,7 +222,7 @@ pub fn table(results: &Results) -> String {
             Some(format!(
                 "{} {} {:.0} %",
                 size_name(run.folio_bytes),
-                run.migrator,
+                name(run),
                 share * 100.0
             ))
         })
@@ -296,6 +320,10 @@ mod tests {
         assert!(bad(|s| s.bad_bytes = 1).contains("1 bad bytes"));
         assert!(bad(|s| s.off_target = 3).contains("3 pages"));
         assert!(bad(|s| s.ferry.clear()).contains("copied nothing"));
+        let mut busy = results(&[good.clone(), series(1.0, 1.0, 0)]);
+        assert_eq!(failures(&busy).len(), 1);
+        busy.busy = true;
+        assert!(failures(&busy).is_empty(), "a migrator may step aside");
         let mut wrong_size = results(&[good.clone(), good.clone()]);
         wrong_size.runs[0].right_size_share = 0.5;
         assert!(failures(&wrong_size)[0].contains("50.0 %"));

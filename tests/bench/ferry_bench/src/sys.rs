@@ -2,8 +2,11 @@
 
 //! System calls and instructions, behind safe functions. The only unsafe code of the benchmark.
 
+use std::ffi::CStr;
+use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::os::fd::AsRawFd;
 use std::sync::atomic::AtomicU64;
 
 /// Mappings are aligned to this, so that folios up to it can fill them.
@@ -173,6 +176,27 @@ pub fn bind_to_cpu(cpu: usize) -> io::Result<()> {
     mask[cpu / 64] |= 1 << (cpu % 64);
     // SAFETY: the kernel reads the mask, whose size is given; 0 is the calling thread.
     check(unsafe { libc::sched_setaffinity(0, size_of_val(&mask), mask.as_ptr().cast()) }.into())
+        .map(drop)
+}
+
+/// Loads a kernel module.
+pub fn load_module(file: &File) -> io::Result<()> {
+    // SAFETY: the kernel reads an open file and an empty string that ends with NUL.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_finit_module,
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            0 as libc::c_int,
+        )
+    })
+    .map(drop)
+}
+
+/// Unloads a kernel module.
+pub fn unload_module(name: &CStr) -> io::Result<()> {
+    // SAFETY: the kernel reads a string that ends with NUL.
+    check(unsafe { libc::syscall(libc::SYS_delete_module, name.as_ptr(), libc::O_NONBLOCK) })
         .map(drop)
 }
 

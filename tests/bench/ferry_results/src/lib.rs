@@ -84,6 +84,12 @@ pub struct Run {
     /// is left without the system call's preparation.
     #[serde(default)]
     pub first_folio_gap_us: Option<Quantiles>,
+    /// Median of `first_folio_us` over that of `off`.
+    #[serde(default)]
+    pub first_folio_ratio: Option<f64>,
+    /// Median of `first_folio_gap_us` over that of `off`.
+    #[serde(default)]
+    pub first_folio_gap_ratio: Option<f64>,
     /// Batches whose first folio was seen to go and come back.
     #[serde(default)]
     pub first_folio_samples: u64,
@@ -220,6 +226,8 @@ mod tests {
             ratio_paired: 1.4,
             directions: vec![],
             first_folio_gap_us: None,
+            first_folio_ratio: None,
+            first_folio_gap_ratio: None,
             first_folio_samples: 0,
             first_folio_unseen: 0,
             guest_sys_s: 0.75,
