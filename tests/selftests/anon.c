@@ -71,7 +71,7 @@ static void fresh(struct __test_metadata *_metadata, char *mem, size_t folio, in
 /* One call there names each folio once, one call back each page. */
 TEST_F(anon, round_trip)
 {
-	int iters = ferry_iters(8, 3), i, from, to;
+	int iters = ferry_iters(6, 2), i, from, to;
 	struct ferry_stats after;
 	u64 pfn;
 

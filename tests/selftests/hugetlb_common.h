@@ -79,6 +79,7 @@ TEST_F(hugetlb, round_trip)
 {
 	int iters = FOLIOS == 1 ? 2 : ferry_iters(10, 4), i, to;
 	struct ferry_stats after;
+	long calls;
 	u64 pfn;
 
 	for (i = 0; i < iters; i++) {
@@ -96,10 +97,12 @@ TEST_F(hugetlb, round_trip)
 	if (!ferry_loaded())
 		return;
 	EXPECT_EQ(0, ferry_stats_delta(&self->before, &after, "bytes_early"));
-	if (ferry_active()) {
-		EXPECT_GE(ferry_stats_delta(&self->before, &after, "now_calls"),
-			  iters * FOLIOS);
-		EXPECT_EQ(ferry_stats_delta(&self->before, &after, "bytes_now"),
-			  (long)(iters * LEN));
-	}
+	if (!ferry_active())
+		return;
+	/* Copy-now steps aside for a folio if no helper is free at that moment. */
+	calls = ferry_stats_delta(&self->before, &after, "now_calls");
+	ferry_note("copy-now took %ld of %d folios", calls, iters * FOLIOS);
+	EXPECT_GT(calls, 0);
+	EXPECT_LE(calls, iters * FOLIOS);
+	EXPECT_EQ((long)(calls * SIZE), ferry_stats_delta(&self->before, &after, "bytes_now"));
 }

@@ -143,9 +143,6 @@ static void work(struct __test_metadata *_metadata, FIXTURE_DATA(vmstat_equal) *
 		for (p = 0; p < PAGES; p++)
 			r->status[i][p] = -12345;
 	}
-	/* What is still on its way to the LRU lists goes there. */
-	ferry_write("/proc/sys/vm/compact_memory", "1");
-	ferry_write("/proc/sys/vm/drop_caches", "1");
 	ASSERT_EQ(0, ferry_trace_clear());
 	for (i = 0; i < ARRAY_SIZE(events); i++)
 		ASSERT_EQ(0, ferry_trace_event(events[i], true));
