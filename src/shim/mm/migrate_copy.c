@@ -8,12 +8,14 @@
  * folio by folio. Documentation/mm/page_migration.rst describes migration.
  *
  * Lock order: migrate_copy_mutex -> cpu_hotplug_lock (static key), SRCU
- * synchronisation. migrate_copy_parked_lock is a leaf, taken with interrupts
- * enabled from process context only. The mover takes no lock here at all.
+ * synchronisation. hugetlb_lock and migrate_copy_parked_lock are leaves, taken
+ * from process context and one after the other. Apart from these, when a
+ * destination has to be parked, the mover takes no lock here.
  */
 #include <linux/cgroup.h>
 #include <linux/export.h>
 #include <linux/hash.h>
+#include <linux/hugetlb.h>
 #include <linux/list.h>
 #include <linux/memfd.h>
 #include <linux/migrate.h>
@@ -324,7 +326,7 @@ EXPORT_SYMBOL_GPL(migrate_copy_unregister);
 
 /**
  * migrate_copy_park() - Keep a destination that may still be written.
- * @dst: destination folio, locked, on no list.
+ * @dst: destination folio, locked, on no list but that of hugetlb folios in use.
  * @cookie: names whoever may still write to it.
  *
  * The migration of the folio must fail with -EBUSY. @dst stays locked and out
@@ -334,6 +336,14 @@ void migrate_copy_park(struct folio *dst, void *cookie)
 {
 	VM_WARN_ON_ONCE_FOLIO(!folio_test_locked(dst), dst);
 
+#ifdef CONFIG_HUGETLB_PAGE
+	/* A new hugetlb folio is on the list of those in use. */
+	if (folio_test_hugetlb(dst)) {
+		spin_lock_irq(&hugetlb_lock);
+		list_del_init(&dst->lru);
+		spin_unlock_irq(&hugetlb_lock);
+	}
+#endif
 	spin_lock(&migrate_copy_parked_lock);
 	/* Nobody looks at the index of a folio that is in no mapping. */
 	dst->index = (unsigned long)cookie;
