@@ -5,6 +5,7 @@
 #include <linux/mm.h>
 #include <linux/preempt.h>
 #include <linux/ratelimit.h>
+#include <linux/rcupdate.h>
 #include <linux/sched.h>
 #include <linux/sched/clock.h>
 #include <linux/sched/isolation.h>
@@ -95,6 +96,8 @@ bool ferry_worker_cpu(unsigned int n, int *cpu)
 {
 	int c;
 
+	/* The mask is replaced when CPUs are isolated. */
+	guard(rcu)();
 	for_each_cpu_and(c, housekeeping_cpumask(HK_TYPE_DOMAIN),
 			 cpu_online_mask) {
 		if (!n--) {
