@@ -11,7 +11,6 @@
 //! |---|---|
 //! | [`word`] | the one atomic type that everything shared is made of |
 //! | [`claim`] | who copies which chunk, and when a folio is settled |
-//! | [`slot`] | when a batch that others looked up may be used again |
 //! | [`plan`] | how the bytes of a batch are cut into chunks |
 //! | [`policy`] | how many helpers, how far ahead, and whether at all |
 //! | [`reasons`] | which migration reasons take part |
@@ -33,7 +32,6 @@ pub mod knob;
 pub mod plan;
 pub mod policy;
 pub mod reasons;
-pub mod slot;
 pub mod word;
 
 pub use claim::{
@@ -49,5 +47,4 @@ pub use claim::{
     Settle,
     Ticket, //
 };
-pub use slot::Slot;
 pub use word::Word;

@@ -2,7 +2,10 @@
 
 //! What only this crate can implement for types of the kernel (the orphan rule).
 
-use crate::word::Word;
+use crate::{
+    reasons::ReasonMask,
+    word::Word, //
+};
 use kernel::sync::{
     atomic::{
         Acquire,
@@ -53,3 +56,21 @@ impl Word for Atomic<u32> {
         self.fetch_add(v, Relaxed)
     }
 }
+
+// The numbers that `reasons` gives to its names are those of `enum migrate_reason`, and there are
+// no others.
+const _: () = {
+    use kernel::bindings as b;
+
+    assert!(b::migrate_reason_MR_COMPACTION == 0);
+    assert!(b::migrate_reason_MR_MEMORY_FAILURE == 1);
+    assert!(b::migrate_reason_MR_MEMORY_HOTPLUG == 2);
+    assert!(b::migrate_reason_MR_SYSCALL == 3);
+    assert!(b::migrate_reason_MR_MEMPOLICY_MBIND == 4);
+    assert!(b::migrate_reason_MR_NUMA_MISPLACED == 5);
+    assert!(b::migrate_reason_MR_CONTIG_RANGE == 6);
+    assert!(b::migrate_reason_MR_LONGTERM_PIN == 7);
+    assert!(b::migrate_reason_MR_DEMOTION == 8);
+    assert!(b::migrate_reason_MR_DAMON == 9);
+    assert!(ReasonMask::ALL.bits() == (1 << b::migrate_reason_MR_NEVER) - 1);
+};

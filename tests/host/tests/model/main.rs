@@ -14,7 +14,7 @@
 //! `explore_bounded()`.
 
 mod claim;
+mod handoff;
 mod order;
 mod shared;
-mod slot;
 mod support;

@@ -35,7 +35,6 @@ use std::{
 pub(crate) trait Orders: Send + Sync + 'static {
     const LOAD_ACQUIRE: Ordering = Acquire;
     const STORE_RELEASE: Ordering = Release;
-    const EXCHANGE: Ordering = AcqRel;
     const EXCHANGE_FAILS: Ordering = Acquire;
     /// False: compare-and-exchange is a load and a plain store.
     const EXCHANGE_IS_ATOMIC: bool = true;
@@ -62,12 +61,6 @@ impl Orders for LoadRelaxed {
 pub(crate) struct FailureRelaxed;
 impl Orders for FailureRelaxed {
     const EXCHANGE_FAILS: Ordering = Relaxed;
-}
-
-/// Mutant: a compare-and-exchange that succeeds orders nothing.
-pub(crate) struct ExchangeRelaxed;
-impl Orders for ExchangeRelaxed {
-    const EXCHANGE: Ordering = Relaxed;
 }
 
 /// Mutant: claims and revocations look, then store.
@@ -104,9 +97,7 @@ impl<O: Orders> Word for ModelWord<O> {
 
     fn compare_exchange(&self, old: u32, new: u32) -> Result<u32, u32> {
         if O::EXCHANGE_IS_ATOMIC {
-            return self
-                .0
-                .compare_exchange(old, new, O::EXCHANGE, O::EXCHANGE_FAILS);
+            return self.0.compare_exchange(old, new, AcqRel, O::EXCHANGE_FAILS);
         }
         let seen = self.0.load(Acquire);
         if seen != old {
