@@ -4,6 +4,7 @@
 # What the scripts share. Sourced, never run.
 
 set -euo pipefail
+unset MAKEFLAGS MFLAGS MAKELEVEL
 
 # The kernel series Ferry is written for, and the suites the build root is
 # made of. Nothing else names them; Documentation/testing says how to port.

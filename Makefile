@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# Ferry. "make help" lists the targets; Kbuild builds the module.
+
+.NOTPARALLEL:
+.DEFAULT_GOAL := $(if $(KDIR),modules,help)
+
+export KSRC KDIR V JOBS
+
+top := $(CURDIR)
+in_env := scripts/env run
+module = scripts/kernel make $(1) --no-print-directory M=$(top) MO=$(top)/build/module-$(1)
+cargo_bench = cargo build -q --release --locked --manifest-path tests/bench/Cargo.toml --target-dir build/bench
+
+help: ## this list
+	@echo "Ferry: batched page migration for Linux"
+	@echo
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 18
+	@echo
+	@echo "KSRC=<tree>   kernel source to use in place of Debian's package"
+	@echo "KDIR=<tree>   built kernel tree for a plain out-of-tree build of the module"
+	@echo "V=1           show what is run;  JOBS=n  parallel jobs (default: all CPUs)"
+
+demo: kernel module bench ## build everything, boot it, migrate memory and show the figures
+	@$(in_env) scripts/demo
+
+check: kernel module kernel-debug module-debug selftests bench ## all tests; ends with "N passed, N failed, N skipped"
+	@$(in_env) scripts/check --base --debug-short
+
+check-debug: kernel-debug module-debug selftests ## the whole test set on the debug kernel (KASAN, lockdep, ...)
+	@$(in_env) scripts/check --debug
+
+kernel: env ## the patched kernel (build/kernel-base)
+	@scripts/kernel build base
+
+kernel-debug: env ## the same with KASAN, lockdep and the like (build/kernel-debug)
+	@scripts/kernel build debug
+
+module: kernel ## ferry.ko for it (build/module-base)
+	@$(call module,base) modules
+
+module-debug: kernel-debug ## ferry.ko for the debug kernel (build/module-debug)
+	@$(call module,debug) modules
+
+selftests: kernel ## the programs of tests/selftests (build/selftests)
+	@$(in_env) $(MAKE) -s --no-print-directory -C tests/selftests KSRC=$(top)/build/linux OUTPUT=$(top)/build/selftests
+
+bench: env ## the benchmark and plot programs (build/bench)
+	@$(in_env) $(cargo_bench)
+
+host-tests: env ## the tests that need no kernel, model checking included
+	@$(in_env) scripts/check --host
+
+objcheck: kernel ## with CONFIG_MIGRATE_COPY=n, mm/migrate.o is the stock one
+	@scripts/objcheck
+
+lint: module ## rustfmt, clippy, checkpatch, shellcheck: no warning from any
+	@$(in_env) scripts/lint
+
+shell: kernel module ## a shell in a guest with two nodes
+	@scripts/vm --shell
+
+env: ## what all this is built with: the host's tools, or a Debian root in build/root
+	@scripts/env ensure
+
+series: ## the kernel patches as mails (build/series)
+	@scripts/kernel fetch && scripts/kernel patch && scripts/kernel series
+
+patch-kernel: ## put the kernel patches on a tree of your own: make KSRC=<tree> patch-kernel
+	@$(if $(KSRC),,echo "error: which tree? make KSRC=<tree> patch-kernel" >&2; exit 1)
+	@scripts/kernel apply "$(KSRC)"
+
+modules: ## the module for a kernel of your own: make KDIR=<built tree>
+	@$(if $(KDIR),,echo "error: for which kernel? make KDIR=<built tree>, or make module" >&2; exit 1)
+	@test -e "$(KDIR)/Module.symvers" || { echo "error: $(KDIR) is no built kernel tree (no Module.symvers): build it there first" >&2; exit 1; }
+	@grep -qs '^CONFIG_MIGRATE_COPY=y' "$(KDIR)/.config" || { echo "error: $(KDIR) is not configured with CONFIG_MIGRATE_COPY=y: patch it with make KSRC=<tree> patch-kernel, configure and build it" >&2; exit 1; }
+	@mkdir -p build/module
+	$(MAKE) -C "$(KDIR)" M=$(top) MO=$(top)/build/module modules
+	@echo "built: build/module/ferry.ko"
+
+clean: ## remove what was built, but for the kernels and the build root
+	rm -rf build/module build/module-base build/module-debug build/module-clippy build/selftests build/bench build/target build/objcheck build/series build/check build/vm
+
+distclean: ## remove build/
+	rm -rf --one-file-system build
+
+.PHONY: help demo check check-debug kernel kernel-debug module module-debug \
+	selftests bench host-tests objcheck lint shell env series patch-kernel \
+	modules clean distclean
