@@ -21,10 +21,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define HZ_UNUSED	__attribute__((unused))
+#ifndef __maybe_unused
+#define __maybe_unused	__attribute__((__unused__))
+#endif
 
 /* Folio sizes in KiB that most of these tests use: many in a chunk, two chunks, many chunks. */
-static const unsigned int hz_sizes[] HZ_UNUSED = { 4, 64, 256, 2048 };
+static const unsigned int hz_sizes[] __maybe_unused = { 4, 64, 256, 2048 };
 
 /* Counters of ferry, and how they grew since. */
 struct hz_count {
@@ -32,18 +34,18 @@ struct hz_count {
 	struct ferry_stats after;
 };
 
-static HZ_UNUSED void hz_count(struct hz_count *c)
+static __maybe_unused void hz_count(struct hz_count *c)
 {
 	ferry_stats_get(&c->before);
 }
 
 /* Reads the counters anew; then hz_grown() says how they grew since hz_count(). */
-static HZ_UNUSED void hz_count_end(struct hz_count *c)
+static __maybe_unused void hz_count_end(struct hz_count *c)
 {
 	ferry_stats_get(&c->after);
 }
 
-static HZ_UNUSED long hz_grown(const struct hz_count *c, const char *name)
+static __maybe_unused long hz_grown(const struct hz_count *c, const char *name)
 {
 	return ferry_stats_delta(&c->before, &c->after, name);
 }
@@ -53,7 +55,7 @@ static HZ_UNUSED long hz_grown(const struct hz_count *c, const char *name)
  * idle and their helpers ready. Batches of up to 8 MiB, so that there are early copies
  * of 2M folios, too.
  */
-static HZ_UNUSED int hz_prepare(int nodes[FERRY_MAX_NODES])
+static __maybe_unused int hz_prepare(int nodes[FERRY_MAX_NODES])
 {
 	int ret;
 
@@ -67,7 +69,7 @@ static HZ_UNUSED int hz_prepare(int nodes[FERRY_MAX_NODES])
 }
 
 /* New folios of @folio bytes in a private anonymous mapping, on @node. */
-static HZ_UNUSED int hz_fresh(char *mem, size_t len, size_t folio, int node)
+static __maybe_unused int hz_fresh(char *mem, size_t len, size_t folio, int node)
 {
 	int ret;
 
@@ -83,10 +85,35 @@ static HZ_UNUSED int hz_fresh(char *mem, size_t len, size_t folio, int node)
 }
 
 /* The folios are on @node, one in each @step. */
-static HZ_UNUSED bool hz_all_on(char *mem, size_t len, int node)
+static __maybe_unused bool hz_all_on(char *mem, size_t len, int node)
 {
 	return ferry_count_on(mem, len, FERRY_PAGE, node) ==
 	       (long)(len / FERRY_PAGE);
+}
+
+/*
+ * As ferry_move_range(), but silent about what did not move, where that is expected.
+ * Returns what move_pages(2) does: how many folios did not move, as it counts them.
+ */
+static __maybe_unused long hz_move_pages(char *mem, size_t len, size_t step, int node)
+{
+	size_t n = len / step, i;
+	void **pages = malloc(n * sizeof(*pages));
+	int *nodes = malloc(n * sizeof(*nodes));
+	int *status = malloc(n * sizeof(*status));
+	long ret = -ENOMEM;
+
+	if (pages && nodes && status) {
+		for (i = 0; i < n; i++) {
+			pages[i] = mem + i * step;
+			nodes[i] = node;
+		}
+		ret = ferry_move_pages(0, n, pages, nodes, status, MPOL_MF_MOVE);
+	}
+	free(pages);
+	free(nodes);
+	free(status);
+	return ret;
 }
 
 /* ---- a migration in the background ---- */
@@ -105,7 +132,7 @@ struct hz_move {
 	bool over;
 };
 
-static HZ_UNUSED void *hz_move_fn(void *arg)
+static __maybe_unused void *hz_move_fn(void *arg)
 {
 	struct hz_move *m = arg;
 	size_t n = m->len / m->step, i;
@@ -128,8 +155,8 @@ static HZ_UNUSED void *hz_move_fn(void *arg)
 }
 
 /* Starts move_pages(2) of one page in each @step bytes, on @cpu, in another thread. */
-static HZ_UNUSED int hz_move_start(struct hz_move *m, char *mem, size_t len, size_t step,
-				   int node, int cpu)
+static __maybe_unused int hz_move_start(struct hz_move *m, char *mem, size_t len,
+					size_t step, int node, int cpu)
 {
 	memset(m, 0, sizeof(*m));
 	m->mem = mem;
@@ -142,13 +169,13 @@ static HZ_UNUSED int hz_move_start(struct hz_move *m, char *mem, size_t len, siz
 			   -ENOMEM;
 }
 
-static HZ_UNUSED bool hz_move_over(struct hz_move *m)
+static __maybe_unused bool hz_move_over(struct hz_move *m)
 {
 	return __atomic_load_n(&m->over, __ATOMIC_ACQUIRE);
 }
 
 /* Waits for its end. Returns what move_pages(2) did. */
-static HZ_UNUSED long hz_move_end(struct hz_move *m)
+static __maybe_unused long hz_move_end(struct hz_move *m)
 {
 	pthread_join(m->thread, NULL);
 	free(m->status);
@@ -157,7 +184,7 @@ static HZ_UNUSED long hz_move_end(struct hz_move *m)
 }
 
 /* Waits until counter @name is above @seen, at most @ms. */
-static HZ_UNUSED bool hz_until(const char *name, long seen, unsigned int ms)
+static __maybe_unused bool hz_until(const char *name, long seen, unsigned int ms)
 {
 	u64 end = ferry_now_ns() + ms * 1000000ULL;
 
@@ -177,7 +204,7 @@ struct hz_hist {
 	u64 p99;	/* upper bound of the bucket that 99 % are below or in */
 };
 
-static HZ_UNUSED int hz_hist(const char *name, struct hz_hist *h)
+static __maybe_unused int hz_hist(const char *name, struct hz_hist *h)
 {
 	unsigned long long lo, hi, count, seen = 0;
 	char path[200];
@@ -204,7 +231,7 @@ static HZ_UNUSED int hz_hist(const char *name, struct hz_hist *h)
 }
 
 /* Counters and histograms at zero. */
-static HZ_UNUSED void hz_reset_stats(void)
+static __maybe_unused void hz_reset_stats(void)
 {
 	ferry_write(FERRY_DEBUGFS "stats", "0");
 }
@@ -212,7 +239,7 @@ static HZ_UNUSED void hz_reset_stats(void)
 /* ---- the kernel's log ---- */
 
 /* A place in the kernel's log: where it ends now. */
-static HZ_UNUSED int hz_log_open(void)
+static __maybe_unused int hz_log_open(void)
 {
 	int fd = open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC);
 
@@ -222,7 +249,7 @@ static HZ_UNUSED int hz_log_open(void)
 }
 
 /* How many lines since hold @text. Goes to the end; closes it. */
-static HZ_UNUSED int hz_log_count(int fd, const char *text)
+static __maybe_unused int hz_log_count(int fd, const char *text)
 {
 	char line[2048];
 	ssize_t n;
@@ -235,7 +262,7 @@ static HZ_UNUSED int hz_log_count(int fd, const char *text)
 		if (n <= 0)
 			break;
 		line[n] = '\0';
-		found += strstr(line, text) != NULL;
+		found += !!strstr(line, text);
 	}
 	close(fd);
 	return found;
@@ -243,18 +270,18 @@ static HZ_UNUSED int hz_log_count(int fd, const char *text)
 
 /* ---- parked destinations ---- */
 
-static HZ_UNUSED long hz_parked(void)
+static __maybe_unused long hz_parked(void)
 {
 	return ferry_read_long(FERRY_DEBUGFS "parked");
 }
 
-static HZ_UNUSED bool hz_none_parked(void *arg)
+static __maybe_unused bool hz_none_parked(void *arg)
 {
 	return hz_parked() == 0;
 }
 
 /* The pool has all its batches again. */
-static HZ_UNUSED bool hz_pool_whole(void *arg)
+static __maybe_unused bool hz_pool_whole(void *arg)
 {
 	char buf[4096], *p;
 	long now, all;

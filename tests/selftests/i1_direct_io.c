@@ -17,7 +17,10 @@
  * comes after DELAY_MS the window is missed, which folios_declined_i1 shows; a round like
  * that is repeated.
  *
- * Seen red, in a scratch copy: RED-I1
+ * Seen red, in a scratch copy: with migrate_copy_may_claim() always true (ferry_may_claim()
+ * returns true) both tests on shared memory find 261415 of 262144 bytes of the first round
+ * to be those of before the read, and vmspliced_pages_stay finds no folio declined. With the
+ * check of references in __migrate_folio() left out for all folios: RED-I4
  */
 #include <linux/aio_abi.h>
 #include <linux/dm-ioctl.h>
@@ -48,7 +51,7 @@ static int dm(int ctl, struct dm_call *c, unsigned long cmd)
 	c->io.version[0] = DM_VERSION_MAJOR;
 	c->io.data_size = sizeof(*c);
 	c->io.data_start = offsetof(struct dm_call, spec);
-	strcpy(c->io.name, DM_NAME);
+	snprintf(c->io.name, sizeof(c->io.name), DM_NAME);
 	return ioctl(ctl, cmd, c) ? -errno : 0;
 }
 
@@ -82,7 +85,7 @@ static int dm_make(const char *disk, unsigned int ms, char path[64])
 	memset(&c, 0, sizeof(c));
 	c.io.target_count = 1;
 	c.spec.length = sectors;
-	strcpy(c.spec.target_type, "delay");
+	snprintf(c.spec.target_type, sizeof(c.spec.target_type), "delay");
 	snprintf(c.params, sizeof(c.params), "%s 0 %u %s 0 0", disk, ms, disk);
 	ret = dm(ctl, &c, DM_TABLE_LOAD);
 	if (ret)
@@ -174,8 +177,8 @@ static void *new_memory(bool shared)
 }
 
 /* One read and one migration at the same time. Gives how folios_declined_i1 grew. */
-static long one_round(struct __test_metadata *_metadata, FIXTURE_DATA(i1) *self,
-		      size_t folio, bool shared, int i, long *moved)
+static long one_round(struct __test_metadata *_metadata, FIXTURE_DATA(i1) * self,
+		      size_t folio, bool shared, int i, long *left)
 {
 	struct iocb cb = {}, *cbs = &cb;
 	struct io_event event;
@@ -200,7 +203,7 @@ static long one_round(struct __test_metadata *_metadata, FIXTURE_DATA(i1) *self,
 	cb.aio_nbytes = LEN;
 	from = ferry_now_ns();
 	ASSERT_EQ(1, syscall(SYS_io_submit, self->aio, 1, &cbs));
-	*moved = ferry_move_range(self->mem, LEN, folio, self->nodes[1], NULL);
+	*left = hz_move_pages(self->mem, LEN, folio, self->nodes[1]);
 	ASSERT_EQ(1, syscall(SYS_io_getevents, self->aio, 1, 1, &event, NULL));
 	EXPECT_GE((ferry_now_ns() - from) / 1000000, DELAY_MS);
 	ASSERT_EQ(LEN, (size_t)event.res);
@@ -212,13 +215,13 @@ static long one_round(struct __test_metadata *_metadata, FIXTURE_DATA(i1) *self,
 TEST_F(i1, direct_read_that_ends_between_submit_and_check)
 {
 	int iters = ferry_iters(6, 3), i, hits = 0, tries = iters * 4;
-	long declined, moved, n = 0;
+	long declined, left, n = 0;
 
 	if (ferry_loaded())
 		ASSERT_EQ(0, ferry_inject("delay_after_submit_us", HOLD_MS * 1000));
 	for (i = 0; i < tries && hits < iters; i++) {
 		declined = one_round(_metadata, self, variant->kib << 10,
-				     variant->shared, i, &moved);
+				     variant->shared, i, &left);
 		n += declined > 0 ? declined : 0;
 		/*
 		 * Shared folios were referenced when the helper looked, and not any
@@ -228,7 +231,7 @@ TEST_F(i1, direct_read_that_ends_between_submit_and_check)
 			hits++;
 		} else if (declined > 0) {
 			hits++;
-			EXPECT_EQ(0, moved);
+			EXPECT_EQ(0, left);
 			EXPECT_GE(declined, LEN / 2 / (variant->kib << 10));
 		}
 	}
@@ -237,55 +240,80 @@ TEST_F(i1, direct_read_that_ends_between_submit_and_check)
 	ferry_note("%d rounds, folios declined for their references: %ld", i, n);
 }
 
+FIXTURE(i1_i4)
+{
+	int nodes[FERRY_MAX_NODES];
+	char *mem;
+};
+
+FIXTURE_SETUP(i1_i4)
+{
+	self->mem = MAP_FAILED;
+	if (ferry_mem_nodes(self->nodes) < 2)
+		SKIP(return, "needs two nodes with memory");
+	ASSERT_EQ(0, hz_prepare(self->nodes));
+	self->mem = ferry_map_anon(LEN, FERRY_PMD);
+	ASSERT_NE(MAP_FAILED, self->mem);
+}
+
+FIXTURE_TEARDOWN(i1_i4)
+{
+	if (self->mem != MAP_FAILED)
+		munmap(self->mem, LEN);
+	ferry_restore();
+}
+
 /*
  * A reference from before that stays: never copied early, not moved, and the pipe gets
- * what is written to the page afterwards, as in the stock kernel. (This is I4, too: the
- * check of references stays, for an order-0 anonymous folio there is nothing else.)
+ * what is written to the page afterwards, as in the stock kernel. This is I4, too: the
+ * check of references after settling stays, and for an anonymous folio of 4K that is not
+ * in the swap cache there is nothing else.
  */
-TEST_F(i1, i4_vmspliced_pages_stay)
+TEST_F(i1_i4, vmspliced_pages_stay)
 {
-	char *mem = ferry_map_anon(LEN, FERRY_PMD);
-	int iters = ferry_iters(6, 3), i, p[2];
+	int iters = ferry_iters(6, 3), i, p[2], from, to;
+	long declined = 0, others = 0;
 	char got[FERRY_PAGE];
 	struct hz_count c;
 	struct iovec iov;
 	size_t j;
 
-	if (variant->shared || variant->kib != 4)
-		SKIP(return, "private pages of 4K only");
-	ASSERT_NE(MAP_FAILED, mem);
+	if (ferry_loaded())
+		ASSERT_EQ(0, ferry_inject("helper_only", 1));
 	for (i = 0; i < iters; i++) {
-		ASSERT_EQ(0, hz_fresh(mem, LEN, FERRY_PAGE, self->nodes[i & 1]));
-		ferry_fill(mem, LEN, 5, i);
+		from = self->nodes[i & 1];
+		to = self->nodes[!(i & 1)];
+		ASSERT_EQ(0, hz_fresh(self->mem, LEN, FERRY_PAGE, from));
+		ferry_fill(self->mem, LEN, 5, i);
 		ASSERT_EQ(0, pipe(p));
 		/* Every fourth page, 16 in all: what a pipe holds. */
 		for (j = 0; j < LEN; j += 4 * FERRY_PAGE) {
-			iov.iov_base = mem + j;
+			iov.iov_base = self->mem + j;
 			iov.iov_len = FERRY_PAGE;
 			ASSERT_EQ(FERRY_PAGE, vmsplice(p[1], &iov, 1, 0));
 		}
-		if (ferry_loaded())
-			ASSERT_EQ(0, ferry_inject("helper_only", 1));
 		hz_count(&c);
-		ASSERT_EQ(LEN / FERRY_PAGE / 4,
-			  ferry_move_range(mem, LEN, FERRY_PAGE, self->nodes[!(i & 1)],
-					   NULL));
+		ASSERT_LE(0, hz_move_pages(self->mem, LEN, FERRY_PAGE, to));
 		hz_count_end(&c);
+		declined += hz_grown(&c, "folios_declined_i1");
+		others += hz_grown(&c, "chunks_by_others");
 		for (j = 0; j < LEN; j += FERRY_PAGE)
-			ASSERT_EQ(self->nodes[j % (4 * FERRY_PAGE) ? !(i & 1) : i & 1],
-				  ferry_node_of(mem + j));
-		if (ferry_active() && hz_grown(&c, "chunks_by_others") > 0)
-			EXPECT_GT(hz_grown(&c, "folios_declined_i1"), 0);
-		ferry_fill(mem, LEN, 6, i);
+			ASSERT_EQ(j % (4 * FERRY_PAGE) ? to : from,
+				  ferry_node_of(self->mem + j));
+		ASSERT_EQ(0, ferry_verify(self->mem, LEN, 5, i));
+		ferry_fill(self->mem, LEN, 6, i);
 		for (j = 0; j < LEN; j += 4 * FERRY_PAGE) {
 			ASSERT_EQ(FERRY_PAGE, read(p[0], got, FERRY_PAGE));
 			ASSERT_EQ(0, ferry_verify_at(got, FERRY_PAGE, 6, i, j));
 		}
 		close(p[0]);
 		close(p[1]);
-		ASSERT_EQ(0, ferry_verify(mem, LEN, 6, i));
+		ASSERT_EQ(0, ferry_verify(self->mem, LEN, 6, i));
 	}
-	munmap(mem, LEN);
+	if (!ferry_active())
+		return;
+	EXPECT_GT(others, 0);
+	EXPECT_GT(declined, 0);
 }
 
 TEST_HARNESS_MAIN

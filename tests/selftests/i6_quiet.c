@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * I6: once a folio is settled nobody touches its source or destination, on every path:
+ * success, failure in the middle of a batch, retry.
+ *
+ * Helpers are held up inside a chunk, before they copy (delay_in_chunk_us) or after that
+ * and before they say so (late_done_us), while every n-th folio of the batch fails for
+ * good (fail_move_every). The stock kernel frees the destinations of those at once. Who
+ * does not wait for the helper lets it write
+ *  - to a folio that its owner has written to since: seen in the content,
+ *  - to a free page: seen in new memory that is not zero, which init_on_free=1 on the
+ *    kernel command line makes certain (allocations do not clear pages then), or in the
+ *    kernel's log with page_poison=1 on a kernel that has it.
+ *
+ * Folios that failed are tried again one by one by move_pages(2) itself, so all of them
+ * have moved at the end. That exactly the n-th ones failed is seen with the trace event
+ * of the batch, which counts them.
+ *
+ * Seen red, in scratch copies: RED-I6
+ */
+#include "kselftest_harness.h"
+#include "ferry_util.h"
+#include "hazards.h"
+
+#define LEN	(4UL << 20)
+
+FIXTURE(i6)
+{
+	int nodes[FERRY_MAX_NODES];
+	size_t folio;
+	char *mem;
+	int log;
+};
+
+FIXTURE_VARIANT(i6)
+{
+	unsigned int kib;
+};
+
+FIXTURE_VARIANT_ADD(i6, 4k) { .kib = 4 };
+FIXTURE_VARIANT_ADD(i6, 64k) { .kib = 64 };
+FIXTURE_VARIANT_ADD(i6, 256k) { .kib = 256 };
+FIXTURE_VARIANT_ADD(i6, 2m) { .kib = 2048 };
+
+FIXTURE_SETUP(i6)
+{
+	self->mem = MAP_FAILED;
+	if (ferry_mem_nodes(self->nodes) < 2)
+		SKIP(return, "needs two nodes with memory");
+	ASSERT_EQ(0, hz_prepare(self->nodes));
+	self->folio = variant->kib << 10;
+	self->mem = ferry_map_anon(LEN, FERRY_PMD);
+	ASSERT_NE(MAP_FAILED, self->mem);
+	self->log = hz_log_open();
+}
+
+FIXTURE_TEARDOWN(i6)
+{
+	if (self->mem != MAP_FAILED)
+		munmap(self->mem, LEN);
+	ferry_restore();
+}
+
+/* New pages from the node, many more than were freed there: all of them must be zero. */
+static size_t not_zero(int node)
+{
+	size_t len = 4 * LEN, bad = 0, i;
+	u64 *p = ferry_map_anon(len, FERRY_PMD);
+
+	if (p == MAP_FAILED || ferry_mthp_only(0) || ferry_populate(p, len, node))
+		return SIZE_MAX;
+	for (i = 0; i < len / sizeof(*p); i++) {
+		/* ferry_populate() touches each page at its beginning. */
+		if (p[i])
+			bad++;
+	}
+	munmap(p, len);
+	return bad;
+}
+
+/*
+ * Moves, changes everything at once, and looks again when the last helper must have
+ * come back.
+ */
+static void moves(struct __test_metadata *_metadata, FIXTURE_DATA(i6) * self,
+		  unsigned int every, unsigned long late_ms, int iters)
+{
+	int i, from, to;
+
+	if (ferry_loaded())
+		ASSERT_EQ(0, ferry_inject("fail_move_every", every));
+	for (i = 0; i < iters; i++) {
+		from = self->nodes[i & 1];
+		to = self->nodes[!(i & 1)];
+		ASSERT_EQ(0, hz_fresh(self->mem, LEN, self->folio, from));
+		ferry_fill(self->mem, LEN, 1, i);
+		ASSERT_LE(0, hz_move_pages(self->mem, LEN, self->folio, to));
+		ASSERT_EQ(0, ferry_verify(self->mem, LEN, 1, i));
+		/* mTHPs that failed are split, and a part of one may fail again. */
+		if (self->folio == FERRY_PAGE || self->folio == FERRY_PMD || !every)
+			ASSERT_TRUE(hz_all_on(self->mem, LEN, to));
+		ferry_fill(self->mem, LEN, 2, i);
+		ASSERT_EQ(0, not_zero(from));
+		ASSERT_EQ(0, not_zero(to));
+		ferry_sleep_ms(late_ms * 2);
+		ASSERT_EQ(0, not_zero(from));
+		ASSERT_EQ(0, not_zero(to));
+		ASSERT_EQ(0, ferry_verify(self->mem, LEN, 2, i));
+	}
+}
+
+/* Each rate of failures, with helpers held up at @where. */
+static void late(struct __test_metadata *_metadata, FIXTURE_DATA(i6) * self,
+		 const char *where)
+{
+	static const unsigned int every[] = { 0, 1, 2, 5 };
+	struct hz_count c;
+	int i;
+
+	hz_count(&c);
+	if (ferry_loaded()) {
+		ASSERT_EQ(0, ferry_inject(where, 20000));
+		ASSERT_EQ(0, ferry_inject("helper_only", 1));
+		ASSERT_EQ(0, ferry_set_knob("timeout_ms", "60000"));
+	}
+	for (i = 0; i < ARRAY_SIZE(every); i++)
+		moves(_metadata, self, every[i], 20, ferry_iters(2, 1));
+	hz_count_end(&c);
+	EXPECT_EQ(0, hz_log_count(self->log, "memory corruption"));
+	if (!ferry_active())
+		return;
+	EXPECT_GT(hz_grown(&c, "chunks_by_others"), 0);
+	EXPECT_GT(hz_grown(&c, "waits"), 0);
+	EXPECT_EQ(0, hz_grown(&c, "folios_unquiet"));
+}
+
+TEST_F(i6, helper_late_to_copy)
+{
+	late(_metadata, self, "delay_in_chunk_us");
+}
+
+TEST_F(i6, helper_late_to_say_so)
+{
+	late(_metadata, self, "late_done_us");
+}
+
+/* In place: the mover must not come back before the last helper is through. */
+TEST_F(i6, helper_late_in_place)
+{
+	struct hz_count c;
+	int i, to, iters = ferry_iters(6, 3);
+
+	if (self->folio <= 131072)
+		SKIP(return, "of one chunk: nothing to share");
+	if (ferry_loaded()) {
+		ASSERT_EQ(0, ferry_inject("decline_batch_every", 1));
+		ASSERT_EQ(0, ferry_inject("delay_in_chunk_us", 20000));
+		ASSERT_EQ(0, ferry_inject("helper_only", 1));
+		ASSERT_EQ(0, ferry_set_knob("timeout_ms", "60000"));
+	}
+	hz_count(&c);
+	for (i = 0; i < iters; i++) {
+		to = self->nodes[!(i & 1)];
+		ASSERT_EQ(0, hz_fresh(self->mem, LEN, self->folio, self->nodes[i & 1]));
+		ferry_fill(self->mem, LEN, 3, i);
+		ASSERT_EQ(0, ferry_move_range(self->mem, LEN, self->folio, to, NULL));
+		ASSERT_EQ(0, ferry_verify(self->mem, LEN, 3, i));
+		ferry_fill(self->mem, LEN, 4, i);
+		ferry_sleep_ms(50);
+		ASSERT_EQ(0, ferry_verify(self->mem, LEN, 4, i));
+	}
+	hz_count_end(&c);
+	if (!ferry_active())
+		return;
+	EXPECT_GT(hz_grown(&c, "chunks_by_others"), 0);
+	EXPECT_EQ(0, hz_grown(&c, "bytes_early"));
+}
+
+/*
+ * The folios that fail are the n-th ones, no more: what mm_migrate_pages counts for the
+ * batch as failed for good is tried again afterwards, and what succeeded is there once.
+ */
+TEST_F(i6, exactly_the_nth_fail)
+{
+	long ok, n = LEN / FERRY_PAGE;
+	struct hz_count c;
+	char *text, *p;
+	long failed = 0, f;
+
+	if (self->folio != FERRY_PAGE)
+		SKIP(return, "large folios are split when they are tried again");
+	ASSERT_EQ(0, hz_fresh(self->mem, LEN, self->folio, self->nodes[0]));
+	ferry_fill(self->mem, LEN, 8, 0);
+	if (ferry_loaded())
+		ASSERT_EQ(0, ferry_inject("fail_move_every", 8));
+	ASSERT_EQ(0, ferry_trace_event("migrate/mm_migrate_pages", true));
+	ASSERT_EQ(0, ferry_trace_clear());
+	hz_count(&c);
+	ok = ferry_vmstat("pgmigrate_success");
+	ASSERT_EQ(0, hz_move_pages(self->mem, LEN, self->folio, self->nodes[1]));
+	EXPECT_EQ(n, ferry_vmstat("pgmigrate_success") - ok);
+	hz_count_end(&c);
+	text = ferry_trace_read();
+	ASSERT_NE(NULL, text);
+	for (p = text; (p = strstr(p, "nr_failed=")); p++) {
+		if (sscanf(p, "nr_failed=%ld", &f) == 1)
+			failed += f;
+	}
+	free(text);
+	EXPECT_EQ(0, failed);
+	ASSERT_EQ(0, ferry_verify(self->mem, LEN, 8, 0));
+	if (ferry_active())
+		EXPECT_GT(hz_grown(&c, "batches"), 0);
+}
+
+TEST_HARNESS_MAIN
