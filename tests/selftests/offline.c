@@ -154,72 +154,113 @@ static void fill_files(struct __test_metadata *_metadata, FIXTURE_DATA(offline) 
 		ASSERT_EQ(0, fsync(self->fd[EXT4]));
 }
 
+static u64 file_pages[NR_FILES][PAGES], mix_pages[ARRAY_SIZE(((struct ferry_mix *)0)->part)]
+						 [PART / FERRY_PAGE];
+
+static void look(struct __test_metadata *_metadata, FIXTURE_DATA(offline) * self)
+{
+	int i;
+
+	for (i = 0; i < NR_FILES; i++)
+		ASSERT_EQ(0, file_pfns(self->fd[i], file_pages[i]));
+	for (i = 0; i < self->mix.n; i++)
+		ASSERT_EQ(0, ferry_pfns(self->mix.part[i].mem, PART, mix_pages[i]));
+}
+
+/* A block that can go offline and has something of the test's, -1 if there is none. */
+static long pick(FIXTURE_DATA(offline) * self, bool *tried, size_t max)
+{
+	u64 block;
+	int i, p;
+
+	for (i = 0; i < NR_FILES + self->mix.n; i++)
+		for (p = 0; p < (i < NR_FILES ? PAGES : PART / FERRY_PAGE); p++) {
+			block = (i < NR_FILES ? file_pages[i][p] : mix_pages[i - NR_FILES][p]) /
+				self->block_pages;
+			if (block >= max || tried[block])
+				continue;
+			tried[block] = true;
+			if (movable(block, self->block_pages))
+				return block;
+		}
+	return -1;
+}
+
+static long mix_in(FIXTURE_DATA(offline) * self, u64 block)
+{
+	long n = 0;
+	int i;
+
+	for (i = 0; i < self->mix.n; i++)
+		n += count_in(mix_pages[i], PART / FERRY_PAGE, block, self->block_pages);
+	return n;
+}
+
 /*
  * Takes offline, one after the other, the movable blocks that hold something of the
  * test's, and puts them back.
  */
 TEST_F(offline, movable_blocks)
 {
-	static u64 pfns[NR_FILES][PAGES], mapped[5][PART / FERRY_PAGE];
-	int rounds = ferry_iters(2, 2), r, i, ret, tries, done = 0;
-	long held[NR_FILES], other, file_moved[NR_FILES] = { 0 }, mapped_moved = 0;
+	long held[NR_FILES], mixed, file_moved[NR_FILES] = { 0 }, mix_moved = 0, block;
+	int rounds = ferry_iters(4, 2), r, i, done, all = 0;
+	size_t ballast = self->block_pages * FERRY_PAGE;
 	struct ferry_stats after;
-	bool seen[4096];
-	u64 block;
+	bool tried[4096];
+	char *fill[3];
+	int full = 0;
 
 	for (r = 0; r < rounds; r++) {
 		ferry_mix_unmap(&self->mix);
 		ASSERT_EQ(0, ferry_mix_map(&self->mix, PART, self->nodes[r & 1]));
 		ferry_mix_fill(&self->mix, r);
 		fill_files(_metadata, self, self->nodes[r & 1], r);
-		memset(seen, 0, sizeof(seen));
-		for (tries = 0; tries < 4; tries++) {
+		memset(tried, 0, sizeof(tried));
+		for (done = 0; done < 2; done++) {
+			look(_metadata, self);
+			block = pick(self, tried, ARRAY_SIZE(tried));
+			if (block < 0)
+				break;
 			for (i = 0; i < NR_FILES; i++)
-				ASSERT_EQ(0, file_pfns(self->fd[i], pfns[i]));
-			for (i = 0; i < self->mix.n; i++)
-				ASSERT_EQ(0, ferry_pfns(self->mix.part[i].mem, PART, mapped[i]));
-			/* The next block of the file in turn. */
-			block = pfns[tries % NR_FILES][0] / self->block_pages;
-			ASSERT_LT(block, ARRAY_SIZE(seen));
-			if (seen[block] || !movable(block, self->block_pages))
-				continue;
-			seen[block] = true;
-			for (i = 0; i < NR_FILES; i++)
-				held[i] = count_in(pfns[i], PAGES, block, self->block_pages);
-			for (other = 0, i = 0; i < self->mix.n; i++)
-				other += count_in(mapped[i], PART / FERRY_PAGE, block,
-						  self->block_pages);
+				held[i] = count_in(file_pages[i], PAGES, block, self->block_pages);
+			mixed = mix_in(self, block);
 
-			ret = set_block(block, "offline");
-			ASSERT_EQ(0, ret) TH_LOG("block %llu", block);
+			ASSERT_EQ(0, set_block(block, "offline")) TH_LOG("block %ld", block);
 			self->gone = block;
-			done++;
 
-			for (i = 0; i < NR_FILES; i++) {
+			for (i = 0; i < NR_FILES; i++)
 				ASSERT_EQ(0, ferry_verify_fd(self->fd[i], LEN, 30 + i, r));
-				ASSERT_EQ(0, file_pfns(self->fd[i], pfns[i]));
-				ASSERT_EQ(0, count_in(pfns[i], PAGES, block,
+			ASSERT_EQ(0, ferry_mix_verify(&self->mix, r));
+			look(_metadata, self);
+			for (i = 0; i < NR_FILES; i++) {
+				ASSERT_EQ(0, count_in(file_pages[i], PAGES, block,
 						      self->block_pages));
 				file_moved[i] += held[i];
 			}
-			ASSERT_EQ(0, ferry_mix_verify(&self->mix, r));
-			for (i = 0; i < self->mix.n; i++) {
-				ASSERT_EQ(0, ferry_pfns(self->mix.part[i].mem, PART, mapped[i]));
-				ASSERT_EQ(0, count_in(mapped[i], PART / FERRY_PAGE, block,
-						      self->block_pages));
-			}
-			mapped_moved += other;
+			ASSERT_EQ(0, mix_in(self, block));
+			mix_moved += mixed;
 
 			ASSERT_EQ(0, set_block(block, "online_movable"));
 			self->gone = -1;
+			all++;
 		}
 		/* And as it reached the disk. */
 		ASSERT_EQ(0, ferry_evict(self->fd[EXT4]));
 		ASSERT_EQ(0, ferry_verify_fd(self->fd[EXT4], LEN, 30 + EXT4, r));
+		if (done || full == ARRAY_SIZE(fill))
+			continue;
+		/* All was where no block can go: once more, with that place taken. */
+		fill[full] = ferry_map_anon(ballast, FERRY_PMD);
+		ASSERT_NE(MAP_FAILED, fill[full]);
+		ASSERT_EQ(0, ferry_populate(fill[full], ballast, self->nodes[r & 1]));
+		full++;
+		r--;
 	}
-	ferry_note("%d blocks went offline with %ld mapped pages", done, mapped_moved);
-	EXPECT_GE(done, rounds);
-	EXPECT_GT(mapped_moved, 0);
+	while (full--)
+		munmap(fill[full], ballast);
+	ferry_note("%d blocks went offline with %ld mapped pages", all, mix_moved);
+	EXPECT_GE(all, rounds);
+	EXPECT_GT(mix_moved, 0);
 	for (i = 0; i < NR_FILES; i++) {
 		ferry_note("and %ld pages of %s that nobody maps", file_moved[i], file_names[i]);
 		EXPECT_GT(file_moved[i], 0);
