@@ -527,8 +527,10 @@ pub(crate) struct Copied {
 
 impl<'a> Claim<'a> {
     fn new(batch: &'a RawBatch, chunk: u32, lane: Lane) -> Self {
-        // SAFETY: Only tells lockdep.
-        unsafe { fb::migrate_copy_lockdep_claim() };
+        if lane != Lane::MOVER {
+            // SAFETY: Only tells lockdep.
+            unsafe { fb::migrate_copy_lockdep_claim() };
+        }
         Self {
             batch,
             chunk,
@@ -611,8 +613,10 @@ impl Drop for Claim<'_> {
         if let Some(chunk) = self.batch.chunks().get(self.chunk as usize) {
             chunk.complete(self.lane, self.ok);
         }
-        // SAFETY: Only tells lockdep.
-        unsafe { fb::migrate_copy_lockdep_release() };
+        if self.lane != Lane::MOVER {
+            // SAFETY: Only tells lockdep.
+            unsafe { fb::migrate_copy_lockdep_release() };
+        }
     }
 }
 

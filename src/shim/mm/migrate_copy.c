@@ -81,8 +81,10 @@ static DEFINE_SPINLOCK(migrate_copy_parked_lock);
 atomic_t migrate_copy_nr_parked = ATOMIC_INIT(0);
 
 /*
- * Held by the mover from submit to finish and by whoever copies for it while
- * it holds a claim, so that lockdep sees what a claim may not wait for.
+ * Held for reading by the mover from submit to finish, where it may wait for
+ * claims and where other migrations can be nested, and exclusively by whoever
+ * copies for it while it holds a claim, so that lockdep sees what a claim may
+ * not wait for.
  */
 #ifdef CONFIG_LOCKDEP
 static struct lockdep_map migrate_copy_map =
@@ -169,9 +171,7 @@ __migrate_copy_submit(struct list_head *src_folios,
 
 	if (batch->nr_anon + batch->nr_shmem > 1 &&
 	    !batch->ops->submit(batch)) {
-#ifdef CONFIG_LOCKDEP
 		lock_map_acquire_read(&migrate_copy_map);
-#endif
 		return batch;
 	}
 	provider->ops->abandon(batch);
@@ -221,9 +221,7 @@ void __migrate_copy_finish(struct migrate_copy_batch *batch)
 {
 	int idx = batch->srcu_idx;
 
-#ifdef CONFIG_LOCKDEP
 	lock_map_release(&migrate_copy_map);
-#endif
 	batch->ops->finish(batch);
 	srcu_read_unlock(&migrate_copy_srcu, idx);
 }
@@ -272,8 +270,11 @@ int __migrate_copy_folio(struct folio *dst, struct folio *src)
 	idx = srcu_read_lock(&migrate_copy_srcu);
 	provider = srcu_dereference(migrate_copy_provider, &migrate_copy_srcu);
 	/* Never let anybody read known poison. */
-	if (provider && !folio_contain_hwpoisoned_page(src))
+	if (provider && !folio_contain_hwpoisoned_page(src)) {
+		lock_map_acquire_read(&migrate_copy_map);
 		rc = provider->ops->copy_now(provider->ctx, dst, src, reason);
+		lock_map_release(&migrate_copy_map);
+	}
 	srcu_read_unlock(&migrate_copy_srcu, idx);
 
 	/* The stock copy reports poison, once, whoever else has met it. */
@@ -474,23 +475,19 @@ EXPORT_SYMBOL_GPL(migrate_copy_charge);
  */
 void migrate_copy_lockdep_prime(void)
 {
-#ifdef CONFIG_LOCKDEP
 	fs_reclaim_acquire(GFP_KERNEL);
-	lock_map_acquire(&migrate_copy_map);
+	lock_map_acquire_read(&migrate_copy_map);
 	lock_map_release(&migrate_copy_map);
 	fs_reclaim_release(GFP_KERNEL);
-#endif
 }
 EXPORT_SYMBOL_GPL(migrate_copy_lockdep_prime);
 
 /**
- * migrate_copy_lockdep_claim() - The caller now holds a claim.
+ * migrate_copy_lockdep_claim() - The caller holds a claim for another task.
  */
 void migrate_copy_lockdep_claim(void)
 {
-#ifdef CONFIG_LOCKDEP
 	lock_map_acquire(&migrate_copy_map);
-#endif
 }
 EXPORT_SYMBOL_GPL(migrate_copy_lockdep_claim);
 
@@ -499,8 +496,6 @@ EXPORT_SYMBOL_GPL(migrate_copy_lockdep_claim);
  */
 void migrate_copy_lockdep_release(void)
 {
-#ifdef CONFIG_LOCKDEP
 	lock_map_release(&migrate_copy_map);
-#endif
 }
 EXPORT_SYMBOL_GPL(migrate_copy_lockdep_release);
