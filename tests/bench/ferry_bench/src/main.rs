@@ -25,7 +25,10 @@ use region::Region;
 use spin::Spinners;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
+
+/// Rounds below which a median says little.
+const ENOUGH_ROUNDS: u32 = 5;
 
 /// Measures page migration between two NUMA nodes: GiB/s, first-folio latency, system time.
 ///
@@ -49,6 +52,10 @@ struct Args {
     /// Rounds: in each one every migrator moves the region there and back.
     #[arg(long, default_value_t = 11, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
+    /// About how long all may take: past a size's share of it, no more rounds are begun than the
+    /// five that medians need, and no more batches than 25 in each direction.
+    #[arg(long, default_value_t = 300)]
+    seconds: u64,
     /// Bytes that move at once.
     #[arg(long, default_value = "128M", value_parser = parse_size)]
     region: u64,
@@ -206,6 +213,12 @@ fn measure_all(args: &Args) -> Result<Vec<String>> {
     if batches > 0 && probe_cpu.is_none() {
         progress("first-folio latency is not measured: it needs a second CPU".into());
     }
+    if args.region / BATCH_BYTES < variants.len() as u64 {
+        return unusable(format!(
+            "{} variants need a region of as many batches of 2M",
+            variants.len()
+        ));
+    }
     let mut restore = Restore::default();
     guest::calm(&mut restore)?;
     sys::bind_to_cpu(args.cpu).map_err(in_call("sched_setaffinity"))?;
@@ -246,8 +259,15 @@ fn measure_all(args: &Args) -> Result<Vec<String>> {
     ));
 
     let spinners = args.busy.then(|| Spinners::start(&cpus));
-    for &folio_bytes in &args.sizes {
+    for (index, &folio_bytes) in args.sizes.iter().enumerate() {
         let name = size_name(folio_bytes);
+        // A size may take what is left, divided by the sizes left; most of it for speed.
+        let left = Duration::from_secs(args.seconds).saturating_sub(begin.elapsed());
+        let share_of_time = left / (args.sizes.len() - index) as u32;
+        let (speed_until, until) = (
+            Instant::now() + share_of_time * 4 / 5,
+            Instant::now() + share_of_time,
+        );
         guest::compact()?;
         guest::allow_folios(folio_bytes, &mut restore)?;
         let mut region = Region::new(args.region, folio_bytes, BATCH_BYTES, nodes[0])?;
@@ -263,11 +283,15 @@ fn measure_all(args: &Args) -> Result<Vec<String>> {
             ferry: ferry.as_mut(),
             spinners: spinners.as_ref(),
         };
-        let mut all = bench.speed(&mut region, args.rounds, |line| {
-            progress(format!("{name}: {line}"))
-        })?;
+        let mut all = bench.speed(
+            &mut region,
+            args.rounds,
+            ENOUGH_ROUNDS,
+            speed_until,
+            |line| progress(format!("{name}: {line}")),
+        )?;
         if let Some(probe_cpu) = probe_cpu.filter(|_| batches > 0) {
-            bench.latency(&mut region, batches, probe_cpu, &mut all)?;
+            bench.latency(&mut region, batches, until, probe_cpu, &mut all)?;
             progress(format!(
                 "{name}: first folio of {} batches",
                 2 * batches * variants.len()
@@ -278,7 +302,6 @@ fn measure_all(args: &Args) -> Result<Vec<String>> {
             folio_bytes,
             right_size_share: share,
             nodes,
-            rounds: args.rounds,
             busy: args.busy,
         };
         results.runs.extend(report::runs(&size, &variants, &all));

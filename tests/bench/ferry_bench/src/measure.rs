@@ -16,6 +16,9 @@ use std::time::Instant;
 /// Base pages in a batch, `NR_MAX_BATCHED_MIGRATION` of the stock kernel.
 pub const BATCH_BYTES: u64 = 512 * guest::PAGE;
 
+/// So many in each direction are watched however long it takes.
+const FEWEST_BATCHES: usize = 25;
+
 /// One thing to compare: a migrator, with a number of workers if that was asked for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Variant {
@@ -135,11 +138,14 @@ impl Bench<'_> {
         region.prepare(pieces, target)
     }
 
-    /// `rounds` times: each variant moves the region there and back.
+    /// `rounds` times: each variant moves the region there and back. After `enough` rounds it also
+    /// ends when the time is up.
     pub fn speed(
         &mut self,
         region: &mut Region,
         rounds: u32,
+        enough: u32,
+        until: Instant,
         mut progress: impl FnMut(String),
     ) -> Result<Vec<Series>> {
         let variants = self.variants;
@@ -164,16 +170,20 @@ impl Bench<'_> {
                 line += &format!("  {} {:.3} GiB/s", variant.name(), speeds[speeds.len() - 1]);
             }
             progress(line);
+            if round >= enough && Instant::now() >= until {
+                break;
+            }
         }
         Ok(all)
     }
 
     /// Moves single batches, `count` of them in each direction for each variant, while another
-    /// thread watches the first page.
+    /// thread watches the first page. After [`FEWEST_BATCHES`] it also ends when the time is up.
     pub fn latency(
         &mut self,
         region: &mut Region,
         count: usize,
+        until: Instant,
         probe_cpu: usize,
         all: &mut [Series],
     ) -> Result<()> {
@@ -185,7 +195,7 @@ impl Bench<'_> {
                 probe.run();
                 bound
             });
-            let samples = self.batches(region, count, &probe, all);
+            let samples = self.batches(region, count, until, &probe, all);
             probe.quit();
             thread
                 .join()
@@ -212,18 +222,19 @@ impl Bench<'_> {
         &mut self,
         region: &mut Region,
         count: usize,
+        until: Instant,
         probe: &Probe,
         all: &mut [Series],
     ) -> Result<Vec<Sample>> {
         let variants = self.variants;
-        let in_turn = (region.pieces() / variants.len()).min(count);
+        // A few there, then the same back again.
+        let in_turn = (region.pieces() / variants.len()).min(FEWEST_BATCHES);
         let mut samples = Vec::with_capacity(2 * count * variants.len());
-        let mut left = [count; 2];
-        let mut direction = 0;
-        while left[direction] > 0 {
-            let now = in_turn.min(left[direction]);
-            left[direction] -= now;
-            for k in 0..now {
+        let mut done = 0;
+        while done < count && (done < FEWEST_BATCHES || Instant::now() < until) {
+            let now = in_turn.min(count - done);
+            done += now;
+            for (direction, k) in (0..2).flat_map(|d| (0..now).map(move |k| (d, k))) {
                 for (v, variant) in variants.iter().enumerate() {
                     let piece = k * variants.len() + v;
                     self.select(variant)?;
@@ -244,7 +255,6 @@ impl Bench<'_> {
                     });
                 }
             }
-            direction = 1 - direction;
         }
         Ok(samples)
     }

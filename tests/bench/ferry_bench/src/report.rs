@@ -13,7 +13,6 @@ pub struct Size {
     /// Of the whole region, before and after all moves.
     pub right_size_share: f64,
     pub nodes: [i32; 2],
-    pub rounds: u32,
     pub busy: bool,
 }
 
@@ -65,7 +64,7 @@ fn run(size: &Size, variant: &Variant, series: &Series, off: &Series) -> Run {
         user_s: series.user_s,
         bad_bytes: series.bad_bytes,
         workers: variant.workers,
-        rounds: size.rounds,
+        rounds: speeds.len() as u32,
         noise: speed.noise(),
         noise_of_off: off_speed.noise(),
         ratio_paired: median(&pairs).expect("at least one round"),
@@ -264,7 +263,6 @@ mod tests {
             folio_bytes: 65536,
             right_size_share: 1.0,
             nodes: [0, 1],
-            rounds: 3,
             busy: false,
         };
         Results {
