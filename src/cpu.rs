@@ -56,21 +56,34 @@ struct Cpu {
 
 /// The threads; stopped when dropped.
 struct Threads {
-    _workers: KVec<Worker<Helper>>,
+    workers: KVec<Worker<Helper>>,
+    helpers: KVec<Arc<Helper>>,
 }
 
 impl Keep for Threads {}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.workers.clear();
+        // A helper may have passed a batch on to one that had been stopped before it.
+        for helper in &self.helpers {
+            helper.empty();
+        }
+    }
+}
 
 /// Makes the helpers and their threads.
 pub(crate) fn make(shared: &Arc<Shared>) -> Result<Made> {
     let mut hands = KVec::with_capacity(MAX_HELPERS, GFP_KERNEL)?;
     let mut workers = KVec::with_capacity(MAX_HELPERS, GFP_KERNEL)?;
+    let mut helpers = KVec::with_capacity(MAX_HELPERS, GFP_KERNEL)?;
     for (index, cpu) in worker::cpus().take(MAX_HELPERS - 1).enumerate() {
         // Lane 0 is the mover.
         let lane = u8::try_from(index + 1).map_err(|_| EINVAL)?;
         let helper = Arc::pin_init(Helper::new(lane, cpu), GFP_KERNEL)?;
         let worker = Worker::new(cpu, helper.clone())?;
         let waker = worker.waker();
+        helpers.push(helper.clone(), GFP_KERNEL)?;
         hands.push(Hand { helper, waker }, GFP_KERNEL)?;
         workers.push(worker, GFP_KERNEL)?;
     }
@@ -83,7 +96,7 @@ pub(crate) fn make(shared: &Arc<Shared>) -> Result<Made> {
     )?;
     Ok(Made {
         migrator: cpu,
-        keep: KBox::new(Threads { _workers: workers }, GFP_KERNEL)?,
+        keep: KBox::new(Threads { workers, helpers }, GFP_KERNEL)?,
     })
 }
 

@@ -151,6 +151,13 @@ impl Helper {
         mailbox.take()
     }
 
+    /// Lets go of what is in the mailbox, after the thread has been stopped.
+    pub(super) fn empty(&self) {
+        if let Some(batch) = self.take() {
+            Batch::put(batch);
+        }
+    }
+
     /// Takes the batch back, if it is still in the mailbox.
     pub(super) fn retract(&self, batch: &Arc<Batch>) {
         let mut mailbox = self.mailbox.lock();

@@ -75,7 +75,18 @@ struct migrate_copy_slot {
 static struct migrate_copy_slot
 migrate_copy_slots[1 << MIGRATE_COPY_SLOT_BITS];
 
-/* Destinations that may still be written; under migrate_copy_parked_lock. */
+/*
+ * Destinations that may still be written; under migrate_copy_parked_lock.
+ *
+ * Two parties have to let go of one: whoever may still write to it, and the
+ * migration that fails because of it. The last of them frees it, or keeps it to
+ * free it as usual. The folio's index, which nobody looks at while the folio is
+ * in no mapping, holds the cookie, a pointer, and who has let go in its low
+ * bits.
+ */
+#define MIGRATE_COPY_PARKED_QUIET	1UL
+#define MIGRATE_COPY_PARKED_LEFT	2UL
+#define MIGRATE_COPY_PARKED_FLAGS	3UL
 static LIST_HEAD(migrate_copy_parked_folios);
 static DEFINE_SPINLOCK(migrate_copy_parked_lock);
 atomic_t migrate_copy_nr_parked = ATOMIC_INIT(0);
@@ -346,7 +357,6 @@ void migrate_copy_park(struct folio *dst, void *cookie)
 	}
 #endif
 	spin_lock(&migrate_copy_parked_lock);
-	/* Nobody looks at the index of a folio that is in no mapping. */
 	dst->index = (unsigned long)cookie;
 	list_add_tail(&dst->lru, &migrate_copy_parked_folios);
 	atomic_inc(&migrate_copy_nr_parked);
@@ -355,8 +365,11 @@ void migrate_copy_park(struct folio *dst, void *cookie)
 EXPORT_SYMBOL_GPL(migrate_copy_park);
 
 /**
- * migrate_copy_unpark() - Free the destinations parked with a cookie.
+ * migrate_copy_unpark() - Let go of the destinations parked with a cookie.
  * @cookie: names whoever is now proven not to write to them any more.
+ *
+ * Frees them, but for those whose migration has not got to know yet that it
+ * failed; these it frees itself.
  *
  * Return: how many folios were freed.
  */
@@ -370,8 +383,13 @@ unsigned int migrate_copy_unpark(void *cookie)
 		return 0;
 	spin_lock(&migrate_copy_parked_lock);
 	list_for_each_entry_safe(dst, next, &migrate_copy_parked_folios, lru) {
-		if (dst->index != (unsigned long)cookie)
+		if ((dst->index & ~MIGRATE_COPY_PARKED_FLAGS) !=
+		    (unsigned long)cookie)
 			continue;
+		if (!(dst->index & MIGRATE_COPY_PARKED_LEFT)) {
+			dst->index |= MIGRATE_COPY_PARKED_QUIET;
+			continue;
+		}
 		list_move(&dst->lru, &quiet);
 		atomic_dec(&migrate_copy_nr_parked);
 	}
@@ -403,17 +421,24 @@ EXPORT_SYMBOL_GPL(migrate_copy_count_parked);
 bool __migrate_copy_parked(struct folio *dst)
 {
 	struct folio *folio;
-	bool found = false;
+	bool parked = false;
 
 	spin_lock(&migrate_copy_parked_lock);
 	list_for_each_entry(folio, &migrate_copy_parked_folios, lru) {
-		if (folio == dst) {
-			found = true;
-			break;
+		if (folio != dst)
+			continue;
+		if (dst->index & MIGRATE_COPY_PARKED_QUIET) {
+			list_del_init(&dst->lru);
+			dst->index = 0;
+			atomic_dec(&migrate_copy_nr_parked);
+		} else {
+			dst->index |= MIGRATE_COPY_PARKED_LEFT;
+			parked = true;
 		}
+		break;
 	}
 	spin_unlock(&migrate_copy_parked_lock);
-	return found;
+	return parked;
 }
 
 /**

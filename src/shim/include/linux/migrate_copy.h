@@ -221,6 +221,8 @@ static inline void migrate_copy_finish(struct migrate_copy_batch *batch)
  * migrate_copy_parked() - Is this destination kept from being reused?
  * @dst: destination folio of a migration that failed.
  *
+ * To be asked once for a folio, by who would free it.
+ *
  * Return: true if somebody may still write to @dst. It then belongs to the
  * list of parked folios: it must neither be unlocked nor freed.
  */
