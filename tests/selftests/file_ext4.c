@@ -87,7 +87,7 @@ static void fresh(struct __test_metadata *_metadata, FIXTURE_DATA(file_ext4) * s
 	ASSERT_EQ(0, madvise(self->mem, LEN, MADV_POPULATE_READ));
 	ASSERT_EQ(LEN / FERRY_PAGE, ferry_count_on(self->mem, LEN, FERRY_PAGE, node));
 	self->large = 0;
-	for (size = 128 << 10; size <= FERRY_PMD; size *= 2)
+	for (size = 256 << 10; size <= FERRY_PMD; size *= 2)
 		self->large += ferry_in_folios_of(self->mem, LEN, size);
 }
 
@@ -115,7 +115,7 @@ static void used(struct __test_metadata *_metadata, FIXTURE_DATA(file_ext4) * se
 		return;
 	}
 	ASSERT_GT(self->large, 0)
-		TH_LOG("ext4 gave no folio of 128 KiB or more");
+		TH_LOG("ext4 gave no folio of 256 KiB or more");
 	EXPECT_TRUE(ferry_stats_used(&self->before, &after));
 }
 
