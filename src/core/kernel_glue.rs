@@ -50,11 +50,6 @@ impl Word for Atomic<u32> {
             smp_mb(Read);
         })
     }
-
-    #[inline]
-    fn fetch_add_relaxed(&self, v: u32) -> u32 {
-        self.fetch_add(v, Relaxed)
-    }
 }
 
 // The numbers that `reasons` gives to its names are those of `enum migrate_reason`, and there are

@@ -53,11 +53,6 @@ pub fn lookahead_limit(mover: u32, lookahead_bytes: u64, chunk_bytes: u64, piece
         .min(pieces)
 }
 
-/// Whether a helper may claim `piece` while the mover is at piece `mover`.
-pub fn within_lookahead(piece: u32, mover: u32, lookahead_bytes: u64, chunk_bytes: u64) -> bool {
-    piece < u32::MAX && piece < lookahead_limit(mover, lookahead_bytes, chunk_bytes, u32::MAX)
-}
-
 #[cfg_attr(CONFIG_KUNIT = "y", kernel::macros::kunit_tests(ferry_core_policy))]
 #[cfg_attr(not(CONFIG_KUNIT = "y"), cfg(test))]
 mod tests {
@@ -104,9 +99,5 @@ mod tests {
         assert_eq!(lookahead_limit(98, 512 * K, 128 * K, 100), 100);
         assert_eq!(lookahead_limit(0, 0, 128 * K, 100), 2);
         assert_eq!(lookahead_limit(u32::MAX, u64::MAX, 0, u32::MAX), u32::MAX);
-        assert!(within_lookahead(4, 0, 512 * K, 128 * K));
-        assert!(!within_lookahead(5, 0, 512 * K, 128 * K));
-        assert!(within_lookahead(0, 7, 0, 128 * K));
-        assert!(!within_lookahead(u32::MAX, 0, 0, 128 * K));
     }
 }

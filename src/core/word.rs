@@ -29,9 +29,6 @@ pub trait Word: Send + Sync {
     ///
     /// Acquire and release if it succeeds, acquire if it fails. Never fails spuriously.
     fn compare_exchange(&self, old: u32, new: u32) -> Result<u32, u32>;
-
-    /// Adds `v`, wrapping, orders nothing, and returns the value before.
-    fn fetch_add_relaxed(&self, v: u32) -> u32;
 }
 
 #[cfg(not(CONFIG_RUST))]
@@ -67,10 +64,6 @@ mod host {
         fn compare_exchange(&self, old: u32, new: u32) -> Result<u32, u32> {
             AtomicU32::compare_exchange(self, old, new, AcqRel, Acquire)
         }
-
-        fn fetch_add_relaxed(&self, v: u32) -> u32 {
-            self.fetch_add(v, Relaxed)
-        }
     }
 }
 
@@ -104,12 +97,5 @@ mod tests {
         assert_eq!(Word::compare_exchange(&w, 1, 2), Ok(1));
         assert_eq!(Word::compare_exchange(&w, 1, 3), Err(2));
         assert_eq!(w.load_relaxed(), 2);
-    }
-
-    #[test]
-    fn fetch_add_wraps() {
-        let w = TestWord::new(u32::MAX);
-        assert_eq!(w.fetch_add_relaxed(2), u32::MAX);
-        assert_eq!(w.load_relaxed(), 1);
     }
 }

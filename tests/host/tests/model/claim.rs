@@ -69,8 +69,18 @@ impl Span {
             let copies = memory.copies.get();
             let dst = memory.dst.get();
             match chunk.state() {
-                ChunkState::Done => assert_eq!((copies, dst), (1, content(i))),
-                ChunkState::Revoked => assert_eq!((copies, dst), (0, 0)),
+                ChunkState::Done => {
+                    assert_eq!((copies, dst), (1, content(i)));
+                    // A folio that a lane has begun at its beginning is not given up.
+                    let whole = i == 0 && self.help && self.poison.is_none();
+                    assert!(!whole || last == Settle::AllCopied);
+                }
+                ChunkState::Revoked => {
+                    assert_eq!((copies, dst), (0, 0));
+                    // Unless a lane fails in between, the mover copies nothing of a folio that
+                    // it cannot complete.
+                    assert!(mine.is_empty() || self.poison.is_some());
+                }
                 ChunkState::Failed => assert_eq!(copies, 0),
                 // Wrong, and the memory below shows what follows from it.
                 ChunkState::Free | ChunkState::Claimed(_) => {}

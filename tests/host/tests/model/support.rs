@@ -106,10 +106,6 @@ impl<O: Orders> Word for ModelWord<O> {
         self.0.store(new, Release);
         Ok(seen)
     }
-
-    fn fetch_add_relaxed(&self, v: u32) -> u32 {
-        self.0.fetch_add(v, Relaxed)
-    }
 }
 
 /// A piece of memory, as large as a chunk or a folio; the checker watches who accesses it.
