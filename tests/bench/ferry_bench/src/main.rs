@@ -292,9 +292,10 @@ fn measure_all(args: &Args) -> Result<Vec<String>> {
         )?;
         if let Some(probe_cpu) = probe_cpu.filter(|_| batches > 0) {
             bench.latency(&mut region, batches, until, probe_cpu, &mut all)?;
+            let seen: usize = all.iter().map(|series| series.gap_us.len()).sum();
+            let unseen: u64 = all.iter().map(|series| series.unseen).sum();
             progress(format!(
-                "{name}: first folio of {} batches",
-                2 * batches * variants.len()
+                "{name}: first folio of {seen} batches, {unseen} went unseen"
             ));
         }
         share = share.min(region.right_size_share(whole)?);

@@ -231,9 +231,12 @@ fn draw_on<DB: DrawingBackend>(
     }
     let bad: u64 = results.runs.iter().map(|run| run.bad_bytes).sum();
     let rounds = results.runs.iter().map(|run| run.rounds).min().unwrap_or(0);
+    let host = results
+        .host_load
+        .map_or(String::new(), |load| format!(" Load below: {load}."));
     let foot = format!(
         "Folio size. Bars: median of {rounds} rounds there and back; whiskers: slowest and fastest round; \
-         ×: ratio to off in the same boot. Bad bytes: {bad}."
+         ×: ratio to off in the same boot. Bad bytes: {bad}.{host}"
     );
     let (width, height) = area.dim_in_pixel();
     area.draw(&Text::new(
