@@ -13,7 +13,7 @@
 #include "kselftest_harness.h"
 #include "ferry_util.h"
 
-#define LEN	(8UL << 20)
+#define LEN	(4UL << 20)
 
 static const unsigned int sizes[] = { 4, 16, 32, 64, 128, 256, 512, 1024, 2048 };
 

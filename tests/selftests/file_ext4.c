@@ -12,7 +12,7 @@
 #include "kselftest_harness.h"
 #include "ferry_util.h"
 
-#define LEN	(8UL << 20)
+#define LEN	(4UL << 20)
 #define MNT	"/tmp/ferry-ext4"
 
 FIXTURE(file_ext4)
