@@ -19,8 +19,9 @@
  *
  * Seen red, in a scratch copy: with migrate_copy_may_claim() always true (ferry_may_claim()
  * returns true) both tests on shared memory find 261415 of 262144 bytes of the first round
- * to be those of before the read, and vmspliced_pages_stay finds no folio declined. With the
- * check of references in __migrate_folio() left out for all folios: RED-I4
+ * to be those of before the read, and vmspliced_pages_stay finds no folio declined. With
+ * "expected_count = folio_ref_count(src)" before the check in __migrate_folio() (I4), that
+ * test finds the referenced pages on the other node.
  */
 #include <linux/aio_abi.h>
 #include <linux/dm-ioctl.h>

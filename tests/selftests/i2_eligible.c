@@ -14,7 +14,10 @@
  * udmabuf: a folio is copied early and the batch held open (delay_after_submit_us); in
  * this time a write through a udmabuf comes and goes. It has to be there afterwards.
  *
- * Seen red, in a scratch copy: RED-I2
+ * Seen red, in scratch copies: without the lock in memfd_pin_folios()
+ * (memfd_pinned_folio_stays() returns true at once), the first write in the open batch is
+ * lost at 4K, 64K and 2M; with migrate_copy_eligible() true for every folio,
+ * files_are_never_early counts 1988 eligible folios, and 10158080 bytes copied early.
  */
 #include <linux/udmabuf.h>
 #include <sched.h>
@@ -272,9 +275,8 @@ TEST_F(i2_udmabuf, write_between_submit_and_check)
 		for (k = 0; k < 4; k++) {
 			off = variant->len / 4 * k + (k * 7 % 16) * FERRY_PAGE + 128;
 			value = 0xfe1100000000ULL + i * 16 + k;
+			/* Not read back now: that would take a reference and wait. */
 			ASSERT_EQ(0, udmabuf_write(&self->m, off, value));
-			ASSERT_EQ(value, memfd_read(&self->m, off))
-				TH_LOG("lost at once: offset %#zx", off);
 		}
 		ASSERT_LE(0, hz_move_end(&move));
 		for (k = 0; k < 4; k++) {
