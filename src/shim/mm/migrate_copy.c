@@ -261,12 +261,13 @@ struct migrate_copy_scope __migrate_copy_enter(enum migrate_reason reason)
 void __migrate_copy_exit(struct migrate_copy_scope scope)
 {
 	scope.slot->reason = scope.outer;
+	if (scope.outer >= 0)
+		return;
 	/*
 	 * Pairs with the cmpxchg() of the next owner: it writes the reason
 	 * after it has seen the slot free, by dependency, and we before that.
 	 */
-	if (scope.outer < 0)
-		smp_store_release(&scope.slot->task, NULL);
+	smp_store_release(&scope.slot->task, NULL);
 }
 
 /* migrate_copy_folio() with a provider. */
