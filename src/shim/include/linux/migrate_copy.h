@@ -90,9 +90,9 @@ struct migrate_copy_batch {
  *	%MIGRATE_COPY_COPIED, or it is the first one. @help is false where the
  *	folio is about to fail its reference check, so that copying more of it
  *	would be wasted. When it returns, nothing reads the source or writes the
- *	destination any more, whatever it returns: 1 if the whole content is in the destination, 0 if
- *	the folio must be copied, a negative errno if the folio must fail with
- *	it. A folio whose destination may still be written has been given to
+ *	destination any more, whatever it returns: 1 if the whole content is in
+ *	the destination, 0 if the folio must be copied, a negative errno if the
+ *	folio must fail with it. A folio whose destination may still be written has been given to
  *	migrate_copy_park() and fails with -EBUSY.
  * @finish: All entries have been settled. When it returns, no folio of the
  *	batch can be claimed and none is claimed, and the batch object belongs
