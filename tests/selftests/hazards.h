@@ -21,10 +21,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#ifndef __maybe_unused
-#define __maybe_unused	__attribute__((__unused__))
-#endif
-
 /* Folio sizes in KiB that most of these tests use: many in a chunk, two chunks, many chunks. */
 static const unsigned int hz_sizes[] __maybe_unused = { 4, 64, 256, 2048 };
 

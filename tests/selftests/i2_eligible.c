@@ -86,7 +86,7 @@ static int udmabuf_write(struct memfd *m, size_t off, u64 value)
 		.offset = off & ~(FERRY_PAGE - 1),
 		.size = FERRY_PAGE,
 	};
-	volatile u64 *p;
+	u64 *p;
 	int fd;
 
 	fd = ioctl(m->udev, UDMABUF_CREATE, &u);
@@ -97,8 +97,8 @@ static int udmabuf_write(struct memfd *m, size_t off, u64 value)
 		close(fd);
 		return -errno;
 	}
-	p[off % FERRY_PAGE / 8] = value;
-	munmap((void *)p, FERRY_PAGE);
+	__atomic_store_n(&p[off % FERRY_PAGE / 8], value, __ATOMIC_RELAXED);
+	munmap(p, FERRY_PAGE);
 	close(fd);
 	return 0;
 }
@@ -292,8 +292,8 @@ TEST_F(i2_udmabuf, write_between_submit_and_check)
 	hz_count_end(&sum);
 	if (!ferry_active())
 		return;
-	ferry_note("%d of %d writes came while a batch was open; shmem folios eligible %ld, copied early %ld",
-		   hits, iters, hz_grown(&sum, "eligible_shmem"),
+	ferry_note("%d of %d writes while a batch was open; eligible %ld, copied early %ld", hits,
+		   iters, hz_grown(&sum, "eligible_shmem"),
 		   hz_grown(&sum, "folios_copied_early"));
 	EXPECT_GT(hits, 0);
 	EXPECT_GT(hz_grown(&sum, "eligible_shmem"), 0);
@@ -331,7 +331,7 @@ TEST_F(i2_udmabuf, storm)
 
 /* ---- everything else ---- */
 
-#define PART	(1UL << 20)
+#define PART	(1024UL << 10)
 
 FIXTURE(i2)
 {

@@ -16,7 +16,9 @@
  * have moved at the end. That exactly the n-th ones failed is seen with the trace event
  * of the batch, which counts them.
  *
- * Seen red, in scratch copies: RED-I6
+ * Seen red, in a scratch copy: with RawBatch::settle() answering Copied for Settle::Wait,
+ * that is, without waiting for the helper in the chunk, helper_late_in_place (256K) finds
+ * 1044500, helper_late_to_copy 4177912 (4K) and 261127 (2M) of 4194304 bytes to be zero.
  */
 #include "kselftest_harness.h"
 #include "ferry_util.h"

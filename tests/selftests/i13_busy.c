@@ -1,0 +1,287 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * I13: who has claimed a chunk runs: a helper is not preempted between claim and done,
+ * however busy the machine is, so that a mover waits for the rest of one chunk at most.
+ * I15: and so does one that may not block.
+ *
+ * The helper's CPU gets spinners at nice 0 while it is inside a chunk that it was told to
+ * take HOLD_MS for (delay_in_chunk_us): the helper, at nice 19, would get back to it after
+ * seconds if it could be preempted, for 8 spinners have a weight of 8 * 1024 to its 15.
+ *
+ * The bound: a wait lasts HOLD_MS and a chunk's copy. What is tolerated is SLACK_MS more,
+ * because in a virtual machine without its own CPUs the helper's virtual CPU can be taken
+ * away by the host while it holds the claim; on a host so busy that this takes longer
+ * than SLACK_MS the test fails without a fault of Ferry.
+ *
+ * Seen red, in a scratch copy: with preemption on in Batch::help() (no NoPreempt) the
+ * longest wait of preempted_helper_holds_no_claim was above 34 s, one ran into the timeout
+ * of 60 s, and move_pages() of 1 MiB took 18 s on average; else 67 ms at most, for waits.
+ */
+#include <sched.h>
+
+#include "kselftest_harness.h"
+#include "ferry_util.h"
+#include "hazards.h"
+
+#define LEN		(1024UL << 10)
+#define HOLD_MS		100
+#define SLACK_MS	900
+#define SPINNERS	8
+
+struct spinner {
+	pthread_t thread;
+	int cpu;
+};
+
+static struct spinner spinners[FERRY_MAX_NODES * SPINNERS];
+static int nr_spinners;
+static bool spin, quit;
+
+static void *spinner_fn(void *arg)
+{
+	struct spinner *s = arg;
+
+	ferry_pin_cpu(s->cpu);
+	while (!__atomic_load_n(&quit, __ATOMIC_ACQUIRE)) {
+		if (!__atomic_load_n(&spin, __ATOMIC_ACQUIRE))
+			ferry_sleep_ms(1);
+	}
+	return NULL;
+}
+
+static int start_spinners(const int *cpus, int n)
+{
+	int i;
+
+	quit = false;
+	spin = false;
+	nr_spinners = 0;
+	for (i = 0; i < n * SPINNERS && i < ARRAY_SIZE(spinners); i++) {
+		spinners[i].cpu = cpus[i / SPINNERS];
+		if (pthread_create(&spinners[i].thread, NULL, spinner_fn, &spinners[i]))
+			return -EAGAIN;
+		nr_spinners++;
+	}
+	return 0;
+}
+
+static void set_spin(bool on)
+{
+	__atomic_store_n(&spin, on, __ATOMIC_RELEASE);
+}
+
+static void end_spinners(void)
+{
+	int i;
+
+	__atomic_store_n(&quit, true, __ATOMIC_RELEASE);
+	for (i = 0; i < nr_spinners; i++)
+		pthread_join(spinners[i].thread, NULL);
+	nr_spinners = 0;
+}
+
+FIXTURE(i13)
+{
+	int nodes[FERRY_MAX_NODES];
+	char *mem;
+};
+
+FIXTURE_SETUP(i13)
+{
+	self->mem = MAP_FAILED;
+	if (ferry_cpu_nodes(self->nodes) < 2)
+		SKIP(return, "needs two nodes with CPUs");
+	ASSERT_EQ(0, hz_prepare(self->nodes));
+	self->mem = ferry_map_anon(4UL << 20, FERRY_PMD);
+	ASSERT_NE(MAP_FAILED, self->mem);
+}
+
+FIXTURE_TEARDOWN(i13)
+{
+	if (self->mem != MAP_FAILED)
+		munmap(self->mem, 4UL << 20);
+	ferry_restore();
+}
+
+/*
+ * A helper gets into a chunk on an idle CPU; then that CPU is flooded; then the mover,
+ * which slept after the submit, comes to that chunk.
+ */
+TEST_F(i13, preempted_helper_holds_no_claim)
+{
+	int cpu = ferry_node_cpu(self->nodes[1]), iters = ferry_iters(8, 4), i;
+	long seen, total = 0;
+	struct hz_hist waits;
+	struct hz_count c;
+	struct hz_move m;
+	u64 from, ms, longest = 0;
+
+	if (ferry_loaded()) {
+		ASSERT_EQ(0, ferry_set_knob("timeout_ms", "60000"));
+		ASSERT_EQ(0, ferry_inject("delay_in_chunk_us", HOLD_MS * 1000));
+		ASSERT_EQ(0, ferry_inject("delay_after_submit_us", HOLD_MS * 500));
+		ASSERT_EQ(0, ferry_inject("helper_only", 1));
+		hz_reset_stats();
+	}
+	ASSERT_EQ(0, start_spinners(&cpu, 1));
+	hz_count(&c);
+	for (i = 0; i < iters; i++) {
+		set_spin(false);
+		ferry_sleep_ms(20);
+		ASSERT_EQ(0, hz_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[i & 1]));
+		ferry_fill(self->mem, LEN, 13, i);
+		seen = ferry_stat("batches");
+		from = ferry_now_ns();
+		ASSERT_EQ(0, hz_move_start(&m, self->mem, LEN, FERRY_PAGE,
+					   self->nodes[!(i & 1)],
+					   ferry_node_cpu(self->nodes[0])));
+		if (ferry_active())
+			hz_until("batches", seen, 5000);
+		set_spin(true);
+		ASSERT_LE(0, hz_move_end(&m));
+		ms = (ferry_now_ns() - from) / 1000000;
+		total += ms;
+		if (ms > longest)
+			longest = ms;
+		ASSERT_EQ(0, ferry_verify(self->mem, LEN, 13, i));
+		ASSERT_TRUE(hz_all_on(self->mem, LEN, self->nodes[!(i & 1)]));
+	}
+	end_spinners();
+	if (!ferry_active())
+		return;
+	hz_count_end(&c);
+	ASSERT_EQ(0, hz_hist("hist_wait_ns", &waits));
+	ferry_note("%ld waits, the longest up to %llu ms; moves %ld ms on average, longest %llu",
+		   waits.n,
+		   (unsigned long long)waits.max / 1000000, total / iters,
+		   (unsigned long long)longest);
+	EXPECT_GT(hz_grown(&c, "helpers_woken"), 0);
+	/* The mover did come to a chunk that a helper was in. */
+	EXPECT_GT(waits.n, 0);
+	EXPECT_EQ(0, hz_grown(&c, "wait_timeouts"));
+	/* The upper bound of a bucket is up to twice the value in it. */
+	EXPECT_LT(waits.max, (HOLD_MS + SLACK_MS) * 2 * 1000000ULL);
+}
+
+/*
+ * All CPUs are busy with 4 spinners each, the mover is one more: no wait is longer than
+ * a chunk and what the host takes. Batches and copies in place of 2M folios.
+ */
+TEST_F(i13, busy_machine)
+{
+	int cpus[FERRY_MAX_NODES], n, i, iters = ferry_iters(8, 3);
+	size_t folio, len = 4UL << 20;
+	struct hz_hist waits;
+	struct hz_count c;
+
+	n = ferry_cpu_nodes(self->nodes);
+	for (i = 0; i < n; i++)
+		cpus[i] = ferry_node_cpu(self->nodes[i]);
+	if (ferry_loaded()) {
+		ASSERT_EQ(0, ferry_set_knob("timeout_ms", "60000"));
+		hz_reset_stats();
+	}
+	ASSERT_EQ(0, start_spinners(cpus, 2));
+	set_spin(true);
+	hz_count(&c);
+	for (i = 0; i < iters; i++) {
+		folio = i & 2 ? FERRY_PMD : FERRY_PAGE;
+		if (hz_fresh(self->mem, len, folio, self->nodes[i & 1]))
+			continue;
+		/* With and without helpers that have to fight for their CPU. */
+		if (ferry_loaded())
+			ASSERT_EQ(0, ferry_inject("helper_only", i & 4 ? 1 : 0));
+		ferry_fill(self->mem, len, 14, i);
+		ASSERT_EQ(0, ferry_move_range(self->mem, len, folio,
+					      self->nodes[!(i & 1)], NULL));
+		ASSERT_EQ(0, ferry_verify(self->mem, len, 14, i));
+	}
+	end_spinners();
+	if (!ferry_active())
+		return;
+	hz_count_end(&c);
+	ASSERT_EQ(0, hz_hist("hist_wait_ns", &waits));
+	ferry_note("%ld waits, the longest up to %llu us", waits.n,
+		   (unsigned long long)waits.max / 1000);
+	EXPECT_EQ(0, hz_grown(&c, "wait_timeouts"));
+	EXPECT_LT(waits.max, SLACK_MS * 2 * 1000000ULL);
+}
+
+static void *toucher_fn(void *arg)
+{
+	char *mem = arg;
+	size_t i;
+
+	while (!__atomic_load_n(&quit, __ATOMIC_ACQUIRE)) {
+		for (i = 0; i < 4UL << 20; i += FERRY_PAGE)
+			__atomic_load_n(mem + i, __ATOMIC_RELAXED);
+		ferry_sleep_ms(1);
+	}
+	return NULL;
+}
+
+/* MIGRATE_ASYNC: NUMA faults, and compaction for huge pages. */
+TEST_F(i13, i15_async_waits_are_bounded)
+{
+	int iters = ferry_iters(6, 3), i, k;
+	size_t len = 4UL << 20, off;
+	struct hz_hist waits;
+	struct hz_count c;
+	pthread_t thread;
+	char *holes;
+	long moved;
+
+	if (ferry_loaded()) {
+		ASSERT_EQ(0, ferry_set_knob("timeout_ms", "60000"));
+		ASSERT_EQ(0, ferry_set_knob("min_folio_bytes", "4096"));
+		ASSERT_EQ(0, ferry_set_knob("chunk_bytes", "65536"));
+		hz_reset_stats();
+	}
+	hz_count(&c);
+	moved = ferry_vmstat("pgmigrate_success");
+	ferry_set("/proc/sys/kernel/numa_balancing", "1");
+	ferry_set("/sys/kernel/debug/sched/numa_balancing/scan_delay_ms", "10");
+	ferry_set("/sys/kernel/debug/sched/numa_balancing/scan_period_min_ms", "10");
+	for (i = 0; i < iters; i++) {
+		ASSERT_EQ(0, hz_fresh(self->mem, len, FERRY_PMD, self->nodes[0]));
+		ferry_fill(self->mem, len, 15, i);
+		/* The thread that touches them runs where they are not. */
+		ferry_pin_cpu(ferry_node_cpu(self->nodes[1]));
+		quit = false;
+		ASSERT_EQ(0, pthread_create(&thread, NULL, toucher_fn, self->mem));
+		ferry_sleep_ms(1500);
+		__atomic_store_n(&quit, true, __ATOMIC_RELEASE);
+		pthread_join(thread, NULL);
+		ferry_pin_cpu(ferry_node_cpu(self->nodes[0]));
+		ASSERT_EQ(0, ferry_verify(self->mem, len, 15, i));
+
+		/* Memory full of holes, and then somebody wants it whole. */
+		holes = ferry_map_anon(64UL << 20, FERRY_PMD);
+		ASSERT_NE(MAP_FAILED, holes);
+		ASSERT_EQ(0, ferry_mthp_only(0));
+		ASSERT_EQ(0, madvise(holes, 64UL << 20, MADV_POPULATE_WRITE));
+		for (off = 0; off < 64UL << 20; off += FERRY_PAGE)
+			*(u64 *)(holes + off) = off;
+		for (off = 0; off < 64UL << 20; off += 8 * FERRY_PAGE)
+			ASSERT_EQ(0, madvise(holes + off, 4 * FERRY_PAGE, MADV_DONTNEED));
+		for (k = 0; k < 2; k++)
+			ferry_write("/proc/sys/vm/compact_memory", "1");
+		for (off = 0; off < 64UL << 20; off += FERRY_PAGE)
+			if (off / FERRY_PAGE % 8 >= 4)
+				ASSERT_EQ(off, *(u64 *)(holes + off));
+		munmap(holes, 64UL << 20);
+	}
+	hz_count_end(&c);
+	ferry_note("%ld pages moved", ferry_vmstat("pgmigrate_success") - moved);
+	EXPECT_GT(ferry_vmstat("pgmigrate_success"), moved);
+	if (!ferry_active())
+		return;
+	ASSERT_EQ(0, hz_hist("hist_wait_ns", &waits));
+	ferry_note("%ld waits, 99 %% below %llu us, the longest below %llu us", waits.n,
+		   (unsigned long long)waits.p99 / 1000,
+		   (unsigned long long)waits.max / 1000);
+	EXPECT_EQ(0, hz_grown(&c, "wait_timeouts"));
+	EXPECT_LT(waits.max, SLACK_MS * 2 * 1000000ULL);
+}
+
+TEST_HARNESS_MAIN

@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * I7: what cannot be proven quiet fails its folio with -EBUSY; nothing is copied into its
+ * destination, which is kept and not reused until the proof has arrived, and is freed
+ * then.
+ *
+ * A helper is held up inside a chunk (delay_in_chunk_us) for much longer than timeout_ms.
+ * move_pages(2) itself tries folios of a batch again one by one, so they move in the end;
+ * hugetlb folios it does not, so they stay and it says so.
+ */
+#include <sys/mount.h>
+
+#include "kselftest_harness.h"
+#include "ferry_util.h"
+#include "hazards.h"
+
+#define LEN	(4UL << 20)
+#define HOLD_MS	150
+#define MNT	"/tmp/ferry-i7"
+
+FIXTURE(i7)
+{
+	int nodes[FERRY_MAX_NODES];
+	char *mem;
+};
+
+FIXTURE_SETUP(i7)
+{
+	self->mem = MAP_FAILED;
+	if (ferry_mem_nodes(self->nodes) < 2)
+		SKIP(return, "needs two nodes with memory");
+	ASSERT_EQ(0, hz_prepare(self->nodes));
+	self->mem = ferry_map_anon(LEN, FERRY_PMD);
+	ASSERT_NE(MAP_FAILED, self->mem);
+	if (!ferry_loaded())
+		return;
+	ASSERT_EQ(0, ferry_set_knob("timeout_ms", "10"));
+	ASSERT_EQ(0, ferry_inject("delay_in_chunk_us", HOLD_MS * 1000));
+	ASSERT_EQ(0, ferry_inject("helper_only", 1));
+}
+
+FIXTURE_TEARDOWN(i7)
+{
+	if (ferry_loaded())
+		ferry_wait(hz_none_parked, NULL, 10000);
+	if (self->mem != MAP_FAILED)
+		munmap(self->mem, LEN);
+	umount(MNT);
+	ferry_restore();
+}
+
+/* Free memory of both nodes, with what is on the way to being free. */
+static long free_bytes(const int *nodes)
+{
+	ferry_write("/proc/sys/vm/drop_caches", "1");
+	return ferry_node_free(nodes[0]) + ferry_node_free(nodes[1]);
+}
+
+/* All is quiet again: nothing is parked, the pool is whole. */
+static void quiet_again(struct __test_metadata *_metadata)
+{
+	if (!ferry_loaded())
+		return;
+	EXPECT_TRUE(ferry_wait(hz_none_parked, NULL, 20000));
+	EXPECT_TRUE(ferry_wait(hz_pool_whole, NULL, 20000));
+}
+
+static void rounds(struct __test_metadata *_metadata, FIXTURE_DATA(i7) * self,
+		   size_t folio, int iters)
+{
+	long parked, most = 0, before, after;
+	struct hz_count c;
+	int i, to;
+
+	/* One round first, so that page tables and caches are what they will be. */
+	before = 0;
+	hz_count(&c);
+	for (i = 0; i < iters; i++) {
+		if (i == 1)
+			before = free_bytes(self->nodes);
+		to = self->nodes[!(i & 1)];
+		ASSERT_EQ(0, hz_fresh(self->mem, LEN, folio, self->nodes[i & 1]));
+		ferry_fill(self->mem, LEN, folio, i);
+		ASSERT_LE(0, hz_move_pages(self->mem, LEN, folio, to));
+		parked = hz_parked();
+		if (parked > most)
+			most = parked;
+		ASSERT_EQ(0, ferry_verify(self->mem, LEN, folio, i));
+		/* Large folios may have failed again, in place: then they stay. */
+		if (folio == FERRY_PAGE)
+			ASSERT_TRUE(hz_all_on(self->mem, LEN, to));
+		/* What the helper still writes must not be ours any more. */
+		ferry_fill(self->mem, LEN, folio + 1, i);
+		quiet_again(_metadata);
+		ASSERT_EQ(0, ferry_verify(self->mem, LEN, folio + 1, i));
+		ASSERT_EQ(0, madvise(self->mem, LEN, MADV_DONTNEED));
+		if (!i)
+			ASSERT_EQ(0, hz_fresh(self->mem, LEN, folio, to));
+		ASSERT_EQ(0, madvise(self->mem, LEN, MADV_DONTNEED));
+	}
+	after = free_bytes(self->nodes);
+	hz_count_end(&c);
+	if (!ferry_active())
+		return;
+	EXPECT_GT(hz_grown(&c, "folios_unquiet"), 0);
+	EXPECT_GT(hz_grown(&c, "wait_timeouts"), 0);
+	EXPECT_GT(most, 0);
+	ferry_note("unquiet %ld, most parked at a time %ld, free memory less by %ld KiB",
+		   hz_grown(&c, "folios_unquiet"), most, (before - after) >> 10);
+	/* Less than half of what was parked in all; some pages are on per-CPU lists. */
+	EXPECT_LT(before - after,
+		  hz_grown(&c, "folios_unquiet") * (long)folio / 2 + (8L << 20));
+}
+
+TEST_F(i7, early_4k)
+{
+	rounds(_metadata, self, FERRY_PAGE, ferry_iters(24, 12));
+}
+
+TEST_F(i7, early_64k)
+{
+	rounds(_metadata, self, 64 << 10, ferry_iters(24, 12));
+}
+
+TEST_F(i7, early_2m)
+{
+	rounds(_metadata, self, 2 << 20, ferry_iters(24, 12));
+}
+
+TEST_F(i7, in_place_2m)
+{
+	if (ferry_loaded())
+		ASSERT_EQ(0, ferry_inject("decline_batch_every", 1));
+	rounds(_metadata, self, 2 << 20, ferry_iters(24, 12));
+}
+
+/* hugetlb folios are not tried again: they stay where they are, whole. */
+TEST_F(i7, in_place_hugetlb)
+{
+	int iters = ferry_iters(6, 3), i, to, stayed = 0;
+	struct hz_count c;
+	char path[128], *mem;
+	long ret;
+
+	for (i = 0; i < 2; i++) {
+		snprintf(path, sizeof(path),
+			 "/sys/devices/system/node/node%d/hugepages/hugepages-2048kB/nr_hugepages",
+			 self->nodes[i]);
+		ASSERT_EQ(0, ferry_set(path, "4"));
+		if (ferry_read_long(path) < 4)
+			SKIP(return, "not enough memory for hugetlb folios");
+	}
+	mem = mmap(NULL, LEN, PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | 21 << 26, -1, 0);
+	ASSERT_NE(MAP_FAILED, mem);
+	ASSERT_EQ(0, ferry_populate(mem, LEN, self->nodes[0]));
+	hz_count(&c);
+	for (i = 0; i < iters; i++) {
+		to = self->nodes[!(i & 1)];
+		ferry_fill(mem, LEN, 11, i);
+		ret = hz_move_pages(mem, LEN, FERRY_PMD, to);
+		ASSERT_LE(0, ret);
+		/* Those that it says stayed are the only ones. */
+		ASSERT_EQ(ret, (long)(LEN / FERRY_PMD) -
+			       ferry_count_on(mem, LEN, FERRY_PMD, to));
+		stayed += ret;
+		ASSERT_EQ(0, ferry_verify(mem, LEN, 11, i));
+		ferry_fill(mem, LEN, 12, i);
+		quiet_again(_metadata);
+		ASSERT_EQ(0, ferry_verify(mem, LEN, 12, i));
+		/* They can move once it is quiet. */
+		if (ferry_loaded())
+			ASSERT_EQ(0, ferry_inject("delay_in_chunk_us", 0));
+		ASSERT_EQ(0, ferry_move_range(mem, LEN, FERRY_PMD, to, NULL));
+		ASSERT_EQ(0, ferry_verify(mem, LEN, 12, i));
+		if (ferry_loaded())
+			ASSERT_EQ(0, ferry_inject("delay_in_chunk_us", HOLD_MS * 1000));
+	}
+	hz_count_end(&c);
+	munmap(mem, LEN);
+	/* All hugetlb folios are free again: none was lost to the parking. */
+	quiet_again(_metadata);
+	for (i = 0; i < 2; i++) {
+		snprintf(path, sizeof(path),
+			 "/sys/devices/system/node/node%d/hugepages/hugepages-2048kB/free_hugepages",
+			 self->nodes[i]);
+		EXPECT_EQ(4, ferry_read_long(path));
+	}
+	if (!ferry_active())
+		return;
+	EXPECT_GT(stayed, 0);
+	EXPECT_EQ(stayed, hz_grown(&c, "folios_unquiet"));
+}
+
+/* Large folios of a file of ext4, with buffer heads. */
+TEST_F(i7, in_place_ext4)
+{
+	int iters = ferry_iters(6, 3), i, to, fd, ret;
+	static char buf[LEN];
+	struct hz_count c;
+	char *mem;
+
+	ret = ferry_ext4(FERRY_DISK, MNT);
+	if (ret == -ENODEV)
+		SKIP(return, "needs a disk at " FERRY_DISK);
+	ASSERT_EQ(0, ret);
+	hz_count(&c);
+	for (i = 0; i < iters; i++) {
+		to = self->nodes[!(i & 1)];
+		fd = open(MNT "/file", O_RDWR | O_CREAT | O_TRUNC, 0600);
+		ASSERT_GE(fd, 0);
+		ASSERT_EQ(0, ferry_set_mempolicy(MPOL_BIND, self->nodes[i & 1]));
+		ferry_fill(buf, LEN, 13, i);
+		ASSERT_EQ(LEN, pwrite(fd, buf, LEN, 0));
+		ASSERT_EQ(0, ferry_set_mempolicy(MPOL_DEFAULT, -1));
+		/* Dirty folios under writeback are none of our business here. */
+		ASSERT_EQ(0, fsync(fd));
+		mem = ferry_map_file(fd, LEN, FERRY_PMD, PROT_READ | PROT_WRITE,
+				     MAP_SHARED);
+		ASSERT_NE(MAP_FAILED, mem);
+		ASSERT_EQ(0, madvise(mem, LEN, MADV_POPULATE_READ));
+		ASSERT_LE(0, hz_move_pages(mem, LEN, FERRY_PAGE, to));
+		ASSERT_EQ(0, ferry_verify(mem, LEN, 13, i));
+		ferry_fill(mem, LEN, 14, i);
+		quiet_again(_metadata);
+		ASSERT_EQ(0, ferry_verify(mem, LEN, 14, i));
+		ASSERT_EQ(0, munmap(mem, LEN));
+		ASSERT_EQ(0, ferry_evict(fd));
+		ASSERT_EQ(0, ferry_verify_fd(fd, LEN, 14, i));
+		close(fd);
+	}
+	hz_count_end(&c);
+	if (ferry_active()) {
+		ferry_note("%ld folios of the file unquiet, %ld copied in place",
+			   hz_grown(&c, "folios_unquiet"), hz_grown(&c, "now_calls"));
+		EXPECT_GT(hz_grown(&c, "folios_unquiet"), 0);
+		EXPECT_EQ(0, hz_grown(&c, "bytes_early"));
+	}
+}
+
+TEST_HARNESS_MAIN

@@ -1,0 +1,302 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * I9: a migrator is selected and left, knobs change and the module comes and goes at any
+ * time under load; a batch ends with the migrator it began with.
+ *
+ * A batch is held open (delay_after_submit_us): "off", and removing the module, must not
+ * come back before it is over.
+ *
+ * FERRY_MODULE names the module for the tests that remove it and load it again.
+ */
+#include <dirent.h>
+#include <sched.h>
+
+#include "kselftest_harness.h"
+#include "ferry_util.h"
+#include "hazards.h"
+
+#define LEN		(2UL << 20)
+#define HOLD_MS		1000
+
+static int load(void)
+{
+	const char *path = getenv("FERRY_MODULE");
+	int fd, ret;
+
+	if (!path)
+		return -ENOENT;
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	ret = syscall(SYS_finit_module, fd, "", 0) ? -errno : 0;
+	close(fd);
+	return ret;
+}
+
+static int unload(void)
+{
+	return syscall(SYS_delete_module, "ferry", O_NONBLOCK) ? -errno : 0;
+}
+
+FIXTURE(i9)
+{
+	int nodes[FERRY_MAX_NODES];
+	char *mem;
+};
+
+FIXTURE_SETUP(i9)
+{
+	self->mem = MAP_FAILED;
+	if (ferry_mem_nodes(self->nodes) < 2)
+		SKIP(return, "needs two nodes with memory");
+	if (!ferry_loaded())
+		SKIP(return, "needs ferry.ko");
+	ASSERT_EQ(0, hz_prepare(self->nodes));
+	self->mem = ferry_map_anon(LEN, FERRY_PMD);
+	ASSERT_NE(MAP_FAILED, self->mem);
+}
+
+FIXTURE_TEARDOWN(i9)
+{
+	if (self->mem != MAP_FAILED)
+		munmap(self->mem, LEN);
+	/* What was set is set again only if there is a module to set it in. */
+	if (access(FERRY_SYSCTL, F_OK))
+		load();
+	ferry_restore();
+	ferry_write(FERRY_SYSCTL "migrator", "%s", ferry_migrator());
+}
+
+/* Opens a batch for HOLD_MS in another thread; false if none was opened. */
+static bool open_batch(struct __test_metadata *_metadata, FIXTURE_DATA(i9) * self,
+		       struct hz_move *m)
+{
+	long seen = ferry_stat("batches");
+
+	EXPECT_EQ(0, hz_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[0]));
+	ferry_fill(self->mem, LEN, 9, 1);
+	EXPECT_EQ(0, ferry_inject("helper_only", 1));
+	EXPECT_EQ(0, ferry_inject("delay_after_submit_us", HOLD_MS * 1000));
+	EXPECT_EQ(0, hz_move_start(m, self->mem, LEN, FERRY_PAGE, self->nodes[1],
+				   ferry_node_cpu(self->nodes[0])));
+	if (hz_until("batches", seen, 10000))
+		return true;
+	hz_move_end(m);
+	return false;
+}
+
+TEST_F(i9, off_waits_for_open_batches)
+{
+	struct hz_move m;
+	u64 from, ms;
+
+	if (!ferry_active())
+		SKIP(return, "needs a migrator");
+	ASSERT_TRUE(open_batch(_metadata, self, &m));
+	from = ferry_now_ns();
+	ASSERT_EQ(0, ferry_write(FERRY_SYSCTL "migrator", "off"));
+	ms = (ferry_now_ns() - from) / 1000000;
+	ASSERT_EQ(0, hz_move_end(&m));
+	ferry_note("off took %llu ms with a batch open for %d ms", (unsigned long long)ms,
+		   HOLD_MS);
+	/* The batch was open when we looked, for less than HOLD_MS. */
+	EXPECT_GE(ms, HOLD_MS / 2);
+	EXPECT_EQ(0, ferry_verify(self->mem, LEN, 9, 1));
+	EXPECT_TRUE(hz_all_on(self->mem, LEN, self->nodes[1]));
+}
+
+TEST_F(i9, removing_the_module_waits_for_open_batches)
+{
+	struct hz_move m;
+	u64 from, ms;
+
+	if (!ferry_active())
+		SKIP(return, "needs a migrator");
+	if (!getenv("FERRY_MODULE"))
+		SKIP(return, "needs FERRY_MODULE");
+	ASSERT_TRUE(open_batch(_metadata, self, &m));
+	from = ferry_now_ns();
+	ASSERT_EQ(0, unload());
+	ms = (ferry_now_ns() - from) / 1000000;
+	ASSERT_EQ(0, hz_move_end(&m));
+	ferry_note("rmmod took %llu ms with a batch open for %d ms",
+		   (unsigned long long)ms, HOLD_MS);
+	EXPECT_GE(ms, HOLD_MS / 2);
+	EXPECT_EQ(0, ferry_verify(self->mem, LEN, 9, 1));
+	EXPECT_EQ(0, load());
+}
+
+/* A batch that was open during the change has copied all its folios all the same. */
+TEST_F(i9, change_to_itself_does_not_wait)
+{
+	struct hz_move m;
+	u64 from, ms;
+
+	if (!ferry_active())
+		SKIP(return, "needs a migrator");
+	ASSERT_TRUE(open_batch(_metadata, self, &m));
+	from = ferry_now_ns();
+	ASSERT_EQ(0, ferry_write(FERRY_SYSCTL "migrator", "%s", ferry_migrator()));
+	ms = (ferry_now_ns() - from) / 1000000;
+	EXPECT_FALSE(hz_move_over(&m) && ms > HOLD_MS);
+	ASSERT_EQ(0, hz_move_end(&m));
+	EXPECT_EQ(0, ferry_verify(self->mem, LEN, 9, 1));
+}
+
+/* ---- everything at any time ---- */
+
+static const struct {
+	const char *name;
+	const char *values[4];
+} knobs[] = {
+	{ "batch_folios", { "1", "32", "512", "4096" } },
+	{ "batch_bytes", { "4096", "65536", "2097152", "16777216" } },
+	{ "chunk_bytes", { "65536", "131072", "1048576", "2097152" } },
+	{ "min_batch_bytes", { "4096", "65536", "262144", "1048576" } },
+	{ "min_folio_bytes", { "4096", "65536", "131072", "2097152" } },
+	{ "lookahead_bytes", { "65536", "1048576", "4194304", "16777216" } },
+	{ "reasons", { "all", "none", "syscall", "compaction,demotion" } },
+	{ "cpu_workers", { "0", "1", "8", "64" } },
+	{ "timeout_ms", { "1000", "2000", "5000", "60000" } },
+};
+
+struct mover {
+	pthread_t thread;
+	const int *nodes;
+	unsigned int kib;
+	size_t folio;
+	char *mem;
+	long rounds;
+	size_t bad;
+};
+
+static bool stop;
+
+static bool stopped(void)
+{
+	return __atomic_load_n(&stop, __ATOMIC_RELAXED);
+}
+
+static void *mover_fn(void *arg)
+{
+	struct mover *m = arg;
+	int node = 0;
+
+	/* Only content counts here: the folios may have any size. */
+	for (; !stopped(); m->rounds++, node ^= 1) {
+		ferry_fill(m->mem, LEN, m->kib, m->rounds);
+		hz_move_pages(m->mem, LEN, FERRY_PAGE, m->nodes[node]);
+		m->bad += ferry_verify(m->mem, LEN, m->kib, m->rounds);
+	}
+	return NULL;
+}
+
+static int movers_start(struct mover *m, int n, const int *nodes)
+{
+	static const unsigned int kib[] = { 4, 2048 };
+	int i, ret;
+
+	__atomic_store_n(&stop, false, __ATOMIC_RELAXED);
+	ferry_pin_cpu(-1);
+	for (i = 0; i < n; i++) {
+		memset(&m[i], 0, sizeof(m[i]));
+		m[i].nodes = nodes;
+		m[i].kib = kib[i % ARRAY_SIZE(kib)];
+		m[i].mem = ferry_map_anon(LEN, FERRY_PMD);
+		if (m[i].mem == MAP_FAILED)
+			return -errno;
+		ret = hz_fresh(m[i].mem, LEN, m[i].kib << 10, nodes[0]);
+		if (ret)
+			return ret;
+		if (pthread_create(&m[i].thread, NULL, mover_fn, &m[i]))
+			return -EAGAIN;
+	}
+	return 0;
+}
+
+static long movers_end(struct mover *m, int n, size_t *bad)
+{
+	long rounds = 0;
+	int i;
+
+	__atomic_store_n(&stop, true, __ATOMIC_RELAXED);
+	*bad = 0;
+	for (i = 0; i < n; i++) {
+		pthread_join(m[i].thread, NULL);
+		munmap(m[i].mem, LEN);
+		rounds += m[i].rounds;
+		*bad += m[i].bad;
+	}
+	return rounds;
+}
+
+TEST_F(i9, knobs_and_switches_under_load)
+{
+	u64 end = ferry_now_ns() + ferry_iters(10, 5) * 1000000000ULL;
+	long rounds, changes = 0, switches = 0;
+	struct mover m[2];
+	unsigned int r = 7;
+	size_t bad, k;
+
+	ASSERT_EQ(0, movers_start(m, ARRAY_SIZE(m), self->nodes));
+	for (k = 0; k < ARRAY_SIZE(knobs); k++)
+		ASSERT_EQ(0, ferry_set_knob(knobs[k].name, "%s", knobs[k].values[0]));
+	while (ferry_now_ns() < end) {
+		r = r * 1103515245 + 12345;
+		k = (r >> 8) % ARRAY_SIZE(knobs);
+		EXPECT_EQ(0, ferry_write("/proc/sys/vm/ferry/migrator", "%s",
+					 (r >> 20) & 1 ? "off" : ferry_migrator()));
+		switches++;
+		{
+			char path[64];
+
+			snprintf(path, sizeof(path), FERRY_SYSCTL "%s", knobs[k].name);
+			EXPECT_EQ(0, ferry_write(path, "%s",
+						 knobs[k].values[(r >> 16) & 3]));
+			changes++;
+		}
+		ferry_sleep_ms(10);
+	}
+	rounds = movers_end(m, ARRAY_SIZE(m), &bad);
+	ferry_note("%ld moves, %ld knobs changed, %ld migrators selected", rounds, changes,
+		   switches);
+	EXPECT_EQ(0, bad);
+	EXPECT_GT(rounds, 0);
+	EXPECT_GT(changes, 10);
+	EXPECT_TRUE(ferry_wait(hz_pool_whole, NULL, 5000));
+}
+
+TEST_F(i9, module_comes_and_goes_under_load)
+{
+	u64 end = ferry_now_ns() + ferry_iters(10, 5) * 1000000000ULL;
+	long rounds, loads = 0, busy = 0;
+	struct mover m[2];
+	size_t bad;
+	int ret;
+
+	if (!getenv("FERRY_MODULE"))
+		SKIP(return, "needs FERRY_MODULE");
+	ASSERT_EQ(0, movers_start(m, ARRAY_SIZE(m), self->nodes));
+	while (ferry_now_ns() < end) {
+		ret = unload();
+		if (ret == -EAGAIN || ret == -EBUSY) {
+			busy++;
+			ferry_sleep_ms(10);
+			continue;
+		}
+		ASSERT_EQ(0, ret);
+		ASSERT_NE(0, access(FERRY_SYSCTL "migrator", F_OK));
+		ASSERT_EQ(0, load());
+		ASSERT_EQ(0, ferry_write(FERRY_SYSCTL "migrator", "%s",
+					 ferry_migrator()));
+		loads++;
+		ferry_sleep_ms(10);
+	}
+	rounds = movers_end(m, ARRAY_SIZE(m), &bad);
+	ferry_note("%ld moves, loaded %ld times, busy %ld times", rounds, loads, busy);
+	EXPECT_EQ(0, bad);
+	EXPECT_GT(rounds, 0);
+	EXPECT_GT(loads, 3);
+}
+
+TEST_HARNESS_MAIN
