@@ -112,6 +112,14 @@ static __maybe_unused long hz_move_pages(char *mem, size_t len, size_t step, int
 	return ret;
 }
 
+/* Reads a byte, whatever the compiler thinks of its use. */
+static __maybe_unused void hz_touch(const char *p)
+{
+	char c = __atomic_load_n(p, __ATOMIC_SEQ_CST);
+
+	asm volatile("" : : "r" (c) : "memory");
+}
+
 /* ---- a migration in the background ---- */
 
 struct hz_move {

@@ -214,7 +214,7 @@ static void *toucher_fn(void *arg)
 
 	while (!__atomic_load_n(&quit, __ATOMIC_ACQUIRE)) {
 		for (i = 0; i < 4UL << 20; i += FERRY_PAGE)
-			__atomic_load_n(mem + i, __ATOMIC_RELAXED);
+			hz_touch(mem + i);
 		ferry_sleep_ms(1);
 	}
 	return NULL;

@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * I10, and I5 with it: poison that appears between submit and settle is reported once,
+ * takes one page, and no other byte.
+ *
+ * The batch is held open (delay_after_submit_us) while pages of it are poisoned by page
+ * frame (hwpoison-inject), by MADV_HWPOISON and by MADV_SOFT_OFFLINE. Nothing in the
+ * machine really fails here; that a copy survives a machine check can be tested with
+ * hardware or the module's own unit tests only.
+ */
+#include <setjmp.h>
+#include <signal.h>
+
+#include "kselftest_harness.h"
+#include "ferry_util.h"
+#include "hazards.h"
+
+#ifndef MADV_HWPOISON
+#define MADV_HWPOISON		100
+#endif
+#ifndef MADV_SOFT_OFFLINE
+#define MADV_SOFT_OFFLINE	101
+#endif
+
+#define LEN	(1024UL << 10)
+#define HOLD_MS	500
+#define INJECT	"/sys/kernel/debug/hwpoison/"
+#define VICTIM	37
+
+FIXTURE(i10)
+{
+	int nodes[FERRY_MAX_NODES];
+	char *mem;
+};
+
+FIXTURE_SETUP(i10)
+{
+	self->mem = MAP_FAILED;
+	if (ferry_mem_nodes(self->nodes) < 2)
+		SKIP(return, "needs two nodes with memory");
+	if (access(INJECT "corrupt-pfn", W_OK))
+		SKIP(return, "needs hwpoison-inject");
+	ASSERT_EQ(0, hz_prepare(self->nodes));
+	self->mem = ferry_map_anon(LEN, FERRY_PMD);
+	ASSERT_NE(MAP_FAILED, self->mem);
+	if (!ferry_loaded())
+		return;
+	ASSERT_EQ(0, ferry_inject("delay_after_submit_us", HOLD_MS * 1000));
+	ASSERT_EQ(0, ferry_inject("helper_only", 1));
+}
+
+FIXTURE_TEARDOWN(i10)
+{
+	if (self->mem != MAP_FAILED)
+		munmap(self->mem, LEN);
+	ferry_restore();
+}
+
+static sigjmp_buf bus_jump;
+
+static void on_bus(int sig, siginfo_t *info, void *ctx)
+{
+	siglongjmp(bus_jump, 1);
+}
+
+/* Can this page be read? */
+static bool readable(const char *p)
+{
+	struct sigaction act = { .sa_sigaction = on_bus, .sa_flags = SA_SIGINFO }, old;
+	bool ok = false;
+
+	sigaction(SIGBUS, &act, &old);
+	if (!sigsetjmp(bus_jump, 1)) {
+		hz_touch(p);
+		ok = true;
+	}
+	sigaction(SIGBUS, &old, NULL);
+	return ok;
+}
+
+/* MADV_HWPOISON: the caller gets SIGBUS, as after a real machine check. */
+static int poison(char *p)
+{
+	struct sigaction act = { .sa_sigaction = on_bus, .sa_flags = SA_SIGINFO }, old;
+	int ret = 0;
+
+	sigaction(SIGBUS, &act, &old);
+	if (!sigsetjmp(bus_jump, 1))
+		ret = madvise(p, FERRY_PAGE, MADV_HWPOISON) ? -errno : 0;
+	sigaction(SIGBUS, &old, NULL);
+	return ret;
+}
+
+static long corrupted_kib(void)
+{
+	char buf[8192], *p;
+	long n = -1;
+
+	if (ferry_read("/proc/meminfo", buf, sizeof(buf)) <= 0)
+		return -1;
+	p = strstr(buf, "HardwareCorrupted:");
+	if (p)
+		sscanf(p, "HardwareCorrupted: %ld", &n);
+	return n;
+}
+
+/* All pages but the victim, and the victim too if it can be read. */
+static size_t bad_bytes(char *mem, u64 gen, bool *victim)
+{
+	size_t bad = 0, off;
+
+	*victim = readable(mem + VICTIM * FERRY_PAGE);
+	for (off = 0; off < LEN; off += FERRY_PAGE)
+		if (off != VICTIM * FERRY_PAGE || *victim)
+			bad += ferry_verify_at(mem + off, FERRY_PAGE, 10, gen, off);
+	return bad;
+}
+
+/* The batch is open, or, without a migrator, on its way. */
+static void wait_for_batch(struct __test_metadata *_metadata, long seen)
+{
+	if (ferry_active())
+		EXPECT_TRUE(hz_until("batches", seen, 10000));
+	ferry_sleep_ms(20);
+}
+
+TEST_F(i10, poison_by_page_frame)
+{
+	int iters = ferry_iters(6, 3), i, log;
+	long before, after, seen;
+	struct hz_move m;
+	bool victim;
+	u64 pfn;
+
+	for (i = 0; i < iters; i++) {
+		ASSERT_EQ(0, hz_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[i & 1]));
+		ferry_fill(self->mem, LEN, 10, i);
+		pfn = ferry_pfn(self->mem + VICTIM * FERRY_PAGE);
+		ASSERT_NE(0, pfn);
+		before = corrupted_kib();
+		log = hz_log_open();
+		seen = ferry_stat("batches");
+		ASSERT_EQ(0, hz_move_start(&m, self->mem, LEN, FERRY_PAGE,
+					   self->nodes[!(i & 1)],
+					   ferry_node_cpu(self->nodes[0])));
+		wait_for_batch(_metadata, seen);
+		/* It may say that it can do nothing with a page that is on its way. */
+		ferry_write(INJECT "corrupt-pfn", "%#llx", (unsigned long long)pfn);
+		ASSERT_LE(0, hz_move_end(&m));
+		EXPECT_EQ(0, bad_bytes(self->mem, i, &victim));
+		after = corrupted_kib();
+		EXPECT_LE(after - before, 4);
+		/* The page frame is reported for one poison, and not used any more. */
+		EXPECT_LE(hz_log_count(log, "recovery action for"), 1);
+		if (victim)
+			EXPECT_NE(pfn, ferry_pfn(self->mem + VICTIM * FERRY_PAGE));
+		ASSERT_EQ(0, madvise(self->mem, LEN, MADV_DONTNEED));
+		ferry_write(INJECT "unpoison-pfn", "%#llx", (unsigned long long)pfn);
+	}
+}
+
+/* By address: it waits until the page has arrived, and takes the new one. */
+TEST_F(i10, poison_by_address)
+{
+	int iters = ferry_iters(6, 3), i, log;
+	long before, seen;
+	struct hz_move m;
+	bool victim;
+
+	for (i = 0; i < iters; i++) {
+		ASSERT_EQ(0, hz_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[i & 1]));
+		ferry_fill(self->mem, LEN, 10, i);
+		before = corrupted_kib();
+		log = hz_log_open();
+		seen = ferry_stat("batches");
+		ASSERT_EQ(0, hz_move_start(&m, self->mem, LEN, FERRY_PAGE,
+					   self->nodes[!(i & 1)],
+					   ferry_node_cpu(self->nodes[0])));
+		wait_for_batch(_metadata, seen);
+		ASSERT_EQ(0, poison(self->mem + VICTIM * FERRY_PAGE));
+		ASSERT_LE(0, hz_move_end(&m));
+		EXPECT_EQ(0, bad_bytes(self->mem, i, &victim));
+		EXPECT_FALSE(victim);
+		EXPECT_EQ(4, corrupted_kib() - before);
+		EXPECT_EQ(1, hz_log_count(log, "recovery action for"));
+	}
+}
+
+/* Soft: the content stays. */
+TEST_F(i10, soft_offline)
+{
+	int iters = ferry_iters(6, 3), i, soft;
+	struct hz_move m;
+	bool victim;
+	long seen;
+
+	for (i = 0; i < iters; i++) {
+		ASSERT_EQ(0, hz_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[i & 1]));
+		ferry_fill(self->mem, LEN, 10, i);
+		seen = ferry_stat("batches");
+		ASSERT_EQ(0, hz_move_start(&m, self->mem, LEN, FERRY_PAGE,
+					   self->nodes[!(i & 1)],
+					   ferry_node_cpu(self->nodes[0])));
+		wait_for_batch(_metadata, seen);
+		soft = madvise(self->mem + VICTIM * FERRY_PAGE, FERRY_PAGE,
+			       MADV_SOFT_OFFLINE) ? -errno : 0;
+		ASSERT_LE(0, hz_move_end(&m));
+		EXPECT_TRUE(soft == 0 || soft == -EBUSY || soft == -EIO);
+		EXPECT_EQ(0, bad_bytes(self->mem, i, &victim));
+		EXPECT_TRUE(victim);
+	}
+}
+
+TEST_HARNESS_MAIN
