@@ -56,9 +56,20 @@ void ferry_preempt_enable(void)
 	preempt_enable();
 }
 
+/*
+ * With lazy preemption a kernel thread runs on until the next tick after
+ * somebody else has become runnable, and cond_resched() does nothing. Helpers
+ * shall not take that long from anybody.
+ */
 bool ferry_need_resched(void)
 {
-	return need_resched();
+	return need_resched() || tif_test_bit(TIF_NEED_RESCHED_LAZY);
+}
+
+void ferry_give_way(void)
+{
+	if (ferry_need_resched())
+		schedule();
 }
 
 void ferry_cond_resched(void)

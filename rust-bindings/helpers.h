@@ -16,6 +16,7 @@ void ferry_scribble(struct folio *dst);
 void ferry_preempt_disable(void);
 void ferry_preempt_enable(void);
 bool ferry_need_resched(void);
+void ferry_give_way(void);
 void ferry_cond_resched(void);
 bool ferry_in_reclaim(void);
 u64 ferry_clock(void);

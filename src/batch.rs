@@ -346,7 +346,7 @@ impl Batch {
             if let Some(chunk) = self.raw.take(limit) {
                 stalled = None;
                 self.help(session, chunk, lane);
-                preempt::cond_resched();
+                preempt::give_way();
                 continue;
             }
             if limit >= pieces || preempt::need_resched() {

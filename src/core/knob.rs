@@ -38,7 +38,7 @@ pub const BATCH_FOLIOS: Knob = knob("batch_folios", (1, 4096), 1, 512);
 /// Most bytes in one batch of `migrate_pages()`.
 pub const BATCH_BYTES: Knob = knob("batch_bytes", (4096, 1 << 30), 1, 2 << 20);
 /// The size of a chunk.
-pub const CHUNK_BYTES: Knob = knob("chunk_bytes", (64 << 10, 2 << 20), 4096, 128 << 10);
+pub const CHUNK_BYTES: Knob = knob("chunk_bytes", (64 << 10, 2 << 20), 4096, 64 << 10);
 /// The smallest eligible batch that is submitted early.
 pub const MIN_BATCH_BYTES: Knob = knob("min_batch_bytes", (0, 1 << 30), 1, 64 << 10);
 /// The smallest folio that is copied in place by more than the mover.

@@ -29,11 +29,18 @@ impl Drop for NoPreempt {
     }
 }
 
-/// Should the caller give up the CPU?
+/// Should the caller give up the CPU, if only to be nice?
 #[inline]
 pub(crate) fn need_resched() -> bool {
     // SAFETY: Reads a flag of the current task.
     unsafe { fb::ferry_need_resched() }
+}
+
+/// Gives up the CPU if somebody else wants it, for threads that yield to everything. May sleep.
+#[inline]
+pub(crate) fn give_way() {
+    // SAFETY: Called by helpers, between claims: in process context, running, and without locks.
+    unsafe { fb::ferry_give_way() }
 }
 
 /// Gives up the CPU if somebody else should have it. May sleep.

@@ -130,17 +130,17 @@ static bool migrate_copy_eligible(struct folio *src, struct folio *dst)
 
 /* migrate_copy_submit() with a provider. */
 struct migrate_copy_batch *
-__migrate_copy_submit(struct list_head *src_folios,
-		      struct list_head *dst_folios, enum migrate_mode mode,
+__migrate_copy_submit(struct list_head *src_folios, struct folio *src,
+		      struct folio *dst, enum migrate_mode mode,
 		      enum migrate_reason reason)
 {
 	struct migrate_copy_provider *provider;
 	struct migrate_copy_batch *batch;
-	struct folio *src, *dst;
 	int idx;
 
 	/* A single folio is copied in place, in parallel, when it moves. */
-	if (list_empty(src_folios) || list_is_singular(src_folios))
+	if (list_entry_is_head(src, src_folios, lru) ||
+	    list_is_last(&src->lru, src_folios))
 		return NULL;
 
 	idx = srcu_read_lock(&migrate_copy_srcu);
@@ -159,8 +159,7 @@ __migrate_copy_submit(struct list_head *src_folios,
 	batch->nr = 0;
 	batch->nr_anon = 0;
 	batch->nr_shmem = 0;
-	dst = list_first_entry(dst_folios, struct folio, lru);
-	list_for_each_entry(src, src_folios, lru) {
+	list_for_each_entry_from(src, src_folios, lru) {
 		struct migrate_copy_entry *e;
 
 		if (batch->nr == batch->max)

@@ -140,8 +140,8 @@ DECLARE_STATIC_KEY_FALSE(migrate_copy_key);
 /* For mm/migrate.c. */
 
 struct migrate_copy_batch *
-__migrate_copy_submit(struct list_head *src_folios,
-		      struct list_head *dst_folios, enum migrate_mode mode,
+__migrate_copy_submit(struct list_head *src_folios, struct folio *src,
+		      struct folio *dst, enum migrate_mode mode,
 		      enum migrate_reason reason);
 int __migrate_copy_settle(struct migrate_copy_batch *batch, struct folio *dst,
 			  struct folio *src);
@@ -172,8 +172,9 @@ static inline int migrate_copy_folio(struct folio *dst, struct folio *src)
 
 /**
  * migrate_copy_submit() - Start copying the folios of a batch early.
- * @src_folios: source folios, locked, unmapped, flushed.
- * @dst_folios: their destination folios, in the same order.
+ * @src_folios: list of source folios, locked, unmapped, flushed.
+ * @src: the first of them that is meant, or the head of the list for none.
+ * @dst: its destination folio; those of the others follow in the same order.
  * @mode: the mode of this migration.
  * @reason: the reason for this migration.
  *
@@ -181,11 +182,12 @@ static inline int migrate_copy_folio(struct folio *dst, struct folio *src)
  * finished, or NULL where everything goes as without it.
  */
 static inline struct migrate_copy_batch *
-migrate_copy_submit(struct list_head *src_folios, struct list_head *dst_folios,
-		    enum migrate_mode mode, enum migrate_reason reason)
+migrate_copy_submit(struct list_head *src_folios, struct folio *src,
+		    struct folio *dst, enum migrate_mode mode,
+		    enum migrate_reason reason)
 {
 	if (static_branch_unlikely(&migrate_copy_key))
-		return __migrate_copy_submit(src_folios, dst_folios, mode,
+		return __migrate_copy_submit(src_folios, src, dst, mode,
 					     reason);
 	return NULL;
 }
@@ -323,8 +325,9 @@ static inline int migrate_copy_folio(struct folio *dst, struct folio *src)
 }
 
 static inline struct migrate_copy_batch *
-migrate_copy_submit(struct list_head *src_folios, struct list_head *dst_folios,
-		    enum migrate_mode mode, enum migrate_reason reason)
+migrate_copy_submit(struct list_head *src_folios, struct folio *src,
+		    struct folio *dst, enum migrate_mode mode,
+		    enum migrate_reason reason)
 {
 	return NULL;
 }
