@@ -366,6 +366,7 @@ struct uffd {
 	char *mem;
 	char *from;
 	bool move;
+	bool stop;
 	long served;
 };
 
@@ -378,7 +379,8 @@ static void *uffd_fn(void *arg)
 
 	for (;;) {
 		if (poll(&pfd, 1, 100) <= 0) {
-			if (over())
+			/* Not before the last fault has been served. */
+			if (__atomic_load_n(&u->stop, __ATOMIC_ACQUIRE))
 				return NULL;
 			continue;
 		}
@@ -398,7 +400,8 @@ static void *uffd_fn(void *arg)
 			do {
 				mv.move = 0;
 				ret = ioctl(u->fd, UFFDIO_MOVE, &mv);
-			} while (ret && (errno == EAGAIN || errno == EBUSY) && !over());
+			} while (ret && (errno == EAGAIN || errno == EBUSY) &&
+				 !over());
 			if (!ret) {
 				u->served++;
 				continue;
@@ -412,7 +415,12 @@ static void *uffd_fn(void *arg)
 				.len = FERRY_PAGE,
 			};
 
-			ioctl(u->fd, UFFDIO_COPY, &copy);
+			/* Who faulted tries again if it was in the way of a change. */
+			if (ioctl(u->fd, UFFDIO_COPY, &copy) && errno == EAGAIN) {
+				struct uffdio_range range = { at, FERRY_PAGE };
+
+				ioctl(u->fd, UFFDIO_WAKE, &range);
+			}
 			u->served++;
 		}
 	}
@@ -452,6 +460,7 @@ static void storm_uffd(struct storm *s)
 		/* Every page of it comes from there, copied or moved. */
 		check(s, p, LEN, gen);
 	}
+	__atomic_store_n(&u.stop, true, __ATOMIC_RELEASE);
 	pthread_join(thread, NULL);
 	if (!u.served)
 		s->bad++;
