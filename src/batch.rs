@@ -175,9 +175,12 @@ pub(crate) struct Batch {
     stuck: Atomic<u64>,
     /// Folios that the mover has settled, for fault injection. The mover's.
     turns: Atomic<u32>,
-    by_mover: Atomic<u32>,
+    /// Added to by helpers before they complete a chunk with release, read by the mover after it has
+    /// seen all of them complete with acquire.
     by_others: Atomic<u32>,
     helper_ns: Atomic<u64>,
+    /// The mover's.
+    by_mover: Atomic<u32>,
 }
 
 impl AsRef<RawBatch> for Batch {
@@ -292,12 +295,12 @@ impl Batch {
         };
         preempt::spin_ns(inject.late_done_ns());
         let ok = claim.is_ok();
-        drop(claim);
+        // Before the chunk is done: then the mover may finish, and it counts and pays.
         let ns = preempt::clock().saturating_sub(from);
-        drop(no_preempt);
-
         self.by_others.add(1u32, Relaxed);
         self.helper_ns.add(ns, Relaxed);
+        drop(claim);
+        drop(no_preempt);
         self.account(session, copied, ok);
         true
     }

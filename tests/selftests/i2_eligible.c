@@ -216,7 +216,7 @@ FIXTURE_VARIANT(i2_udmabuf)
 
 FIXTURE_VARIANT_ADD(i2_udmabuf, 4k) { .kib = 4, .len = 1 << 20 };
 FIXTURE_VARIANT_ADD(i2_udmabuf, 64k) { .kib = 64, .len = 1 << 20 };
-FIXTURE_VARIANT_ADD(i2_udmabuf, 2m) { .kib = 2048, .len = 4 << 20 };
+FIXTURE_VARIANT_ADD(i2_udmabuf, 2m) { .kib = 2048, .len = 8 << 20 };
 
 FIXTURE_SETUP(i2_udmabuf)
 {
@@ -497,12 +497,16 @@ TEST_F(i2, i2_only_the_anonymous_part_of_a_batch)
 		ferry_fill(self->anon, PART, 23, i);
 		ASSERT_EQ(0, madvise(self->disk, PART, MADV_POPULATE_READ));
 		ferry_fill(self->file, PART, 24, i);
-		/* One of each in turn, so that every batch holds all kinds. */
-		for (n = 0, j = 0; j < PART; j += FERRY_PAGE) {
+		/*
+		 * In one batch, which ends where a page of a large folio is named that
+		 * is in it already.
+		 */
+		for (n = 0, j = 0; j < PART; j += FERRY_PAGE)
 			pages[n++] = self->anon + j;
+		for (j = 0; j < PART; j += FERRY_PAGE)
 			pages[n++] = self->disk + j;
+		for (j = 0; j < PART; j += FERRY_PAGE)
 			pages[n++] = self->file + j;
-		}
 		hz_count(&one);
 		ASSERT_LE(0, move_named(pages, n, self->nodes[!(i & 1)]));
 		hz_count_end(&one);

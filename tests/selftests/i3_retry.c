@@ -15,7 +15,7 @@
 #include "ferry_util.h"
 #include "hazards.h"
 
-#define LEN	(4UL << 20)
+#define LEN	(8UL << 20)
 
 FIXTURE(i3)
 {

@@ -15,7 +15,7 @@
 #include "ferry_util.h"
 #include "hazards.h"
 
-#define LEN	(4UL << 20)
+#define LEN	(8UL << 20)
 
 FIXTURE(i5)
 {
@@ -80,7 +80,10 @@ static void moves(struct __test_metadata *_metadata, char *mem, size_t folio,
 	free(status);
 }
 
-/* Runs with one injection at several rates; @counter has to grow where it is used. */
+/*
+ * Runs with one injection at several rates; @counter has to grow where it is used. A
+ * move is at least one batch, so as many as the lowest rate are enough.
+ */
 static void with(struct __test_metadata *_metadata, FIXTURE_DATA(i5) * self,
 		 const char *inject, const char *counter)
 {
@@ -93,7 +96,7 @@ static void with(struct __test_metadata *_metadata, FIXTURE_DATA(i5) * self,
 			ASSERT_EQ(0, ferry_inject(inject, every[i]));
 		hz_count(&c);
 		moves(_metadata, self->mem, self->folio, self->nodes,
-		      every[i] * 100 + self->folio, ferry_iters(2, 1));
+		      every[i] * 100 + self->folio, ARRAY_SIZE(every));
 		hz_count_end(&c);
 		if (ferry_active() && counter)
 			EXPECT_GT(hz_grown(&c, counter), 0)
