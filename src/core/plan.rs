@@ -235,7 +235,7 @@ mod tests {
     #[test]
     fn small_folios_are_gathered() {
         let mut out = [Piece::default(); 40];
-        let p = plan([4 * K; 70].into_iter(), 128 * K, &mut out);
+        let p = plan((0..70).map(|_| 4 * K), 128 * K, &mut out);
         assert_eq!(p, planned(70, 3, 280 * K));
         assert_eq!(out[0], piece(0, 32, 0, 128 * K));
         assert_eq!(out[1], piece(32, 32, 0, 128 * K));
@@ -299,7 +299,7 @@ mod tests {
             &mut out,
         );
         assert_eq!(p, planned(3, 3, 264 * K));
-        let p = plan([4 * K; 1000].into_iter(), 4 * K, &mut out);
+        let p = plan((0..1000).map(|_| 4 * K), 4 * K, &mut out);
         assert_eq!(p, planned(3, 3, 12 * K));
         assert_eq!(plan([4 * K].into_iter(), 4 * K, &mut []), planned(0, 0, 0));
         assert_eq!(plan([0, 0].into_iter(), 4 * K, &mut []), planned(2, 0, 0));
