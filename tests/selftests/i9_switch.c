@@ -16,7 +16,7 @@
 #include "hazards.h"
 
 #define LEN		(2UL << 20)
-#define HOLD_MS		1000
+#define HOLD_MS		3000
 
 static int load(void)
 {
