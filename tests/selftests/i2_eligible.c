@@ -464,7 +464,7 @@ TEST_F(i2, i2_only_the_anonymous_part_of_a_batch)
 	static void *pages[3 * PART / FERRY_PAGE];
 	int iters = ferry_iters(10, 4), i, k, ret;
 	struct hz_count c, one;
-	long anon = 0, moved = 0;
+	long anon = 0, moved = 0, mixed = 0;
 	char path[64];
 	pid_t churn;
 	size_t n, j;
@@ -501,11 +501,14 @@ TEST_F(i2, i2_only_the_anonymous_part_of_a_batch)
 		 * In one batch, which ends where a page of a large folio is named that
 		 * is in it already.
 		 */
-		for (n = 0, j = 0; j < PART; j += FERRY_PAGE)
+		for (n = 0, j = 0; j < PART; j += FERRY_PAGE) {
 			pages[n++] = self->anon + j;
+			if (j == PART / 2)
+				pages[n++] = self->file;
+		}
 		for (j = 0; j < PART; j += FERRY_PAGE)
 			pages[n++] = self->disk + j;
-		for (j = 0; j < PART; j += FERRY_PAGE)
+		for (j = FERRY_PAGE; j < PART; j += FERRY_PAGE)
 			pages[n++] = self->file + j;
 		hz_count(&one);
 		ASSERT_LE(0, move_named(pages, n, self->nodes[!(i & 1)]));
@@ -515,7 +518,7 @@ TEST_F(i2, i2_only_the_anonymous_part_of_a_batch)
 			moved++;
 			EXPECT_LE(anon, (long)(PART / FERRY_PAGE));
 			EXPECT_EQ(0, hz_grown(&one, "eligible_shmem"));
-			EXPECT_GT(hz_grown(&one, "ineligible"), 0);
+			mixed += hz_grown(&one, "ineligible") > 0;
 			EXPECT_LE(hz_grown(&one, "bytes_early"), (long)PART);
 		}
 		ASSERT_EQ(0, ferry_verify(self->anon, PART, 23, i));
@@ -524,8 +527,11 @@ TEST_F(i2, i2_only_the_anonymous_part_of_a_batch)
 	hz_count_end(&c);
 	kill(churn, SIGKILL);
 	waitpid(churn, NULL, 0);
-	if (ferry_active())
+	/* Now and then the file is there already, or busy. */
+	if (ferry_active()) {
 		EXPECT_GT(moved, 0);
+		EXPECT_GT(mixed, 0);
+	}
 
 	/* The file system is whole, and so is the file on the disk. */
 	munmap(self->file, PART);
