@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a channel did, readable while it runs.
+
+use serde::Serialize;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// Counters of one channel.
+        #[derive(Debug, Default)]
+        pub struct Counters {
+            $($(#[$doc])* pub $name: Counter,)*
+        }
+
+        /// Their values at a moment; each is exact, together they may be a moment apart.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+        pub struct Values {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        impl Counters {
+            /// The values now.
+            pub fn values(&self) -> Values {
+                Values { $($name: self.$name.get(),)* }
+            }
+        }
+
+        impl std::ops::AddAssign for Values {
+            fn add_assign(&mut self, other: Values) {
+                $(self.$name += other.$name;)*
+            }
+        }
+    };
+}
+
+counters! {
+    /// Descriptors completed, with errors or without.
+    descriptors,
+    /// Bytes copied by them, those of failed ones included.
+    bytes,
+    /// Writes that tell the channel of new descriptors: doorbells, tail or write indexes.
+    doorbells,
+    /// Interrupts given to the client.
+    interrupts,
+    /// Interrupts that nobody took: no vector, or no bus mastering.
+    interrupts_dropped,
+    /// Descriptors that failed.
+    errors,
+    /// Requests that are no descriptor's fault: bad indexes, accesses of a wrong size.
+    bad_requests,
+    /// Descriptors abandoned by a reset.
+    aborted,
+}
+
+/// One counter. Relaxed: it orders nothing.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// One more.
+    pub fn bump(&self) {
+        self.add(1);
+    }
+
+    /// `n` more.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// The value.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}

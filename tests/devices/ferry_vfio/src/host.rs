@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a model is to its server, and what it sees of the world.
+
+use crate::counters::{Counters, Values};
+use crate::fault::{Kind, Plan};
+use crate::irq::{Interrupts, Sent};
+use crate::limit::Limit;
+use crate::memory::GuestMemory;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// A model of a device. Called from the server's thread, and `state` and `reset` from control's.
+pub trait Device: Send + Sync {
+    /// A read from a BAR.
+    fn read(&self, bar: u8, offset: u64, data: &mut [u8]);
+    /// A write to a BAR.
+    fn write(&self, bar: u8, offset: u64, data: &[u8]);
+    /// As after power-on. When it returns, the device touches no memory and sends no interrupt
+    /// until it is told to.
+    fn reset(&self);
+    /// Registers and the like, for people.
+    fn state(&self) -> serde_json::Value;
+}
+
+struct Channel {
+    counters: Counters,
+    limit: Mutex<Limit>,
+}
+
+/// See the module. One per function, shared by its server, its lanes and control.
+pub struct Host {
+    /// The guest's memory.
+    pub memory: GuestMemory,
+    /// The client's interrupts.
+    pub irq: Interrupts,
+    faults: Mutex<Plan>,
+    channels: Vec<Channel>,
+    gone: AtomicBool,
+    released: AtomicU64,
+    resets: AtomicU64,
+    connections: AtomicU64,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Host {
+    /// For a device with so many channels, and vectors of MSI and MSI-X.
+    pub fn new(channels: u16, vectors: (u16, u16)) -> Host {
+        let channel = || Channel {
+            counters: Counters::default(),
+            limit: Mutex::default(),
+        };
+        Host {
+            memory: GuestMemory::default(),
+            irq: Interrupts::new(vectors),
+            faults: Mutex::default(),
+            // One at least: what belongs to no channel is counted with the first.
+            channels: (0..channels.max(1)).map(|_| channel()).collect(),
+            gone: AtomicBool::new(false),
+            released: AtomicU64::new(0),
+            resets: AtomicU64::new(0),
+            connections: AtomicU64::new(0),
+        }
+    }
+
+    fn channel(&self, channel: u16) -> &Channel {
+        let index = usize::from(channel).min(self.channels.len() - 1);
+        &self.channels[index]
+    }
+
+    /// How many channels there are.
+    pub fn channels(&self) -> u16 {
+        self.channels.len() as u16
+    }
+
+    /// Counters of a channel.
+    pub fn counters(&self, channel: u16) -> &Counters {
+        &self.channel(channel).counters
+    }
+
+    /// Counters of every channel.
+    pub fn values(&self) -> Vec<Values> {
+        self.channels.iter().map(|c| c.counters.values()).collect()
+    }
+
+    /// Limits of a channel.
+    pub fn limit(&self, channel: u16) -> Limit {
+        *lock(&self.channel(channel).limit)
+    }
+
+    /// Changes them.
+    pub fn set_limit(&self, channel: u16, limit: Limit) {
+        *lock(&self.channel(channel).limit) = limit;
+    }
+
+    /// The faults that wait.
+    pub fn faults(&self) -> MutexGuard<'_, Plan> {
+        lock(&self.faults)
+    }
+
+    /// What befalls the next descriptor of a channel.
+    pub fn strike(&self, channel: u16) -> Vec<Kind> {
+        self.faults().strike(channel)
+    }
+
+    /// Sends an interrupt on behalf of a channel.
+    pub fn interrupt(&self, channel: u16, vector: u16) {
+        let counters = self.counters(channel);
+        match if self.gone() {
+            Sent::Dropped
+        } else {
+            self.irq.send(vector)
+        } {
+            Sent::Yes => counters.interrupts.bump(),
+            Sent::Dropped => counters.interrupts_dropped.bump(),
+        }
+    }
+
+    /// Whether the function has been taken away.
+    pub fn gone(&self) -> bool {
+        self.gone.load(Ordering::SeqCst)
+    }
+
+    /// Takes it away, or puts it back.
+    pub fn set_gone(&self, gone: bool) {
+        self.gone.store(gone, Ordering::SeqCst);
+    }
+
+    /// Lets channels go on that hang.
+    pub fn release(&self) {
+        self.released.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// How often that was done.
+    pub fn released(&self) -> u64 {
+        self.released.load(Ordering::SeqCst)
+    }
+
+    /// A reset was made.
+    pub fn count_reset(&self) {
+        self.resets.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many there were.
+    pub fn resets(&self) -> u64 {
+        self.resets.load(Ordering::Relaxed)
+    }
+
+    /// A client came.
+    pub fn count_connection(&self) {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many there were.
+    pub fn connections(&self) -> u64 {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Bus mastering, of memory and interrupts.
+    pub fn set_bus_master(&self, on: bool) {
+        self.irq.set_bus_master(on);
+        self.memory.set_bus_master(on);
+    }
+}

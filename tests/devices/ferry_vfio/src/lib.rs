@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a vfio-user model of a DMA engine needs, apart from the engine.
+//!
+//! A model is a [`Device`]: registers behind BARs, and one [`lane::Lane`] (a thread) for each of
+//! its queues or contexts. It sees its host through [`Host`]: guest memory, interrupts, the faults
+//! it has been told to show, its counters and limits. [`server::serve`] puts it on a socket for
+//! QEMU's `vfio-user-pci`, and [`control`] on a second one for whoever runs the test.
+//!
+//! ```text
+//!   QEMU ── socket ── server ── Function (config space) ── Device (registers) ── Lane ─┐
+//!   test ── socket ── control ─── faults, limits, counters ──────── Host ── memory, irq ┘
+//! ```
+//!
+//! Ownership: the [`Host`] is shared by all; the server thread owns the configuration space; a
+//! lane's mutex owns the state of its queue.
+//!
+//! Lock order: a lane's state, then one of the host's leaves (memory, interrupts, faults). No lane
+//! takes another lane's lock, and a device's `reset` is called without any.
+//!
+//! The guest is hostile: nothing that it writes to a register or into its memory makes a model
+//! panic, wait for ever or touch memory that is not the guest's. The client (QEMU) is trusted as
+//! far as the `vfio_user` crate trusts it, which ends the process on a malformed version message.
+
+#![deny(unsafe_code)]
+
+pub mod config;
+pub mod control;
+pub mod counters;
+pub mod fault;
+pub mod host;
+pub mod irq;
+pub mod lane;
+pub mod limit;
+pub mod memory;
+pub mod mmio;
+pub mod server;
+
+pub use host::{Device, Host};
