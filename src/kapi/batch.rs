@@ -51,7 +51,10 @@ use kernel::{
     ffi,
     prelude::*,
     sync::{
-        atomic::Atomic,
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
         Arc,
         ArcBorrow, //
     },
@@ -63,6 +66,8 @@ pub(crate) const MAX_ENTRIES: usize = 1024;
 
 /// Most chunks in one batch.
 pub(crate) const MAX_CHUNKS: usize = 1024;
+
+const PARKED_WORDS: usize = MAX_ENTRIES.div_ceil(u32::BITS as usize);
 
 /// Says that an entry is settled, and how.
 ///
@@ -186,8 +191,9 @@ pub(crate) struct RawBatch {
     ticket: Ticket<Atomic<u32>>,
     /// Folios may change until they are claimed, so their references count (I1).
     early: bool,
-    /// Destinations have been parked with us as the cookie.
-    parked: Atomic<u32>,
+    /// Entries whose destinations have been parked with us as the cookie, a bit each, and whose
+    /// sources we hold a reference to. The mover's while the object is shared.
+    parked: [Atomic<u32>; PARKED_WORDS],
 }
 
 // SAFETY: The raw pointers in it are to folios, which are not tied to a thread, and to `entries`.
@@ -229,7 +235,7 @@ impl RawBatch {
             planned: Planned::default(),
             ticket: Ticket::new(Atomic::new(0)),
             early: false,
-            parked: Atomic::new(0),
+            parked: [const { Atomic::new(0) }; PARKED_WORDS],
         })
     }
 
@@ -461,12 +467,23 @@ impl RawBatch {
 
     /// Gives up waiting for entry `i`: its destination is kept from being reused (I7) until the
     /// last one who has this object lets it go, and the folio fails.
+    ///
+    /// So is its source, by a reference, as whoever cannot be stopped reads there too: its owner may
+    /// free it, and its memory may be taken out of the machine. It cannot be migrated meanwhile.
     pub(crate) fn park(&self, i: u32) -> Settled {
-        if let Some(entry) = self.entry(i) {
-            self.parked.add(1, kernel::sync::atomic::Relaxed);
-            // SAFETY: The mover holds the lock of `dst`, and has it on no list while it settles or
-            // copies it, which is when this is called.
-            unsafe { fb::migrate_copy_park(entry.dst, self.header.c.get().cast()) };
+        let (word, bit) = (i / u32::BITS, 1 << (i % u32::BITS));
+        if let (Some(entry), Some(word)) = (self.entry(i), self.parked.get(word as usize)) {
+            let old = word.load(Relaxed);
+            if old & bit == 0 {
+                // Nobody else writes it now, and who reads it in the end has the object alone.
+                word.store(old | bit, Relaxed);
+                // SAFETY: The mover holds the lock of `dst`, and has it on no list while it settles
+                // or copies it, which is when this is called; and it has a reference to `src`.
+                unsafe {
+                    fb::ferry_folio_get(entry.src);
+                    fb::migrate_copy_park(entry.dst, self.header.c.get().cast());
+                }
+            }
         }
         Settled {
             code: EBUSY.to_errno(),
@@ -474,14 +491,30 @@ impl RawBatch {
         }
     }
 
-    /// Nobody else has the object, so nobody writes to what it had parked: frees that.
+    /// Nobody else has the object, so nobody touches what it had parked: frees that.
     ///
-    /// Returns how many folios that were.
+    /// Returns how many destinations that were.
     pub(crate) fn unpark(&mut self) -> u32 {
-        if *self.parked.get_mut() == 0 {
+        let mut any = false;
+        for (word, first) in self
+            .parked
+            .iter_mut()
+            .zip((0..).step_by(u32::BITS as usize))
+        {
+            let mut bits = core::mem::take(word.get_mut());
+            while bits != 0 {
+                any = true;
+                if let Some(entry) = self.entries.get(first + bits.trailing_zeros() as usize) {
+                    // SAFETY: We are the only one who has the object, the entry is as it was when
+                    // its bit was set, and `park()` took the reference that is given back here.
+                    unsafe { fb::ferry_folio_put((*entry.get()).src) };
+                }
+                bits &= bits - 1;
+            }
+        }
+        if !any {
             return 0;
         }
-        *self.parked.get_mut() = 0;
         // SAFETY: Any pointer is a valid cookie.
         unsafe { fb::migrate_copy_unpark(self.header.c.get().cast()) }
     }
