@@ -1098,22 +1098,29 @@ u64 ferry_kpageflags(u64 pfn)
 	return word_at("/proc/kpageflags", pfn);
 }
 
-/* A part of kpageflags: reading it page by page takes long. */
+/*
+ * A part of kpageflags, and the folio last found there. The kernel takes its time for
+ * each page it is asked about, so the part is small unless it goes on from the last one.
+ */
 struct window {
 	int fd;
 	u64 first;
 	u64 n;
-	u64 flags[1024];
+	u64 folio_first;
+	u64 folio_end;
+	u64 flags[512];
 };
 
 static bool has(struct window *w, u64 pfn, int bit)
 {
+	u64 n = 8;
 	ssize_t got;
 
 	if (pfn < w->first || pfn >= w->first + w->n) {
-		w->first = pfn & ~511ULL;
-		got = pread(w->fd, w->flags, sizeof(w->flags),
-			    w->first * sizeof(u64));
+		if (w->n && (pfn == w->first + w->n || pfn + 1 == w->first))
+			n = w->n < ARRAY_SIZE(w->flags) / 2 ? w->n * 2 : ARRAY_SIZE(w->flags);
+		w->first = pfn + 1 == w->first && pfn >= n ? pfn + 1 - n : pfn;
+		got = pread(w->fd, w->flags, n * sizeof(u64), w->first * sizeof(u64));
 		w->n = got > 0 ? got / sizeof(u64) : 0;
 		if (pfn - w->first >= w->n)
 			return false;
@@ -1125,13 +1132,17 @@ static size_t folio_bytes(struct window *w, u64 pfn)
 {
 	u64 first, last;
 
-	for (first = pfn; has(w, first, FERRY_KPF_COMPOUND_TAIL); first--)
-		;
-	if (!has(w, first, FERRY_KPF_COMPOUND_HEAD))
-		return FERRY_PAGE;
-	for (last = first + 1; has(w, last, FERRY_KPF_COMPOUND_TAIL); last++)
-		;
-	return (last - first) * FERRY_PAGE;
+	if (pfn < w->folio_first || pfn >= w->folio_end) {
+		for (first = pfn; has(w, first, FERRY_KPF_COMPOUND_TAIL); first--)
+			;
+		last = first + 1;
+		if (has(w, first, FERRY_KPF_COMPOUND_HEAD))
+			while (has(w, last, FERRY_KPF_COMPOUND_TAIL))
+				last++;
+		w->folio_first = first;
+		w->folio_end = last;
+	}
+	return (w->folio_end - w->folio_first) * FERRY_PAGE;
 }
 
 size_t ferry_in_folios_of(const void *p, size_t len, size_t bytes)
@@ -1187,6 +1198,51 @@ int ferry_pfns(const void *p, size_t len, u64 *pfns)
 	close(map);
 	for (i = 0; i < n && !ret; i++)
 		pfns[i] = pfns[i] >> 63 ? pfns[i] & ((1ULL << 55) - 1) : 0;
+	return ret;
+}
+
+/* ---- memory blocks ---- */
+
+u64 ferry_block_pages(void)
+{
+	char hex[32];
+
+	if (ferry_read(FERRY_BLOCKS "block_size_bytes", hex, sizeof(hex)) <= 0)
+		return 0;
+	return strtoull(hex, NULL, 16) / FERRY_PAGE;
+}
+
+int ferry_block_set(u64 block, const char *state)
+{
+	char path[100];
+
+	snprintf(path, sizeof(path), FERRY_BLOCKS "memory%llu/state", block);
+	return ferry_write(path, "%s", state);
+}
+
+bool ferry_block_movable(u64 block)
+{
+	u64 flags[1024], pages = ferry_block_pages(), at, i;
+	char path[100], zones[64];
+	bool ret = false;
+	int fd;
+
+	snprintf(path, sizeof(path), FERRY_BLOCKS "memory%llu/valid_zones", block);
+	if (ferry_read(path, zones, sizeof(zones)) <= 0 || strcmp(zones, "Movable"))
+		return false;
+	fd = open("/proc/kpageflags", O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return false;
+	for (at = 0; at < pages; at += ARRAY_SIZE(flags)) {
+		if (pread(fd, flags, sizeof(flags), (block * pages + at) * 8) != sizeof(flags))
+			goto out;
+		for (i = 0; i < ARRAY_SIZE(flags); i++)
+			if (flags[i] >> FERRY_KPF_RESERVED & 1)
+				goto out;
+	}
+	ret = true;
+out:
+	close(fd);
 	return ret;
 }
 

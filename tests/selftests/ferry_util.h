@@ -278,6 +278,7 @@ int ferry_evict(int fd);
 #define FERRY_KPF_HWPOISON	19
 #define FERRY_KPF_KSM		21
 #define FERRY_KPF_THP		22
+#define FERRY_KPF_RESERVED	32
 
 /* pagemap entry of an address; 0 if there is none. */
 u64 ferry_pagemap(const void *p);
@@ -291,6 +292,17 @@ u64 ferry_kpageflags(u64 pfn);
 size_t ferry_folio_bytes(const void *p);
 /* Bytes of a range that are in folios of exactly @bytes. */
 size_t ferry_in_folios_of(const void *p, size_t len, size_t bytes);
+
+/* ---- memory blocks ---- */
+
+#define FERRY_BLOCKS	"/sys/devices/system/memory/"
+
+/* Page frames in a memory block; 0 if there is no memory hotplug. */
+u64 ferry_block_pages(void);
+/* "offline", "online_movable" ... */
+int ferry_block_set(u64 block, const char *state);
+/* In ZONE_MOVABLE, and without anything that was taken from it before the zone was made. */
+bool ferry_block_movable(u64 block);
 
 /* ---- control groups (version 2) ---- */
 

@@ -26,6 +26,7 @@
 
 #include "ferry_util.h"
 #include "hazards.h"
+#include "knobs.h"
 
 #define LEN		(256UL << 10)
 #define ALIGN		FERRY_PMD
@@ -675,21 +676,6 @@ static void storm_numa(struct storm *s)
 }
 
 /* ---- Ferry ---- */
-
-static const struct {
-	const char *name;
-	const char *values[4];
-} knobs[] = {
-	{ "batch_folios", { "1", "32", "512", "4096" } },
-	{ "batch_bytes", { "4096", "65536", "2097152", "16777216" } },
-	{ "chunk_bytes", { "65536", "131072", "1048576", "2097152" } },
-	{ "min_batch_bytes", { "4096", "65536", "262144", "1048576" } },
-	{ "min_folio_bytes", { "4096", "65536", "131072", "2097152" } },
-	{ "lookahead_bytes", { "65536", "1048576", "4194304", "16777216" } },
-	{ "reasons", { "all", "none", "syscall", "compaction,demotion,memory_hotplug" } },
-	{ "cpu_workers", { "0", "1", "8", "64" } },
-	{ "timeout_ms", { "10", "1000", "5000", "60000" } },
-};
 
 static const struct {
 	const char *name;

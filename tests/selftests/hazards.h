@@ -10,6 +10,7 @@
 #ifndef FERRY_HAZARDS_H
 #define FERRY_HAZARDS_H
 
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -118,6 +119,58 @@ static __maybe_unused void hz_touch(const char *p)
 	char c = __atomic_load_n(p, __ATOMIC_SEQ_CST);
 
 	asm volatile("" : : "r" (c) : "memory");
+}
+
+/* ---- a node without memory to spare ---- */
+
+struct hz_full {
+	int node;
+	long left;
+	char *mem;
+	size_t len;
+};
+
+static __maybe_unused bool hz_has_more(void *arg)
+{
+	struct hz_full *f = arg;
+
+	return ferry_node_free(f->node) > f->left;
+}
+
+/*
+ * Takes all free memory of f->node but for f->left bytes, as new anonymous folios of
+ * @folio bytes. Until hz_full_end(), also if it failed.
+ */
+static __maybe_unused int hz_full(struct hz_full *f, size_t folio)
+{
+	size_t done, len;
+	int ret;
+
+	/* More than is free now: what has just been freed may come late. */
+	len = (size_t)((ferry_node_free(f->node) >> 20) + 512) << 20;
+	len &= ~(FERRY_PMD - 1);
+	f->len = 0;
+	f->mem = ferry_map_anon(len, FERRY_PMD);
+	if (f->mem == MAP_FAILED)
+		return -errno;
+	f->len = len;
+	ret = ferry_mthp_only(folio == FERRY_PAGE ? 0 : folio >> 10);
+	/* In steps: what the kernel takes meanwhile must not lead to the OOM killer. */
+	for (done = 0; !ret && done < len && ferry_wait(hz_has_more, f, 200); done += FERRY_PMD)
+		ret = ferry_populate(f->mem + done, FERRY_PMD, f->node);
+	if (ret)
+		return ret;
+	if (done < len)
+		munmap(f->mem + done, len - done);
+	f->len = done;
+	return done && done < len ? 0 : -ENOSPC;
+}
+
+static __maybe_unused void hz_full_end(struct hz_full *f)
+{
+	if (f->len)
+		munmap(f->mem, f->len);
+	f->len = 0;
 }
 
 /* ---- a migration in the background ---- */
@@ -240,6 +293,50 @@ static __maybe_unused void hz_reset_stats(void)
 	ferry_write(FERRY_DEBUGFS "stats", "0");
 }
 
+/* ---- trace events ---- */
+
+struct hz_event {
+	int pid;
+	const char *name;
+	const char *args;
+};
+
+/*
+ * The next event of a trace that ferry_trace_read() gave, in the order of time; false
+ * at the end. It cuts the text up.
+ */
+static __maybe_unused bool hz_next_event(char **text, struct hz_event *e)
+{
+	char *line, *cpu, *name, *args;
+
+	/* "comm-pid   [cpu] flags seconds: name: args" */
+	while ((line = strsep(text, "\n"))) {
+		cpu = *line == '#' ? NULL : strstr(line, " [");
+		name = cpu ? strstr(cpu, ": ") : NULL;
+		args = name ? strstr(name + 2, ": ") : NULL;
+		if (!args)
+			continue;
+		*args = '\0';
+		e->name = name + 2;
+		e->args = args + 2;
+		while (cpu > line && cpu[-1] == ' ')
+			cpu--;
+		while (cpu > line && isdigit((unsigned char)cpu[-1]))
+			cpu--;
+		e->pid = atoi(cpu);
+		return true;
+	}
+	return false;
+}
+
+/* Number that follows @key in the arguments of an event; -1 if there is none. */
+static __maybe_unused long hz_event_value(const struct hz_event *e, const char *key)
+{
+	const char *p = strstr(e->args, key);
+
+	return p ? strtol(p + strlen(key), NULL, 0) : -1;
+}
+
 /* ---- the kernel's log ---- */
 
 /* A place in the kernel's log: where it ends now. */
@@ -284,16 +381,27 @@ static __maybe_unused bool hz_none_parked(void *arg)
 	return hz_parked() == 0;
 }
 
+/* ---- the pool of batches ---- */
+
+/* Batches in the pool now, -1 if it cannot be told, and how many there are. */
+static __maybe_unused long hz_pool(long *all)
+{
+	char buf[4096], *p;
+	long now;
+
+	*all = 0;
+	if (ferry_read(FERRY_DEBUGFS "state", buf, sizeof(buf)) <= 0)
+		return -1;
+	p = strstr(buf, "pool ");
+	return p && sscanf(p, "pool %ld/%ld", &now, all) == 2 ? now : -1;
+}
+
 /* The pool has all its batches again. */
 static __maybe_unused bool hz_pool_whole(void *arg)
 {
-	char buf[4096], *p;
-	long now, all;
+	long all;
 
-	if (ferry_read(FERRY_DEBUGFS "state", buf, sizeof(buf)) <= 0)
-		return false;
-	p = strstr(buf, "pool ");
-	return p && sscanf(p, "pool %ld/%ld", &now, &all) == 2 && now == all;
+	return hz_pool(&all) == all;
 }
 
 #endif /* FERRY_HAZARDS_H */

@@ -26,6 +26,7 @@
 #define HOLD_MS	500
 #define INJECT	"/sys/kernel/debug/hwpoison/"
 #define VICTIM	37
+#define MOST_BUSY	10
 
 FIXTURE(i10)
 {
@@ -162,7 +163,7 @@ TEST_F(i10, poison_by_page_frame)
 /* By address: it waits until the page has arrived, and takes the new one. */
 TEST_F(i10, poison_by_address)
 {
-	int iters = ferry_iters(6, 3), i, log;
+	int iters = ferry_iters(6, 3), busy = 0, i, log, ret;
 	long before, seen;
 	struct hz_move m;
 	bool victim;
@@ -177,9 +178,15 @@ TEST_F(i10, poison_by_address)
 					   self->nodes[!(i & 1)],
 					   ferry_node_cpu(self->nodes[0])));
 		wait_for_batch(_metadata, seen);
-		ASSERT_EQ(0, poison(self->mem + VICTIM * FERRY_PAGE));
+		ret = poison(self->mem + VICTIM * FERRY_PAGE);
 		ASSERT_LE(0, hz_move_end(&m));
 		EXPECT_EQ(0, bad_bytes(self->mem, i, &victim));
+		/* The stock kernel's answer when a passing reference is in its way. */
+		if (ret == -EBUSY && busy++ < MOST_BUSY) {
+			i--;
+			continue;
+		}
+		ASSERT_EQ(0, ret);
 		EXPECT_FALSE(victim);
 		EXPECT_EQ(4, corrupted_kib() - before);
 		EXPECT_EQ(1, hz_log_count(log, "recovery action for"));

@@ -14,43 +14,16 @@
 #include "kselftest_harness.h"
 #include "ferry_util.h"
 #include "hazards.h"
+#include "sized.h"
 
 #define LEN	(8UL << 20)
 
-FIXTURE(i3)
-{
-	int nodes[FERRY_MAX_NODES];
-	size_t folio;
-	char *mem;
-};
-
-FIXTURE_VARIANT(i3)
-{
-	unsigned int kib;
-};
+SIZED_FIXTURE(i3, LEN)
 
 FIXTURE_VARIANT_ADD(i3, 4k) { .kib = 4 };
 FIXTURE_VARIANT_ADD(i3, 64k) { .kib = 64 };
 FIXTURE_VARIANT_ADD(i3, 256k) { .kib = 256 };
 FIXTURE_VARIANT_ADD(i3, 2m) { .kib = 2048 };
-
-FIXTURE_SETUP(i3)
-{
-	self->mem = MAP_FAILED;
-	if (ferry_mem_nodes(self->nodes) < 2)
-		SKIP(return, "needs two nodes with memory");
-	ASSERT_EQ(0, hz_prepare(self->nodes));
-	self->folio = variant->kib << 10;
-	self->mem = ferry_map_anon(LEN, FERRY_PMD);
-	ASSERT_NE(MAP_FAILED, self->mem);
-}
-
-FIXTURE_TEARDOWN(i3)
-{
-	if (self->mem != MAP_FAILED)
-		munmap(self->mem, LEN);
-	ferry_restore();
-}
 
 static void moves(struct __test_metadata *_metadata, char *mem, size_t folio,
 		  const int *nodes, unsigned int every, int iters)

@@ -14,45 +14,16 @@
 #include "kselftest_harness.h"
 #include "ferry_util.h"
 #include "hazards.h"
+#include "sized.h"
 
 #define LEN	(8UL << 20)
 
-FIXTURE(i5)
-{
-	int nodes[FERRY_MAX_NODES];
-	size_t folio;
-	char *mem;
-};
-
-FIXTURE_VARIANT(i5)
-{
-	unsigned int kib;
-};
+SIZED_FIXTURE(i5, LEN)
 
 FIXTURE_VARIANT_ADD(i5, 4k) { .kib = 4 };
 FIXTURE_VARIANT_ADD(i5, 64k) { .kib = 64 };
 FIXTURE_VARIANT_ADD(i5, 256k) { .kib = 256 };
 FIXTURE_VARIANT_ADD(i5, 2m) { .kib = 2048 };
-
-FIXTURE_SETUP(i5)
-{
-	self->mem = MAP_FAILED;
-	if (ferry_mem_nodes(self->nodes) < 2)
-		SKIP(return, "needs two nodes with memory");
-	ASSERT_EQ(0, hz_prepare(self->nodes));
-	self->folio = variant->kib << 10;
-	self->mem = ferry_map_anon(LEN, FERRY_PMD);
-	ASSERT_NE(MAP_FAILED, self->mem);
-	if (ferry_loaded())
-		ASSERT_EQ(0, ferry_inject("helper_only", 1));
-}
-
-FIXTURE_TEARDOWN(i5)
-{
-	if (self->mem != MAP_FAILED)
-		munmap(self->mem, LEN);
-	ferry_restore();
-}
 
 /* @seed differs for each call, so that no old content can pass for new. */
 static void moves(struct __test_metadata *_metadata, char *mem, size_t folio,
@@ -91,6 +62,8 @@ static void with(struct __test_metadata *_metadata, FIXTURE_DATA(i5) * self,
 	struct hz_count c;
 	int i;
 
+	if (ferry_loaded())
+		ASSERT_EQ(0, ferry_inject("helper_only", 1));
 	for (i = 0; i < ARRAY_SIZE(every); i++) {
 		if (ferry_loaded())
 			ASSERT_EQ(0, ferry_inject(inject, every[i]));

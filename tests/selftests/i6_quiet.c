@@ -23,45 +23,16 @@
 #include "kselftest_harness.h"
 #include "ferry_util.h"
 #include "hazards.h"
+#include "sized.h"
 
 #define LEN	(4UL << 20)
 
-FIXTURE(i6)
-{
-	int nodes[FERRY_MAX_NODES];
-	size_t folio;
-	char *mem;
-	int log;
-};
-
-FIXTURE_VARIANT(i6)
-{
-	unsigned int kib;
-};
+SIZED_FIXTURE(i6, LEN)
 
 FIXTURE_VARIANT_ADD(i6, 4k) { .kib = 4 };
 FIXTURE_VARIANT_ADD(i6, 64k) { .kib = 64 };
 FIXTURE_VARIANT_ADD(i6, 256k) { .kib = 256 };
 FIXTURE_VARIANT_ADD(i6, 2m) { .kib = 2048 };
-
-FIXTURE_SETUP(i6)
-{
-	self->mem = MAP_FAILED;
-	if (ferry_mem_nodes(self->nodes) < 2)
-		SKIP(return, "needs two nodes with memory");
-	ASSERT_EQ(0, hz_prepare(self->nodes));
-	self->folio = variant->kib << 10;
-	self->mem = ferry_map_anon(LEN, FERRY_PMD);
-	ASSERT_NE(MAP_FAILED, self->mem);
-	self->log = hz_log_open();
-}
-
-FIXTURE_TEARDOWN(i6)
-{
-	if (self->mem != MAP_FAILED)
-		munmap(self->mem, LEN);
-	ferry_restore();
-}
 
 /* New pages from the node, many more than were freed there: all of them must be zero. */
 static size_t not_zero(int node)
@@ -117,8 +88,9 @@ static void late(struct __test_metadata *_metadata, FIXTURE_DATA(i6) * self,
 {
 	static const unsigned int every[] = { 0, 1, 2, 5 };
 	struct hz_count c;
-	int i;
+	int log, i;
 
+	log = hz_log_open();
 	hz_count(&c);
 	if (ferry_loaded()) {
 		ASSERT_EQ(0, ferry_inject(where, 20000));
@@ -128,7 +100,7 @@ static void late(struct __test_metadata *_metadata, FIXTURE_DATA(i6) * self,
 	for (i = 0; i < ARRAY_SIZE(every); i++)
 		moves(_metadata, self, every[i], 20, ferry_iters(2, 1));
 	hz_count_end(&c);
-	EXPECT_EQ(0, hz_log_count(self->log, "memory corruption"));
+	EXPECT_EQ(0, hz_log_count(log, "memory corruption"));
 	if (!ferry_active())
 		return;
 	EXPECT_GT(hz_grown(&c, "chunks_by_others"), 0);

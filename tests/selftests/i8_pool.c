@@ -10,42 +10,15 @@
 #include "kselftest_harness.h"
 #include "ferry_util.h"
 #include "hazards.h"
+#include "sized.h"
 
 #define LEN	(8UL << 20)
 
-FIXTURE(i8)
-{
-	int nodes[FERRY_MAX_NODES];
-	size_t folio;
-	char *mem;
-};
-
-FIXTURE_VARIANT(i8)
-{
-	unsigned int kib;
-};
+SIZED_FIXTURE(i8, LEN)
 
 FIXTURE_VARIANT_ADD(i8, 4k) { .kib = 4 };
 FIXTURE_VARIANT_ADD(i8, 64k) { .kib = 64 };
 FIXTURE_VARIANT_ADD(i8, 2m) { .kib = 2048 };
-
-FIXTURE_SETUP(i8)
-{
-	self->mem = MAP_FAILED;
-	if (ferry_mem_nodes(self->nodes) < 2)
-		SKIP(return, "needs two nodes with memory");
-	ASSERT_EQ(0, hz_prepare(self->nodes));
-	self->folio = variant->kib << 10;
-	self->mem = ferry_map_anon(LEN, FERRY_PMD);
-	ASSERT_NE(MAP_FAILED, self->mem);
-}
-
-FIXTURE_TEARDOWN(i8)
-{
-	if (self->mem != MAP_FAILED)
-		munmap(self->mem, LEN);
-	ferry_restore();
-}
 
 static void moves(struct __test_metadata *_metadata, FIXTURE_DATA(i8) * self, int seed)
 {
