@@ -47,8 +47,9 @@ pub const MIN_FOLIO_BYTES: Knob = knob("min_folio_bytes", (4096, 1 << 30), 1, 25
 pub const LOOKAHEAD_BYTES: Knob = knob("lookahead_bytes", (0, 1 << 30), 1, 4 << 20);
 /// Most helpers that one batch wakes.
 pub const CPU_WORKERS: Knob = knob("cpu_workers", (0, 64), 1, 8);
-/// After this, an unfinished claim counts as not quiet.
-pub const TIMEOUT_MS: Knob = knob("timeout_ms", (1, 60_000), 1, 1000);
+/// After this, an unfinished claim counts as not quiet. Long, as an overcommitted host may well keep
+/// the CPU of a helper from us for a second, and a folio that fails for it is worse than one late.
+pub const TIMEOUT_MS: Knob = knob("timeout_ms", (1, 60_000), 1, 10_000);
 
 impl Knob {
     /// Reads a value: decimal digits with white space around them.
