@@ -181,7 +181,12 @@ TEST_F(i10, poison_by_address)
 		ret = poison(self->mem + VICTIM * FERRY_PAGE);
 		ASSERT_LE(0, hz_move_end(&m));
 		EXPECT_EQ(0, bad_bytes(self->mem, i, &victim));
-		/* The stock kernel's answer when a passing reference is in its way. */
+		/*
+		 * The stock kernel's answer if it meets the page isolated and not unmapped
+		 * yet, which is all it may meet where nothing holds the batch open.
+		 */
+		if (ret == -EBUSY && !ferry_active())
+			continue;
 		if (ret == -EBUSY && busy++ < MOST_BUSY) {
 			i--;
 			continue;
