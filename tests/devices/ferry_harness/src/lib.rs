@@ -1,3 +1,238 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Tests of whole devices in one process.
+//! A guest for tests of whole devices in one process: a vfio-user client with memory and
+//! interrupts, on a real socket. For tests only: what must not fail panics.
+
+#![forbid(unsafe_code)]
+
+use ferry_vfio::control;
+use ferry_vfio::memory::{Dma, GuestMemory};
+use ferry_vfio::server::{Function, Socket};
+use serde_json::Value;
+use std::fs::File;
+use std::os::fd::{AsRawFd, RawFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+use vfio_bindings::bindings::vfio::{
+    VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_DATA_EVENTFD, VFIO_PCI_CONFIG_REGION_INDEX,
+    VFIO_PCI_MSIX_IRQ_INDEX, VFIO_PCI_MSI_IRQ_INDEX,
+};
+use vfio_user::Client;
+use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
+use vmm_sys_util::tempdir::TempDir;
+use vmm_sys_util::tempfile::TempFile;
+
+/// Where the guest's memory begins.
+pub const BASE: u64 = 0x1_0000_0000;
+/// Bytes of it.
+pub const SIZE: u64 = 16 << 20;
+/// After this long a test that waits has failed.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// See the module.
+pub struct Guest {
+    client: Option<Client>,
+    function: Arc<Function>,
+    path: PathBuf,
+    file: File,
+    memory: GuestMemory,
+    events: Vec<EventFd>,
+    vectors: (u16, u16),
+    _dir: TempDir,
+}
+
+impl Guest {
+    /// Serves `function`, with `vectors` of MSI and MSI-X, and connects to it.
+    pub fn new(function: Function, vectors: (u16, u16)) -> Guest {
+        let dir = TempDir::new().unwrap();
+        let path = dir.as_path().join("device");
+        let function = Arc::new(function);
+        let socket = Socket::bind(&path, Arc::clone(&function)).unwrap();
+        thread::spawn(move || socket.serve().unwrap());
+        let file = TempFile::new().unwrap().into_file();
+        file.set_len(SIZE).unwrap();
+        let memory = GuestMemory::default();
+        memory.set_bus_master(true);
+        let own = file.try_clone().unwrap();
+        memory.add(BASE, SIZE, Some(own), 0, true, true).unwrap();
+        let mut guest = Guest {
+            client: None,
+            function,
+            path,
+            file,
+            memory,
+            events: Vec::new(),
+            vectors,
+            _dir: dir,
+        };
+        guest.connect();
+        guest
+    }
+
+    /// Connects, maps the memory, takes the interrupts and enables bus mastering.
+    pub fn connect(&mut self) {
+        self.client = Some(Client::new(&self.path).unwrap());
+        self.map();
+        let (msi, msix) = self.vectors;
+        let (index, count) = match msix {
+            0 => (VFIO_PCI_MSI_IRQ_INDEX, msi),
+            _ => (VFIO_PCI_MSIX_IRQ_INDEX, msix),
+        };
+        self.events = (0..count)
+            .map(|_| EventFd::new(EFD_NONBLOCK).unwrap())
+            .collect();
+        let fds: Vec<RawFd> = self.events.iter().map(AsRawFd::as_raw_fd).collect();
+        let flags = VFIO_IRQ_SET_ACTION_TRIGGER | VFIO_IRQ_SET_DATA_EVENTFD;
+        let client = self.client();
+        client
+            .set_irqs(index, flags, 0, count.into(), &fds)
+            .unwrap();
+        self.bus_master(true);
+    }
+
+    /// Leaves.
+    pub fn disconnect(&mut self) {
+        if let Some(client) = self.client.take() {
+            client.shutdown().unwrap();
+        }
+    }
+
+    /// The transport.
+    pub fn client(&mut self) -> &mut Client {
+        self.client.as_mut().expect("connected")
+    }
+
+    /// Maps the memory for the device.
+    pub fn map(&mut self) {
+        let fd = self.file.as_raw_fd();
+        self.client().dma_map(0, BASE, SIZE, fd).unwrap();
+    }
+
+    /// Takes it away.
+    pub fn unmap(&mut self) {
+        self.client().dma_unmap(BASE, SIZE).unwrap();
+    }
+
+    /// Memory and bus mastering in the command register.
+    pub fn bus_master(&mut self, on: bool) {
+        let command = if on { [0x06, 0x04] } else { [0x02, 0x04] };
+        self.write_config(4, &command);
+    }
+
+    /// Configuration space.
+    pub fn read_config<const N: usize>(&mut self, offset: u64) -> [u8; N] {
+        let mut data = [0; N];
+        let region = VFIO_PCI_CONFIG_REGION_INDEX;
+        self.client()
+            .region_read(region, offset, &mut data)
+            .unwrap();
+        data
+    }
+
+    /// Configuration space.
+    pub fn write_config(&mut self, offset: u64, data: &[u8]) {
+        let region = VFIO_PCI_CONFIG_REGION_INDEX;
+        self.client().region_write(region, offset, data).unwrap();
+    }
+
+    /// Where a capability is.
+    pub fn capability(&mut self, id: u8) -> Option<u64> {
+        let [mut at] = self.read_config(0x34);
+        while at != 0 {
+            let [this, next] = self.read_config(at.into());
+            if this == id {
+                return Some(at.into());
+            }
+            at = next;
+        }
+        None
+    }
+
+    /// A register.
+    pub fn read32(&mut self, bar: u8, offset: u64) -> u32 {
+        let mut data = [0; 4];
+        let client = self.client();
+        client.region_read(bar.into(), offset, &mut data).unwrap();
+        u32::from_le_bytes(data)
+    }
+
+    /// A register.
+    pub fn write32(&mut self, bar: u8, offset: u64, value: u32) {
+        let client = self.client();
+        client
+            .region_write(bar.into(), offset, &value.to_le_bytes())
+            .unwrap();
+    }
+
+    /// Function level reset.
+    pub fn flr(&mut self) {
+        let express = self.capability(0x10).expect("PCI Express");
+        self.write_config(express + 8, &[0, 0x80]);
+    }
+
+    /// Memory, by offset from [`BASE`].
+    pub fn get(&self, offset: u64, len: usize) -> Vec<u8> {
+        let mut data = vec![0; len];
+        self.memory.read(BASE + offset, &mut data).unwrap();
+        data
+    }
+
+    /// Memory, by offset from [`BASE`].
+    pub fn put(&self, offset: u64, data: &[u8]) {
+        self.memory.write(BASE + offset, data).unwrap();
+    }
+
+    /// Interrupts since the last call.
+    pub fn interrupts(&self, vector: usize) -> u64 {
+        self.events[vector].read().unwrap_or(0)
+    }
+
+    /// Waits for an interrupt; how many came.
+    pub fn await_interrupt(&self, vector: usize) -> u64 {
+        let mut seen = 0;
+        wait_for("an interrupt", || {
+            seen = self.interrupts(vector);
+            seen > 0
+        });
+        seen
+    }
+
+    /// A request to control, which must be granted.
+    pub fn control(&self, request: &str) -> Value {
+        let (answer, _) = control::answer(&self.function, request);
+        assert_eq!(answer["ok"], true, "{request}: {answer}");
+        answer
+    }
+
+    /// A counter of a channel.
+    pub fn counter(&self, channel: usize, name: &str) -> u64 {
+        let stats = self.control(r#"{"cmd":"stats"}"#);
+        stats["channels"][channel][name]
+            .as_u64()
+            .expect("a counter")
+    }
+}
+
+/// Waits until `ready`, and fails the test if that never happens.
+pub fn wait_for(what: &str, mut ready: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !ready() {
+        assert!(start.elapsed() < PATIENCE, "waited in vain for {what}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Bytes that differ by place and seed.
+pub fn pattern(seed: u64, len: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    (0..len)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 24) as u8
+        })
+        .collect()
+}

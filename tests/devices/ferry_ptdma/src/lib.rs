@@ -10,8 +10,10 @@
 //!   32 to 47 are the upper half of `CMD_Q_CONTROL`.
 //! * A descriptor whose interrupt-on-completion bit is set latches `INT_COMPLETION`, one whose
 //!   stop-on-completion bit is set stops the queue. An error latches `INT_ERROR`, puts its code into
-//!   `CMD_Q_STATUS` and stops the queue with the head at the failed descriptor: the driver moves the
-//!   head and starts it again. Bytes before a bus error have been copied.
+//!   `CMD_Q_STATUS` and stops the queue with the head at the failed descriptor. It does not run
+//!   until the head has been written, as the driver does to flush it: the driver sets the run bit
+//!   after the tail, so that without this a descriptor that fails fast would run twice. Bytes
+//!   before a bus error have been copied.
 //! * `INT_COMPLETION` and `INT_ERROR` latch whether they are enabled or not (the driver polls with
 //!   interrupts off); `INT_QUEUE_STOPPED` and `INT_EMPTY_QUEUE` latch only where they are enabled.
 //!   The message is sent when `status & enable` becomes non-zero, so that enabling an interrupt that

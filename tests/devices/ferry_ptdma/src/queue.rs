@@ -108,6 +108,8 @@ pub struct Ring {
     enable: u32,
     latched: u32,
     error: u8,
+    /// After an error, until the head is written.
+    blocked: bool,
     cache: u32,
     /// `latched & enable` was not zero when last looked at.
     asserted: bool,
@@ -204,7 +206,10 @@ impl Ring {
         match register {
             Register::Control => self.control = value,
             Register::Tail => self.tail = value,
-            Register::Head => self.head = value,
+            Register::Head => {
+                self.head = value;
+                self.blocked = false;
+            }
             Register::InterruptEnable => self.enable = value & INTERRUPTS,
             Register::InterruptStatus => self.latched &= !value,
             Register::AxCache => self.cache = value,
@@ -226,6 +231,7 @@ impl Ring {
 
     fn fail(&mut self, code: u8) {
         self.error = code & 0x3f;
+        self.blocked = true;
         self.latched |= ERROR;
         self.stop();
     }
@@ -236,7 +242,7 @@ impl Queue for Ring {
     type Error = u8;
 
     fn next(&mut self, dma: &dyn Dma) -> Option<Job> {
-        if self.control & (RUN | HALT) != RUN || self.head == self.tail {
+        if self.control & (RUN | HALT) != RUN || self.blocked || self.head == self.tail {
             return None;
         }
         let mask = self.size() - 1;

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use thiserror::Error;
 use vm_memory::{FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
 
@@ -266,7 +266,7 @@ impl Dma for GuestMemory {
             let write = self
                 .piece(&map, to, read.len() as u64, true)
                 .map_err(Side::Destination)?;
-            read.copy_to_volatile_slice(write.clone());
+            read.copy_to_volatile_slice(write);
             done += (write.len() as u64).max(1);
         }
         Ok(())
@@ -283,6 +283,72 @@ impl Dma for GuestMemory {
             .map_err(|_| Fault::Decode(address))?;
         word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |old| Some(change(old)))
             .map_err(|_| Fault::Decode(address))
+    }
+}
+
+/// A block of bytes as a device's memory, for queues that run without a guest.
+pub struct Block {
+    base: u64,
+    bytes: Mutex<Vec<u8>>,
+}
+
+impl Block {
+    /// `bytes` at `base`.
+    pub fn new(base: u64, bytes: Vec<u8>) -> Block {
+        Block {
+            base,
+            bytes: Mutex::new(bytes),
+        }
+    }
+
+    /// A copy of the bytes.
+    pub fn bytes(&self) -> Vec<u8> {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.bytes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with<R>(
+        &self,
+        address: u64,
+        len: usize,
+        act: impl FnOnce(&mut [u8]) -> R,
+    ) -> Result<R, Fault> {
+        let start = address.checked_sub(self.base).map(usize::try_from);
+        let mut bytes = self.lock();
+        match start {
+            Some(Ok(start)) => start
+                .checked_add(len)
+                .and_then(|end| bytes.get_mut(start..end))
+                .map(act),
+            _ => None,
+        }
+        .ok_or(Fault::Decode(address))
+    }
+}
+
+impl Dma for Block {
+    fn read(&self, address: u64, data: &mut [u8]) -> Result<(), Fault> {
+        self.with(address, data.len(), |bytes| data.copy_from_slice(bytes))
+    }
+
+    fn write(&self, address: u64, data: &[u8]) -> Result<(), Fault> {
+        self.with(address, data.len(), |bytes| bytes.copy_from_slice(data))
+    }
+
+    fn update64(&self, address: u64, change: &mut dyn FnMut(u64) -> u64) -> Result<u64, Fault> {
+        if address % 8 != 0 {
+            return Err(Fault::Unaligned(address));
+        }
+        self.with(address, 8, |bytes| {
+            let mut word = [0; 8];
+            word.copy_from_slice(bytes);
+            let old = u64::from_le_bytes(word);
+            bytes.copy_from_slice(&change(old).to_le_bytes());
+            old
+        })
     }
 }
 

@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Hostile drivers: bytes in, accesses to a queue's registers and memory out.
+//!
+//! One entry point per engine, for the fuzz targets in `fuzz/` and for proptest in `tests/`. Each
+//! checks after every descriptor, with its own reading of it, that no byte changed but those that
+//! the descriptor names, and that a copy that succeeded is one. It panics if not.
+
+#![forbid(unsafe_code)]
+
+use ferry_vfio::lane::{step, Queue};
+use ferry_vfio::memory::{Block, Dma};
+
+/// Where the memory is, and how large.
+pub const BASE: u64 = 0x2_0000_0000;
+/// See [`BASE`]. Small, so that hostile addresses hit it.
+pub const SIZE: usize = 1 << 14;
+/// Descriptors after each operation: a ring that never ends must not be one.
+const STEPS: usize = 40;
+
+/// The bytes of an input, from the front; zeros when they are used up.
+struct Input<'a>(&'a [u8]);
+
+impl Input<'_> {
+    fn take<const N: usize>(&mut self) -> [u8; N] {
+        let mut out = [0; N];
+        let n = self.0.len().min(N);
+        let (now, rest) = self.0.split_at(n);
+        out[..n].copy_from_slice(now);
+        self.0 = rest;
+        out
+    }
+
+    fn byte(&mut self) -> u8 {
+        u8::from_le_bytes(self.take())
+    }
+
+    fn half(&mut self) -> u16 {
+        u16::from_le_bytes(self.take())
+    }
+
+    fn word(&mut self) -> u32 {
+        u32::from_le_bytes(self.take())
+    }
+
+    /// An address or index near something of interest, or anything at all.
+    fn near(&mut self, places: [u32; 4]) -> u32 {
+        match self.byte() {
+            kind @ 0..=199 => {
+                let place = places[usize::from(kind % 4)];
+                place.wrapping_add(u32::from(self.half() & 0x3fe0))
+            }
+            _ => self.word(),
+        }
+    }
+}
+
+fn word(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..at + 4).map_or(0, |b| {
+        let mut word = [0; 4];
+        word.copy_from_slice(b);
+        u32::from_le_bytes(word)
+    })
+}
+
+/// The range of memory from an address, as far as it lies in it.
+fn range(address: u64, len: u64) -> std::ops::Range<usize> {
+    let size = SIZE as u64;
+    let start = address.clamp(BASE, BASE + size) - BASE;
+    let end = address.saturating_add(len).clamp(BASE, BASE + size) - BASE;
+    start as usize..end.max(start) as usize
+}
+
+/// What a descriptor in memory asks for, as the test reads it, and what the engine may write
+/// beyond that.
+struct Expected {
+    source: u64,
+    destination: u64,
+    len: u64,
+    status: std::ops::Range<usize>,
+}
+
+fn check(before: &[u8], after: &[u8], expected: &Expected, good: bool) {
+    let to = range(expected.destination, expected.len);
+    for (i, (old, new)) in before.iter().zip(after).enumerate() {
+        let may = to.contains(&i) || expected.status.contains(&i);
+        assert!(old == new || may, "byte {i:#x} changed");
+    }
+    if !good {
+        return;
+    }
+    let from = range(expected.source, expected.len);
+    let whole = |r: &std::ops::Range<usize>| r.len() as u64 == expected.len;
+    assert!(
+        whole(&from) && whole(&to),
+        "a copy outside memory succeeded"
+    );
+    let status = &expected.status;
+    if status.start >= to.end || to.start >= status.end {
+        assert_eq!(before[from], after[to], "a copy that is none");
+    }
+}
+
+fn memory(input: &mut Input<'_>) -> Block {
+    let seed = input.byte();
+    let bytes = (0..SIZE).map(|i| (i as u8).wrapping_mul(seed | 1) ^ (i >> 8) as u8);
+    Block::new(BASE, bytes.collect())
+}
+
+/// PTDMA.
+pub fn ptdma(data: &[u8]) {
+    use ferry_ptdma::queue::{Register, Ring};
+
+    let mut input = Input(data);
+    let memory = memory(&mut input);
+    let mut ring = Ring::default();
+    while !input.0.is_empty() {
+        match input.byte() {
+            kind @ 0..=63 => {
+                let register = Register::ALL[usize::from(kind) % Register::ALL.len()];
+                let run = 4 << 3 | 2 << 16 | 1;
+                let value = match register {
+                    Register::Control if kind < 56 => run ^ u32::from(input.byte() & 0xfb),
+                    _ => input.near([0, 0x20, 0x400, 0x3ff0]),
+                };
+                ring.write(register, value);
+            }
+            64..=127 => {
+                let at = (u64::from(input.half()) % SIZE as u64) & !31;
+                let near = |i: &mut Input<'_>| i.near([0, 0x100, 0x1000, 0x3f00]);
+                let flags = u32::from(input.byte());
+                let mut words = [
+                    0x50_0010 | flags & 3,
+                    near(&mut input) & 0x3fff,
+                    near(&mut input),
+                    2,
+                    near(&mut input),
+                    2,
+                    0,
+                    0,
+                ];
+                if flags & 0x80 != 0 {
+                    words[usize::from(input.byte() & 7)] = input.word();
+                }
+                let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+                memory.write(BASE + at, &bytes).expect("inside");
+            }
+            128..=131 => ring.reset(),
+            // Polling, and an interrupt handler.
+            132..=199 => {
+                let latched = ring.read(Register::InterruptStatus);
+                ring.write(Register::InterruptStatus, latched);
+                assert_eq!(ring.read(Register::InterruptStatus), 0);
+            }
+            _ => {
+                let head = ring.read(Register::Head);
+                let tail = ring.read(Register::Tail);
+                ring.write(Register::Head, tail);
+                ring.write(Register::Tail, head);
+            }
+        }
+        for _ in 0..STEPS {
+            let before = memory.bytes();
+            let head = ring.read(Register::Head);
+            let ring_at = u64::from(ring.read(Register::Control) >> 16) << 32 | u64::from(head);
+            ring.write(Register::InterruptStatus, 3);
+            if !step(&mut ring, &memory) {
+                break;
+            }
+            let at = range(ring_at, 32);
+            let descriptor = &before[at];
+            let expected = Expected {
+                source: u64::from(word(descriptor, 8))
+                    | u64::from(word(descriptor, 12) & 0xffff) << 32,
+                destination: u64::from(word(descriptor, 16))
+                    | u64::from(word(descriptor, 20) & 0xffff) << 32,
+                len: word(descriptor, 4).into(),
+                status: 0..0,
+            };
+            let failed = ring.read(Register::InterruptStatus) & 2 != 0;
+            assert_eq!(failed, ring.read(Register::Status) != 0);
+            if failed {
+                assert_eq!(ring.read(Register::Head), head);
+                assert_eq!(
+                    ring.read(Register::Control) & 1,
+                    0,
+                    "an error stops the queue"
+                );
+            }
+            check(&before, &memory.bytes(), &expected, !failed);
+        }
+        ring.interrupt();
+    }
+}
+
+/// AE4DMA.
+pub fn ae4dma(data: &[u8]) {
+    use ferry_ae4dma::queue::{Register, Ring};
+
+    let mut input = Input(data);
+    let memory = memory(&mut input);
+    let mut ring = Ring::new(0);
+    ring.enable(true);
+    while !input.0.is_empty() {
+        match input.byte() {
+            kind @ 0..=95 => {
+                let register = Register::ALL[usize::from(kind) % Register::ALL.len()];
+                let value = match register {
+                    Register::MaxIndex | Register::WriteIndex if kind < 90 => {
+                        u32::from(input.byte() & 0x3f)
+                    }
+                    Register::BaseHigh if kind < 90 => 2,
+                    _ => input.near([0, 0x20, 0x400, 0x3ff0]),
+                };
+                ring.write(register, value);
+            }
+            96..=175 => {
+                let at = (u64::from(input.half()) % SIZE as u64) & !31;
+                let near = |i: &mut Input<'_>| i.near([0, 0x100, 0x1000, 0x3f00]);
+                let flags = u32::from(input.byte());
+                let mut words = [
+                    flags & 3,
+                    0,
+                    near(&mut input) & 0x3ffc,
+                    0,
+                    near(&mut input),
+                    2,
+                    near(&mut input),
+                    2,
+                ];
+                if flags & 0x80 != 0 {
+                    words[usize::from(input.byte() & 7)] = input.word();
+                }
+                let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+                memory.write(BASE + at, &bytes).expect("inside");
+            }
+            176..=179 => {
+                ring.reset();
+                ring.enable(true);
+            }
+            other => ring.enable(other & 1 != 0),
+        }
+        for _ in 0..STEPS {
+            let before = memory.bytes();
+            let index = ring.read(Register::ReadIndex);
+            let base = u64::from(ring.read(Register::BaseHigh)) << 32
+                | u64::from(ring.read(Register::BaseLow));
+            if !step(&mut ring, &memory) {
+                break;
+            }
+            assert!(index < ring.read(Register::MaxIndex), "beyond the ring");
+            let at = base.saturating_add(u64::from(index) * 32);
+            let place = range(at, 32);
+            let descriptor = &before[place.clone()];
+            let pair =
+                |i| u64::from(word(descriptor, i)) | u64::from(word(descriptor, i + 4)) << 32;
+            let expected = Expected {
+                source: pair(16),
+                destination: pair(24),
+                len: word(descriptor, 8).into(),
+                status: if place.len() == 32 {
+                    place.start + 4..place.start + 6
+                } else {
+                    0..0
+                },
+            };
+            let after = memory.bytes();
+            let status = expected.status.clone();
+            let good = after.get(status.start).copied() == Some(3) && !status.is_empty();
+            assert!(
+                status.is_empty() || [3, 4].contains(&after[status.start]),
+                "neither completed nor failed"
+            );
+            check(&before, &after, &expected, good);
+        }
+        ring.interrupt();
+    }
+}

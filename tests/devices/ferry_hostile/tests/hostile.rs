@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The fuzz targets' entry points under proptest.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(10_000))]
+
+    #[test]
+    fn ptdma(data in vec(any::<u8>(), 0..600)) {
+        ferry_hostile::ptdma(&data);
+    }
+
+    #[test]
+    fn ae4dma(data in vec(any::<u8>(), 0..600)) {
+        ferry_hostile::ae4dma(&data);
+    }
+}
