@@ -348,7 +348,9 @@ impl Batch {
             };
             if let Some(chunk) = self.raw.take(limit) {
                 stalled = None;
-                self.help(session, chunk, lane);
+                if self.help(session, chunk, lane) {
+                    self.raw.leave_room(chunk);
+                }
                 preempt::give_way();
                 continue;
             }

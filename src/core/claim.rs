@@ -196,7 +196,9 @@ impl<W: Word> Ticket<W> {
         None
     }
 
-    /// Skips all numbers below `to`: the mover has been there.
+    /// Skips all numbers below `to`: they are the mover's.
+    ///
+    /// `to` may be beyond the last number: then none is left.
     #[inline]
     pub fn advance(&self, to: u32) {
         let mut next = self.next.load_relaxed();

@@ -392,6 +392,23 @@ impl RawBatch {
         self.ticket.take(limit.min(self.planned.pieces))
     }
 
+    /// A helper has copied `chunk`, and looks whether the mover has caught up with it.
+    ///
+    /// If it has, the next chunk is the mover's. Who took that one too would be waited for again,
+    /// and so on to the end, each of the two always where the other one wants to go next.
+    pub(crate) fn leave_room(&self, chunk: u32) {
+        // The cursor is at the entry after the one that is being settled or moved.
+        let Some(entry) = self.cursor().checked_sub(1) else {
+            return;
+        };
+        // Of a folio in several chunks the mover copies some itself.
+        if let (true, Some((at, 1))) = (self.early, plan::span(self.pieces(), entry)) {
+            if at >= chunk {
+                self.ticket.advance(at.saturating_add(2));
+            }
+        }
+    }
+
     /// Are there chunks that nobody has taken a ticket for?
     pub(crate) fn left(&self) -> u32 {
         self.planned.pieces.saturating_sub(self.ticket.taken())
