@@ -487,7 +487,7 @@ mod tests {
             let memory = GuestMemory::default();
             memory.set_bus_master(true);
             memory.add(0x1000, 0x2000, Some(file(0x2000)), 0, true, true).unwrap();
-            let mut model: Vec<u8> = (0..0x2000u32).map(|i| (i * 31 >> 3) as u8).collect();
+            let mut model: Vec<u8> = (0..0x2000u32).map(|i| ((i * 31) >> 3) as u8).collect();
             memory.write(0x1000, &model).unwrap();
             for (from, to, len) in ops {
                 let inside = |at| at >= 0x1000 && at + len <= 0x3000;
