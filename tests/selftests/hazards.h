@@ -147,6 +147,9 @@ static __maybe_unused int hz_full(struct hz_full *f, size_t folio)
 	int ret;
 
 	/* More than is free now: what has just been freed may come late. */
+	ret = ferry_set("/proc/sys/vm/overcommit_memory", "1");
+	if (ret)
+		return ret;
 	len = (size_t)((ferry_node_free(f->node) >> 20) + 512) << 20;
 	len &= ~(FERRY_PMD - 1);
 	f->len = 0;
@@ -248,6 +251,20 @@ static __maybe_unused bool hz_until(const char *name, long seen, unsigned int ms
 	while (ferry_stat(name) <= seen) {
 		if (ferry_now_ns() > end)
 			return false;
+		sched_yield();
+	}
+	return true;
+}
+
+/*
+ * Waits until the batch of a migration is submitted: counter "batches" above @seen. False
+ * if it ended without; a batch is declined if no helper has room for it at that moment.
+ */
+static __maybe_unused bool hz_move_submitted(struct hz_move *m, long seen)
+{
+	while (ferry_stat("batches") <= seen) {
+		if (hz_move_over(m))
+			return ferry_stat("batches") > seen;
 		sched_yield();
 	}
 	return true;
