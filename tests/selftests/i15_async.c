@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * I15: where MIGRATE_ASYNC migrates, a wait lasts no longer than what a helper that has
+ * begun needs for the rest of its chunk; whatever nobody has begun the mover copies.
+ *
+ * Helpers that take HOLD_MS for each chunk (delay_in_chunk_us), and take one of each
+ * folio or batch (helper_only), make waits certain. Which wait was in which migration is
+ * told by the trace: ferry_wait between mm_migrate_pages_start, which says mode and
+ * reason, and mm_migrate_pages of the same task.
+ *
+ * What is asserted:
+ *  - there were waits in MIGRATE_ASYNC for this reason, and all ended with the chunk done;
+ *  - in one folio that is copied in place a mover waits for each helper once at most: it
+ *    has taken all other chunks itself before, which are many more, for a helper needs
+ *    far longer for one than it does;
+ *  - together they took no longer than helpers were in chunks by the module's own
+ *    account (helper_ns). SLACK_MS more for each is for a virtual CPU that the host takes
+ *    away from the mover, between the end of the chunk and its look at it.
+ *
+ * The module does not know a bound of its own for MIGRATE_ASYNC, so nothing is cut short
+ * there: a helper cannot be stopped within a chunk, and giving up on it would keep the
+ * destination (I7).
+ *
+ * Seen red, in a scratch copy: with Dispatcher::copy_now() waiting for the helpers to take
+ * every chunk in place of work_as_mover(), numa_faults finds that the mover has copied 0
+ * chunks, and helpers 512.
+ */
+#include <sched.h>
+
+#include "kselftest_harness.h"
+#include "ferry_util.h"
+#include "hazards.h"
+
+#define HOLD_MS		10
+#define SLACK_MS	200
+#define SCHED		"/sys/kernel/debug/sched/numa_balancing/"
+
+FIXTURE(i15)
+{
+	int nodes[FERRY_MAX_NODES];
+	char *mem;
+	size_t len;
+	struct hz_full full;
+};
+
+FIXTURE_SETUP(i15)
+{
+	self->mem = MAP_FAILED;
+	if (ferry_cpu_nodes(self->nodes) < 2)
+		SKIP(return, "needs two nodes with CPUs");
+	ASSERT_EQ(0, hz_prepare(self->nodes));
+	ASSERT_EQ(0, ferry_trace_event("migrate/mm_migrate_pages_start", true));
+	ASSERT_EQ(0, ferry_trace_event("migrate/mm_migrate_pages", true));
+	if (!ferry_loaded())
+		return;
+	ASSERT_EQ(0, ferry_trace_event("ferry/ferry_wait", true));
+	ASSERT_EQ(0, ferry_set_knob("timeout_ms", "60000"));
+	ASSERT_EQ(0, ferry_set_knob("min_batch_bytes", "4096"));
+	ASSERT_EQ(0, ferry_set_knob("chunk_bytes", "65536"));
+	ASSERT_EQ(0, ferry_inject("delay_in_chunk_us", HOLD_MS * 1000));
+	ASSERT_EQ(0, ferry_inject("helper_only", 1));
+}
+
+FIXTURE_TEARDOWN(i15)
+{
+	ferry_pin_cpu(-1);
+	if (self->mem != MAP_FAILED)
+		munmap(self->mem, self->len);
+	hz_full_end(&self->full);
+	ferry_restore();
+}
+
+/* ---- what the trace says ---- */
+
+struct scope {
+	int pid;
+	bool asked;	/* MIGRATE_ASYNC, and for the reason that was asked about */
+	long waits;
+};
+
+struct seen {
+	long migrations;	/* in MIGRATE_ASYNC for the reason */
+	long waits;		/* in them */
+	long most;		/* in one of them */
+	long undone;
+	u64 longest_ns;
+	u64 sum_ns;		/* of all waits there were */
+};
+
+static struct scope *scope_of(struct scope *open, size_t n, int pid)
+{
+	size_t i;
+
+	for (i = 0; i < n; i++)
+		if (open[i].pid == pid)
+			return &open[i];
+	return NULL;
+}
+
+static int look(const char *reason, struct seen *seen)
+{
+	struct scope open[32] = {}, *s;
+	char *text = ferry_trace_read(), *next = text, want[64];
+	struct hz_event e;
+	u64 ns;
+
+	memset(seen, 0, sizeof(*seen));
+	if (!text)
+		return -EIO;
+	snprintf(want, sizeof(want), "reason=%s", reason);
+	while (hz_next_event(&next, &e)) {
+		s = scope_of(open, ARRAY_SIZE(open), e.pid);
+		if (!strcmp(e.name, "mm_migrate_pages_start")) {
+			if (!s)
+				s = scope_of(open, ARRAY_SIZE(open), 0);
+			if (!s)
+				continue;
+			s->pid = e.pid;
+			s->waits = 0;
+			s->asked = strstr(e.args, "MIGRATE_ASYNC") && strstr(e.args, want);
+			seen->migrations += s->asked;
+		} else if (!strcmp(e.name, "mm_migrate_pages") && s) {
+			if (s->waits > seen->most)
+				seen->most = s->waits;
+			s->pid = 0;
+		} else if (!strcmp(e.name, "ferry_wait")) {
+			ns = hz_event_value(&e, "ns=");
+			seen->sum_ns += ns;
+			if (!s || !s->asked)
+				continue;
+			s->waits++;
+			seen->waits++;
+			seen->undone += hz_event_value(&e, "done=") != 1;
+			if (ns > seen->longest_ns)
+				seen->longest_ns = ns;
+		}
+	}
+	free(text);
+	return 0;
+}
+
+static void expect(struct __test_metadata *_metadata, const char *reason,
+		   const struct hz_count *c, long helpers)
+{
+	long all = hz_grown(c, "waits"), held = hz_grown(c, "helper_ns");
+	struct seen seen;
+
+	ASSERT_EQ(0, look(reason, &seen));
+	ferry_note("%s: %ld migrations in MIGRATE_ASYNC, %ld waits there, the longest %llu us",
+		   reason, seen.migrations, seen.waits,
+		   (unsigned long long)seen.longest_ns / 1000);
+	ferry_note("%ld waits in all, %llu ms; helpers were in chunks for %ld ms", all,
+		   (unsigned long long)seen.sum_ns / 1000000, held / 1000000);
+	ASSERT_GT(seen.migrations, 0);
+	if (!ferry_active())
+		return;
+	EXPECT_GT(seen.waits, 0);
+	EXPECT_EQ(0, seen.undone);
+	EXPECT_EQ(0, hz_grown(c, "wait_timeouts"));
+	EXPECT_LE((long)seen.sum_ns, held + all * SLACK_MS * 1000000L);
+	if (helpers)
+		EXPECT_LE(seen.most, helpers);
+}
+
+/* ---- who migrates so ---- */
+
+static bool quit;
+
+static void *toucher_fn(void *arg)
+{
+	FIXTURE_DATA(i15) * self = arg;
+	size_t off;
+
+	ferry_pin_cpu(ferry_node_cpu(self->nodes[1]));
+	while (!__atomic_load_n(&quit, __ATOMIC_ACQUIRE)) {
+		for (off = 0; off < self->len; off += FERRY_PAGE)
+			hz_touch(self->mem + off);
+		ferry_sleep_ms(1);
+	}
+	return NULL;
+}
+
+/* NUMA faults: 2M folios, one at a time, copied in place. */
+TEST_F(i15, numa_faults)
+{
+	int iters = ferry_iters(4, 2), i;
+	struct hz_count c;
+	pthread_t thread;
+	long moved, was;
+	u64 end;
+
+	if (access("/proc/sys/kernel/numa_balancing", W_OK))
+		SKIP(return, "no CONFIG_NUMA_BALANCING");
+	self->len = 4 * FERRY_PMD;
+	self->mem = ferry_map_anon(self->len, FERRY_PMD);
+	ASSERT_NE(MAP_FAILED, self->mem);
+	ASSERT_EQ(0, ferry_set(SCHED "scan_delay_ms", "10"));
+	ASSERT_EQ(0, ferry_set(SCHED "scan_period_min_ms", "20"));
+	ASSERT_EQ(0, ferry_set(SCHED "scan_period_max_ms", "100"));
+	ASSERT_EQ(0, ferry_trace_clear());
+	hz_count(&c);
+	for (i = 0; i < iters; i++) {
+		ASSERT_EQ(0, hz_fresh(self->mem, self->len, FERRY_PMD, self->nodes[0]));
+		ferry_fill(self->mem, self->len, 15, i);
+		was = ferry_vmstat("numa_pages_migrated");
+		ASSERT_EQ(0, ferry_set("/proc/sys/kernel/numa_balancing", "1"));
+		/* The thread that touches them runs where they are not. */
+		quit = false;
+		ASSERT_EQ(0, pthread_create(&thread, NULL, toucher_fn, self));
+		end = ferry_now_ns() + 20000000000ULL;
+		do {
+			ferry_sleep_ms(50);
+			moved = ferry_vmstat("numa_pages_migrated") - was;
+		} while (moved < self->len / FERRY_PAGE / 2 && ferry_now_ns() < end);
+		__atomic_store_n(&quit, true, __ATOMIC_RELEASE);
+		pthread_join(thread, NULL);
+		ASSERT_EQ(0, ferry_set("/proc/sys/kernel/numa_balancing", "0"));
+		ASSERT_EQ(0, ferry_verify(self->mem, self->len, 15, i));
+		EXPECT_GT(moved, 0);
+	}
+	hz_count_end(&c);
+	if (ferry_active()) {
+		EXPECT_GT(hz_grown(&c, "now_calls"), 0);
+		EXPECT_GT(hz_grown(&c, "chunks_by_mover"),
+			  4 * hz_grown(&c, "chunks_by_others"));
+	}
+	expect(_metadata, "numa_misplaced", &c, sysconf(_SC_NPROCESSORS_ONLN) - 1);
+}
+
+/*
+ * Direct compaction for huge pages, which begins with MIGRATE_ASYNC: batches of 32 pages
+ * or less, copied early. The node has no free block of 2M, but enough free pages.
+ */
+TEST_F(i15, compaction)
+{
+	long stalls = 0, was, wanted = ferry_iters(12, 4);
+	int node = self->nodes[1];
+	struct hz_count c;
+	size_t off, len;
+	char *mem;
+
+	ferry_write("/proc/sys/vm/drop_caches", "3");
+	self->full = (struct hz_full) { .node = node, .left = 16L << 20 };
+	ASSERT_EQ(0, hz_full(&self->full, FERRY_PAGE));
+	mem = self->full.mem;
+	len = self->full.len;
+	/* Half of it goes, in pieces of 32K, and what is left is everywhere. */
+	for (off = 0; off < len; off += 16 * FERRY_PAGE)
+		ASSERT_EQ(0, madvise(mem + off + 8 * FERRY_PAGE, 8 * FERRY_PAGE,
+				     MADV_DONTNEED));
+	for (off = 0; off < len; off += 16 * FERRY_PAGE)
+		ferry_fill_at(mem + off, 8 * FERRY_PAGE, 16, 0, off);
+
+	/* A third of what is free now. */
+	self->len = (len / 6) & ~(FERRY_PMD - 1);
+	ASSERT_EQ(0, ferry_set(FERRY_THP "enabled", "madvise"));
+	ASSERT_EQ(0, ferry_set(FERRY_THP "hugepages-2048kB/enabled", "inherit"));
+	ASSERT_EQ(0, ferry_set(FERRY_THP "defrag", "madvise"));
+	was = ferry_vmstat("compact_stall");
+	ASSERT_EQ(0, ferry_trace_clear());
+	hz_count(&c);
+	self->mem = ferry_map_anon(self->len, FERRY_PMD);
+	ASSERT_NE(MAP_FAILED, self->mem);
+	ASSERT_EQ(0, madvise(self->mem, self->len, MADV_HUGEPAGE));
+	/* As many as it takes: some blocks of 2M there are among what is left. */
+	for (off = 0; off < self->len && stalls < wanted; off += FERRY_PMD) {
+		ASSERT_EQ(0, ferry_populate(self->mem + off, FERRY_PMD, node));
+		ferry_fill_at(self->mem + off, FERRY_PMD, 17, 0, off);
+		stalls = ferry_vmstat("compact_stall") - was;
+	}
+	ASSERT_EQ(0, ferry_verify(self->mem, off, 17, 0));
+	hz_count_end(&c);
+	ferry_note("%ld times somebody had to compact", stalls);
+	EXPECT_GT(stalls, 0);
+	for (off = 0; off < len; off += 16 * FERRY_PAGE)
+		ASSERT_EQ(0, ferry_verify_at(mem + off, 8 * FERRY_PAGE, 16, 0, off));
+	if (ferry_active())
+		EXPECT_GT(hz_grown(&c, "folios_copied_early"), 0);
+	expect(_metadata, "compaction", &c, 0);
+}
+
+TEST_HARNESS_MAIN
