@@ -75,7 +75,12 @@ fn handle(function: &Function, request: Request) -> Result<Value, String> {
             let values = host.values();
             let mut sum = Values::default();
             values.iter().for_each(|v| sum += *v);
-            json!({"channels": values, "sum": sum, "faults_fired": host.faults().fired})
+            json!({
+                "channels": values,
+                "sum": sum,
+                "faults_fired": host.faults().fired,
+                "late_writes_read": host.held(),
+            })
         }
         Request::State {} => json!({
             "device": function.device().state(),

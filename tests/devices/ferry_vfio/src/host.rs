@@ -40,6 +40,7 @@ pub struct Host {
     released: AtomicU64,
     resets: AtomicU64,
     connections: AtomicU64,
+    held: AtomicU64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -63,6 +64,7 @@ impl Host {
             released: AtomicU64::new(0),
             resets: AtomicU64::new(0),
             connections: AtomicU64::new(0),
+            held: AtomicU64::new(0),
         }
     }
 
@@ -149,7 +151,17 @@ impl Host {
         self.resets.load(Ordering::Relaxed)
     }
 
-    /// A client came.
+    /// A late write has read its source.
+    pub fn count_held(&self) {
+        self.held.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// How many there were.
+    pub fn held(&self) -> u64 {
+        self.held.load(Ordering::SeqCst)
+    }
+
+    /// A client has left.
     pub fn count_connection(&self) {
         self.connections.fetch_add(1, Ordering::Relaxed);
     }

@@ -159,6 +159,7 @@ impl<'a> Io<'a> {
         let mut old = vec![0; usize::try_from(len).unwrap_or(0)];
         let read = self.dma.read(from, &mut old);
         read.map_err(|f| Stop::Bus(Side::Source(f)))?;
+        late.host.count_held();
         let due = Instant::now() + late.delay;
         if !self.go_on(due) {
             if late.through_reset {
