@@ -2,7 +2,7 @@
 /*
  * I13: who has claimed a chunk runs: a helper is not preempted between claim and done,
  * however busy the machine is, so that a mover waits for the rest of one chunk at most.
- * I15: and so does one that may not block.
+ * i15_async has more for those who may not block.
  *
  * The helper's CPU gets spinners at nice 0 while it is inside a chunk that it was told to
  * take HOLD_MS for (delay_in_chunk_us): the helper, at nice 19, would get back to it after
@@ -202,83 +202,6 @@ TEST_F(i13, busy_machine)
 	hz_count_end(&c);
 	ASSERT_EQ(0, hz_hist("hist_wait_ns", &waits));
 	ferry_note("%ld waits, the longest up to %llu us", waits.n,
-		   (unsigned long long)waits.max / 1000);
-	EXPECT_EQ(0, hz_grown(&c, "wait_timeouts"));
-	EXPECT_LT(waits.max, SLACK_MS * 2 * 1000000ULL);
-}
-
-static void *toucher_fn(void *arg)
-{
-	char *mem = arg;
-	size_t i;
-
-	while (!__atomic_load_n(&quit, __ATOMIC_ACQUIRE)) {
-		for (i = 0; i < 4UL << 20; i += FERRY_PAGE)
-			hz_touch(mem + i);
-		ferry_sleep_ms(1);
-	}
-	return NULL;
-}
-
-/* MIGRATE_ASYNC: NUMA faults, and compaction for huge pages. */
-TEST_F(i13, i15_async_waits_are_bounded)
-{
-	int iters = ferry_iters(6, 3), i, k;
-	size_t len = 4UL << 20, off;
-	struct hz_hist waits;
-	struct hz_count c;
-	pthread_t thread;
-	char *holes;
-	long moved;
-
-	if (ferry_loaded()) {
-		ASSERT_EQ(0, ferry_set_knob("timeout_ms", "60000"));
-		ASSERT_EQ(0, ferry_set_knob("min_folio_bytes", "4096"));
-		ASSERT_EQ(0, ferry_set_knob("chunk_bytes", "65536"));
-		hz_reset_stats();
-	}
-	hz_count(&c);
-	moved = ferry_vmstat("pgmigrate_success");
-	ferry_set("/proc/sys/kernel/numa_balancing", "1");
-	ferry_set("/sys/kernel/debug/sched/numa_balancing/scan_delay_ms", "10");
-	ferry_set("/sys/kernel/debug/sched/numa_balancing/scan_period_min_ms", "10");
-	for (i = 0; i < iters; i++) {
-		ASSERT_EQ(0, hz_fresh(self->mem, len, FERRY_PMD, self->nodes[0]));
-		ferry_fill(self->mem, len, 15, i);
-		/* The thread that touches them runs where they are not. */
-		ferry_pin_cpu(ferry_node_cpu(self->nodes[1]));
-		quit = false;
-		ASSERT_EQ(0, pthread_create(&thread, NULL, toucher_fn, self->mem));
-		ferry_sleep_ms(1500);
-		__atomic_store_n(&quit, true, __ATOMIC_RELEASE);
-		pthread_join(thread, NULL);
-		ferry_pin_cpu(ferry_node_cpu(self->nodes[0]));
-		ASSERT_EQ(0, ferry_verify(self->mem, len, 15, i));
-
-		/* Memory full of holes, and then somebody wants it whole. */
-		holes = ferry_map_anon(64UL << 20, FERRY_PMD);
-		ASSERT_NE(MAP_FAILED, holes);
-		ASSERT_EQ(0, ferry_mthp_only(0));
-		ASSERT_EQ(0, madvise(holes, 64UL << 20, MADV_POPULATE_WRITE));
-		for (off = 0; off < 64UL << 20; off += FERRY_PAGE)
-			*(u64 *)(holes + off) = off;
-		for (off = 0; off < 64UL << 20; off += 8 * FERRY_PAGE)
-			ASSERT_EQ(0, madvise(holes + off, 4 * FERRY_PAGE, MADV_DONTNEED));
-		for (k = 0; k < 2; k++)
-			ferry_write("/proc/sys/vm/compact_memory", "1");
-		for (off = 0; off < 64UL << 20; off += FERRY_PAGE)
-			if (off / FERRY_PAGE % 8 >= 4)
-				ASSERT_EQ(off, *(u64 *)(holes + off));
-		munmap(holes, 64UL << 20);
-	}
-	hz_count_end(&c);
-	ferry_note("%ld pages moved", ferry_vmstat("pgmigrate_success") - moved);
-	EXPECT_GT(ferry_vmstat("pgmigrate_success"), moved);
-	if (!ferry_active())
-		return;
-	ASSERT_EQ(0, hz_hist("hist_wait_ns", &waits));
-	ferry_note("%ld waits, 99 %% below %llu us, the longest below %llu us", waits.n,
-		   (unsigned long long)waits.p99 / 1000,
 		   (unsigned long long)waits.max / 1000);
 	EXPECT_EQ(0, hz_grown(&c, "wait_timeouts"));
 	EXPECT_LT(waits.max, SLACK_MS * 2 * 1000000ULL);

@@ -14,16 +14,9 @@
 #include "kselftest_harness.h"
 #include "ferry_util.h"
 #include "hazards.h"
+
+#define SIZED_LEN	(8UL << 20)
 #include "sized.h"
-
-#define LEN	(8UL << 20)
-
-SIZED_FIXTURE(i3, LEN)
-
-FIXTURE_VARIANT_ADD(i3, 4k) { .kib = 4 };
-FIXTURE_VARIANT_ADD(i3, 64k) { .kib = 64 };
-FIXTURE_VARIANT_ADD(i3, 256k) { .kib = 256 };
-FIXTURE_VARIANT_ADD(i3, 2m) { .kib = 2048 };
 
 static void moves(struct __test_metadata *_metadata, char *mem, size_t folio,
 		  const int *nodes, unsigned int every, int iters)
@@ -34,22 +27,22 @@ static void moves(struct __test_metadata *_metadata, char *mem, size_t folio,
 	if (ferry_loaded())
 		ASSERT_EQ(0, ferry_inject("again_move_every", every));
 	for (i = 0; i < iters; i++) {
-		ASSERT_EQ(0, hz_fresh(mem, LEN, folio, nodes[i & 1]));
-		ferry_fill(mem, LEN, every, i);
+		ASSERT_EQ(0, hz_fresh(mem, SIZED_LEN, folio, nodes[i & 1]));
+		ferry_fill(mem, SIZED_LEN, every, i);
 		ok = ferry_vmstat("pgmigrate_success");
 		fail = ferry_vmstat("pgmigrate_fail");
-		ASSERT_EQ(0, ferry_move_range(mem, LEN, folio, nodes[!(i & 1)], NULL));
-		ASSERT_EQ(0, ferry_verify(mem, LEN, every, i));
-		ASSERT_TRUE(hz_all_on(mem, LEN, nodes[!(i & 1)]));
-		ASSERT_EQ(LEN, ferry_in_folios_of(mem, LEN, folio));
+		ASSERT_EQ(0, ferry_move_range(mem, SIZED_LEN, folio, nodes[!(i & 1)], NULL));
+		ASSERT_EQ(0, ferry_verify(mem, SIZED_LEN, every, i));
+		ASSERT_TRUE(hz_all_on(mem, SIZED_LEN, nodes[!(i & 1)]));
+		ASSERT_EQ(SIZED_LEN, ferry_in_folios_of(mem, SIZED_LEN, folio));
 		/* A folio that needed two attempts is one success all the same. */
-		EXPECT_EQ(LEN / FERRY_PAGE,
+		EXPECT_EQ(SIZED_LEN / FERRY_PAGE,
 			  ferry_vmstat("pgmigrate_success") - ok);
 		EXPECT_EQ(fail, ferry_vmstat("pgmigrate_fail"));
 	}
 }
 
-TEST_F(i3, spoilt_folios_are_copied_again)
+TEST_F(sized, i3_spoilt_folios_are_copied_again)
 {
 	static const unsigned int every[] = { 1, 2, 3, 7 };
 	struct hz_count c;
@@ -65,7 +58,7 @@ TEST_F(i3, spoilt_folios_are_copied_again)
 }
 
 /* The same where it is certain that the folio was copied before it was spoilt. */
-TEST_F(i3, early_copies_are_not_used_twice)
+TEST_F(sized, i3_early_copies_are_not_used_twice)
 {
 	struct hz_count c;
 

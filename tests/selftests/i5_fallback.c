@@ -14,38 +14,31 @@
 #include "kselftest_harness.h"
 #include "ferry_util.h"
 #include "hazards.h"
+
+#define SIZED_LEN	(8UL << 20)
 #include "sized.h"
-
-#define LEN	(8UL << 20)
-
-SIZED_FIXTURE(i5, LEN)
-
-FIXTURE_VARIANT_ADD(i5, 4k) { .kib = 4 };
-FIXTURE_VARIANT_ADD(i5, 64k) { .kib = 64 };
-FIXTURE_VARIANT_ADD(i5, 256k) { .kib = 256 };
-FIXTURE_VARIANT_ADD(i5, 2m) { .kib = 2048 };
 
 /* @seed differs for each call, so that no old content can pass for new. */
 static void moves(struct __test_metadata *_metadata, char *mem, size_t folio,
 		  const int *nodes, u64 seed, int iters)
 {
-	int *status = malloc(LEN / FERRY_PAGE * sizeof(int)), i;
+	int *status = malloc(SIZED_LEN / FERRY_PAGE * sizeof(int)), i;
 	size_t j;
 	long ok;
 
 	ASSERT_NE(NULL, status);
 	for (i = 0; i < iters; i++) {
-		ASSERT_EQ(0, hz_fresh(mem, LEN, folio, nodes[i & 1]));
-		ferry_fill(mem, LEN, seed, i);
+		ASSERT_EQ(0, hz_fresh(mem, SIZED_LEN, folio, nodes[i & 1]));
+		ferry_fill(mem, SIZED_LEN, seed, i);
 		ok = ferry_vmstat("pgmigrate_success");
-		ASSERT_EQ(0, ferry_move_range(mem, LEN, folio, nodes[!(i & 1)],
+		ASSERT_EQ(0, ferry_move_range(mem, SIZED_LEN, folio, nodes[!(i & 1)],
 					      status));
-		ASSERT_EQ(0, ferry_verify(mem, LEN, seed, i));
-		for (j = 0; j < LEN / folio; j++)
+		ASSERT_EQ(0, ferry_verify(mem, SIZED_LEN, seed, i));
+		for (j = 0; j < SIZED_LEN / folio; j++)
 			ASSERT_EQ(nodes[!(i & 1)], status[j]);
-		ASSERT_TRUE(hz_all_on(mem, LEN, nodes[!(i & 1)]));
-		ASSERT_EQ(LEN, ferry_in_folios_of(mem, LEN, folio));
-		EXPECT_EQ(LEN / FERRY_PAGE,
+		ASSERT_TRUE(hz_all_on(mem, SIZED_LEN, nodes[!(i & 1)]));
+		ASSERT_EQ(SIZED_LEN, ferry_in_folios_of(mem, SIZED_LEN, folio));
+		EXPECT_EQ(SIZED_LEN / FERRY_PAGE,
 			  ferry_vmstat("pgmigrate_success") - ok);
 	}
 	free(status);
@@ -55,7 +48,7 @@ static void moves(struct __test_metadata *_metadata, char *mem, size_t folio,
  * Runs with one injection at several rates; @counter has to grow where it is used. A
  * move is at least one batch, so as many as the lowest rate are enough.
  */
-static void with(struct __test_metadata *_metadata, FIXTURE_DATA(i5) * self,
+static void with(struct __test_metadata *_metadata, FIXTURE_DATA(sized) * self,
 		 const char *inject, const char *counter)
 {
 	static const unsigned int every[] = { 1, 2, 3 };
@@ -78,13 +71,13 @@ static void with(struct __test_metadata *_metadata, FIXTURE_DATA(i5) * self,
 	}
 }
 
-TEST_F(i5, declined_batches)
+TEST_F(sized, i5_declined_batches)
 {
 	with(_metadata, self, "decline_batch_every", "batches_declined_inject");
 }
 
 /* In place: one folio for each call, so that there is no batch. */
-TEST_F(i5, declined_copies_in_place)
+TEST_F(sized, i5_declined_copies_in_place)
 {
 	if (ferry_loaded()) {
 		ASSERT_EQ(0, ferry_inject("decline_batch_every", 1));
@@ -95,12 +88,12 @@ TEST_F(i5, declined_copies_in_place)
 	     self->folio > 65536 ? "now_failed" : NULL);
 }
 
-TEST_F(i5, failed_chunks_of_batches)
+TEST_F(sized, i5_failed_chunks_of_batches)
 {
 	with(_metadata, self, "fail_chunk_every", "chunks_failed");
 }
 
-TEST_F(i5, failed_chunks_in_place)
+TEST_F(sized, i5_failed_chunks_in_place)
 {
 	if (ferry_loaded()) {
 		ASSERT_EQ(0, ferry_inject("decline_batch_every", 1));
@@ -111,7 +104,7 @@ TEST_F(i5, failed_chunks_in_place)
 	     self->folio > 65536 ? "chunks_failed" : NULL);
 }
 
-TEST_F(i5, everything_at_once)
+TEST_F(sized, i5_everything_at_once)
 {
 	if (ferry_loaded()) {
 		ASSERT_EQ(0, ferry_inject("decline_batch_every", 5));

@@ -23,21 +23,14 @@
 #include "kselftest_harness.h"
 #include "ferry_util.h"
 #include "hazards.h"
+
+#define SIZED_LEN	(4UL << 20)
 #include "sized.h"
-
-#define LEN	(4UL << 20)
-
-SIZED_FIXTURE(i6, LEN)
-
-FIXTURE_VARIANT_ADD(i6, 4k) { .kib = 4 };
-FIXTURE_VARIANT_ADD(i6, 64k) { .kib = 64 };
-FIXTURE_VARIANT_ADD(i6, 256k) { .kib = 256 };
-FIXTURE_VARIANT_ADD(i6, 2m) { .kib = 2048 };
 
 /* New pages from the node, many more than were freed there: all of them must be zero. */
 static size_t not_zero(int node)
 {
-	size_t len = 4 * LEN, bad = 0, i;
+	size_t len = 4 * SIZED_LEN, bad = 0, i;
 	u64 *p = ferry_map_anon(len, FERRY_PMD);
 
 	if (p == MAP_FAILED || ferry_mthp_only(0) || ferry_populate(p, len, node))
@@ -55,7 +48,7 @@ static size_t not_zero(int node)
  * Moves, changes everything at once, and looks again when the last helper must have
  * come back.
  */
-static void moves(struct __test_metadata *_metadata, FIXTURE_DATA(i6) * self,
+static void moves(struct __test_metadata *_metadata, FIXTURE_DATA(sized) * self,
 		  unsigned int every, unsigned long late_ms, int iters)
 {
 	int i, from, to;
@@ -65,25 +58,25 @@ static void moves(struct __test_metadata *_metadata, FIXTURE_DATA(i6) * self,
 	for (i = 0; i < iters; i++) {
 		from = self->nodes[i & 1];
 		to = self->nodes[!(i & 1)];
-		ASSERT_EQ(0, hz_fresh(self->mem, LEN, self->folio, from));
-		ferry_fill(self->mem, LEN, 1, i);
-		ASSERT_LE(0, hz_move_pages(self->mem, LEN, self->folio, to));
-		ASSERT_EQ(0, ferry_verify(self->mem, LEN, 1, i));
+		ASSERT_EQ(0, hz_fresh(self->mem, SIZED_LEN, self->folio, from));
+		ferry_fill(self->mem, SIZED_LEN, 1, i);
+		ASSERT_LE(0, hz_move_pages(self->mem, SIZED_LEN, self->folio, to));
+		ASSERT_EQ(0, ferry_verify(self->mem, SIZED_LEN, 1, i));
 		/* mTHPs that failed are split, and a part of one may fail again. */
 		if (self->folio == FERRY_PAGE || self->folio == FERRY_PMD || !every)
-			ASSERT_TRUE(hz_all_on(self->mem, LEN, to));
-		ferry_fill(self->mem, LEN, 2, i);
+			ASSERT_TRUE(hz_all_on(self->mem, SIZED_LEN, to));
+		ferry_fill(self->mem, SIZED_LEN, 2, i);
 		ASSERT_EQ(0, not_zero(from));
 		ASSERT_EQ(0, not_zero(to));
 		ferry_sleep_ms(late_ms * 2);
 		ASSERT_EQ(0, not_zero(from));
 		ASSERT_EQ(0, not_zero(to));
-		ASSERT_EQ(0, ferry_verify(self->mem, LEN, 2, i));
+		ASSERT_EQ(0, ferry_verify(self->mem, SIZED_LEN, 2, i));
 	}
 }
 
 /* Each rate of failures, with helpers held up at @where. */
-static void late(struct __test_metadata *_metadata, FIXTURE_DATA(i6) * self,
+static void late(struct __test_metadata *_metadata, FIXTURE_DATA(sized) * self,
 		 const char *where)
 {
 	static const unsigned int every[] = { 0, 1, 2, 5 };
@@ -108,18 +101,18 @@ static void late(struct __test_metadata *_metadata, FIXTURE_DATA(i6) * self,
 	EXPECT_EQ(0, hz_grown(&c, "folios_unquiet"));
 }
 
-TEST_F(i6, helper_late_to_copy)
+TEST_F(sized, i6_helper_late_to_copy)
 {
 	late(_metadata, self, "delay_in_chunk_us");
 }
 
-TEST_F(i6, helper_late_to_say_so)
+TEST_F(sized, i6_helper_late_to_say_so)
 {
 	late(_metadata, self, "late_done_us");
 }
 
 /* In place: the mover must not come back before the last helper is through. */
-TEST_F(i6, helper_late_in_place)
+TEST_F(sized, i6_helper_late_in_place)
 {
 	struct hz_count c;
 	int i, to, iters = ferry_iters(6, 3);
@@ -135,13 +128,13 @@ TEST_F(i6, helper_late_in_place)
 	hz_count(&c);
 	for (i = 0; i < iters; i++) {
 		to = self->nodes[!(i & 1)];
-		ASSERT_EQ(0, hz_fresh(self->mem, LEN, self->folio, self->nodes[i & 1]));
-		ferry_fill(self->mem, LEN, 3, i);
-		ASSERT_EQ(0, ferry_move_range(self->mem, LEN, self->folio, to, NULL));
-		ASSERT_EQ(0, ferry_verify(self->mem, LEN, 3, i));
-		ferry_fill(self->mem, LEN, 4, i);
+		ASSERT_EQ(0, hz_fresh(self->mem, SIZED_LEN, self->folio, self->nodes[i & 1]));
+		ferry_fill(self->mem, SIZED_LEN, 3, i);
+		ASSERT_EQ(0, ferry_move_range(self->mem, SIZED_LEN, self->folio, to, NULL));
+		ASSERT_EQ(0, ferry_verify(self->mem, SIZED_LEN, 3, i));
+		ferry_fill(self->mem, SIZED_LEN, 4, i);
 		ferry_sleep_ms(50);
-		ASSERT_EQ(0, ferry_verify(self->mem, LEN, 4, i));
+		ASSERT_EQ(0, ferry_verify(self->mem, SIZED_LEN, 4, i));
 	}
 	hz_count_end(&c);
 	if (!ferry_active())
@@ -154,24 +147,24 @@ TEST_F(i6, helper_late_in_place)
  * The folios that fail are the n-th ones, no more: what mm_migrate_pages counts for the
  * batch as failed for good is tried again afterwards, and what succeeded is there once.
  */
-TEST_F(i6, exactly_the_nth_fail)
+TEST_F(sized, i6_exactly_the_nth_fail)
 {
-	long ok, n = LEN / FERRY_PAGE;
+	long ok, n = SIZED_LEN / FERRY_PAGE;
 	struct hz_count c;
 	char *text, *p;
 	long failed = 0, f;
 
 	if (self->folio != FERRY_PAGE)
 		SKIP(return, "large folios are split when they are tried again");
-	ASSERT_EQ(0, hz_fresh(self->mem, LEN, self->folio, self->nodes[0]));
-	ferry_fill(self->mem, LEN, 8, 0);
+	ASSERT_EQ(0, hz_fresh(self->mem, SIZED_LEN, self->folio, self->nodes[0]));
+	ferry_fill(self->mem, SIZED_LEN, 8, 0);
 	if (ferry_loaded())
 		ASSERT_EQ(0, ferry_inject("fail_move_every", 8));
 	ASSERT_EQ(0, ferry_trace_event("migrate/mm_migrate_pages", true));
 	ASSERT_EQ(0, ferry_trace_clear());
 	hz_count(&c);
 	ok = ferry_vmstat("pgmigrate_success");
-	ASSERT_EQ(0, hz_move_pages(self->mem, LEN, self->folio, self->nodes[1]));
+	ASSERT_EQ(0, hz_move_pages(self->mem, SIZED_LEN, self->folio, self->nodes[1]));
 	EXPECT_EQ(n, ferry_vmstat("pgmigrate_success") - ok);
 	hz_count_end(&c);
 	text = ferry_trace_read();
@@ -182,7 +175,7 @@ TEST_F(i6, exactly_the_nth_fail)
 	}
 	free(text);
 	EXPECT_EQ(0, failed);
-	ASSERT_EQ(0, ferry_verify(self->mem, LEN, 8, 0));
+	ASSERT_EQ(0, ferry_verify(self->mem, SIZED_LEN, 8, 0));
 	if (ferry_active())
 		EXPECT_GT(hz_grown(&c, "batches"), 0);
 }

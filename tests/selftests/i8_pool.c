@@ -10,32 +10,26 @@
 #include "kselftest_harness.h"
 #include "ferry_util.h"
 #include "hazards.h"
+
+#define SIZED_LEN	(8UL << 20)
 #include "sized.h"
 
-#define LEN	(8UL << 20)
-
-SIZED_FIXTURE(i8, LEN)
-
-FIXTURE_VARIANT_ADD(i8, 4k) { .kib = 4 };
-FIXTURE_VARIANT_ADD(i8, 64k) { .kib = 64 };
-FIXTURE_VARIANT_ADD(i8, 2m) { .kib = 2048 };
-
-static void moves(struct __test_metadata *_metadata, FIXTURE_DATA(i8) * self, int seed)
+static void moves(struct __test_metadata *_metadata, FIXTURE_DATA(sized) * self, int seed)
 {
 	int i;
 
 	for (i = 0; i < 4; i++) {
 		int to = self->nodes[!(i & 1)];
 
-		ASSERT_EQ(0, hz_fresh(self->mem, LEN, self->folio, self->nodes[i & 1]));
-		ferry_fill(self->mem, LEN, seed, i);
-		ASSERT_EQ(0, ferry_move_range(self->mem, LEN, self->folio, to, NULL));
-		ASSERT_EQ(0, ferry_verify(self->mem, LEN, seed, i));
-		ASSERT_TRUE(hz_all_on(self->mem, LEN, to));
+		ASSERT_EQ(0, hz_fresh(self->mem, SIZED_LEN, self->folio, self->nodes[i & 1]));
+		ferry_fill(self->mem, SIZED_LEN, seed, i);
+		ASSERT_EQ(0, ferry_move_range(self->mem, SIZED_LEN, self->folio, to, NULL));
+		ASSERT_EQ(0, ferry_verify(self->mem, SIZED_LEN, seed, i));
+		ASSERT_TRUE(hz_all_on(self->mem, SIZED_LEN, to));
 	}
 }
 
-TEST_F(i8, i8_empty_pool_declines)
+TEST_F(sized, i8_empty_pool_declines)
 {
 	struct hz_count c;
 

@@ -1,44 +1,45 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * A fixture for the tests of the invariants: memory that is to be in folios of one size,
- * a variant for each. To be included after hazards.h.
+ * A fixture for tests of the invariants: SIZED_LEN bytes of anonymous memory, empty, to
+ * be filled in folios of self->folio bytes (hz_fresh()), with a variant for each size, and
+ * two nodes with memory. To be included after hazards.h.
  */
 #ifndef FERRY_SIZED_H
 #define FERRY_SIZED_H
 
-/*
- * SIZED_FIXTURE(name, bytes): self->mem is @bytes of anonymous memory, empty, to be filled
- * in folios of self->folio bytes (hz_fresh()); self->nodes has two nodes with memory.
- */
-#define SIZED_FIXTURE(name, bytes)						\
-	FIXTURE(name)								\
-	{									\
-		int nodes[FERRY_MAX_NODES];					\
-		size_t folio;							\
-		char *mem;							\
-	};									\
-										\
-	FIXTURE_VARIANT(name)							\
-	{									\
-		unsigned int kib;						\
-	};									\
-										\
-	FIXTURE_SETUP(name)							\
-	{									\
-		self->mem = MAP_FAILED;						\
-		if (ferry_mem_nodes(self->nodes) < 2)				\
-			SKIP(return, "needs two nodes with memory");		\
-		ASSERT_EQ(0, hz_prepare(self->nodes));				\
-		self->folio = variant->kib << 10;				\
-		self->mem = ferry_map_anon(bytes, FERRY_PMD);			\
-		ASSERT_NE(MAP_FAILED, self->mem);				\
-	}									\
-										\
-	FIXTURE_TEARDOWN(name)							\
-	{									\
-		if (self->mem != MAP_FAILED)					\
-			munmap(self->mem, bytes);				\
-		ferry_restore();						\
-	}
+FIXTURE(sized)
+{
+	int nodes[FERRY_MAX_NODES];
+	size_t folio;
+	char *mem;
+};
+
+FIXTURE_VARIANT(sized)
+{
+	unsigned int kib;
+};
+
+FIXTURE_VARIANT_ADD(sized, 4k) { .kib = 4 };
+FIXTURE_VARIANT_ADD(sized, 64k) { .kib = 64 };
+FIXTURE_VARIANT_ADD(sized, 256k) { .kib = 256 };
+FIXTURE_VARIANT_ADD(sized, 2m) { .kib = 2048 };
+
+FIXTURE_SETUP(sized)
+{
+	self->mem = MAP_FAILED;
+	if (ferry_mem_nodes(self->nodes) < 2)
+		SKIP(return, "needs two nodes with memory");
+	ASSERT_EQ(0, hz_prepare(self->nodes));
+	self->folio = variant->kib << 10;
+	self->mem = ferry_map_anon(SIZED_LEN, FERRY_PMD);
+	ASSERT_NE(MAP_FAILED, self->mem);
+}
+
+FIXTURE_TEARDOWN(sized)
+{
+	if (self->mem != MAP_FAILED)
+		munmap(self->mem, SIZED_LEN);
+	ferry_restore();
+}
 
 #endif
