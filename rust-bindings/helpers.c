@@ -9,6 +9,7 @@
 #include <linux/sched.h>
 #include <linux/sched/clock.h>
 #include <linux/sched/isolation.h>
+#include <linux/timekeeping.h>
 #include <linux/topology.h>
 #include <linux/uaccess.h>
 
@@ -95,7 +96,9 @@ bool ferry_in_reclaim(void)
 
 u64 ferry_clock(void)
 {
-	return local_clock();
+	/* In a kernel that is a user process, local_clock() counts ticks. */
+	return IS_ENABLED(CONFIG_UML) ? ktime_get_mono_fast_ns() :
+					local_clock();
 }
 
 /* One limit for all of Ferry's messages about what users or devices do. */
