@@ -36,17 +36,26 @@ kernel: env ## the patched kernel (build/kernel-base)
 kernel-debug: env ## the same with KASAN, lockdep and the like (build/kernel-debug)
 	@scripts/kernel build debug
 
+kernel-um: env ## the kernel as a user process (build/kernel-um)
+	@scripts/kernel build um
+
 module: kernel ## ferry.ko for it (build/module-base)
 	@$(call module,base) modules
 
 module-debug: kernel-debug ## ferry.ko for the debug kernel (build/module-debug)
 	@$(call module,debug) modules
 
+module-um: kernel-um ## ferry.ko for the kernel as a user process (build/module-um)
+	@$(call module,um) modules
+
 selftests: kernel ## the programs of tests/selftests (build/selftests)
 	@$(in_env) $(MAKE) -s --no-print-directory -C tests/selftests KSRC=$(top)/build/linux OUTPUT=$(top)/build/selftests
 
 bench: env ## the benchmark and plot programs (build/bench)
 	@$(in_env) $(cargo_bench)
+
+bench-native: kernel-um module-um bench ## copying at the machine's own speed, without a VM
+	@scripts/bench-native
 
 host-tests: env ## the tests that need no kernel, model checking included
 	@$(in_env) scripts/check --host
@@ -79,11 +88,11 @@ modules: ## the module for a kernel of your own: make KDIR=<built tree>
 	@echo "built: build/module/ferry.ko"
 
 clean: ## remove what was built, but for the kernels and the build root
-	rm -rf build/module build/module-base build/module-debug build/module-clippy build/selftests build/bench build/target build/objcheck build/series build/check build/vm
+	rm -rf build/module build/module-base build/module-debug build/module-um build/module-clippy build/selftests build/bench build/bench-native build/target build/objcheck build/series build/check build/vm
 
 distclean: ## remove build/
 	rm -rf --one-file-system build
 
-.PHONY: help demo check check-debug kernel kernel-debug module module-debug \
-	selftests bench host-tests objcheck lint shell env series patch-kernel \
-	modules clean distclean
+.PHONY: help demo check check-debug kernel kernel-debug kernel-um module \
+	module-debug module-um selftests bench bench-native host-tests \
+	objcheck lint shell env series patch-kernel modules clean distclean

@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Draws a results file of `ferry_bench`: speed by folio size, one bar for each migrator.
+//! Draws a results file of `ferry_bench`: speed by folio size, one bar for each migrator; or one of
+//! `ferry_native`.
 
 #![deny(unsafe_code)]
 
+mod native;
+
 use clap::Parser;
+use ferry_results::native::Native;
 use ferry_results::{size_name, Results, Run};
 use plotters::coord::Shift;
 use plotters::prelude::*;
@@ -12,12 +16,12 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Draws the results of ferry_bench as an SVG file.
+/// Draws the results of ferry_bench as an SVG file, or those of ferry_native as several.
 #[derive(Parser, Debug)]
 struct Args {
     /// The results (JSON).
     json: PathBuf,
-    /// The plot; the results' name with .svg if not given.
+    /// The plot; the results' name with .svg if not given. Several have a word added to the name.
     svg: Option<PathBuf>,
 }
 
@@ -55,13 +59,11 @@ fn plot_file(args: &Args) -> Result<(), Error> {
         path: path(),
         source,
     })?;
-    let results: Results = serde_json::from_str(&text).map_err(|source| Error::Parse {
+    let in_json = |source| Error::Parse {
         path: path(),
         source,
-    })?;
-    if results.runs.is_empty() {
-        return Err(Error::Empty(path()));
-    }
+    };
+    let value: serde_json::Value = serde_json::from_str(&text).map_err(in_json)?;
     let svg = args
         .svg
         .clone()
@@ -70,6 +72,22 @@ fn plot_file(args: &Args) -> Result<(), Error> {
         path: svg.clone(),
         reason,
     };
+    if value["benchmark"] == ferry_results::native::NAME {
+        let results: Native = serde_json::from_value(value).map_err(in_json)?;
+        if results.runs.is_empty() {
+            return Err(Error::Empty(path()));
+        }
+        for (name, picture) in native::draw(&results).map_err(|error| failed(error.to_string()))? {
+            let stem = svg.file_stem().unwrap_or_default().to_string_lossy();
+            let svg = svg.with_file_name(format!("{stem}-{name}.svg"));
+            std::fs::write(&svg, picture).map_err(|error| failed(error.to_string()))?;
+        }
+        return Ok(());
+    }
+    let results: Results = serde_json::from_value(value).map_err(in_json)?;
+    if results.runs.is_empty() {
+        return Err(Error::Empty(path()));
+    }
     let picture = draw(&results).map_err(|error| failed(error.to_string()))?;
     std::fs::write(&svg, picture).map_err(|error| failed(error.to_string()))
 }

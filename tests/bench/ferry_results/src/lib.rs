@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! What Ferry's benchmarks write and its plots read: one JSON document per run of the benchmark.
+//! [`native`] has that of the native benchmark; the rest is about the one in a virtual machine.
 //!
 //! The fields that every reader may rely on are `kernel`, `accel`, `cpus`, `date`, `command` and
 //! `runs`, and in each run `migrator`, `folio_bytes`, `total_bytes`, `gib_per_s`, `ratio_to_off`,
@@ -11,6 +12,7 @@
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+pub mod native;
 pub mod stats;
 pub mod time;
 

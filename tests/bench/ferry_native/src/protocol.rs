@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the kernel's init says to the program that started the kernel: one JSON object a line, on a
+//! console on which the kernel speaks too.
+
+use ferry_results::native::{Config, Measured};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// A line.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Line {
+    /// The kernel's release and its CPUs.
+    Begin { kernel: String, cpus: u32 },
+    /// One measurement.
+    Sample(Sample),
+    /// For a person who waits.
+    Progress(String),
+    /// It cannot go on.
+    Error(String),
+    /// All has been measured.
+    End,
+}
+
+/// One measurement.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    pub round: u32,
+    pub config: Config,
+    pub measured: Measured,
+    /// What Ferry's counters gained.
+    pub ferry: BTreeMap<String, u64>,
+}
+
+impl Line {
+    /// None for what the kernel says.
+    pub fn parse(text: &str) -> Option<Line> {
+        serde_json::from_str(text.trim()).ok()
+    }
+}

@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the native benchmark writes: speed and latency of copying folios in a kernel that is a user
+//! process.
+
+use crate::{size_name, Quantiles, Range};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The value of [`Native::benchmark`].
+pub const NAME: &str = "native";
+
+/// Who copies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum How {
+    /// The loop of the stock kernel: `folio_mc_copy()`, folio by folio.
+    Stock,
+    /// Ferry, each large folio in parallel when its turn has come.
+    Now,
+    /// Ferry, the folios of a batch before their turn.
+    Early,
+    /// Threads that copy their own parts at the same time and do nothing else: the machine's limit.
+    Limit,
+}
+
+impl How {
+    /// As the driver and a person know it.
+    pub fn name(self) -> &'static str {
+        match self {
+            How::Stock => "stock",
+            How::Now => "now",
+            How::Early => "early",
+            How::Limit => "limit",
+        }
+    }
+}
+
+/// What [`How::Limit`] copies with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Routine {
+    /// `rep movsb`, as all others here do.
+    Movsb,
+    /// The kernel's `memcpy()`, which moves words.
+    Memcpy,
+    /// Non-temporal stores of words.
+    Movnti,
+}
+
+impl Routine {
+    /// As the driver and a person know it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Routine::Movsb => "movsb",
+            Routine::Memcpy => "memcpy",
+            Routine::Movnti => "movnti",
+        }
+    }
+}
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Config {
+    pub how: How,
+    pub folio_bytes: u64,
+    /// Folios in one batch of `migrate_pages()`.
+    pub batch_folios: u64,
+    /// `vm.ferry.cpu_workers`, or threads besides the first one.
+    pub workers: u32,
+    pub routine: Routine,
+    /// The same batch again and again, or more memory than the caches hold.
+    pub warm: bool,
+    /// With the time of each folio, which costs some.
+    pub latency: bool,
+}
+
+impl Config {
+    /// What it has in common with what it is compared with.
+    pub fn comparable(&self, other: &Config) -> bool {
+        (self.folio_bytes, self.warm) == (other.folio_bytes, other.warm)
+    }
+
+    /// For a person.
+    pub fn label(&self) -> String {
+        match self.how {
+            How::Stock => "stock".into(),
+            How::Limit if self.routine == Routine::Movsb => {
+                format!("limit of {} threads", self.workers + 1)
+            }
+            How::Limit => format!(
+                "limit of {} threads, {}",
+                self.workers + 1,
+                self.routine.name()
+            ),
+            how => format!("{}, {} workers", how.name(), self.workers),
+        }
+    }
+}
+
+/// The driver's quantiles of a latency.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Tail {
+    pub p10: f64,
+    pub p50: f64,
+    pub p99: f64,
+}
+
+/// One measurement, as the driver gives it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    pub ns: u64,
+    pub bytes: u64,
+    pub bad_bytes: u64,
+    /// Folios whose content was there when their turn came.
+    #[serde(default)]
+    pub settled: u64,
+    /// Folios that failed, with whatever error.
+    #[serde(default)]
+    pub failed: u64,
+    pub first_ns: Option<Tail>,
+    pub turn_ns: Option<Tail>,
+    pub batch_ns: Option<Tail>,
+}
+
+impl Measured {
+    pub fn gib_per_s(&self) -> f64 {
+        self.bytes as f64 / (1u64 << 30) as f64 / (self.ns.max(1) as f64 / 1e9)
+    }
+}
+
+/// All rounds of one [`Config`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Run {
+    #[serde(flatten)]
+    pub config: Config,
+    pub total_bytes: u64,
+    pub gib_per_s: Range,
+    /// Each round, in GiB/s; the rounds of all runs of a folio size took turns.
+    pub samples: Vec<f64>,
+    /// (max - min) / median.
+    pub noise: f64,
+    /// Median over the rounds of the ratio to the stock loop in the same round.
+    pub ratio_to_stock: Option<f64>,
+    /// The same for the median batch of each round.
+    pub batch_ratio_to_stock: Option<f64>,
+    /// The same for the batch that a tenth of each round's were not slower than: it hardly knows
+    /// what else the machine had to do meanwhile.
+    pub quiet_ratio_to_stock: Option<f64>,
+    /// As `ratio_to_stock`, to the limit of as many threads, with the same instruction.
+    pub ratio_to_limit: Option<f64>,
+    /// From the begin of a batch until its first folio was settled and copied.
+    pub first_us: Option<Quantiles>,
+    /// From a folio's turn until it was settled and copied.
+    pub turn_us: Option<Quantiles>,
+    /// From the begin of a batch to its end: how long its last folio cannot be reached.
+    pub batch_us: Option<Quantiles>,
+    /// Share of the folios whose content was there when their turn came.
+    pub settled_share: f64,
+    pub failed: u64,
+    pub bad_bytes: u64,
+    /// What Ferry's own counters gained.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ferry: BTreeMap<String, u64>,
+}
+
+/// The machine that the kernel is a process of.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Machine {
+    pub cpu_model: String,
+    pub cpus: u32,
+    pub kernel: String,
+    /// Last-level caches together.
+    pub llc_bytes: u64,
+    /// Is it a virtual machine itself?
+    pub hypervisor: bool,
+    /// Load average before and after: what else there was to do makes figures worse and noisier.
+    pub load_begin: f64,
+    pub load_end: f64,
+    /// Share of the time of its CPUs that a hypervisor gave to others.
+    pub steal: f64,
+}
+
+/// A whole run of the benchmark.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Native {
+    /// [`NAME`].
+    pub benchmark: String,
+    pub machine: Machine,
+    /// Of the kernel that was measured.
+    pub kernel: String,
+    /// CPUs of the kernel that was measured.
+    pub cpus: u32,
+    /// When the run began, UTC.
+    pub date: String,
+    pub command: String,
+    pub rounds: u32,
+    /// Sources of a measurement that is not warm; as many destinations come on top.
+    pub set_bytes: u64,
+    pub wall_s: f64,
+    pub runs: Vec<Run>,
+    /// Why the benchmark failed; empty when all was well.
+    pub failures: Vec<String>,
+}
+
+impl Native {
+    /// What a person reads.
+    pub fn table(&self) -> String {
+        let mut text = format!(
+            "{}, {} CPUs, Linux {} as a process with {} CPUs, load {} to {}, {}\n\
+             folio  batch      where who                              GiB/s  noise  x stock  batch  quiet  \
+             x limit  first us turn us (p99)\n",
+            self.machine.cpu_model,
+            self.machine.cpus,
+            self.kernel,
+            self.cpus,
+            self.machine.load_begin,
+            self.machine.load_end,
+            self.date
+        );
+        let ratio = |r: Option<f64>| r.map_or("-".into(), |r| format!("{r:.3}"));
+        for run in &self.runs {
+            let c = &run.config;
+            let latency = match (run.first_us, run.turn_us) {
+                (Some(first), Some(turn)) => {
+                    format!("{:8.1} {:7.2} ({:.1})", first.p50, turn.p50, turn.p99)
+                }
+                _ => String::new(),
+            };
+            let line = format!(
+                "{:6} {:>5} x {:4}{} {:30} {:7.2}  {:4.0}%  {:>7}  {:>5}  {:>5}  {:>7}  {latency}",
+                size_name(c.folio_bytes),
+                c.batch_folios,
+                size_name(c.folio_bytes),
+                if c.warm { " warm" } else { " cold" },
+                c.label(),
+                run.gib_per_s.median,
+                run.noise * 100.0,
+                ratio(run.ratio_to_stock),
+                ratio(run.batch_ratio_to_stock),
+                ratio(run.quiet_ratio_to_stock),
+                ratio(run.ratio_to_limit),
+            );
+            text += line.trim_end();
+            text += "\n";
+        }
+        for failure in &self.failures {
+            text += &format!("FAILED: {failure}\n");
+        }
+        text
+    }
+}
