@@ -29,9 +29,10 @@
  * pinned_before_written_after_submit finds 1043571 of 1048576 bytes to be those of before
  * for shmem of 4K, 982193 for 64K, 2095310 of 4194304 for 2M. With RawBatch::settle()
  * answering Copied for Settle::Wait, writers_from_outside finds writes lost in all six
- * variants, and vmsplice(2) gets the wrong word of 236 of 256 pages of 4K. What fails in
- * referenced_after_submit if the check of references after settling is gone has not been
- * run: that is in mm/migrate.c.
+ * variants, and vmsplice(2) gets the wrong word of 236 of 256 pages of 4K. With
+ * move_copied_folio() taking whatever count of references it finds for the expected one,
+ * referenced_after_submit finds that folios have moved in spite of their references, in
+ * all three sizes of shmem.
  */
 #include <linux/userfaultfd.h>
 #include <poll.h>
