@@ -6,6 +6,9 @@
  * exhaust_pool makes the pool look empty, as many migrations at a time would. Every
  * batch and every copy in place has to be declined then, nothing may be copied by the
  * migrator, and all of it has to arrive. Afterwards the pool is whole and in use again.
+ *
+ * Seen red, in a scratch copy: with Pool::take() making a new batch object where there is
+ * none left, nothing is declined, and batches and bytes_early grow.
  */
 #include "kselftest_harness.h"
 #include "ferry_util.h"
