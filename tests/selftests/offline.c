@@ -10,7 +10,6 @@
 #include "kselftest_harness.h"
 #include "ferry_util.h"
 
-#define BLOCKS	"/sys/devices/system/memory/"
 #define MNT	"/tmp/ferry-ext4"
 #define PART	(4UL << 20)
 #define LEN	(8UL << 20)
@@ -34,7 +33,6 @@ FIXTURE(offline)
 
 FIXTURE_SETUP(offline)
 {
-	char hex[32];
 	int i, ret;
 
 	self->gone = -1;
@@ -42,9 +40,9 @@ FIXTURE_SETUP(offline)
 		self->fd[i] = -1;
 	if (ferry_mem_nodes(self->nodes) < 2)
 		SKIP(return, "needs two nodes with memory");
-	if (ferry_read(BLOCKS "block_size_bytes", hex, sizeof(hex)) <= 0)
+	self->block_pages = ferry_block_pages();
+	if (!self->block_pages)
 		SKIP(return, "no memory hotplug");
-	self->block_pages = strtoull(hex, NULL, 16) / FERRY_PAGE;
 	ASSERT_EQ(0, ferry_quiet());
 	ret = ferry_ext4(FERRY_DISK, MNT);
 	if (ret == -ENODEV)
@@ -54,20 +52,12 @@ FIXTURE_SETUP(offline)
 	ASSERT_EQ(0, ferry_stats_get(&self->before));
 }
 
-static int set_block(u64 block, const char *state)
-{
-	char path[100];
-
-	snprintf(path, sizeof(path), BLOCKS "memory%llu/state", block);
-	return ferry_write(path, "%s", state);
-}
-
 FIXTURE_TEARDOWN(offline)
 {
 	int i;
 
 	if (self->gone >= 0)
-		set_block(self->gone, "online_movable");
+		ferry_block_set(self->gone, "online_movable");
 	ferry_mix_unmap(&self->mix);
 	for (i = 0; i < NR_FILES; i++)
 		if (self->fd[i] >= 0)
@@ -75,35 +65,6 @@ FIXTURE_TEARDOWN(offline)
 	if (self->mounted)
 		umount(MNT);
 	ferry_restore();
-}
-
-/* In ZONE_MOVABLE, and without anything that was taken from it before the zone was made. */
-static bool movable(u64 block, u64 block_pages)
-{
-	char path[100], zones[64];
-	static u64 flags[32768];
-	bool ret = false;
-	u64 at, i;
-	int fd;
-
-	snprintf(path, sizeof(path), BLOCKS "memory%llu/valid_zones", block);
-	if (ferry_read(path, zones, sizeof(zones)) <= 0 || strcmp(zones, "Movable"))
-		return false;
-	fd = open("/proc/kpageflags", O_RDONLY);
-	if (fd < 0)
-		return false;
-	for (at = 0; at < block_pages; at += ARRAY_SIZE(flags)) {
-		if (pread(fd, flags, sizeof(flags), (block * block_pages + at) * 8) !=
-		    sizeof(flags))
-			goto out;
-		for (i = 0; i < ARRAY_SIZE(flags); i++)
-			if (flags[i] >> KPF_RESERVED & 1)
-				goto out;
-	}
-	ret = true;
-out:
-	close(fd);
-	return ret;
 }
 
 /* Where the pages of a file are; it is mapped for that time only. */
@@ -180,7 +141,7 @@ static long pick(FIXTURE_DATA(offline) * self, bool *tried, size_t max)
 			if (block >= max || tried[block])
 				continue;
 			tried[block] = true;
-			if (movable(block, self->block_pages))
+			if (ferry_block_movable(block))
 				return block;
 		}
 	return -1;
@@ -225,7 +186,7 @@ TEST_F(offline, movable_blocks)
 				held[i] = count_in(file_pages[i], PAGES, block, self->block_pages);
 			mixed = mix_in(self, block);
 
-			ASSERT_EQ(0, set_block(block, "offline")) TH_LOG("block %ld", block);
+			ASSERT_EQ(0, ferry_block_set(block, "offline")) TH_LOG("block %ld", block);
 			self->gone = block;
 
 			for (i = 0; i < NR_FILES; i++)
@@ -240,7 +201,7 @@ TEST_F(offline, movable_blocks)
 			ASSERT_EQ(0, mix_in(self, block));
 			mix_moved += mixed;
 
-			ASSERT_EQ(0, set_block(block, "online_movable"));
+			ASSERT_EQ(0, ferry_block_set(block, "online_movable"));
 			self->gone = -1;
 			all++;
 		}
