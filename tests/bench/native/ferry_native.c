@@ -9,7 +9,7 @@
  *
  *	alloc ORDER BYTES
  *	copy HOW BATCH SET_BYTES ROUNDS LATENCY
- *	limit ROUTINE THREADS SET_BYTES ROUNDS
+ *	limit ROUTINE THREADS BATCH SET_BYTES ROUNDS
  *
  * alloc makes two sets of folios, sources and destinations, in random order.
  * copy moves the content of the first SET_BYTES of them in batches of BATCH
@@ -19,8 +19,10 @@
  *	now	what migrate_folios_move() does without a submitted batch
  *	early	what migrate_folios_move() does
  *
- * limit has THREADS threads copy as many bytes at the same time, each its own
- * part, with one instruction each: movsb, memcpy (the kernel's) or movnti.
+ * limit has THREADS threads copy as many bytes at the same time, each its part
+ * of each batch, with movsb, memcpy (the kernel's) or movnti: once without
+ * waiting for each other, for the speed, and once beginning each batch together,
+ * for the time of a batch.
  * Destinations are spoilt before each round and every byte is compared after
  * it; neither is timed.
  *
@@ -298,6 +300,21 @@ struct native_copied {
 	struct native_series first, turn, batch;
 };
 
+static void native_say(struct native_copied *c, unsigned long nr,
+		       unsigned long rounds, u64 bad)
+{
+	int at = scnprintf(native_result, NATIVE_RESULT,
+			   "{\"ns\":%llu,\"bytes\":%llu,\"bad_bytes\":%llu,\"settled\":%llu,\"failed\":%llu",
+			   native_ns(c->cycles),
+			   ((u64)nr << (PAGE_SHIFT + native_order)) * rounds,
+			   bad, c->settled, c->failed);
+
+	at = native_show(&c->first, "first", at);
+	at = native_show(&c->turn, "turn", at);
+	at = native_show(&c->batch, "batch", at);
+	scnprintf(native_result + at, NATIVE_RESULT - at, "}\n");
+}
+
 /* As migrate_pages() and migrate_folios_move(), without the moving. */
 static void native_batch(struct native_copied *c, unsigned long first,
 			 unsigned long nr, enum native_how how)
@@ -371,7 +388,7 @@ static int native_copy(enum native_how how, unsigned long batch,
 	unsigned long nr = bytes >> (PAGE_SHIFT + native_order);
 	struct native_copied c = {};
 	u64 bad = 0;
-	int at, rc = -ENOMEM;
+	int rc = -ENOMEM;
 
 	if (!native_src || !nr || nr > native_nr || !rounds || !batch ||
 	    batch > NATIVE_MAX_BATCH)
@@ -396,15 +413,7 @@ static int native_copy(enum native_how how, unsigned long batch,
 		}
 		bad += native_bad(nr);
 	}
-	at = scnprintf(native_result, NATIVE_RESULT,
-		       "{\"ns\":%llu,\"bytes\":%llu,\"bad_bytes\":%llu,\"settled\":%llu,\"failed\":%llu",
-		       native_ns(c.cycles),
-		       ((u64)nr << (PAGE_SHIFT + native_order)) * rounds, bad,
-		       c.settled, c.failed);
-	at = native_show(&c.first, "first", at);
-	at = native_show(&c.turn, "turn", at);
-	at = native_show(&c.batch, "batch", at);
-	scnprintf(native_result + at, NATIVE_RESULT - at, "}\n");
+	native_say(&c, nr, rounds, bad);
 	rc = 0;
 out:
 	kvfree(c.turn.values);
@@ -441,56 +450,82 @@ static void native_movnti(void *dst, const void *src, size_t len)
 	asm volatile("sfence" : : : "memory");
 }
 
-/* One part of what several threads copy at the same time. */
-struct native_part {
+/* What several threads copy at the same time, batch by batch. */
+struct native_team {
 	native_routine routine;
-	unsigned long first;
+	unsigned int threads;
+	unsigned long batch;
 	unsigned long nr;
-	/* In the first folio, where several threads share one. */
-	size_t offset;
-	size_t len;
-	atomic_t *ready;
-	/* Stored with release when all are ready, read with acquire. */
-	int *go;
-	u64 begin;
-	u64 end;
-	struct completion done;
+	/*
+	 * Batches that may be begun: stored with release after the last one is
+	 * done, read with acquire.
+	 */
+	unsigned long begun;
+	/* Parts that are done, and threads that are there, but for the first. */
+	atomic_long_t done;
 };
 
-static void native_copy_part(struct native_part *part)
+struct native_member {
+	struct native_team *team;
+	unsigned int index;
+	/* When its last part was done. */
+	u64 end;
+	struct completion ended;
+};
+
+/* One thread's part of the batch that begins with folio @first. */
+static void native_copy_part(struct native_team *team, unsigned int index,
+			     unsigned long first)
 {
-	atomic_inc(part->ready);
-	/*
-	 * Begins after the others are ready. Pairs with the release in
-	 * native_limit().
-	 */
-	while (!smp_load_acquire(part->go))
-		cpu_relax();
-	part->begin = native_cycles();
-	for (unsigned long i = part->first; i < part->first + part->nr; i++)
-		part->routine(folio_address(native_dst[i]) + part->offset,
-			      folio_address(native_src[i]) + part->offset,
-			      part->len);
-	part->end = native_cycles();
+	unsigned long n = min(team->batch, team->nr - first);
+	size_t size = PAGE_SIZE << native_order;
+	unsigned long from = first, to = first + n;
+	size_t offset = 0, len = size;
+
+	if (n >= team->threads) {
+		from = first + n * index / team->threads;
+		to = first + n * (index + 1) / team->threads;
+	} else {
+		/* Slices of every folio, in cache lines. */
+		offset = size / 64 * index / team->threads * 64;
+		len = size / 64 * (index + 1) / team->threads * 64 - offset;
+	}
+	for (unsigned long i = from; i < to; i++)
+		team->routine(folio_address(native_dst[i]) + offset,
+			      folio_address(native_src[i]) + offset, len);
 }
 
 static int native_thread(void *data)
 {
-	struct native_part *part = data;
+	struct native_member *member = data;
+	struct native_team *team = member->team;
+	unsigned long batches = 0;
 
-	native_copy_part(part);
-	complete(&part->done);
+	atomic_long_inc(&team->done);
+	for (unsigned long i = 0; i < team->nr; i += team->batch) {
+		batches++;
+		/* Pairs with the release in native_lead(). */
+		while (smp_load_acquire(&team->begun) < batches)
+			cpu_relax();
+		native_copy_part(team, member->index, i);
+		atomic_long_inc_return_release(&team->done);
+	}
+	member->end = native_cycles();
+	complete(&member->ended);
 	return 0;
 }
 
-/* Starts threads for all parts but the first. */
-static int native_start(struct native_part *parts, unsigned int threads)
+/* Starts all but the first thread; returns how many there are then. */
+static unsigned int native_start(struct native_team *team,
+				 struct native_member *members)
 {
 	struct task_struct *task;
 
-	for (unsigned int i = 1; i < threads; i++) {
-		init_completion(&parts[i].done);
-		task = kthread_create(native_thread, &parts[i],
+	for (unsigned int i = 1; i < team->threads; i++) {
+		members[i].team = team;
+		members[i].index = i;
+		init_completion(&members[i].ended);
+		task = kthread_create(native_thread, &members[i],
 				      "ferry_native/%u", i);
 		if (IS_ERR(task))
 			return i;
@@ -498,77 +533,90 @@ static int native_start(struct native_part *parts, unsigned int threads)
 				   num_online_cpus());
 		wake_up_process(task);
 	}
-	return threads;
+	return team->threads;
+}
+
+/*
+ * The first thread. What is not started has its part left out. Returns when it
+ * began.
+ */
+static u64 native_lead(struct native_team *team, unsigned int started,
+		       bool together, struct native_copied *c)
+{
+	long done = started - 1;
+	u64 begin, batch;
+
+	while (atomic_long_read(&team->done) < done)
+		cond_resched();
+	begin = native_cycles();
+	for (unsigned long i = 0; i < team->nr; i += team->batch) {
+		batch = native_cycles();
+		/* Pairs with the acquire in native_thread(). */
+		smp_store_release(&team->begun,
+				  together ? team->begun + 1 : ULONG_MAX);
+		native_copy_part(team, 0, i);
+		done += started - 1;
+		if (!together)
+			continue;
+		while (atomic_long_read_acquire(&team->done) < done)
+			cpu_relax();
+		native_note(&c->batch, native_cycles() - batch);
+	}
+	return begin;
 }
 
 static int native_limit(native_routine routine, unsigned int threads,
-			unsigned long bytes, unsigned long rounds)
+			unsigned long batch, unsigned long bytes,
+			unsigned long rounds)
 {
-	size_t size = PAGE_SIZE << native_order;
-	unsigned long nr = bytes / size;
-	struct native_part *parts;
-	u64 cycles = 0, bad = 0;
-	int rc = 0;
+	unsigned long nr = bytes >> (PAGE_SHIFT + native_order);
+	struct native_member *members;
+	struct native_copied c = {};
+	u64 bad = 0;
+	int rc = -ENOMEM;
 
 	if (!native_src || !nr || nr > native_nr || !rounds || !threads ||
+	    !batch || batch > NATIVE_MAX_BATCH ||
 	    threads > min(num_online_cpus(), NATIVE_MAX_THREADS))
 		return -EINVAL;
-	parts = kvcalloc(threads, sizeof(*parts), GFP_KERNEL);
-	if (!parts)
-		return -ENOMEM;
-	for (unsigned long round = 0; round < rounds && !rc; round++) {
-		atomic_t ready = ATOMIC_INIT(0);
-		u64 begin = U64_MAX, end = 0;
+	c.batch.max = DIV_ROUND_UP(nr, batch) * rounds;
+	c.batch.values = kvcalloc(c.batch.max, sizeof(u32), GFP_KERNEL);
+	members = kvcalloc(threads, sizeof(*members), GFP_KERNEL);
+	if (!c.batch.values || !members)
+		goto out;
+	for (unsigned long round = 0; round < 2 * rounds; round++) {
+		struct native_team team = {
+			.routine = routine,
+			.threads = threads,
+			.batch = batch,
+			.nr = nr,
+		};
+		bool together = round & 1;
 		unsigned int started;
-		int go = 0;
+		u64 begin, end;
 
 		native_spoil(nr);
-		for (unsigned int i = 0; i < threads; i++) {
-			parts[i].routine = routine;
-			parts[i].ready = &ready;
-			parts[i].go = &go;
-			if (nr >= threads) {
-				parts[i].first = nr * i / threads;
-				parts[i].nr = nr * (i + 1) / threads -
-					      parts[i].first;
-				parts[i].offset = 0;
-				parts[i].len = size;
-			} else {
-				/* Slices of every folio, in cache lines. */
-				size_t from = size / 64 * i / threads * 64;
-
-				parts[i].first = 0;
-				parts[i].nr = nr;
-				parts[i].offset = from;
-				parts[i].len = size / 64 * (i + 1) / threads *
-					       64 - from;
-			}
+		started = native_start(&team, members);
+		begin = native_lead(&team, started, together, &c);
+		end = native_cycles();
+		for (unsigned int i = 1; i < started; i++) {
+			/* Not spinning: the others may need this CPU. */
+			wait_for_completion(&members[i].ended);
+			end = max(end, members[i].end);
 		}
-		started = native_start(parts, threads);
 		if (started < threads)
-			rc = -ENOMEM;
-		while (atomic_read(&ready) < started - 1)
-			cond_resched();
-		/* Pairs with the acquire in native_copy_part(). */
-		smp_store_release(&go, 1);
-		native_copy_part(&parts[0]);
-		for (unsigned int i = 0; i < started; i++) {
-			if (i)
-				wait_for_completion(&parts[i].done);
-			begin = min(begin, parts[i].begin);
-			end = max(end, parts[i].end);
-		}
-		cycles += end - begin;
-		if (!rc)
-			bad += native_bad(nr);
+			goto out;
+		if (!together)
+			c.cycles += end - begin;
+		bad += native_bad(nr);
+		cond_resched();
 	}
-	kvfree(parts);
-	if (rc)
-		return rc;
-	scnprintf(native_result, NATIVE_RESULT,
-		  "{\"ns\":%llu,\"bytes\":%llu,\"bad_bytes\":%llu}\n",
-		  native_ns(cycles), (u64)nr * size * rounds, bad);
-	return 0;
+	native_say(&c, nr, rounds, bad);
+	rc = 0;
+out:
+	kvfree(c.batch.values);
+	kvfree(members);
+	return rc;
 }
 
 static int native_command(const char *text)
@@ -592,8 +640,8 @@ static int native_command(const char *text)
 			return how;
 		return native_copy(how, batch, bytes, rounds, latency);
 	}
-	if (sscanf(text, "limit %15s %u %lu %lu", name, &threads, &bytes,
-		   &rounds) == 4) {
+	if (sscanf(text, "limit %15s %u %lu %lu %lu", name, &threads, &batch,
+		   &bytes, &rounds) == 5) {
 		native_routine routine;
 
 		if (!strcmp(name, "movsb"))
@@ -604,7 +652,7 @@ static int native_command(const char *text)
 			routine = native_movnti;
 		else
 			return -EINVAL;
-		return native_limit(routine, threads, bytes, rounds);
+		return native_limit(routine, threads, batch, bytes, rounds);
 	}
 	return -EINVAL;
 }

@@ -129,9 +129,10 @@ fn one(config: &Config, set_bytes: u64) -> Result<(Measured, BTreeMap<String, u6
     let (bytes, times) = plan::bytes_and_times(config, set_bytes);
     let text = match config.how {
         How::Limit => format!(
-            "limit {} {} {bytes} {times}",
+            "limit {} {} {} {bytes} {times}",
             config.routine.name(),
-            config.workers + 1
+            config.workers + 1,
+            config.batch_folios
         ),
         how => {
             write(&format!("{KNOBS}/cpu_workers"), &config.workers.to_string())?;

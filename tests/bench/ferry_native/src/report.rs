@@ -36,30 +36,40 @@ fn paired(
     these: &[&Sample],
     samples: &[Sample],
     to: &Config,
-    speed: fn(&Measured) -> Option<f64>,
+    speed: fn(&Sample) -> Option<f64>,
 ) -> Option<f64> {
     let those = of(samples, to);
     let ratios: Vec<f64> = (these.iter())
         .filter_map(|this| {
             let that = those.iter().find(|that| that.round == this.round)?;
-            Some(speed(&this.measured)? / speed(&that.measured)?)
+            Some(speed(this)? / speed(that)?)
         })
         .collect();
     median(&ratios)
 }
 
-fn overall(measured: &Measured) -> Option<f64> {
-    Some(measured.gib_per_s())
+fn overall(sample: &Sample) -> Option<f64> {
+    Some(sample.measured.gib_per_s())
 }
 
-/// Of the median batch; only good for comparing batches of the same size.
-fn by_batch(measured: &Measured) -> Option<f64> {
-    measured.batch_ns.map(|q| 1.0 / q.p50.max(1.0))
+/// Of the median batch.
+fn by_batch(sample: &Sample) -> Option<f64> {
+    sample
+        .measured
+        .batch_ns
+        .map(|q| batch_bytes(sample) / q.p50.max(1.0))
 }
 
 /// Of a batch that nothing came between.
-fn by_quiet_batch(measured: &Measured) -> Option<f64> {
-    measured.batch_ns.map(|q| 1.0 / q.p10.max(1.0))
+fn by_quiet_batch(sample: &Sample) -> Option<f64> {
+    sample
+        .measured
+        .batch_ns
+        .map(|q| batch_bytes(sample) / q.p10.max(1.0))
+}
+
+fn batch_bytes(sample: &Sample) -> f64 {
+    (sample.config.batch_folios * sample.config.folio_bytes) as f64
 }
 
 fn latency(these: &[&Sample], which: impl Fn(&Measured) -> Option<Tail>) -> Option<Quantiles> {
@@ -89,14 +99,18 @@ fn run(config: &Config, samples: &[Sample]) -> Option<Run> {
         routine: Routine::Movsb,
         ..*config
     };
-    // The limit knows neither batches nor latencies.
+    // The limit has batches of one size only, and no latencies.
     let limit = (samples.iter().map(|s| &s.config)).find(|c| {
         c.how == How::Limit
             && c.routine == Routine::Movsb
             && c.workers == config.workers
             && c.comparable(config)
     });
-    let copies = config.how != How::Limit;
+    let to_limit = |speed| {
+        limit
+            .filter(|_| config.how != How::Limit)
+            .and_then(|limit| paired(&these, samples, limit, speed))
+    };
     let to_stock =
         |speed| paired(&these, samples, &stock, speed).filter(|_| config.how != How::Stock);
     Some(Run {
@@ -107,9 +121,8 @@ fn run(config: &Config, samples: &[Sample]) -> Option<Run> {
         ratio_to_stock: to_stock(overall),
         batch_ratio_to_stock: to_stock(by_batch),
         quiet_ratio_to_stock: to_stock(by_quiet_batch),
-        ratio_to_limit: limit
-            .filter(|_| copies)
-            .and_then(|limit| paired(&these, samples, limit, overall)),
+        ratio_to_limit: to_limit(overall),
+        quiet_ratio_to_limit: to_limit(by_quiet_batch),
         first_us: latency(&these, |m| m.first_ns),
         turn_us: latency(&these, |m| m.turn_ns),
         batch_us: latency(&these, |m| m.batch_ns),

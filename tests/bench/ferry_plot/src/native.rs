@@ -345,7 +345,7 @@ mod tests {
             format!(
                 r#"{{"how":"{how}","folio_bytes":{folio},"batch_folios":{batch},"workers":{workers},
                 "routine":"movsb","warm":{warm},"latency":{timed},"total_bytes":1,"gib_per_s":{range},
-                "samples":[2.5],"noise":0.1,"ratio_to_stock":null,"batch_ratio_to_stock":null,"quiet_ratio_to_stock":null,"ratio_to_limit":null,
+                "samples":[2.5],"noise":0.1,"ratio_to_stock":null,"batch_ratio_to_stock":null,"quiet_ratio_to_stock":null,"ratio_to_limit":null,"quiet_ratio_to_limit":null,
                 "first_us":{latency},"turn_us":{latency},"batch_us":{latency},
                 "settled_share":1.0,"failed":0,"bad_bytes":7}}"#
             )

@@ -149,6 +149,7 @@ pub struct Run {
     pub quiet_ratio_to_stock: Option<f64>,
     /// As `ratio_to_stock`, to the limit of as many threads, with the same instruction.
     pub ratio_to_limit: Option<f64>,
+    pub quiet_ratio_to_limit: Option<f64>,
     /// From the begin of a batch until its first folio was settled and copied.
     pub first_us: Option<Quantiles>,
     /// From a folio's turn until it was settled and copied.
@@ -209,7 +210,7 @@ impl Native {
         let mut text = format!(
             "{}, {} CPUs, Linux {} as a process with {} CPUs, load {} to {}, {}\n\
              folio  batch      where who                              GiB/s  noise  x stock  batch  quiet  \
-             x limit  first us turn us (p99)\n",
+             x limit  quiet  first us turn us (p99)\n",
             self.machine.cpu_model,
             self.machine.cpus,
             self.kernel,
@@ -228,7 +229,7 @@ impl Native {
                 _ => String::new(),
             };
             let line = format!(
-                "{:6} {:>5} x {:4}{} {:30} {:7.2}  {:4.0}%  {:>7}  {:>5}  {:>5}  {:>7}  {latency}",
+                "{:6} {:>5} x {:4}{} {:30} {:7.2}  {:4.0}%  {:>7}  {:>5}  {:>5}  {:>7}  {:>5}  {latency}",
                 size_name(c.folio_bytes),
                 c.batch_folios,
                 size_name(c.folio_bytes),
@@ -240,6 +241,7 @@ impl Native {
                 ratio(run.batch_ratio_to_stock),
                 ratio(run.quiet_ratio_to_stock),
                 ratio(run.ratio_to_limit),
+                ratio(run.quiet_ratio_to_limit),
             );
             text += line.trim_end();
             text += "\n";
