@@ -142,6 +142,8 @@ fn measure(settings: &Settings, args: &[String]) -> Result<bool> {
         // The only way in which it can have several CPUs.
         "seccomp=on".into(),
         format!("initrd={}", initramfs.display()),
+        // Not in the home directory, which may not be there.
+        format!("uml_dir={}/", dir.path().display()),
         "con=null".into(),
         "con0=null,fd:1".into(),
         "console=tty0".into(),
