@@ -157,7 +157,8 @@ struct taker {
 	bool offline;	/* a block is going offline right now */
 	long taken;	/* allocations */
 	long refused;
-	long meanwhile;	/* allocations that ended while a block went offline */
+	long begun;	/* how many blocks were told to */
+	long meanwhile;	/* allocations while a block went offline, for a moment at least */
 };
 
 static void *taker_fn(void *arg)
@@ -165,13 +166,18 @@ static void *taker_fn(void *arg)
 	struct taker *t = arg;
 	const u64 pages = STEP / FERRY_PAGE;
 	u64 held = 0;
+	bool offline;
+	long begun;
 
 	while (!__atomic_load_n(&t->stop, __ATOMIC_ACQUIRE)) {
+		begun = __atomic_load_n(&t->begun, __ATOMIC_ACQUIRE);
+		offline = __atomic_load_n(&t->offline, __ATOMIC_ACQUIRE);
 		/* All of the area, piece by piece, and back. */
 		if (held + pages <= t->area->count && !area_write(t->area, "alloc", pages)) {
 			held += pages;
 			t->taken++;
-			t->meanwhile += __atomic_load_n(&t->offline, __ATOMIC_ACQUIRE);
+			t->meanwhile += offline ||
+					__atomic_load_n(&t->begun, __ATOMIC_ACQUIRE) != begun;
 			continue;
 		}
 		t->refused += held + pages <= t->area->count;
@@ -294,7 +300,7 @@ TEST_F(offline_cma, blocks_go_while_the_area_is_taken)
 	int rounds = ferry_iters(4, 2), r, done, all = 0, failed = 0;
 	struct moved moved, sum = {};
 	struct taker t = {};
-	bool tried[4096];
+	bool tried[4096], seen = false;
 	size_t got;
 	long block;
 
@@ -303,8 +309,11 @@ TEST_F(offline_cma, blocks_go_while_the_area_is_taken)
 		   (unsigned long long)self->area.count >> 8, got >> 10);
 	ASSERT_GE(got, MIN_IN_AREA / 4);
 	t.area = &self->area;
-	/* More, if none of the allocations ended in the moments that going offline takes. */
-	for (r = 0; r < rounds || (r < 3 * rounds && !t.meanwhile); r++) {
+	/*
+	 * More rounds, if no allocation fell into a moment of going offline, or if the
+	 * blocks that went had nothing for a batch in them.
+	 */
+	for (r = 0; r < rounds || (r < 4 * rounds && !seen); r++) {
 		/* What was in the area is out of it: some in it again. */
 		if (r)
 			ASSERT_GE(get_into_area(self, self->nodes[0]), MIN_IN_AREA / 4);
@@ -319,6 +328,7 @@ TEST_F(offline_cma, blocks_go_while_the_area_is_taken)
 			if (block < 0)
 				break;
 			__atomic_store_n(&t.offline, true, __ATOMIC_RELEASE);
+			__atomic_fetch_add(&t.begun, 1, __ATOMIC_RELEASE);
 			if (ferry_block_set(block, "offline")) {
 				/* The block has something that is not to be moved now. */
 				failed++;
@@ -343,6 +353,8 @@ TEST_F(offline_cma, blocks_go_while_the_area_is_taken)
 		sum.batches_contig += moved.batches_contig;
 		while (self->nr_mem)
 			munmap(self->mem[--self->nr_mem], STEP);
+		seen = t.meanwhile && sum.hotplug &&
+		       (sum.batches_hotplug || !ferry_active());
 	}
 	ferry_note("%d blocks went offline, %d did not; %ld pages moved, %ld batches", all, failed,
 		   sum.hotplug, sum.batches_hotplug);
