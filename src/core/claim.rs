@@ -180,9 +180,10 @@ impl<W: Word> Ticket<W> {
     /// Takes the next number, if it is below `limit`.
     ///
     /// The limit may differ from call to call (look-ahead grows as the mover moves). A number is
-    /// handed out once, in order and without gaps, and the counter never passes the highest limit,
-    /// so it cannot overflow however often this is called. That is why it is not a `fetch_add()`:
-    /// one that overshoots the limit of the day would lose the number it got.
+    /// handed out once and in order, without gaps but those of [`Ticket::advance()`], and the
+    /// counter does not pass the highest limit here, so it cannot overflow however often this is
+    /// called. That is why it is not a `fetch_add()`: one that overshoots the limit of the day would
+    /// lose the number it got.
     #[inline]
     pub fn take(&self, limit: u32) -> Option<u32> {
         let mut next = self.next.load_relaxed();

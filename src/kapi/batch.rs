@@ -513,10 +513,10 @@ impl RawBatch {
     /// Returns how many destinations that were.
     pub(crate) fn unpark(&mut self) -> u32 {
         let mut any = false;
-        for (word, first) in self
-            .parked
-            .iter_mut()
-            .zip((0..).step_by(u32::BITS as usize))
+        // Each time a batch ends, so not beyond the words that can have a bit: one for a single folio.
+        let words = self.filled().0.div_ceil(u32::BITS) as usize;
+        for (word, first) in
+            (self.parked.iter_mut().take(words)).zip((0..).step_by(u32::BITS as usize))
         {
             let mut bits = core::mem::take(word.get_mut());
             while bits != 0 {
