@@ -4,13 +4,11 @@
  * CPUs, and the work of a thread brings it back. Needs such a node in a lower memory
  * tier (in QEMU: HMAT tables).
  */
-#include <dirent.h>
 #include <fcntl.h>
 
 #include "kselftest_harness.h"
 #include "ferry_util.h"
 
-#define TIERS	"/sys/devices/virtual/memory_tiering"
 #define SCHED	"/sys/kernel/debug/sched/numa_balancing/"
 #define PART	(8UL << 20)
 #define FILE_LEN (8UL << 20)
@@ -24,19 +22,6 @@ FIXTURE(demotion)
 	int slow, fd;
 };
 
-static int nr_tiers(void)
-{
-	DIR *d = opendir(TIERS);
-	struct dirent *e;
-	int n = 0;
-
-	while (d && (e = readdir(d)))
-		n += !strncmp(e->d_name, "memory_tier", 11);
-	if (d)
-		closedir(d);
-	return n;
-}
-
 FIXTURE_SETUP(demotion)
 {
 	int mem[FERRY_MAX_NODES], n, i;
@@ -49,7 +34,7 @@ FIXTURE_SETUP(demotion)
 			self->slow = mem[i];
 	if (ferry_cpu_nodes(self->nodes) < 1 || self->slow < 0)
 		SKIP(return, "needs a node without CPUs");
-	if (nr_tiers() < 2)
+	if (ferry_memory_tiers() < 2)
 		SKIP(return, "the node without CPUs is in no lower memory tier");
 	ASSERT_EQ(0, ferry_quiet());
 	ASSERT_EQ(0, ferry_set("/sys/kernel/mm/numa/demotion_enabled", "true"));

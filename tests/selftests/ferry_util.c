@@ -476,7 +476,33 @@ long ferry_node_free(int node)
 	return n < 0 ? n : n * (long)FERRY_PAGE;
 }
 
+long ferry_corrupted_kib(void)
+{
+	char buf[8192], *p;
+	long n = -1;
+
+	if (ferry_read("/proc/meminfo", buf, sizeof(buf)) <= 0)
+		return -1;
+	p = strstr(buf, "HardwareCorrupted:");
+	if (p)
+		sscanf(p, "HardwareCorrupted: %ld", &n);
+	return n;
+}
+
 /* ---- nodes, CPUs ---- */
+
+int ferry_memory_tiers(void)
+{
+	DIR *d = opendir("/sys/devices/virtual/memory_tiering");
+	struct dirent *e;
+	int n = 0;
+
+	while (d && (e = readdir(d)))
+		n += !strncmp(e->d_name, "memory_tier", 11);
+	if (d)
+		closedir(d);
+	return n;
+}
 
 static int parse_list(const char *text, int *out, int max)
 {

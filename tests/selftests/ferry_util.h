@@ -125,6 +125,10 @@ long ferry_vmstat(const char *name);
 long ferry_node_vmstat(int node, const char *name);
 /* Free memory of a node in bytes. */
 long ferry_node_free(int node);
+/* HardwareCorrupted of /proc/meminfo; -1 if there is none. */
+long ferry_corrupted_kib(void);
+/* How many tiers of memory the kernel knows. */
+int ferry_memory_tiers(void);
 
 /* ---- nodes, CPUs ---- */
 

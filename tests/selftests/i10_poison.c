@@ -92,19 +92,6 @@ static int poison(char *p)
 	return ret;
 }
 
-static long corrupted_kib(void)
-{
-	char buf[8192], *p;
-	long n = -1;
-
-	if (ferry_read("/proc/meminfo", buf, sizeof(buf)) <= 0)
-		return -1;
-	p = strstr(buf, "HardwareCorrupted:");
-	if (p)
-		sscanf(p, "HardwareCorrupted: %ld", &n);
-	return n;
-}
-
 /* All pages but the victim, and the victim too if it can be read. */
 static size_t bad_bytes(char *mem, u64 gen, bool *victim)
 {
@@ -138,7 +125,7 @@ TEST_F(i10, poison_by_page_frame)
 		ferry_fill(self->mem, LEN, 10, i);
 		pfn = ferry_pfn(self->mem + VICTIM * FERRY_PAGE);
 		ASSERT_NE(0, pfn);
-		before = corrupted_kib();
+		before = ferry_corrupted_kib();
 		log = hz_log_open();
 		seen = ferry_stat("batches");
 		ASSERT_EQ(0, hz_move_start(&m, self->mem, LEN, FERRY_PAGE,
@@ -149,7 +136,7 @@ TEST_F(i10, poison_by_page_frame)
 		ferry_write(INJECT "corrupt-pfn", "%#llx", (unsigned long long)pfn);
 		ASSERT_LE(0, hz_move_end(&m));
 		EXPECT_EQ(0, bad_bytes(self->mem, i, &victim));
-		after = corrupted_kib();
+		after = ferry_corrupted_kib();
 		EXPECT_LE(after - before, 4);
 		/* The page frame is reported for one poison, and not used any more. */
 		EXPECT_LE(hz_log_count(log, "recovery action for"), 1);
@@ -171,7 +158,7 @@ TEST_F(i10, poison_by_address)
 	for (i = 0; i < iters; i++) {
 		ASSERT_EQ(0, hz_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[i & 1]));
 		ferry_fill(self->mem, LEN, 10, i);
-		before = corrupted_kib();
+		before = ferry_corrupted_kib();
 		log = hz_log_open();
 		seen = ferry_stat("batches");
 		ASSERT_EQ(0, hz_move_start(&m, self->mem, LEN, FERRY_PAGE,
@@ -193,7 +180,7 @@ TEST_F(i10, poison_by_address)
 		}
 		ASSERT_EQ(0, ret);
 		EXPECT_FALSE(victim);
-		EXPECT_EQ(4, corrupted_kib() - before);
+		EXPECT_EQ(4, ferry_corrupted_kib() - before);
 		EXPECT_EQ(1, hz_log_count(log, "recovery action for"));
 	}
 }

@@ -143,19 +143,6 @@ static int pin(int memfd, size_t off, size_t len)
 	return fd;
 }
 
-static long corrupted_kib(void)
-{
-	char buf[8192], *p;
-	long n = -1;
-
-	if (ferry_read("/proc/meminfo", buf, sizeof(buf)) <= 0)
-		return -1;
-	p = strstr(buf, "HardwareCorrupted:");
-	if (p)
-		sscanf(p, "HardwareCorrupted: %ld", &n);
-	return n;
-}
-
 /* All pages but the poisoned one. */
 static size_t bad_bytes(const char *mem, size_t len, size_t poisoned, u64 gen)
 {
@@ -198,10 +185,10 @@ TEST_F(i2, poisoned_folio_in_a_batch)
 
 	buf = pin(self->fd, victim, FERRY_PAGE);
 	ASSERT_GE(buf, 0);
-	before = corrupted_kib();
+	before = ferry_corrupted_kib();
 	/* It says that it could do nothing, which is what this is about. */
 	ferry_write(HWPOISON "corrupt-pfn", "%#llx", (unsigned long long)pfn);
-	EXPECT_EQ(4, corrupted_kib() - before);
+	EXPECT_EQ(4, ferry_corrupted_kib() - before);
 	ASSERT_EQ(1, ferry_kpageflags(pfn) >> FERRY_KPF_HWPOISON & 1);
 	close(buf);
 	ASSERT_EQ(self->len, ferry_in_folios_of(self->mem, self->len, FERRY_PMD));

@@ -15,13 +15,10 @@
  * Seen red, in a scratch copy: with Batch::give_back() dropping the batch object in place
  * of putting it into the pool, the pool is not whole after the first round.
  */
-#include <dirent.h>
-
 #include "kselftest_harness.h"
 #include "ferry_util.h"
 #include "hazards.h"
 
-#define TIERS	"/sys/devices/virtual/memory_tiering"
 #define DEMOTION "/sys/kernel/mm/numa/demotion_enabled"
 #define LEN	(4UL << 20)
 /* Above the watermarks, which are higher while there may be huge pages. */
@@ -52,19 +49,6 @@ FIXTURE_VARIANT_ADD(i8, 4k) { .kib = 4, .cold_kib = 4 };
 FIXTURE_VARIANT_ADD(i8, 64k) { .kib = 64, .cold_kib = 4 };
 FIXTURE_VARIANT_ADD(i8, 2m) { .kib = 2048, .cold_kib = 2048 };
 
-static int nr_tiers(void)
-{
-	DIR *d = opendir(TIERS);
-	struct dirent *e;
-	int n = 0;
-
-	while (d && (e = readdir(d)))
-		n += !strncmp(e->d_name, "memory_tier", 11);
-	if (d)
-		closedir(d);
-	return n;
-}
-
 FIXTURE_SETUP(i8)
 {
 	int mem[FERRY_MAX_NODES], n, i;
@@ -78,7 +62,7 @@ FIXTURE_SETUP(i8)
 			self->slow = mem[i];
 	if (ferry_cpu_nodes(self->nodes) < 2 || self->slow < 0)
 		SKIP(return, "needs two nodes with CPUs and one without");
-	if (nr_tiers() < 2)
+	if (ferry_memory_tiers() < 2)
 		SKIP(return, "the node without CPUs is in no lower memory tier");
 	ASSERT_EQ(0, hz_prepare(self->nodes));
 	ferry_pin_cpu(-1);
