@@ -21,10 +21,10 @@ help: ## this list
 	@echo "KDIR=<tree>   built kernel tree for a plain out-of-tree build of the module"
 	@echo "V=1           show what is run;  JOBS=n  parallel jobs (default: all CPUs)"
 
-demo: kernel module bench ## build everything, boot it, migrate memory and show the figures
+demo: kernel module bench-tools ## build everything, boot it, migrate memory and show the figures
 	@$(in_env) scripts/demo
 
-check: kernel module kernel-debug module-debug selftests bench ## all tests; ends with "N passed, N failed, N skipped"
+check: kernel module kernel-debug module-debug selftests bench-tools ## all tests; ends with "N passed, N failed, N skipped"
 	@$(in_env) scripts/check --base --debug-short
 
 check-debug: kernel-debug module-debug selftests ## the whole test set on the debug kernel (KASAN, lockdep, ...)
@@ -51,10 +51,10 @@ module-um: kernel-um ## ferry.ko for the kernel as a user process (build/module-
 selftests: kernel ## the programs of tests/selftests (build/selftests)
 	@$(in_env) $(MAKE) -s --no-print-directory -C tests/selftests KSRC=$(top)/build/linux OUTPUT=$(top)/build/selftests
 
-bench: env ## the benchmark and plot programs (build/bench)
+bench-tools: env ## the benchmark and plot programs (build/bench)
 	@$(in_env) $(cargo_bench)
 
-bench-native: kernel-um module-um bench ## copying at the machine's own speed, without a VM
+bench-native: kernel-um module-um bench-tools ## copying at the machine's own speed, without a VM
 	@scripts/bench-native
 
 host-tests: env ## the tests that need no kernel, model checking included
@@ -94,5 +94,5 @@ distclean: ## remove build/
 	rm -rf --one-file-system build
 
 .PHONY: help demo check check-debug kernel kernel-debug kernel-um module \
-	module-debug module-um selftests bench bench-native host-tests \
+	module-debug module-um selftests bench-tools bench-native host-tests \
 	objcheck lint shell env series patch-kernel modules clean distclean
