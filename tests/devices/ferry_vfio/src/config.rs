@@ -179,6 +179,37 @@ impl ConfigSpace {
         Ok(space)
     }
 
+    /// A function with these BARs, power management, PCI Express with function level reset, MSI,
+    /// and MSI-X in a BAR of its own if it is given one.
+    pub fn usual(
+        identity: Identity,
+        mut bars: [Option<Bar>; 6],
+        msi: u16,
+        msix: Option<(u8, u16)>,
+    ) -> Result<ConfigSpace, Error> {
+        let mut capabilities = vec![
+            Capability::PowerManagement,
+            Capability::Express { flr: true },
+            Capability::Msi { vectors: msi },
+        ];
+        if let Some((bar, vectors)) = msix {
+            let table = (u32::from(vectors) * 16).next_power_of_two().max(0x1000);
+            let slot = bars.get_mut(usize::from(bar));
+            *slot.ok_or(Error::Bar(bar.into()))? = Some(Bar {
+                size: u64::from(table) * 2,
+                wide: false,
+                prefetchable: false,
+            });
+            let place = |offset| Place { bar, offset };
+            capabilities.push(Capability::MsiX {
+                vectors,
+                table: place(0),
+                pba: place(table),
+            });
+        }
+        ConfigSpace::new(identity, bars, &capabilities, &[])
+    }
+
     fn put(&mut self, at: usize, bytes: &[u8]) {
         self.bytes[at..at + bytes.len()].copy_from_slice(bytes);
     }

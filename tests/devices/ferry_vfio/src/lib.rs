@@ -24,6 +24,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod bytes;
 pub mod config;
 pub mod control;
 pub mod counters;

@@ -53,8 +53,27 @@ pub trait Dma: Send + Sync {
         self.read(source, &mut data).map_err(Side::Source)?;
         self.write(destination, &data).map_err(Side::Destination)
     }
+    /// Reads an aligned 64-bit word in one piece; what is read later is not read before it.
+    fn load64(&self, address: u64) -> Result<u64, Fault> {
+        aligned(address)?;
+        let mut word = [0; 8];
+        self.read(address, &mut word)?;
+        Ok(u64::from_le_bytes(word))
+    }
+    /// Writes an aligned 64-bit word in one piece; what was written before can be seen first.
+    fn store64(&self, address: u64, value: u64) -> Result<(), Fault> {
+        aligned(address)?;
+        self.write(address, &value.to_le_bytes())
+    }
     /// Applies `change` to the 64-bit word at `address` atomically; the old value.
     fn update64(&self, address: u64, change: &mut dyn FnMut(u64) -> u64) -> Result<u64, Fault>;
+}
+
+fn aligned(address: u64) -> Result<(), Fault> {
+    match address % 8 {
+        0 => Ok(()),
+        _ => Err(Fault::Unaligned(address)),
+    }
 }
 
 struct Mapping {
@@ -189,6 +208,20 @@ impl GuestMemory {
         self.map_mut().clear();
     }
 
+    /// Access to the aligned 64-bit word at `address`.
+    fn word<R>(
+        &self,
+        address: u64,
+        write: bool,
+        access: impl FnOnce(&AtomicU64) -> R,
+    ) -> Result<R, Fault> {
+        aligned(address)?;
+        let map = self.map();
+        let slice = self.piece(&map, address, 8, write)?;
+        let word = slice.get_atomic_ref::<AtomicU64>(0);
+        word.map(access).map_err(|_| Fault::Decode(address))
+    }
+
     /// The longest piece of memory at `address`, at most `len` bytes.
     fn piece<'a>(
         &self,
@@ -272,17 +305,23 @@ impl Dma for GuestMemory {
         Ok(())
     }
 
+    fn load64(&self, address: u64) -> Result<u64, Fault> {
+        let load = |word: &AtomicU64| word.load(Ordering::Acquire);
+        self.word(address, false, load).map(u64::from_le)
+    }
+
+    fn store64(&self, address: u64, value: u64) -> Result<(), Fault> {
+        self.word(address, true, |word| {
+            word.store(value.to_le(), Ordering::Release);
+        })
+    }
+
     fn update64(&self, address: u64, change: &mut dyn FnMut(u64) -> u64) -> Result<u64, Fault> {
-        if address % 8 != 0 {
-            return Err(Fault::Unaligned(address));
-        }
-        let map = self.map();
-        let slice = self.piece(&map, address, 8, true)?;
-        let word = slice
-            .get_atomic_ref::<AtomicU64>(0)
-            .map_err(|_| Fault::Decode(address))?;
-        word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |old| Some(change(old)))
-            .map_err(|_| Fault::Decode(address))
+        let mut changed = |old| Some(change(u64::from_le(old)).to_le());
+        self.word(address, true, |word| {
+            let update = word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, &mut changed);
+            u64::from_le(update.unwrap_or_else(|old| old))
+        })
     }
 }
 
@@ -339,9 +378,7 @@ impl Dma for Block {
     }
 
     fn update64(&self, address: u64, change: &mut dyn FnMut(u64) -> u64) -> Result<u64, Fault> {
-        if address % 8 != 0 {
-            return Err(Fault::Unaligned(address));
-        }
+        aligned(address)?;
         self.with(address, 8, |bytes| {
             let mut word = [0; 8];
             word.copy_from_slice(bytes);
@@ -472,6 +509,17 @@ mod tests {
             Err(Fault::Unaligned(0x100c))
         );
         assert!(memory.update64(0x9000, &mut |v| v).is_err());
+        memory.store64(0x1010, 0x0102_0304_0506_0708).unwrap();
+        let mut first = [0];
+        memory.read(0x1010, &mut first).unwrap();
+        assert_eq!(
+            (memory.load64(0x1010), first),
+            (Ok(0x0102_0304_0506_0708), [8])
+        );
+        assert_eq!(memory.load64(0x1014), Err(Fault::Unaligned(0x1014)));
+        assert_eq!(memory.load64(0x3000), Err(Fault::Decode(0x3000)));
+        assert_eq!(memory.load64(0x8000), Ok(0));
+        assert_eq!(memory.store64(0x8000, 1), Err(Fault::Denied(0x8000)));
         assert_eq!(
             memory.update64(0x8000, &mut |v| v),
             Err(Fault::Denied(0x8000))

@@ -1,27 +1,38 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Accesses to a BAR whose registers are 32 bits wide.
+//! Accesses to a BAR whose registers are 32 or 64 bits wide, and names for registers.
 
-/// Fills `data` from the 32-bit registers that `register` reads by offset. Any width and alignment
-/// is served; bytes beyond the address space read as ones.
-pub fn read32(offset: u64, data: &mut [u8], mut register: impl FnMut(u64) -> u32) {
-    let mut have: Option<(u64, [u8; 4])> = None;
+/// Fills `data` from the registers of `N` bytes that `register` reads by offset.
+fn read<const N: usize>(offset: u64, data: &mut [u8], mut register: impl FnMut(u64) -> [u8; N]) {
+    let size = N as u64;
+    let mut have: Option<(u64, [u8; N])> = None;
     for (i, byte) in (0u64..).zip(data.iter_mut()) {
         let Some(at) = offset.checked_add(i) else {
             *byte = 0xff;
             continue;
         };
-        let base = at & !3;
+        let base = at - at % size;
         let value = match have {
             Some((of, value)) if of == base => value,
             _ => {
-                let value = register(base).to_le_bytes();
+                let value = register(base);
                 have = Some((base, value));
                 value
             }
         };
-        *byte = value[(at & 3) as usize];
+        *byte = value[(at % size) as usize];
     }
+}
+
+/// Fills `data` from the 32-bit registers that `register` reads by offset. Any width and alignment
+/// is served; bytes beyond the address space read as ones.
+pub fn read32(offset: u64, data: &mut [u8], mut register: impl FnMut(u64) -> u32) {
+    read(offset, data, |at| register(at).to_le_bytes());
+}
+
+/// As [`read32`], of 64-bit registers.
+pub fn read64(offset: u64, data: &mut [u8], mut register: impl FnMut(u64) -> u64) {
+    read(offset, data, |at| register(at).to_le_bytes());
 }
 
 /// Splits an access into writes of whole aligned registers. `false`, and nothing written, if it is
@@ -40,6 +51,55 @@ pub fn write32(offset: u64, data: &[u8], mut register: impl FnMut(u64, u32)) -> 
     true
 }
 
+/// As [`write32`], to 64-bit registers, which can be written by halves: `register` is given the
+/// offset, the value, and a mask of the bits that are written.
+#[must_use]
+pub fn write64(offset: u64, data: &[u8], mut register: impl FnMut(u64, u64, u64)) -> bool {
+    let half = u64::from(u32::MAX);
+    let mut whole: Option<(u64, u64)> = None;
+    let fits = write32(offset, data, |at, value| {
+        let value = u64::from(value);
+        match (at % 8, whole.take()) {
+            (0, _) => whole = Some((at, value)),
+            (_, Some((low, first))) => register(low, first | value << 32, u64::MAX),
+            (_, None) => register(at - 4, value << 32, half << 32),
+        }
+    });
+    if let Some((at, value)) = whole {
+        register(at, value, half);
+    }
+    fits
+}
+
+/// An enum of registers by offset, with `ALL` of them, `at` an offset, and `dump` for people.
+#[macro_export]
+macro_rules! registers {
+    ($(#[$doc:meta])* pub enum Register { $($(#[$about:meta])* $name:ident = $at:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[allow(missing_docs)]
+        pub enum Register { $($(#[$about])* $name = $at,)* }
+
+        impl Register {
+            /// All of them.
+            pub const ALL: &'static [Register] = &[$(Register::$name,)*];
+
+            /// The one at an offset.
+            pub fn at(offset: u64) -> Option<Register> {
+                Register::ALL.iter().copied().find(|r| *r as u64 == offset)
+            }
+
+            /// Their values by name.
+            pub fn dump<T: std::fmt::LowerHex>(read: impl Fn(Register) -> T) -> serde_json::Value {
+                let text = |r: &Register| format!("{:#x}", read(*r)).into();
+                let all = Register::ALL.iter();
+                let all = all.map(|r| (format!("{r:?}"), text(r)));
+                all.collect::<serde_json::Map<_, _>>().into()
+            }
+        }
+    };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,6 +116,9 @@ mod tests {
         let mut end = [0; 4];
         read32(u64::MAX - 1, &mut end, |_| 0);
         assert_eq!(end, [0, 0, 0xff, 0xff]);
+        let mut high = [0; 4];
+        read64(12, &mut high, |offset| offset << 32);
+        assert_eq!(high, [8, 0, 0, 0]);
     }
 
     #[test]
@@ -75,6 +138,31 @@ mod tests {
         assert_eq!(seen, [(8, 1), (12, 2)]);
         for (offset, len) in [(1, 4), (0, 2), (0, 0), (0, 6), (u64::MAX - 3, 4)] {
             assert!(!write32(offset, &[0; 8][..len], |_, _| panic!("written")));
+        }
+    }
+
+    #[test]
+    fn wide_registers_are_written_by_halves_or_whole() {
+        let write = |offset, data: &[u8]| {
+            let mut seen = Vec::new();
+            assert!(write64(offset, data, |o, v, m| seen.push((o, v, m))));
+            seen
+        };
+        let (low, high) = (u64::MAX >> 32, !(u64::MAX >> 32));
+        let data = [1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0];
+        assert_eq!(write(8, &data[..8]), [(8, 0x2_0000_0001, u64::MAX)]);
+        assert_eq!(write(8, &data[..4]), [(8, 1, low)]);
+        assert_eq!(write(12, &data[..4]), [(8, 1 << 32, high)]);
+        assert_eq!(
+            write(12, &data),
+            [(8, 1 << 32, high), (16, 3 << 32 | 2, u64::MAX)]
+        );
+        assert_eq!(
+            write(16, &data),
+            [(16, 2 << 32 | 1, u64::MAX), (24, 3, low)]
+        );
+        for (offset, len) in [(1, 8), (0, 2), (0, 0)] {
+            assert!(!write64(offset, &data[..len], |_, _, _| panic!("written")));
         }
     }
 }
