@@ -23,7 +23,7 @@
 
 pub mod queue;
 
-use ferry_vfio::config::{Bar, Capability, ConfigSpace, Error, Identity, Place};
+use ferry_vfio::config::{Bar, ConfigSpace, Error, Identity};
 use ferry_vfio::lane::Lane;
 use ferry_vfio::mmio;
 use ferry_vfio::server::Function;
@@ -72,34 +72,13 @@ pub fn function(msix: bool) -> io::Result<Function> {
 }
 
 fn config(msix: bool) -> Result<ConfigSpace, Error> {
-    let bar = |size, wide| {
-        Some(Bar {
-            size,
-            wide,
-            prefetchable: false,
-        })
-    };
-    let mut capabilities = vec![
-        Capability::PowerManagement,
-        Capability::Express { flr: true },
-        Capability::Msi { vectors: 1 },
-    ];
-    let mut bars = [bar(BAR_SIZE, true), None, None, None, None, None];
-    if msix {
-        bars[usize::from(MSIX_BAR)] = bar(0x2000, false);
-        capabilities.push(Capability::MsiX {
-            vectors: QUEUES,
-            table: Place {
-                bar: MSIX_BAR,
-                offset: 0,
-            },
-            pba: Place {
-                bar: MSIX_BAR,
-                offset: 0x1000,
-            },
-        });
-    }
-    ConfigSpace::new(IDENTITY, bars, &capabilities, &[])
+    let mut bars = [None; 6];
+    bars[usize::from(BAR)] = Some(Bar {
+        size: BAR_SIZE,
+        wide: true,
+        prefetchable: false,
+    });
+    ConfigSpace::usual(IDENTITY, bars, 1, msix.then_some((MSIX_BAR, QUEUES)))
 }
 
 impl Ae4dma {
@@ -162,19 +141,8 @@ impl Device for Ae4dma {
     }
 
     fn state(&self) -> serde_json::Value {
-        let queues: Vec<serde_json::Value> = self
-            .lanes
-            .iter()
-            .map(|lane| {
-                lane.with(|ring| {
-                    Register::ALL
-                        .iter()
-                        .map(|r| (format!("{r:?}"), format!("{:#x}", ring.read(*r)).into()))
-                        .collect::<serde_json::Map<_, _>>()
-                        .into()
-                })
-            })
-            .collect();
+        let queue = |lane: &Lane<Ring>| lane.with(|ring| Register::dump(|r| ring.read(r)));
+        let queues: Vec<_> = self.lanes.iter().map(queue).collect();
         serde_json::json!({"enabled": self.enabled.load(Ordering::SeqCst), "queues": queues})
     }
 }

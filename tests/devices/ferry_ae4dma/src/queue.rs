@@ -2,8 +2,9 @@
 
 //! A queue: its registers, its ring, its descriptors. Pure.
 
+use ferry_vfio::bytes::{u32_at, u64_at};
 use ferry_vfio::lane::{Halt, Io, Queue};
-use ferry_vfio::memory::{Dma, Side};
+use ferry_vfio::memory::Dma;
 
 /// Bytes of a descriptor.
 pub const DESCRIPTOR: u64 = 32;
@@ -48,36 +49,17 @@ pub mod code {
 const STOP: u8 = 1 << 0;
 const INTERRUPT: u8 = 1 << 1;
 
-/// A queue's registers, by offset.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub enum Register {
-    Control = 0x00,
-    Status = 0x04,
-    MaxIndex = 0x08,
-    ReadIndex = 0x0c,
-    WriteIndex = 0x10,
-    InterruptStatus = 0x14,
-    BaseLow = 0x18,
-    BaseHigh = 0x1c,
-}
-
-impl Register {
-    /// All of them.
-    pub const ALL: [Register; 8] = [
-        Register::Control,
-        Register::Status,
-        Register::MaxIndex,
-        Register::ReadIndex,
-        Register::WriteIndex,
-        Register::InterruptStatus,
-        Register::BaseLow,
-        Register::BaseHigh,
-    ];
-
-    /// The one at an offset.
-    pub fn at(offset: u64) -> Option<Register> {
-        Register::ALL.into_iter().find(|r| *r as u64 == offset)
+ferry_vfio::registers! {
+    /// A queue's registers, by offset.
+    pub enum Register {
+        Control = 0x00,
+        Status = 0x04,
+        MaxIndex = 0x08,
+        ReadIndex = 0x0c,
+        WriteIndex = 0x10,
+        InterruptStatus = 0x14,
+        BaseLow = 0x18,
+        BaseHigh = 0x1c,
     }
 }
 
@@ -119,20 +101,15 @@ pub struct Command {
 
 /// Reads a descriptor, or says what is wrong with it.
 pub fn decode(bytes: &[u8; DESCRIPTOR as usize]) -> Result<Command, u8> {
-    let word = |i: usize| {
-        let b = &bytes[4 * i..4 * i + 4];
-        u32::from_le_bytes([b[0], b[1], b[2], b[3]])
-    };
-    // The driver calls the first of each pair "hi", and puts the low half there.
-    let address = |i| u64::from(word(i)) | u64::from(word(i + 1)) << 32;
-    let (len, source, destination) = (word(2), address(4), address(6));
+    // The driver calls the first half of an address "hi", and puts the low half there.
+    let (len, source, destination) = (u32_at(bytes, 8), u64_at(bytes, 16), u64_at(bytes, 24));
     if bytes[0] & !(STOP | INTERRUPT) != 0 || bytes[1] != 0 {
         return Err(code::HEADER);
     }
     if bytes[4] != 0 || bytes[5] != 0 {
         return Err(code::STATUS);
     }
-    if word(3) != 0 {
+    if u32_at(bytes, 12) != 0 {
         return Err(code::DESCRIPTOR);
     }
     if len == 0 || len % 4 != 0 {
@@ -276,15 +253,10 @@ impl Queue for Ring {
         })
     }
 
-    fn execute(job: &Job, io: &mut Io<'_>) -> Result<(), Halt<u8>> {
+    fn execute(job: &mut Job, io: &mut Io<'_>) -> Result<(), Halt<u8>> {
         let command = job.command.map_err(Halt::Failed)?;
-        io.copy(command.source, command.destination, command.len.into())
-            .map_err(|stop| {
-                stop.halt(|side| match side {
-                    Side::Source(_) => code::READ,
-                    Side::Destination(_) => code::WRITE,
-                })
-            })
+        let bytes = (command.source, command.destination, command.len.into());
+        io.copy_or(bytes, code::READ, code::WRITE)
     }
 
     fn forced(code: Option<u8>) -> u8 {

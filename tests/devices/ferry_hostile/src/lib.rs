@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+use ferry_vfio::bytes::{u32_at, u64_at};
 use ferry_vfio::lane::{step, Queue};
 use ferry_vfio::memory::{Block, Dma};
 
@@ -53,14 +54,6 @@ impl Input<'_> {
             _ => self.word(),
         }
     }
-}
-
-fn word(bytes: &[u8], at: usize) -> u32 {
-    bytes.get(at..at + 4).map_or(0, |b| {
-        let mut word = [0; 4];
-        word.copy_from_slice(b);
-        u32::from_le_bytes(word)
-    })
 }
 
 /// The range of memory from an address, as far as it lies in it.
@@ -170,11 +163,11 @@ pub fn ptdma(data: &[u8]) {
             let at = range(ring_at, 32);
             let descriptor = &before[at];
             let expected = Expected {
-                source: u64::from(word(descriptor, 8))
-                    | u64::from(word(descriptor, 12) & 0xffff) << 32,
-                destination: u64::from(word(descriptor, 16))
-                    | u64::from(word(descriptor, 20) & 0xffff) << 32,
-                len: word(descriptor, 4).into(),
+                source: u64::from(u32_at(descriptor, 8))
+                    | u64::from(u32_at(descriptor, 12) & 0xffff) << 32,
+                destination: u64::from(u32_at(descriptor, 16))
+                    | u64::from(u32_at(descriptor, 20) & 0xffff) << 32,
+                len: u32_at(descriptor, 4).into(),
                 status: 0..0,
             };
             let failed = ring.read(Register::InterruptStatus) & 2 != 0;
@@ -252,12 +245,10 @@ pub fn ae4dma(data: &[u8]) {
             let at = base.saturating_add(u64::from(index) * 32);
             let place = range(at, 32);
             let descriptor = &before[place.clone()];
-            let pair =
-                |i| u64::from(word(descriptor, i)) | u64::from(word(descriptor, i + 4)) << 32;
             let expected = Expected {
-                source: pair(16),
-                destination: pair(24),
-                len: word(descriptor, 8).into(),
+                source: u64_at(descriptor, 16),
+                destination: u64_at(descriptor, 24),
+                len: u32_at(descriptor, 8).into(),
                 status: if place.len() == 32 {
                     place.start + 4..place.start + 6
                 } else {

@@ -28,7 +28,7 @@
 
 pub mod queue;
 
-use ferry_vfio::config::{Bar, Capability, ConfigSpace, Error, Identity, Place};
+use ferry_vfio::config::{Bar, ConfigSpace, Error, Identity};
 use ferry_vfio::lane::Lane;
 use ferry_vfio::mmio;
 use ferry_vfio::server::Function;
@@ -80,34 +80,13 @@ pub fn function(msix: bool) -> io::Result<Function> {
 }
 
 fn config(msix: bool) -> Result<ConfigSpace, Error> {
-    let bar = |size| {
-        Some(Bar {
-            size,
-            wide: false,
-            prefetchable: false,
-        })
-    };
-    let mut capabilities = vec![
-        Capability::PowerManagement,
-        Capability::Express { flr: true },
-        Capability::Msi { vectors: 1 },
-    ];
-    let mut bars = [None, None, bar(BAR_SIZE), None, None, None];
-    if msix {
-        bars[usize::from(MSIX_BAR)] = bar(0x2000);
-        capabilities.push(Capability::MsiX {
-            vectors: 2,
-            table: Place {
-                bar: MSIX_BAR,
-                offset: 0,
-            },
-            pba: Place {
-                bar: MSIX_BAR,
-                offset: 0x1000,
-            },
-        });
-    }
-    ConfigSpace::new(IDENTITY, bars, &capabilities, &[])
+    let mut bars = [None; 6];
+    bars[usize::from(BAR)] = Some(Bar {
+        size: BAR_SIZE,
+        wide: false,
+        prefetchable: false,
+    });
+    ConfigSpace::usual(IDENTITY, bars, 1, msix.then_some((MSIX_BAR, 2)))
 }
 
 impl Ptdma {
@@ -165,12 +144,6 @@ impl Device for Ptdma {
     }
 
     fn state(&self) -> serde_json::Value {
-        self.lane.with(|ring| {
-            Register::ALL
-                .iter()
-                .map(|r| (format!("{r:?}"), format!("{:#x}", ring.read(*r)).into()))
-                .collect::<serde_json::Map<_, _>>()
-                .into()
-        })
+        self.lane.with(|ring| Register::dump(|r| ring.read(r)))
     }
 }

@@ -2,8 +2,9 @@
 
 //! The queue: its registers, its ring, its descriptors. Pure.
 
+use ferry_vfio::bytes::u32_at;
 use ferry_vfio::lane::{Halt, Io, Queue};
-use ferry_vfio::memory::{Dma, Side};
+use ferry_vfio::memory::Dma;
 
 /// Bytes of a descriptor.
 pub const DESCRIPTOR: u64 = 32;
@@ -58,44 +59,21 @@ const DW0_FUNCTION: u32 = 0x7fff << 5;
 const DW0_ENGINE_SHIFT: u32 = 20;
 const DW0_PROTECTED: u32 = 1 << 24;
 
-/// The queue's registers, by offset from [`crate::QUEUE`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub enum Register {
-    Control = 0x00,
-    Tail = 0x04,
-    Head = 0x08,
-    InterruptEnable = 0x0c,
-    InterruptStatus = 0x10,
-    Status = 0x100,
-    QueueInterruptStatus = 0x104,
-    DmaStatus = 0x108,
-    DmaReadStatus = 0x10c,
-    DmaWriteStatus = 0x110,
-    Abort = 0x114,
-    AxCache = 0x118,
-}
-
-impl Register {
-    /// All of them.
-    pub const ALL: [Register; 12] = [
-        Register::Control,
-        Register::Tail,
-        Register::Head,
-        Register::InterruptEnable,
-        Register::InterruptStatus,
-        Register::Status,
-        Register::QueueInterruptStatus,
-        Register::DmaStatus,
-        Register::DmaReadStatus,
-        Register::DmaWriteStatus,
-        Register::Abort,
-        Register::AxCache,
-    ];
-
-    /// The one at an offset.
-    pub fn at(offset: u64) -> Option<Register> {
-        Register::ALL.into_iter().find(|r| *r as u64 == offset)
+ferry_vfio::registers! {
+    /// The queue's registers, by offset from [`crate::QUEUE`].
+    pub enum Register {
+        Control = 0x00,
+        Tail = 0x04,
+        Head = 0x08,
+        InterruptEnable = 0x0c,
+        InterruptStatus = 0x10,
+        Status = 0x100,
+        QueueInterruptStatus = 0x104,
+        DmaStatus = 0x108,
+        DmaReadStatus = 0x10c,
+        DmaWriteStatus = 0x110,
+        Abort = 0x114,
+        AxCache = 0x118,
     }
 }
 
@@ -140,10 +118,7 @@ pub struct Command {
 
 /// Reads a descriptor, or says what is wrong with it.
 pub fn decode(bytes: &[u8; DESCRIPTOR as usize]) -> Result<Command, u8> {
-    let word = |i: usize| {
-        let b = &bytes[4 * i..4 * i + 4];
-        u32::from_le_bytes([b[0], b[1], b[2], b[3]])
-    };
+    let word = |i: usize| u32_at(bytes, 4 * i);
     let (dw0, len) = (word(0), word(1));
     // Upper address bits, memory, LSB context, reserved, fixed.
     let side = |low: u32, word: u32, context: u32| {
@@ -267,15 +242,10 @@ impl Queue for Ring {
         })
     }
 
-    fn execute(job: &Job, io: &mut Io<'_>) -> Result<(), Halt<u8>> {
+    fn execute(job: &mut Job, io: &mut Io<'_>) -> Result<(), Halt<u8>> {
         let command = job.command.map_err(Halt::Failed)?;
-        io.copy(command.source, command.destination, command.len.into())
-            .map_err(|stop| {
-                stop.halt(|side| match side {
-                    Side::Source(_) => code::READ,
-                    Side::Destination(_) => code::WRITE,
-                })
-            })
+        let bytes = (command.source, command.destination, command.len.into());
+        io.copy_or(bytes, code::READ, code::WRITE)
     }
 
     fn forced(code: Option<u8>) -> u8 {

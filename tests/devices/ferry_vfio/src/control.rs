@@ -21,7 +21,7 @@
 //! those of [`crate::fault::Kind`]. A request that is not understood changes nothing.
 
 use crate::counters::Values;
-use crate::fault::Fault;
+use crate::fault::{Fault, Refused};
 use crate::limit::Limit;
 use crate::server::{free_path, Function};
 use serde::Deserialize;
@@ -90,6 +90,9 @@ fn handle(function: &Function, request: Request) -> Result<Value, String> {
             "mapped_bytes": host.memory.mapped(),
             "unbacked_ranges": host.memory.unbacked(),
         }),
+        Request::Inject(fault) if !function.device().can(&fault.fault) => {
+            return Err(Refused::Kind.to_string());
+        }
         Request::Inject(fault) => {
             let id = host.faults().arm(fault, channels);
             json!({"id": id.map_err(|e| e.to_string())?})

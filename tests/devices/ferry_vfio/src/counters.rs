@@ -37,6 +37,8 @@ macro_rules! counters {
 counters! {
     /// Descriptors completed, with errors or without.
     descriptors,
+    /// Reads of descriptors; one that was not valid yet is read again.
+    fetches,
     /// Bytes copied by them, those of failed ones included.
     bytes,
     /// Writes that tell the channel of new descriptors: doorbells, tail or write indexes.
@@ -49,7 +51,7 @@ counters! {
     errors,
     /// Requests that are no descriptor's fault: bad indexes, accesses of a wrong size.
     bad_requests,
-    /// Descriptors abandoned by a reset.
+    /// Descriptors taken and abandoned: by a reset, a hard stop, the error of another one.
     aborted,
 }
 

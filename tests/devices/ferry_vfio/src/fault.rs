@@ -54,6 +54,71 @@ pub enum Kind {
     },
     /// The function is gone: registers read as ones, nothing else happens.
     Disappear {},
+    /// The descriptor fails as with `error`, and its channel goes on.
+    SoftError {
+        /// As of `error`.
+        #[serde(default)]
+        code: Option<u8>,
+    },
+    /// The descriptor is carried out, and nobody is told of its completion.
+    LostCompletion {},
+    /// The descriptor, unless it is fenced, is carried out after `count` later ones, or when a
+    /// fence or the end of the queue demands it; the last one put aside then comes first.
+    OutOfOrder {
+        /// By how many descriptors it is overtaken.
+        count: u64,
+    },
+    /// That the descriptor has been taken is not published until `count` more have been.
+    LazyReadIndex {
+        /// How many.
+        count: u64,
+    },
+    /// The whole function fails when the descriptor comes.
+    FunctionError {},
+    /// A write to a doorbell has no effect.
+    LostDoorbell {},
+    /// An activation takes `ms` longer.
+    InitDelay {
+        /// Milliseconds.
+        ms: u64,
+    },
+    /// An activation ends in the error state.
+    InitError {},
+    /// A soft stop of the function does not end until it is released.
+    StuckStop {
+        /// A hard stop neither.
+        #[serde(default)]
+        hard: bool,
+    },
+    /// A synchronising descriptor takes `ms` longer.
+    SlowSync {
+        /// Milliseconds.
+        ms: u64,
+    },
+    /// An entry of the error log finds it full.
+    LogFull {},
+    /// An entry of the error log cannot be written.
+    LogFailure {},
+    /// The interrupt of an entry of the error log does not come.
+    LostLogInterrupt {},
+}
+
+impl Kind {
+    /// Whether a device that has descriptors, interrupts and nothing else can show it.
+    pub fn usual(&self) -> bool {
+        use Kind::*;
+        match self {
+            Error { .. } | Partial { .. } | Hang {} | Disappear {} => true,
+            LostInterrupt {} | LateInterrupt { .. } | Duplicate { .. } => true,
+            Reorder { .. } | LateWrite { .. } => true,
+            SoftError { .. } | LostCompletion {} | OutOfOrder { .. } | LazyReadIndex { .. } => {
+                false
+            }
+            FunctionError {} | LostDoorbell {} | InitDelay { .. } | InitError {} => false,
+            StuckStop { .. } | SlowSync { .. } => false,
+            LogFull {} | LogFailure {} | LostLogInterrupt {} => false,
+        }
+    }
 }
 
 /// A fault, and the descriptors it befalls.
@@ -63,7 +128,8 @@ pub struct Fault {
     /// The channel; any if there is none.
     #[serde(default)]
     pub channel: Option<u16>,
-    /// The first descriptor it befalls, counted from now; 1 is the next.
+    /// The first descriptor it befalls, counted from now among those that it can befall (or the
+    /// first doorbell, activation, and so on); 1 is the next.
     #[serde(default = "one")]
     pub nth: u64,
     /// How many in a row; 0 is all that follow.
@@ -118,6 +184,9 @@ pub enum Refused {
     /// Too many.
     #[error("{MOST} faults wait already")]
     Full,
+    /// Not every device has every fault.
+    #[error("this device does not have that fault")]
+    Kind,
 }
 
 impl Plan {
@@ -159,11 +228,13 @@ impl Plan {
         std::mem::take(&mut self.armed).len()
     }
 
-    /// A descriptor of `channel` is about to be carried out: what befalls it.
-    pub fn strike(&mut self, channel: u16) -> Vec<Kind> {
+    /// A descriptor of `channel` is about to be carried out (or something else happens that faults
+    /// can befall), which `meets` says of a fault: what befalls it.
+    pub fn strike(&mut self, channel: u16, meets: impl Fn(&Kind) -> bool) -> Vec<Kind> {
         let mut struck = Vec::new();
         for armed in &mut self.armed {
-            if armed.fault.channel.is_some_and(|c| c != channel) {
+            let elsewhere = armed.fault.channel.is_some_and(|c| c != channel);
+            if elsewhere || !meets(&armed.fault.fault) {
                 continue;
             }
             armed.seen = armed.seen.saturating_add(1);
@@ -196,7 +267,7 @@ mod tests {
     fn nth_and_times() {
         let mut plan = Plan::default();
         plan.arm(fault(Some(1), 2, 2), 2).unwrap();
-        let struck: Vec<usize> = (0..5).map(|_| plan.strike(1).len()).collect();
+        let struck: Vec<usize> = (0..5).map(|_| plan.strike(1, |_| true).len()).collect();
         assert_eq!(struck, [0, 1, 1, 0, 0]);
         assert!(plan.armed().is_empty());
         assert_eq!(plan.fired, 2);
@@ -207,12 +278,22 @@ mod tests {
         let mut plan = Plan::default();
         plan.arm(fault(Some(1), 2, 1), 2).unwrap();
         plan.arm(fault(None, 3, 0), 2).unwrap();
-        assert_eq!(plan.strike(0).len(), 0);
-        assert_eq!(plan.strike(1).len(), 0);
-        assert_eq!(plan.strike(1).len(), 2);
-        assert_eq!(plan.strike(0).len(), 1, "for ever");
+        let mut strike = |channel| plan.strike(channel, |_| true).len();
+        assert_eq!([strike(0), strike(1), strike(1)], [0, 0, 2]);
+        assert_eq!(strike(0), 1, "for ever");
         assert_eq!(plan.clear(), 1);
-        assert!(plan.strike(0).is_empty());
+        assert!(plan.strike(0, |_| true).is_empty());
+    }
+
+    #[test]
+    fn only_what_a_fault_can_befall_counts() {
+        let mut plan = Plan::default();
+        plan.arm(fault(None, 2, 1), 1).unwrap();
+        let mut strike = |hang| plan.strike(0, |k| (*k == Kind::Hang {}) == hang).len();
+        assert_eq!(
+            [strike(true), strike(false), strike(false), strike(true)],
+            [0, 0, 0, 1]
+        );
     }
 
     #[test]

@@ -21,6 +21,10 @@ pub trait Device: Send + Sync {
     fn reset(&self);
     /// Registers and the like, for people.
     fn state(&self) -> serde_json::Value;
+    /// Whether it can show a fault.
+    fn can(&self, fault: &Kind) -> bool {
+        fault.usual()
+    }
 }
 
 struct Channel {
@@ -103,9 +107,9 @@ impl Host {
         lock(&self.faults)
     }
 
-    /// What befalls the next descriptor of a channel.
-    pub fn strike(&self, channel: u16) -> Vec<Kind> {
-        self.faults().strike(channel)
+    /// What befalls a descriptor of a channel, see [`Plan::strike`].
+    pub fn strike(&self, channel: u16, meets: impl Fn(&Kind) -> bool) -> Vec<Kind> {
+        self.faults().strike(channel, meets)
     }
 
     /// Sends an interrupt on behalf of a channel.

@@ -7,17 +7,26 @@
 //! and to complete it, not to carry it out, so that registers answer meanwhile. [`Lane::reset`]
 //! ends what is in flight and returns when the thread is quiet: a copy asks before every piece, and
 //! every wait, whether the epoch in which it began is over.
+//!
+//! Descriptors are carried out one after the other. A fault can put some aside to be overtaken
+//! ([`Kind::OutOfOrder`]), as far as the queue's fences allow.
+//!
+//! A device whose channels act on each other does so through [`Peer`], never with a lane's lock
+//! held: from [`Queue::execute`], or from a register access.
 
 use crate::fault::Kind;
 use crate::host::Host;
-use crate::memory::{Dma, Side, PIECE};
+use crate::memory::{Dma, Fault, Side, PIECE};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// Longest sleep between two looks at what no condition variable tells.
 const TICK: Duration = Duration::from_millis(2);
+
+/// Most descriptors of a channel that are put aside at a time.
+const MOST_ASIDE: usize = 1024;
 
 /// Longest copy whose source is kept until it is written late.
 const MOST_LATE: u64 = 256 << 20;
@@ -31,12 +40,36 @@ pub trait Queue: Send + 'static {
 
     /// The next descriptor, if the queue runs and has one.
     fn next(&mut self, dma: &dyn Dma) -> Option<Self::Job>;
+    /// How many descriptors that has read; `taken`: it gave one.
+    fn fetches(&mut self, taken: bool) -> u64 {
+        taken.into()
+    }
+    /// Whether a descriptor is one that a fault can befall.
+    fn meets(_job: &Self::Job, _fault: &Kind) -> bool {
+        true
+    }
+    /// Whether a descriptor may only begin when all before it are done.
+    fn fenced(_job: &Self::Job) -> bool {
+        true
+    }
+    /// A descriptor has begun, and these faults befall it.
+    fn begin(&mut self, _job: &mut Self::Job, _faults: &[Kind], _dma: &dyn Dma) {}
     /// Carries it out.
-    fn execute(job: &Self::Job, io: &mut Io<'_>) -> Result<(), Halt<Self::Error>>;
+    fn execute(job: &mut Self::Job, io: &mut Io<'_>) -> Result<(), Halt<Self::Error>>;
+    /// The vector of a message that is what a descriptor asked for: sent before it completes.
+    fn message(_job: &Self::Job) -> Option<u16> {
+        None
+    }
     /// The error of a descriptor that fails on command.
     fn forced(code: Option<u8>) -> Self::Error;
     /// Records the result where the driver looks for it.
     fn complete(&mut self, job: Self::Job, result: Result<(), Self::Error>, dma: &dyn Dma);
+    /// Whether the queue has ended, and abandons the descriptors that were put aside.
+    fn ended(&self) -> bool {
+        false
+    }
+    /// Nothing of the queue is in work.
+    fn quiet(&mut self, _dma: &dyn Dma) {}
     /// The vector to be sent now, if any. Asked once after each of the above and each access.
     fn interrupt(&mut self) -> Option<u16>;
     /// As after power-on.
@@ -121,6 +154,45 @@ impl<'a> Io<'a> {
         self.wait.is_none_or(|wait| wait(until))
     }
 
+    /// Waits until `ready`.
+    pub fn wait_for<E>(&self, ready: impl Fn() -> bool) -> Result<(), Halt<E>> {
+        while !ready() {
+            self.sleep(Duration::from_millis(1))?;
+        }
+        Ok(())
+    }
+
+    /// Waits.
+    pub fn sleep<E>(&self, time: Duration) -> Result<(), Halt<E>> {
+        match self.go_on(Instant::now() + time) {
+            true => Ok(()),
+            false => Err(Halt::Cancelled),
+        }
+    }
+
+    /// Writes what is no copy, and counts it as one.
+    pub fn write(&mut self, address: u64, data: &[u8]) -> Result<(), Fault> {
+        self.dma.write(address, data)?;
+        self.copied += data.len() as u64;
+        Ok(())
+    }
+
+    /// [`Io::copy`] with the device's errors for a bus error of either side.
+    pub fn copy_or<E>(
+        &mut self,
+        (source, destination, len): (u64, u64, u64),
+        read: E,
+        write: E,
+    ) -> Result<(), Halt<E>> {
+        let copied = self.copy(source, destination, len);
+        copied.map_err(|stop| {
+            stop.halt(|side| match side {
+                Side::Source(_) => read,
+                Side::Destination(_) => write,
+            })
+        })
+    }
+
     /// Copies `len` bytes, ascending, in pieces; what comes before a fault has been copied.
     pub fn copy(&mut self, source: u64, destination: u64, len: u64) -> Result<(), Stop> {
         match self.late.take() {
@@ -141,7 +213,7 @@ impl<'a> Io<'a> {
             }
             // Wraps at the end of the address space, which the memory does not serve.
             let (from, to) = (source.checked_add(done), destination.checked_add(done));
-            let beyond = crate::memory::Fault::Decode(u64::MAX);
+            let beyond = Fault::Decode(u64::MAX);
             let from = from.ok_or(Stop::Bus(Side::Source(beyond)))?;
             let to = to.ok_or(Stop::Bus(Side::Destination(beyond)))?;
             let piece = (len - done).min(PIECE);
@@ -196,10 +268,10 @@ fn after(ms: u64) -> Instant {
 
 /// Takes and carries out one descriptor, without a lane; `false` if there was none.
 pub fn step<Q: Queue>(queue: &mut Q, dma: &dyn Dma) -> bool {
-    let Some(job) = queue.next(dma) else {
+    let Some(mut job) = queue.next(dma) else {
         return false;
     };
-    match Q::execute(&job, &mut Io::plain(dma)) {
+    match Q::execute(&mut job, &mut Io::plain(dma)) {
         Ok(()) => queue.complete(job, Ok(()), dma),
         Err(Halt::Failed(error)) => queue.complete(job, Err(error), dma),
         // Without a lane nobody cuts short or cancels.
@@ -208,13 +280,35 @@ pub fn step<Q: Queue>(queue: &mut Q, dma: &dyn Dma) -> bool {
     true
 }
 
-struct State<Q> {
+/// A descriptor that others overtake.
+struct Aside<J> {
+    job: J,
+    faults: Vec<Kind>,
+    left: u64,
+}
+
+struct State<Q: Queue> {
     queue: Q,
+    aside: Vec<Aside<Q::Job>>,
+    /// A fenced descriptor that waits for those put aside.
+    fence: Option<Q::Job>,
     busy: bool,
     stop: bool,
 }
 
-struct Shared<Q> {
+impl<Q: Queue> State<Q> {
+    fn idle(&self) -> bool {
+        !self.busy && self.aside.is_empty() && self.fence.is_none()
+    }
+
+    /// Drops what was taken and has not begun; how much that was.
+    fn abandon(&mut self) -> u64 {
+        let aside = std::mem::take(&mut self.aside).len() as u64;
+        aside + u64::from(self.fence.take().is_some())
+    }
+}
+
+struct Shared<Q: Queue> {
     state: Mutex<State<Q>>,
     /// The queue has changed, or the thread became quiet.
     wake: Condvar,
@@ -229,11 +323,44 @@ pub struct Lane<Q: Queue> {
     thread: Option<JoinHandle<()>>,
 }
 
+/// A lane as the others of its device know it: it ends when its owner drops it.
+pub struct Peer<Q: Queue>(Weak<Shared<Q>>);
+
+impl<Q: Queue> Peer<Q> {
+    /// As [`Lane::with`].
+    pub fn with<R>(&self, access: impl FnOnce(&mut Q) -> R) -> Option<R> {
+        self.0.upgrade().map(|shared| shared.with(access))
+    }
+
+    /// An access that abandons what is in flight. It may go on until [`Peer::idle`].
+    pub fn cancel<R>(&self, access: impl FnOnce(&mut Q) -> R) -> Option<R> {
+        self.0.upgrade().map(|shared| shared.cancel(access))
+    }
+
+    /// Whether nothing has been taken off the queue that is not done.
+    pub fn idle(&self) -> bool {
+        self.0.upgrade().is_none_or(|s| s.lock().idle())
+    }
+}
+
 impl<Q: Queue> Lane<Q> {
     /// Starts the thread of a channel.
     pub fn new(queue: Q, channel: u16, host: Arc<Host>) -> std::io::Result<Lane<Q>> {
+        let mut lane = Lane::manual(queue, channel, host);
+        let worker = Arc::clone(&lane.shared);
+        let thread = thread::Builder::new()
+            .name(format!("channel{channel}"))
+            .spawn(move || worker.work())?;
+        lane.thread = Some(thread);
+        Ok(lane)
+    }
+
+    /// A channel without a thread, which works in [`Lane::turn`].
+    pub fn manual(queue: Q, channel: u16, host: Arc<Host>) -> Lane<Q> {
         let state = State {
             queue,
+            aside: Vec::new(),
+            fence: None,
             busy: false,
             stop: false,
         };
@@ -244,34 +371,31 @@ impl<Q: Queue> Lane<Q> {
             host,
             channel,
         });
-        let worker = Arc::clone(&shared);
-        let thread = thread::Builder::new()
-            .name(format!("channel{channel}"))
-            .spawn(move || worker.work())?;
-        Ok(Lane {
+        Lane {
             shared,
-            thread: Some(thread),
-        })
+            thread: None,
+        }
+    }
+
+    /// Takes and carries out one descriptor on this thread; `false` if there was none.
+    pub fn turn(&self) -> bool {
+        self.shared.turn(self.shared.lock()).1
+    }
+
+    /// For the others.
+    pub fn peer(&self) -> Peer<Q> {
+        Peer(Arc::downgrade(&self.shared))
     }
 
     /// An access to the queue's registers.
     pub fn with<R>(&self, access: impl FnOnce(&mut Q) -> R) -> R {
-        let mut state = self.shared.lock();
-        let result = access(&mut state.queue);
-        if let Some(vector) = state.queue.interrupt() {
-            self.shared.host.interrupt(self.shared.channel, vector);
-        }
-        drop(state);
-        self.shared.wake.notify_all();
-        result
+        self.shared.with(access)
     }
 
     /// Resets the queue. Nothing of it is in flight when this returns.
     pub fn reset(&self) {
+        self.shared.cancel(Q::reset);
         let mut state = self.shared.lock();
-        self.shared.epoch.fetch_add(1, Ordering::SeqCst);
-        state.queue.reset();
-        self.shared.wake.notify_all();
         while state.busy {
             state = self.shared.sleep(state, TICK);
         }
@@ -292,6 +416,35 @@ impl<Q: Queue> Drop for Lane<Q> {
 impl<Q: Queue> Shared<Q> {
     fn lock(&self) -> MutexGuard<'_, State<Q>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with<R>(&self, access: impl FnOnce(&mut Q) -> R) -> R {
+        self.access(self.lock(), access)
+    }
+
+    fn cancel<R>(&self, access: impl FnOnce(&mut Q) -> R) -> R {
+        let mut state = self.lock();
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+        self.abandon(&mut state);
+        self.access(state, access)
+    }
+
+    fn access<R>(&self, mut state: MutexGuard<'_, State<Q>>, act: impl FnOnce(&mut Q) -> R) -> R {
+        let result = act(&mut state.queue);
+        if state.idle() {
+            state.queue.quiet(&self.host.memory);
+        }
+        if let Some(vector) = state.queue.interrupt() {
+            self.host.interrupt(self.channel, vector);
+        }
+        drop(state);
+        self.wake.notify_all();
+        result
+    }
+
+    fn abandon(&self, state: &mut State<Q>) {
+        let dropped = state.abandon();
+        self.host.counters(self.channel).aborted.add(dropped);
     }
 
     fn sleep<'a>(
@@ -325,48 +478,112 @@ impl<Q: Queue> Shared<Q> {
     fn work(self: &Arc<Self>) {
         let mut state = self.lock();
         while !state.stop {
-            let job = if self.host.gone() {
-                None
-            } else {
-                state.queue.next(&self.host.memory)
-            };
-            if let Some(vector) = state.queue.interrupt() {
-                self.host.interrupt(self.channel, vector);
+            let worked;
+            (state, worked) = self.turn(state);
+            if !worked && !state.stop {
+                let slept = self.wake.wait(state);
+                state = slept.unwrap_or_else(PoisonError::into_inner);
             }
-            let Some(job) = job else {
-                // A function that comes back tells nobody.
-                state = self.sleep(state, Duration::from_millis(50));
-                continue;
-            };
-            let epoch = self.epoch.load(Ordering::SeqCst);
-            state.busy = true;
-            drop(state);
-            let done = self.carry_out(epoch, &job);
-            state = self.lock();
-            state.busy = false;
-            match done {
-                Some((result, faults)) if self.live(epoch) => {
-                    self.complete(&mut state, epoch, job, result, &faults);
-                }
-                _ => self.host.counters(self.channel).aborted.bump(),
-            }
-            self.wake.notify_all();
         }
     }
 
-    /// The result, and the faults that are left for the completion. `None`: the epoch ended.
-    #[allow(clippy::type_complexity)]
-    fn carry_out(&self, epoch: u64, job: &Q::Job) -> Option<(Result<(), Q::Error>, Vec<Kind>)> {
+    /// Takes and carries out one descriptor; `false` if there was none.
+    fn turn<'a>(
+        self: &'a Arc<Self>,
+        mut state: MutexGuard<'a, State<Q>>,
+    ) -> (MutexGuard<'a, State<Q>>, bool) {
+        let picked = if self.host.gone() {
+            None
+        } else {
+            self.pick(&mut state)
+        };
+        if picked.is_none() && state.idle() && !self.host.gone() {
+            state.queue.quiet(&self.host.memory);
+        }
+        if let Some(vector) = state.queue.interrupt() {
+            self.host.interrupt(self.channel, vector);
+        }
+        let Some((mut job, faults)) = picked else {
+            return (state, false);
+        };
+        let epoch = self.epoch.load(Ordering::SeqCst);
+        state.busy = true;
+        drop(state);
+        let done = self.carry_out(epoch, &mut job, &faults);
+        state = self.lock();
+        state.busy = false;
+        match done {
+            Some(result) if self.live(epoch) => {
+                self.complete(&mut state, epoch, job, result, &faults);
+            }
+            _ => self.host.counters(self.channel).aborted.bump(),
+        }
+        self.wake.notify_all();
+        (state, true)
+    }
+
+    /// The descriptor to be carried out next, and what befalls it.
+    fn pick(&self, state: &mut State<Q>) -> Option<(Q::Job, Vec<Kind>)> {
+        loop {
+            let mut due = state.aside.iter().position(|a| a.left == 0);
+            if state.fence.is_some() {
+                due = due.or(state.aside.len().checked_sub(1));
+            }
+            if let Some(due) = due {
+                let Aside { job, faults, .. } = state.aside.remove(due);
+                return Some((job, faults));
+            }
+            let job = match state.fence.take() {
+                Some(job) => Some(job),
+                None => {
+                    let job = state.queue.next(&self.host.memory);
+                    let fetches = state.queue.fetches(job.is_some());
+                    self.host.counters(self.channel).fetches.add(fetches);
+                    job
+                }
+            };
+            let Some(mut job) = job else {
+                let Aside { job, faults, .. } = state.aside.pop()?;
+                return Some((job, faults));
+            };
+            let fenced = Q::fenced(&job);
+            if fenced && !state.aside.is_empty() {
+                state.fence = Some(job);
+                continue;
+            }
+            let faults = self
+                .host
+                .strike(self.channel, |fault| Q::meets(&job, fault));
+            state.queue.begin(&mut job, &faults, &self.host.memory);
+            let behind = faults.iter().find_map(|fault| match *fault {
+                Kind::OutOfOrder { count } => Some(count),
+                _ => None,
+            });
+            match behind {
+                Some(left) if !fenced && left > 0 && state.aside.len() < MOST_ASIDE => {
+                    state.aside.push(Aside { job, faults, left });
+                }
+                _ => return Some((job, faults)),
+            }
+        }
+    }
+
+    /// The result. `None`: the epoch ended.
+    fn carry_out(
+        &self,
+        epoch: u64,
+        job: &mut Q::Job,
+        faults: &[Kind],
+    ) -> Option<Result<(), Q::Error>> {
         let start = Instant::now();
         let host = &self.host;
-        let faults = host.strike(self.channel);
         let wait = |until| self.pause(epoch, Some(until), || false);
         let mut io = Io {
             wait: Some(&wait),
             ..Io::plain(&host.memory)
         };
         let (mut fail, mut silent) = (None, false);
-        for fault in &faults {
+        for fault in faults {
             match *fault {
                 Kind::Error { code } => fail = Some(code),
                 Kind::Partial { bytes, silent: s } => (io.short, silent) = (Some(bytes), s),
@@ -406,7 +623,7 @@ impl<Q: Queue> Shared<Q> {
         if !wait(due) {
             return None;
         }
-        for fault in &faults {
+        for fault in faults {
             if let Kind::Reorder { behind, count } = *fault {
                 let other = &host.counters(behind).descriptors;
                 let target = other.get().saturating_add(count);
@@ -415,7 +632,7 @@ impl<Q: Queue> Shared<Q> {
                 }
             }
         }
-        Some((result, faults))
+        Some(result)
     }
 
     fn complete(
@@ -430,11 +647,25 @@ impl<Q: Queue> Shared<Q> {
         if result.is_err() {
             counters.errors.bump();
         }
+        let good = result.is_ok();
+        if let Some(vector) = Q::message(&job).filter(|_| good) {
+            self.send(epoch, vector, faults);
+        }
         state.queue.complete(job, result, &self.host.memory);
         counters.descriptors.bump();
-        let Some(vector) = state.queue.interrupt() else {
-            return;
-        };
+        for aside in &mut state.aside {
+            aside.left = aside.left.saturating_sub(1);
+        }
+        if state.queue.ended() {
+            self.abandon(state);
+        }
+        if let Some(vector) = state.queue.interrupt() {
+            self.send(epoch, vector, faults);
+        }
+    }
+
+    /// An interrupt of a descriptor, with the faults that befall it.
+    fn send(self: &Arc<Self>, epoch: u64, vector: u16, faults: &[Kind]) {
         let mut now = true;
         for fault in faults {
             match *fault {
