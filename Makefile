@@ -24,6 +24,9 @@ help: ## this list
 demo: kernel module bench-tools ## build everything, boot it, migrate memory and show the figures
 	@$(in_env) scripts/demo
 
+bench: kernel module bench-tools ## the demo's long form: workers, batch limits, a busy machine (25 minutes)
+	@$(in_env) scripts/bench
+
 check: kernel module kernel-debug module-debug selftests bench-tools ## all tests; ends with "N passed, N failed, N skipped"
 	@$(in_env) scripts/check --base --debug-short
 
@@ -94,5 +97,5 @@ distclean: ## remove build/
 	rm -rf --one-file-system build
 
 .PHONY: help demo check check-debug kernel kernel-debug kernel-um module \
-	module-debug module-um selftests bench-tools bench-native host-tests \
+	module-debug module-um selftests bench bench-tools bench-native host-tests \
 	objcheck lint shell env series patch-kernel modules clean distclean

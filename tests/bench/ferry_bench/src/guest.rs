@@ -11,6 +11,9 @@ use std::path::{Path, PathBuf};
 const THP: &str = "/sys/kernel/mm/transparent_hugepage";
 const FERRY: &str = "/proc/sys/vm/ferry";
 const FERRY_DEBUG: &str = "/sys/kernel/debug/ferry";
+/// What the names of its helpers' threads begin with.
+const WORKER_COMM: &str = "ferry/";
+const CGROUP: &str = "/sys/fs/cgroup";
 pub const PAGE: u64 = 4096;
 
 pub fn read(path: impl AsRef<Path>) -> Result<String> {
@@ -209,12 +212,50 @@ pub fn compact() -> Result<()> {
     Ok(())
 }
 
+/// Knobs that differ between what is compared; what is not given is as it was at the start.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Knobs {
+    pub workers: Option<u32>,
+    /// So many workers in any case, not at most.
+    pub all_workers: bool,
+    pub batch_folios: Option<u64>,
+    pub batch_bytes: Option<u64>,
+}
+
 /// The name under which a kernel without the module is measured.
 pub const UNLOADED: &str = "unloaded";
+
+/// A file that the benchmark sets, and what was in it at the start.
+struct Own {
+    path: PathBuf,
+    first: String,
+}
+
+impl Own {
+    fn new(path: PathBuf, restore: &mut Restore) -> Result<Own> {
+        restore.remember(&path)?;
+        Ok(Own {
+            first: read(&path)?,
+            path,
+        })
+    }
+
+    fn set(&self, value: Option<impl ToString>) -> Result<()> {
+        match value {
+            Some(value) => write(&self.path, &value.to_string()),
+            None => write(&self.path, &self.first),
+        }
+    }
+}
 
 /// Ferry's knobs and counters.
 pub struct Ferry {
     restore: Restore,
+    workers: Option<Own>,
+    batch_folios: Option<Own>,
+    batch_bytes: Option<Own>,
+    /// Not every module has it.
+    all_workers: Option<Own>,
     /// To load it again after [`UNLOADED`].
     module: Option<PathBuf>,
     loaded: bool,
@@ -225,6 +266,10 @@ impl Ferry {
     pub fn find(module: Option<&Path>) -> Result<Option<Ferry>> {
         let mut ferry = Ferry {
             restore: Restore::default(),
+            workers: None,
+            batch_folios: None,
+            batch_bytes: None,
+            all_workers: None,
             module: module.map(PathBuf::from),
             loaded: Path::new(FERRY).exists(),
         };
@@ -234,14 +279,20 @@ impl Ferry {
             }
             ferry.load()?;
         }
-        ferry.restore.remember(&Path::new(FERRY).join("migrator"))?;
-        ferry
-            .restore
-            .remember(&Path::new(FERRY).join("cpu_workers"))?;
+        let restore = &mut ferry.restore;
+        restore.remember(&Path::new(FERRY).join("migrator"))?;
+        let mut own = |name| Own::new(Path::new(FERRY).join(name), restore).map(Some);
+        ferry.workers = own("cpu_workers")?;
+        ferry.batch_folios = own("batch_folios")?;
+        ferry.batch_bytes = own("batch_bytes")?;
         if !Path::new(FERRY_DEBUG).join("stats").exists() {
             return Err(Error::Unusable(format!(
                 "{FERRY_DEBUG}/stats is not there: mount -t debugfs debugfs /sys/kernel/debug"
             )));
+        }
+        let force = Path::new(FERRY_DEBUG).join("inject/all_workers");
+        if force.exists() {
+            ferry.all_workers = Some(Own::new(force, &mut ferry.restore)?);
         }
         Ok(Some(ferry))
     }
@@ -269,7 +320,12 @@ impl Ferry {
         self.module.is_some()
     }
 
-    pub fn select(&mut self, migrator: &str, workers: Option<u32>) -> Result<()> {
+    /// A number of workers can be asked for that take part in any case.
+    pub fn can_force(&self) -> bool {
+        self.all_workers.is_some()
+    }
+
+    pub fn select(&mut self, migrator: &str, knobs: &Knobs) -> Result<()> {
         if migrator == UNLOADED {
             if self.loaded {
                 write(Path::new(FERRY).join("migrator"), "off")?;
@@ -281,12 +337,40 @@ impl Ferry {
         if !self.loaded {
             self.load()?;
         }
-        if let Some(workers) = workers {
-            let path = Path::new(FERRY).join("cpu_workers");
-            self.restore.set(&path, &workers.to_string())?;
+        if let Some(own) = &self.workers {
+            own.set(knobs.workers)?;
+        }
+        if let Some(own) = &self.batch_folios {
+            own.set(knobs.batch_folios)?;
+        }
+        if let Some(own) = &self.batch_bytes {
+            own.set(knobs.batch_bytes)?;
+        }
+        if let Some(own) = &self.all_workers {
+            own.set(knobs.all_workers.then_some(1))?;
         }
         self.restore
             .set(&Path::new(FERRY).join("migrator"), migrator)
+    }
+
+    /// CPU time of the helpers' threads so far. They are new ones after each selection.
+    pub fn workers_s(&self) -> Result<f64> {
+        let entries = fs::read_dir("/proc").map_err(|source| Error::File {
+            path: "/proc".into(),
+            source,
+        })?;
+        let mut sum = 0.0;
+        for entry in entries.flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse().ok()) else {
+                continue;
+            };
+            // It may have ended meanwhile.
+            let comm = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+            if comm.starts_with(WORKER_COMM) {
+                sum += sys::cpu_s_of(pid).unwrap_or(0.0);
+            }
+        }
+        Ok(sum)
     }
 
     /// All knobs but those that the benchmark sets itself.
@@ -319,6 +403,52 @@ fn parse_counters(text: &str) -> BTreeMap<String, u64> {
             Some((name.to_string(), value.trim().parse().ok()?))
         })
         .collect()
+}
+
+/// A control group that this process is in, alone.
+pub struct Group {
+    dir: PathBuf,
+    old: PathBuf,
+}
+
+impl Group {
+    pub fn enter() -> Result<Group> {
+        let mine = read("/proc/self/cgroup")?;
+        let Some(old) = mine.lines().find_map(|line| line.strip_prefix("0::/")) else {
+            return Err(Error::Unusable(
+                "/proc/self/cgroup: not in a group of cgroup v2".into(),
+            ));
+        };
+        let group = Group {
+            dir: Path::new(CGROUP).join(format!("ferry_bench.{}", std::process::id())),
+            old: Path::new(CGROUP).join(old),
+        };
+        fs::create_dir(&group.dir).map_err(|source| Error::File {
+            path: group.dir.clone(),
+            source,
+        })?;
+        write(group.dir.join("cgroup.procs"), "0")?;
+        Ok(group)
+    }
+
+    /// CPU time that was charged to it so far.
+    pub fn used_s(&self) -> Result<f64> {
+        let path = self.dir.join("cpu.stat");
+        let counters = parse_counters(&read(&path)?);
+        (counters.get("usage_usec"))
+            .map(|&us| us as f64 / 1e6)
+            .ok_or_else(|| Error::Unusable(format!("{}: no usage_usec", path.display())))
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let left = write(self.old.join("cgroup.procs"), "0");
+        let removed = fs::remove_dir(&self.dir);
+        if left.is_err() || removed.is_err() {
+            eprintln!("ferry_bench: {} stays", self.dir.display());
+        }
+    }
 }
 
 #[cfg(test)]

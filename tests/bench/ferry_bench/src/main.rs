@@ -9,6 +9,7 @@ mod error;
 mod guest;
 mod measure;
 mod pattern;
+mod plan;
 mod probe;
 mod region;
 mod report;
@@ -18,9 +19,10 @@ mod sys;
 
 use clap::Parser;
 use error::{in_call, Error, Result};
-use ferry_results::{parse_size, size_name, Results};
-use guest::{Ferry, Restore, UNLOADED};
-use measure::{Bench, Variant, BATCH_BYTES};
+use ferry_results::{parse_size, Part, Results};
+use guest::{Ferry, Group, Restore};
+use measure::{Bench, Variant};
+use plan::Step;
 use region::Region;
 use spin::Spinners;
 use std::path::PathBuf;
@@ -35,7 +37,11 @@ const ENOUGH_ROUNDS: u32 = 5;
 /// Needs root. Without ferry.ko only the stock kernel (`off`) is measured.
 #[derive(Parser, Debug)]
 struct Args {
-    /// Folio sizes.
+    /// Parts of the long benchmark: sizes, workers, batch, busy. Without, every size once, as the
+    /// options say.
+    #[arg(long, value_delimiter = ',', value_parser = parse_part, conflicts_with = "busy")]
+    parts: Vec<Part>,
+    /// Folio sizes; all parts but `sizes` take the smallest and the largest of them.
     #[arg(long, value_delimiter = ',', value_parser = parse_size,
           default_value = "4K,16K,64K,256K,1M,2M")]
     sizes: Vec<u64>,
@@ -46,9 +52,21 @@ struct Args {
     /// kernel without the module.
     #[arg(long)]
     module: Option<PathBuf>,
-    /// Values of vm.ferry.cpu_workers to compare for each migrator; left alone if not given.
+    /// Values of vm.ferry.cpu_workers to compare for each migrator; left alone if not given. In the
+    /// part `workers` from 0 to the number of CPUs if not given.
     #[arg(long, value_delimiter = ',')]
     workers: Vec<u32>,
+    /// Limits for the smallest size in the part `batch`: values of vm.ferry.batch_folios.
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u64).range(1..=4096),
+          default_value = "32,128,512,1024,2048,4096")]
+    batch_folios: Vec<u64>,
+    /// Limits for the largest size in the part `batch`: values of vm.ferry.batch_bytes.
+    #[arg(long, value_delimiter = ',', value_parser = parse_size,
+          default_value = "2M,4M,8M,16M,32M,64M")]
+    batch_bytes: Vec<u64>,
+    /// In a control group of its own: shows how much of the helpers' time was charged to it.
+    #[arg(long)]
+    charge: bool,
     /// Rounds: in each one every migrator moves the region there and back.
     #[arg(long, default_value_t = 11, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
@@ -78,12 +96,21 @@ struct Args {
     /// Where the table goes; to standard output if not given.
     #[arg(long)]
     table: Option<PathBuf>,
+    /// CPUs of the machine below this virtual machine, for the results.
+    #[arg(long)]
+    host_cpus: Option<u32>,
     /// Load average of the machine below this virtual machine, for the results.
     #[arg(long)]
     host_load: Option<f64>,
     /// What to write into the results as the command; this program's own line if not given.
     #[arg(long)]
     command: Option<String>,
+}
+
+fn parse_part(text: &str) -> std::result::Result<Part, String> {
+    (Part::ALL.into_iter())
+        .find(|part| part.name() == text)
+        .ok_or_else(|| format!("there are {}", Part::ALL.map(Part::name).join(", ")))
 }
 
 fn main() -> ExitCode {
@@ -121,65 +148,6 @@ fn two_nodes(args: &Args) -> Result<[i32; 2]> {
     }
 }
 
-fn variants(args: &Args, ferry: Option<&Ferry>) -> Result<Vec<Variant>> {
-    let available = match ferry {
-        Some(ferry) => ferry.migrators()?,
-        None => vec!["off".into()],
-    };
-    let wanted = if args.migrators.is_empty() {
-        &available
-    } else {
-        &args.migrators
-    };
-    let exists = |name: &String| {
-        available.contains(name) || name == UNLOADED && ferry.is_some_and(Ferry::can_unload)
-    };
-    if let Some(missing) = wanted.iter().find(|name| !exists(name)) {
-        return unusable(format!(
-            "migrator '{missing}' is not there; available: {}{}",
-            available.join(" "),
-            if ferry.is_none() {
-                " (ferry.ko is not loaded)"
-            } else {
-                ""
-            }
-        ));
-    }
-    let mut variants = vec![];
-    for migrator in wanted {
-        let plain = Variant {
-            migrator: migrator.clone(),
-            workers: None,
-        };
-        if plain.is_off() {
-            variants.insert(0, plain);
-        } else if args.workers.is_empty() || plain.migrator == UNLOADED {
-            variants.push(plain);
-        } else {
-            variants.extend(args.workers.iter().map(|&workers| Variant {
-                workers: Some(workers),
-                ..plain.clone()
-            }));
-        }
-    }
-    Ok(variants)
-}
-
-fn check_sizes(args: &Args) -> Result<()> {
-    for &size in &args.sizes {
-        if !size.is_power_of_two() || !(guest::PAGE..=BATCH_BYTES).contains(&size) {
-            return unusable(format!(
-                "{} is not a folio size from 4K to 2M",
-                size_name(size)
-            ));
-        }
-    }
-    if args.region % BATCH_BYTES != 0 {
-        return unusable("the region must be a multiple of 2M".into());
-    }
-    Ok(())
-}
-
 fn check_room(nodes: [i32; 2], region: u64) -> Result<()> {
     const SPARE: u64 = 64 << 20;
     for node in nodes {
@@ -195,30 +163,100 @@ fn check_room(nodes: [i32; 2], region: u64) -> Result<()> {
     Ok(())
 }
 
+/// What all steps share.
+struct Machine<'a> {
+    nodes: [i32; 2],
+    cpus: &'a [usize],
+    probe_cpu: Option<usize>,
+    ferry: Option<&'a mut Ferry>,
+    group: Option<&'a Group>,
+}
+
+fn measure_step(
+    step: &Step,
+    machine: Machine<'_>,
+    share_of_time: Duration,
+    restore: &mut Restore,
+    mut progress: impl FnMut(String),
+) -> Result<Vec<ferry_results::Run>> {
+    let (now, nodes) = (Instant::now(), machine.nodes);
+    let speed_until = now + share_of_time.mul_f64(step.speed_share);
+    let until = now + share_of_time;
+    guest::compact()?;
+    guest::allow_folios(step.folio_bytes, restore)?;
+    let mut region = Region::new(
+        step.region_bytes,
+        step.folio_bytes,
+        step.call_bytes,
+        nodes[0],
+    )?;
+    let whole = 0..region.pieces();
+    let mut right_size_share = region.right_size_share(whole.clone())?;
+    let names = step.variants.iter().map(Variant::name);
+    progress(format!(
+        "{:.1} % in folios of this size; {}{}",
+        right_size_share * 100.0,
+        names.collect::<Vec<_>>().join(" "),
+        if step.busy { "; every CPU busy" } else { "" }
+    ));
+    let spinners = step.busy.then(|| Spinners::start(machine.cpus));
+    let mut bench = Bench {
+        variants: &step.variants,
+        nodes,
+        ferry: machine.ferry,
+        spinners: spinners.as_ref(),
+        group: machine.group,
+    };
+    let mut all = bench.speed(
+        &mut region,
+        step.rounds,
+        ENOUGH_ROUNDS,
+        speed_until,
+        &mut progress,
+    )?;
+    if let Some(probe_cpu) = machine.probe_cpu.filter(|_| step.calls > 0) {
+        bench.latency(&mut region, step, until, probe_cpu, &mut all)?;
+        let first: usize = all.iter().map(|series| series.gap_us.len()).sum();
+        let pages: usize = all.iter().map(|series| series.page_gap_us.len()).sum();
+        let unseen: u64 = all.iter().map(|series| series.unseen).sum();
+        progress(format!(
+            "first folio of {first} calls, other pages of {pages}; {unseen} went unseen"
+        ));
+    }
+    if let Some(spinners) = spinners {
+        spinners.stop()?;
+    }
+    right_size_share = right_size_share.min(region.right_size_share(whole)?);
+    Ok(report::runs(
+        step,
+        nodes,
+        right_size_share,
+        machine.group.is_some(),
+        &all,
+    ))
+}
+
 fn measure_all(args: &Args) -> Result<Vec<String>> {
     let begin = Instant::now();
     let date = ferry_results::time::iso8601(SystemTime::now());
     let progress = |text: String| println!("[{:7.1} s] {text}", begin.elapsed().as_secs_f64());
 
-    check_sizes(args)?;
     let nodes = two_nodes(args)?;
-    check_room(nodes, args.region)?;
-    let mut ferry = Ferry::find(args.module.as_deref())?;
-    let variants = variants(args, ferry.as_ref())?;
     let cpus = guest::online_cpus()?;
-    let batches = args
-        .latency_batches
-        .unwrap_or(if args.busy { 0 } else { 100 });
+    let mut ferry = Ferry::find(args.module.as_deref())?;
+    let steps = plan::steps(args, ferry.as_ref(), cpus.len())?;
+    let largest = steps.iter().map(|step| step.region_bytes).max();
+    check_room(nodes, largest.unwrap_or(0))?;
     let probe_cpu = cpus.iter().rev().copied().find(|&cpu| cpu != args.cpu);
-    if batches > 0 && probe_cpu.is_none() {
+    if probe_cpu.is_none() {
         progress("first-folio latency is not measured: it needs a second CPU".into());
     }
-    if args.region / BATCH_BYTES < variants.len() as u64 {
-        return unusable(format!(
-            "{} variants need a region of as many batches of 2M",
-            variants.len()
-        ));
+    if args.parts.contains(&Part::Workers) && !ferry.as_ref().is_some_and(Ferry::can_force) {
+        progress(
+            "workers: no ferry/inject/all_workers, so they are numbers at most, not exact".into(),
+        );
     }
+    let group = args.charge.then(Group::enter).transpose()?;
     let mut restore = Restore::default();
     guest::calm(&mut restore)?;
     sys::bind_to_cpu(args.cpu).map_err(in_call("sched_setaffinity"))?;
@@ -237,81 +275,49 @@ fn measure_all(args: &Args) -> Result<Vec<String>> {
         cpu_model: guest::cpu_model(),
         nodes: nodes.to_vec(),
         region_bytes: args.region,
-        busy: args.busy,
+        busy: steps.iter().all(|step| step.busy),
         knobs: ferry.as_ref().map(Ferry::knobs).unwrap_or_default(),
+        host_cpus: args.host_cpus,
         host_load: args.host_load,
         wall_s: 0.0,
         failures: vec![],
     };
     progress(format!(
-        "Linux {}, {} CPUs, accel {}, nodes {} and {}, {} MiB a move, migrators: {}",
+        "Linux {}, {} CPUs, accel {}, nodes {} and {}, {} MiB a move",
         results.kernel,
         results.cpus,
         results.accel,
         nodes[0],
         nodes[1],
         args.region >> 20,
-        variants
-            .iter()
-            .map(Variant::name)
-            .collect::<Vec<_>>()
-            .join(" ")
     ));
+    if let Some(overcommit) = results.overcommit() {
+        progress(overcommit);
+    }
 
-    let spinners = args.busy.then(|| Spinners::start(&cpus));
-    for (index, &folio_bytes) in args.sizes.iter().enumerate() {
-        let name = size_name(folio_bytes);
-        // A size may take what is left, divided by the sizes left; most of it for speed.
+    for (index, step) in steps.iter().enumerate() {
+        // A step may take its share of what is left.
         let left = Duration::from_secs(args.seconds).saturating_sub(begin.elapsed());
-        let share_of_time = left / (args.sizes.len() - index) as u32;
-        let (speed_until, until) = (
-            Instant::now() + share_of_time * 4 / 5,
-            Instant::now() + share_of_time,
-        );
-        guest::compact()?;
-        guest::allow_folios(folio_bytes, &mut restore)?;
-        let mut region = Region::new(args.region, folio_bytes, BATCH_BYTES, nodes[0])?;
-        let whole = 0..region.pieces();
-        let mut share = region.right_size_share(whole.clone())?;
-        progress(format!(
-            "{name}: {:.1} % in folios of this size",
-            share * 100.0
-        ));
-        let mut bench = Bench {
-            variants: &variants,
-            nodes,
-            ferry: ferry.as_mut(),
-            spinners: spinners.as_ref(),
-        };
-        let mut all = bench.speed(
-            &mut region,
-            args.rounds,
-            ENOUGH_ROUNDS,
-            speed_until,
+        let weights: u32 = steps[index..].iter().map(|step| step.weight).sum();
+        let share = left * step.weight / weights;
+        let name = step.name();
+        let runs = measure_step(
+            step,
+            Machine {
+                nodes,
+                cpus: &cpus,
+                probe_cpu,
+                ferry: ferry.as_mut(),
+                group: group.as_ref(),
+            },
+            share,
+            &mut restore,
             |line| progress(format!("{name}: {line}")),
         )?;
-        if let Some(probe_cpu) = probe_cpu.filter(|_| batches > 0) {
-            bench.latency(&mut region, batches, until, probe_cpu, &mut all)?;
-            let seen: usize = all.iter().map(|series| series.gap_us.len()).sum();
-            let unseen: u64 = all.iter().map(|series| series.unseen).sum();
-            progress(format!(
-                "{name}: first folio of {seen} batches, {unseen} went unseen"
-            ));
-        }
-        share = share.min(region.right_size_share(whole)?);
-        let size = report::Size {
-            folio_bytes,
-            right_size_share: share,
-            nodes,
-            busy: args.busy,
-        };
-        results.runs.extend(report::runs(&size, &variants, &all));
-    }
-    if let Some(spinners) = spinners {
-        spinners.stop()?;
+        results.runs.extend(runs);
     }
     if let Some(ferry) = &mut ferry {
-        ferry.select("off", None)?;
+        ferry.select("off", &guest::Knobs::default())?;
     }
 
     results.wall_s = begin.elapsed().as_secs_f64();

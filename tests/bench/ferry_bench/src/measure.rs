@@ -4,11 +4,13 @@
 //! when the first folio of one batch is back.
 
 use crate::error::{in_call, Result};
-use crate::guest::{self, Ferry};
+use crate::guest::{self, Ferry, Group, Knobs};
+use crate::plan::Step;
 use crate::probe::{Probe, Seen};
 use crate::region::Region;
 use crate::spin::Spinners;
 use crate::sys;
+use ferry_results::{size_name, Charge};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Instant;
@@ -16,26 +18,57 @@ use std::time::Instant;
 /// Base pages in a batch, `NR_MAX_BATCHED_MIGRATION` of the stock kernel.
 pub const BATCH_BYTES: u64 = 512 * guest::PAGE;
 
-/// So many in each direction are watched however long it takes.
-const FEWEST_BATCHES: usize = 25;
+/// Calls under the probe before it is another variant's turn.
+const CALLS_IN_TURN: usize = 25;
 
-/// One thing to compare: a migrator, with a number of workers if that was asked for.
+/// One thing to compare: a migrator, and what was asked for besides.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Variant {
     pub migrator: String,
-    pub workers: Option<u32>,
+    pub knobs: Knobs,
 }
 
 impl Variant {
+    pub fn plain(migrator: impl Into<String>) -> Variant {
+        Variant {
+            migrator: migrator.into(),
+            knobs: Knobs::default(),
+        }
+    }
+
+    /// `all`: in any case, not at most.
+    pub fn with_workers(&self, workers: u32, all: bool) -> Variant {
+        Variant {
+            knobs: Knobs {
+                workers: Some(workers),
+                all_workers: all && workers > 0,
+                ..self.knobs.clone()
+            },
+            ..self.clone()
+        }
+    }
+
     pub fn is_off(&self) -> bool {
         self.migrator == "off"
     }
 
+    /// The stock kernel's copy, with or without the module.
+    pub fn is_stock(&self) -> bool {
+        self.is_off() || self.migrator == guest::UNLOADED
+    }
+
+    /// `cpu`, `cpu/2` with two workers, `cpu@512` and `cpu@16M` with a limit of the batch.
     pub fn name(&self) -> String {
-        match self.workers {
-            Some(workers) => format!("{}/{workers}", self.migrator),
-            None => self.migrator.clone(),
+        let mut name = self.migrator.clone();
+        if let Some(workers) = self.knobs.workers {
+            name += &format!("/{workers}");
         }
+        match (self.knobs.batch_folios, self.knobs.batch_bytes) {
+            (Some(folios), _) => name += &format!("@{folios}"),
+            (None, Some(bytes)) => name += &format!("@{}", size_name(bytes)),
+            (None, None) => {}
+        }
+        name
     }
 }
 
@@ -51,7 +84,9 @@ pub struct Series {
     pub user_s: f64,
     pub sys_s: f64,
     pub guest_sys_s: f64,
-    pub busy_work: u64,
+    /// Steps of the spinning threads in each move.
+    pub busy_work: Both<Vec<u64>>,
+    pub charge: Charge,
     pub ferry: BTreeMap<String, u64>,
     pub bad_bytes: u64,
     pub off_target: u64,
@@ -61,6 +96,8 @@ pub struct Series {
     pub first_us: Both<Vec<f64>>,
     /// Microseconds it could not be read.
     pub gap_us: Vec<f64>,
+    /// The same of pages all over the call.
+    pub page_gap_us: Vec<f64>,
     pub unseen: u64,
 }
 
@@ -69,12 +106,21 @@ pub struct Bench<'a> {
     pub nodes: Both<i32>,
     pub ferry: Option<&'a mut Ferry>,
     pub spinners: Option<&'a Spinners>,
+    /// To see who pays for the helpers.
+    pub group: Option<&'a Group>,
+}
+
+/// CPU time so far.
+struct Used {
+    workers_s: f64,
+    own_s: f64,
+    group_s: f64,
 }
 
 impl Bench<'_> {
     fn select(&mut self, variant: &Variant) -> Result<()> {
         match &mut self.ferry {
-            Some(ferry) => ferry.select(&variant.migrator, variant.workers),
+            Some(ferry) => ferry.select(&variant.migrator, &variant.knobs),
             None => Ok(()),
         }
     }
@@ -83,6 +129,23 @@ impl Bench<'_> {
         self.ferry
             .as_ref()
             .map_or(Ok(BTreeMap::new()), |ferry| ferry.counters())
+    }
+
+    fn used(&self) -> Result<Option<Used>> {
+        let Some(group) = self.group else {
+            return Ok(None);
+        };
+        let workers_s = match &self.ferry {
+            Some(ferry) => ferry.workers_s()?,
+            None => 0.0,
+        };
+        // The process's clock first: it brings what the group was charged up to date.
+        let own_s = sys::process_s().map_err(in_call("clock_gettime"))?;
+        Ok(Some(Used {
+            workers_s,
+            own_s,
+            group_s: group.used_s()?,
+        }))
     }
 
     /// Moves the region once, takes the time, then checks place and content.
@@ -99,6 +162,7 @@ impl Bench<'_> {
         let mut status = vec![-1; folios.len()];
 
         let counters = self.counters()?;
+        let used_before = self.used()?;
         let work = self.spinners.map_or(0, Spinners::work);
         let guest_sys = guest::system_s()?;
         let usage = sys::thread_usage();
@@ -107,11 +171,16 @@ impl Bench<'_> {
         let seconds = start.elapsed().as_secs_f64();
         let used = sys::thread_usage();
         series.guest_sys_s += guest::system_s()? - guest_sys;
-        series.busy_work += self.spinners.map_or(0, Spinners::work) - work;
+        series.busy_work[direction].push(self.spinners.map_or(0, Spinners::work) - work);
         series.sys_s += used.sys_s - usage.sys_s;
         series.user_s += used.user_s - usage.user_s;
         series.seconds[direction].push(seconds);
         series.bytes += region.bytes();
+        if let (Some(before), Some(after)) = (used_before, self.used()?) {
+            series.charge.workers_s += after.workers_s - before.workers_s;
+            series.charge.charged_s +=
+                after.group_s - before.group_s - (after.own_s - before.own_s);
+        }
         for (name, value) in self.counters()? {
             let gained = value.saturating_sub(counters.get(&name).copied().unwrap_or(0));
             *series.ferry.entry(name).or_default() += gained;
@@ -160,16 +229,21 @@ impl Bench<'_> {
         all[0].off_target += warm_up.off_target;
         all[0].right_size_share = warm_up.right_size_share;
         for round in 1..=rounds {
-            let mut line = format!("round {round}/{rounds}");
-            for (variant, series) in variants.iter().zip(&mut all) {
-                self.select(variant)?;
+            // What changes slowly on the machine is not one variant's alone.
+            for v in in_turns(variants.len(), round as usize) {
+                self.select(&variants[v])?;
                 for direction in 0..2 {
-                    self.timed_move(region, direction, series)?;
+                    self.timed_move(region, direction, &mut all[v])?;
                 }
-                let speeds = series.round_speeds();
-                line += &format!("  {} {:.3} GiB/s", variant.name(), speeds[speeds.len() - 1]);
             }
-            progress(line);
+            let speeds = variants.iter().zip(&all).map(|(variant, series)| {
+                let speed = series.round_speeds().last().copied().unwrap_or(0.0);
+                format!("  {} {speed:.3}", variant.name())
+            });
+            progress(format!(
+                "round {round}/{rounds}, GiB/s:{}",
+                speeds.collect::<String>()
+            ));
             if round >= enough && Instant::now() >= until {
                 break;
             }
@@ -177,12 +251,13 @@ impl Bench<'_> {
         Ok(all)
     }
 
-    /// Moves single batches, `count` of them in each direction for each variant, while another
-    /// thread watches the first page. After [`FEWEST_BATCHES`] it also ends when the time is up.
+    /// Moves single batches, or more in one call, as the step says, while another thread watches a
+    /// page: the first one, or in turns with it one somewhere in the call. After the step's fewest
+    /// calls it also ends when the time is up.
     pub fn latency(
         &mut self,
         region: &mut Region,
-        count: usize,
+        step: &Step,
         until: Instant,
         probe_cpu: usize,
         all: &mut [Series],
@@ -195,7 +270,7 @@ impl Bench<'_> {
                 probe.run();
                 bound
             });
-            let samples = self.batches(region, count, until, &probe, all);
+            let samples = self.calls(region, step, until, &probe, all);
             probe.quit();
             thread
                 .join()
@@ -209,8 +284,12 @@ impl Bench<'_> {
             match sample.gap {
                 Some((from, until)) if from >= sample.call => {
                     let us = |ticks: u64| ticks as f64 / ticks_per_us;
-                    series.first_us[sample.direction].push(us(until - sample.call));
-                    series.gap_us.push(us(until - from));
+                    if sample.page == 0 {
+                        series.first_us[sample.direction].push(us(until - sample.call));
+                        series.gap_us.push(us(until - from));
+                    } else {
+                        series.page_gap_us.push(us(until - from));
+                    }
                 }
                 _ => series.unseen += 1,
             }
@@ -218,59 +297,68 @@ impl Bench<'_> {
         Ok(())
     }
 
-    fn batches(
+    fn calls(
         &mut self,
         region: &mut Region,
-        count: usize,
+        step: &Step,
         until: Instant,
         probe: &Probe,
         all: &mut [Series],
     ) -> Result<Vec<Sample>> {
         let variants = self.variants;
-        // A few there, then the same back again.
-        let in_turn = (region.pieces() / variants.len()).min(FEWEST_BATCHES);
-        let mut samples = Vec::with_capacity(2 * count * variants.len());
-        let mut done = 0;
-        while done < count && (done < FEWEST_BATCHES || Instant::now() < until) {
-            let now = in_turn.min(count - done);
+        let in_turn = region.pieces().min(CALLS_IN_TURN);
+        let mut samples = vec![];
+        let (mut done, mut number) = (0, 0);
+        for turn in 0.. {
+            if done >= step.calls || done >= step.fewest_calls && Instant::now() >= until {
+                break;
+            }
+            let now = in_turn.min(step.calls - done);
             done += now;
-            for (direction, k) in (0..2).flat_map(|d| (0..now).map(move |k| (d, k))) {
-                for (v, variant) in variants.iter().enumerate() {
-                    let piece = k * variants.len() + v;
-                    self.select(variant)?;
-                    let number = samples.len() as u64 + 1;
-                    let (call, seen) = self.one_batch(region, piece, direction, number, probe)?;
+            for v in in_turns(variants.len(), turn) {
+                self.select(&variants[v])?;
+                // A few there, then the same back again.
+                for (direction, piece) in (0..2).flat_map(|d| (0..now).map(move |k| (d, k))) {
+                    number += 1;
+                    let page = if step.pages && (turn + direction + piece) % 2 == 1 {
+                        page_at(number, region.pages_per_piece())
+                    } else {
+                        0
+                    };
+                    let (call, seen) =
+                        self.one_call(region, piece, direction, page, number, probe)?;
                     all[v].bad_bytes += seen.bad_bytes;
-                    self.verify(
-                        region,
-                        piece..piece + 1,
-                        self.nodes[1 - direction],
-                        &mut all[v],
-                    )?;
-                    samples.push(Sample {
-                        variant: v,
-                        direction,
-                        call,
-                        gap: seen.gap,
-                    });
+                    let target = self.nodes[1 - direction];
+                    self.verify(region, piece..piece + 1, target, &mut all[v])?;
+                    // The first call after a switch finds helpers that have never run.
+                    if (direction, piece) != (0, 0) || now == 1 {
+                        samples.push(Sample {
+                            variant: v,
+                            direction,
+                            page,
+                            call,
+                            gap: seen.gap,
+                        });
+                    }
                 }
             }
         }
         Ok(samples)
     }
 
-    fn one_batch(
+    fn one_call(
         &self,
         region: &Region,
         piece: usize,
         direction: usize,
+        page: usize,
         number: u64,
         probe: &Probe,
     ) -> Result<(u64, Seen)> {
         let folios = region.folios(piece..piece + 1);
         let nodes = vec![self.nodes[1 - direction]; folios.len()];
         let mut status = vec![-1; folios.len()];
-        let (index, expected) = region.first_word(piece);
+        let (index, expected) = region.word_of_page(piece, page);
         probe.start(number, index, expected);
         let call = sys::ticks();
         let moved = sys::move_pages(folios, &nodes, &mut status);
@@ -280,10 +368,23 @@ impl Bench<'_> {
     }
 }
 
-/// One batch under the probe; time stamps in ticks.
+/// The variants in turns: every other turn in the opposite order.
+fn in_turns(variants: usize, turn: usize) -> impl Iterator<Item = usize> {
+    (0..variants).map(move |v| if turn % 2 == 0 { variants - 1 - v } else { v })
+}
+
+/// Pages but the first, evenly spread however many there are of them: multiples of the golden
+/// ratio.
+fn page_at(number: u64, pages: usize) -> usize {
+    let share = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    1 + ((share * (pages as u64 - 1)) >> 32) as usize
+}
+
+/// One call under the probe; time stamps in ticks.
 struct Sample {
     variant: usize,
     direction: usize,
+    page: usize,
     call: u64,
     gap: Option<(u64, u64)>,
 }
@@ -296,13 +397,15 @@ impl Default for Series {
             user_s: 0.0,
             sys_s: 0.0,
             guest_sys_s: 0.0,
-            busy_work: 0,
+            busy_work: Default::default(),
+            charge: Charge::default(),
             ferry: BTreeMap::new(),
             bad_bytes: 0,
             off_target: 0,
             right_size_share: 1.0,
             first_us: Default::default(),
             gap_us: vec![],
+            page_gap_us: vec![],
             unseen: 0,
         }
     }
@@ -316,6 +419,22 @@ impl Series {
             .iter()
             .zip(&self.seconds[1])
             .map(|(there, back)| bytes / (there + back) / GIB)
+            .collect()
+    }
+
+    /// Steps of the spinning threads in a second of each round's moves.
+    pub fn round_work(&self) -> Vec<f64> {
+        let both = |values: &Both<Vec<u64>>| -> Vec<u64> {
+            values[0]
+                .iter()
+                .zip(&values[1])
+                .map(|(a, b)| a + b)
+                .collect()
+        };
+        both(&self.busy_work)
+            .iter()
+            .zip(self.seconds[0].iter().zip(&self.seconds[1]))
+            .map(|(&work, (there, back))| work as f64 / (there + back))
             .collect()
     }
 
@@ -353,13 +472,44 @@ mod tests {
 
     #[test]
     fn variants_have_names() {
-        let mut variant = Variant {
-            migrator: "cpu".into(),
-            workers: None,
+        let cpu = Variant::plain("cpu");
+        assert_eq!(cpu.name(), "cpu");
+        assert_eq!(cpu.with_workers(2, true).name(), "cpu/2");
+        assert!(cpu.with_workers(2, true).knobs.all_workers);
+        assert!(!cpu.with_workers(0, true).knobs.all_workers);
+        assert!(!cpu.is_stock() && Variant::plain("unloaded").is_stock());
+        let mut limited = cpu.clone();
+        limited.knobs.batch_bytes = Some(16 << 20);
+        assert_eq!(limited.name(), "cpu@16M");
+        limited.knobs.batch_folios = Some(4096);
+        assert_eq!(limited.name(), "cpu@4096");
+    }
+
+    #[test]
+    fn everybody_is_first_in_turn() {
+        assert_eq!(in_turns(3, 1).collect::<Vec<_>>(), [0, 1, 2]);
+        assert_eq!(in_turns(3, 2).collect::<Vec<_>>(), [2, 1, 0]);
+    }
+
+    #[test]
+    fn pages_are_spread_over_the_call() {
+        let mut seen = [0; 8];
+        for number in 0..800 {
+            let page = page_at(number, 4096);
+            assert!((1..4096).contains(&page));
+            seen[page / 512] += 1;
+        }
+        assert!(seen.iter().all(|&n| (90..=110).contains(&n)), "{seen:?}");
+        assert_eq!(page_at(5, 2), 1);
+    }
+
+    #[test]
+    fn work_of_a_round_is_per_second() {
+        let series = Series {
+            seconds: [vec![1.0], vec![3.0]],
+            busy_work: [vec![10], vec![30]],
+            ..Series::default()
         };
-        assert_eq!(variant.name(), "cpu");
-        variant.workers = Some(2);
-        assert_eq!(variant.name(), "cpu/2");
-        assert!(!variant.is_off());
+        assert_eq!(series.round_work(), [10.0]);
     }
 }

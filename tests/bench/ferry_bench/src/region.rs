@@ -122,9 +122,14 @@ impl Region {
         self.mapping.clone()
     }
 
-    /// The position of the first word of a piece, and what is in it.
-    pub fn first_word(&self, piece: usize) -> (usize, u64) {
-        let index = self.words_of(piece..piece + 1).start;
+    /// Base pages in a piece.
+    pub fn pages_per_piece(&self) -> usize {
+        (self.piece_bytes / PAGE) as usize
+    }
+
+    /// The position of the first word of a page of a piece, and what is in it.
+    pub fn word_of_page(&self, piece: usize, page: usize) -> (usize, u64) {
+        let index = self.words_of(piece..piece + 1).start + page * (PAGE / 8) as usize;
         (index, pattern::word(index, self.generations[piece]))
     }
 

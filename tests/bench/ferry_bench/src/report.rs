@@ -2,27 +2,28 @@
 
 //! From series to the results file and the table.
 
-use crate::guest::UNLOADED;
+use crate::guest::{Knobs, UNLOADED};
 use crate::measure::{Series, Variant};
-use ferry_results::stats::median;
-use ferry_results::{size_name, Direction, Quantiles, Range, Results, Run};
+use crate::plan::Step;
+use ferry_results::stats::{median, percentile};
+use ferry_results::{size_name, Direction, Part, Quantiles, Range, Results, Run};
 
-/// What holds for all runs at one folio size.
-pub struct Size {
-    pub folio_bytes: u64,
-    /// Of the whole region, before and after all moves.
-    pub right_size_share: f64,
-    pub nodes: [i32; 2],
-    pub busy: bool,
-}
-
-/// One run for each variant; ratios are to the variant that is off, else to the first.
-pub fn runs(size: &Size, variants: &[Variant], all: &[Series]) -> Vec<Run> {
-    let off = &all[variants.iter().position(Variant::is_off).unwrap_or(0)];
-    variants
-        .iter()
-        .zip(all)
-        .map(|(variant, series)| run(size, variant, series, off))
+/// One run for each variant of a step; ratios are to the variant that is off, else to the first.
+/// `right_size_share` is that of the whole region, before and after all moves.
+pub fn runs(
+    step: &Step,
+    nodes: [i32; 2],
+    right_size_share: f64,
+    charged: bool,
+    all: &[Series],
+) -> Vec<Run> {
+    let off = &all[step.variants.iter().position(Variant::is_off).unwrap_or(0)];
+    (step.variants.iter().zip(all))
+        .map(|(variant, series)| Run {
+            right_size_share: series.right_size_share.min(right_size_share),
+            charge: charged.then_some(series.charge),
+            ..run(step, nodes, variant, series, off)
+        })
         .collect()
 }
 
@@ -30,12 +31,12 @@ fn range(values: &[f64]) -> Range {
     Range::of(values).expect("at least one round")
 }
 
-/// Ratio of the medians, if both were measured.
-fn over(values: &[f64], off: &[f64]) -> Option<f64> {
-    Some(median(values)? / median(off)?)
+/// Ratio of medians, or of what else is asked for, if both were measured.
+fn over(of: fn(&[f64]) -> Option<f64>, values: &[f64], off: &[f64]) -> Option<f64> {
+    Some(of(values)? / of(off)?)
 }
 
-fn run(size: &Size, variant: &Variant, series: &Series, off: &Series) -> Run {
+fn run(step: &Step, nodes: [i32; 2], variant: &Variant, series: &Series, off: &Series) -> Run {
     let (speeds, off_speeds) = (series.round_speeds(), off.round_speeds());
     let (speed, off_speed) = (range(&speeds), range(&off_speeds));
     let pairs: Vec<f64> = speeds.iter().zip(&off_speeds).map(|(a, b)| a / b).collect();
@@ -43,42 +44,55 @@ fn run(size: &Size, variant: &Variant, series: &Series, off: &Series) -> Run {
         .map(|d| {
             let speed = range(&series.direction_speeds(d));
             Direction {
-                from: size.nodes[d],
-                to: size.nodes[1 - d],
+                from: nodes[d],
+                to: nodes[1 - d],
                 gib_per_s: speed,
                 ratio_to_off: speed.median / range(&off.direction_speeds(d)).median,
                 first_folio_us: Quantiles::of(&series.first_us[d]),
             }
         })
         .collect();
-    let work_per_s =
-        |series: &Series| series.busy_work as f64 / series.seconds.iter().flatten().sum::<f64>();
+    let (first, off_first) = (series.first_us.concat(), off.first_us.concat());
+    let work = Range::of(&series.round_work()).filter(|_| step.busy);
+    let off_work = Range::of(&off.round_work());
     Run {
         migrator: variant.migrator.clone(),
-        folio_bytes: size.folio_bytes,
+        folio_bytes: step.folio_bytes,
         total_bytes: series.bytes,
         gib_per_s: speed,
         ratio_to_off: speed.median / off_speed.median,
-        first_folio_us: Quantiles::of(&series.first_us.concat()),
+        first_folio_us: Quantiles::of(&first),
         sys_s: series.sys_s,
         user_s: series.user_s,
         bad_bytes: series.bad_bytes,
-        workers: variant.workers,
+        workers: variant.knobs.workers,
+        part: step.part,
+        all_workers: variant.knobs.all_workers,
+        batch_folios: variant.knobs.batch_folios,
+        batch_bytes: variant.knobs.batch_bytes,
         rounds: speeds.len() as u32,
         noise: speed.noise(),
         noise_of_off: off_speed.noise(),
         ratio_paired: median(&pairs).expect("at least one round"),
         directions,
         first_folio_gap_us: Quantiles::of(&series.gap_us),
-        first_folio_ratio: over(&series.first_us.concat(), &off.first_us.concat()),
-        first_folio_gap_ratio: over(&series.gap_us, &off.gap_us),
+        first_folio_ratio: over(median, &first, &off_first),
+        first_folio_p99_ratio: over(|values| percentile(values, 99.0), &first, &off_first),
+        first_folio_gap_ratio: over(median, &series.gap_us, &off.gap_us),
         first_folio_samples: series.gap_us.len() as u64,
         first_folio_unseen: series.unseen,
+        call_bytes: step.pages.then_some(step.call_bytes),
+        page_gap_us: Quantiles::of(&series.page_gap_us),
+        page_gap_ratio: over(median, &series.page_gap_us, &off.page_gap_us),
         guest_sys_s: series.guest_sys_s,
-        right_size_share: series.right_size_share.min(size.right_size_share),
+        right_size_share: series.right_size_share,
         pages_off_target: series.off_target,
-        busy_work_per_s: size.busy.then(|| work_per_s(series)),
-        busy_work_ratio: size.busy.then(|| work_per_s(series) / work_per_s(off)),
+        busy_work_per_s: work.map(|work| work.median),
+        busy_work: work,
+        busy_work_ratio: work
+            .zip(off_work)
+            .map(|(work, off)| work.median / off.median),
+        charge: None,
         ferry: series.ferry.clone(),
     }
 }
@@ -91,11 +105,16 @@ pub fn copied_bytes(run: &Run) -> u64 {
         .sum()
 }
 
-/// The migrator, with its number of workers if that was set.
+/// The variant's name.
 fn name(run: &Run) -> String {
     Variant {
         migrator: run.migrator.clone(),
-        workers: run.workers,
+        knobs: Knobs {
+            workers: run.workers,
+            all_workers: run.all_workers,
+            batch_folios: run.batch_folios,
+            batch_bytes: run.batch_bytes,
+        },
     }
     .name()
 }
@@ -111,7 +130,10 @@ pub fn helped_share(run: &Run) -> Option<f64> {
 pub fn failures(results: &Results) -> Vec<String> {
     let mut failures = vec![];
     for run in &results.runs {
-        let name = format!("{} {}", size_name(run.folio_bytes), name(run));
+        let part = run
+            .part
+            .map_or(String::new(), |part| format!("{} ", part.name()));
+        let name = format!("{part}{} {}", size_name(run.folio_bytes), name(run));
         if run.bad_bytes > 0 {
             failures.push(format!("{name}: {} bad bytes", run.bad_bytes));
         }
@@ -127,17 +149,18 @@ pub fn failures(results: &Results) -> Vec<String> {
                 run.right_size_share * 100.0
             ));
         }
-        // `auto` may leave a size to the kernel, but not all of them.
+        let of_all = |alike: &dyn Fn(&&Run) -> bool| -> u64 {
+            let same = |other: &&Run| other.migrator == run.migrator && alike(other);
+            results.runs.iter().filter(same).map(copied_bytes).sum()
+        };
         let copied = match run.migrator.as_str() {
             "off" | UNLOADED => continue,
-            // With every CPU busy, stepping aside is what is wanted.
-            _ if results.busy => continue,
-            "auto" => results
-                .runs
-                .iter()
-                .filter(|other| other.migrator == run.migrator)
-                .map(copied_bytes)
-                .sum(),
+            // With every CPU busy or without workers, stepping aside is what is wanted.
+            _ if run.busy_work.is_some() || run.workers == Some(0) => continue,
+            // `auto` may leave a size to the kernel, but not all of them.
+            "auto" => of_all(&|_| true),
+            // So may others with some limit of a batch.
+            _ if run.part == Some(Part::Batch) => of_all(&|other| other.part == run.part),
             _ => copied_bytes(run),
         };
         if copied == 0 {
@@ -147,105 +170,201 @@ pub fn failures(results: &Results) -> Vec<String> {
     failures
 }
 
+type Column = (&'static str, fn(&Run) -> String);
+
+fn pair(quantiles: Option<Quantiles>) -> String {
+    quantiles.map_or("-".into(), |q| format!("{:.0}/{:.0}", q.p50, q.p99))
+}
+
+fn times(ratio: Option<f64>) -> String {
+    ratio.map_or("-".into(), |r| format!("{r:.2}"))
+}
+
+fn percent(share: Option<f64>) -> String {
+    share.map_or("-".into(), |share| format!("{:.0} %", share * 100.0))
+}
+
+fn seconds_of_a_round(run: &Run) -> f64 {
+    let gib = run.total_bytes as f64 / f64::from(run.rounds.max(1)) / GIB;
+    gib / run.gib_per_s.median
+}
+
+const GIB: f64 = (1u64 << 30) as f64;
+
+const SPEED: [Column; 6] = [
+    ("folio", |run| size_name(run.folio_bytes)),
+    ("migrator", name),
+    ("GiB/s", |run| format!("{:.3}", run.gib_per_s.median)),
+    ("min-max", |run| {
+        format!("{:.3}-{:.3}", run.gib_per_s.min, run.gib_per_s.max)
+    }),
+    ("ratio", |run| format!("{:.2}", run.ratio_to_off)),
+    ("noise", |run| percent(Some(run.noise))),
+];
+const FIRST: [Column; 3] = [
+    ("first p50/p99 us", |run| pair(run.first_folio_us)),
+    ("ratio", |run| times(run.first_folio_ratio)),
+    ("p99 ratio", |run| times(run.first_folio_p99_ratio)),
+];
+const FIRST_GAP: [Column; 2] = [
+    ("gap p50/p99 us", |run| pair(run.first_folio_gap_us)),
+    ("ratio", |run| times(run.first_folio_gap_ratio)),
+];
+const PAGE_GAP: [Column; 2] = [
+    ("page gap p50/p99 us", |run| pair(run.page_gap_us)),
+    ("ratio", |run| times(run.page_gap_ratio)),
+];
+const BUSY: [Column; 4] = [
+    ("s/round", |run| format!("{:.3}", seconds_of_a_round(run))),
+    ("ratio", |run| format!("{:.3}", 1.0 / run.ratio_to_off)),
+    ("user work", |run| {
+        run.busy_work_ratio
+            .map_or("-".into(), |r| format!("{r:.3}"))
+    }),
+    ("noise", |run| {
+        percent(run.busy_work.map(|work| work.noise()))
+    }),
+];
+const COST: [Column; 4] = [
+    ("sys s", |run| format!("{:.2}", run.sys_s)),
+    ("all sys", |run| format!("{:.2}", run.guest_sys_s)),
+    ("helped", |run| percent(helped_share(run))),
+    ("bad bytes", |run| run.bad_bytes.to_string()),
+];
+
+/// Columns as wide as what is in them.
+fn aligned(columns: &[Column], runs: &[&Run]) -> String {
+    let mut lines = vec![columns.iter().map(|(title, _)| title.to_string()).collect()];
+    lines.extend(
+        (runs.iter())
+            .map(|run| -> Vec<String> { columns.iter().map(|(_, cell)| cell(run)).collect() }),
+    );
+    let width = |column: usize| lines.iter().map(|line| line[column].len()).max();
+    let widths: Vec<usize> = (0..columns.len()).filter_map(width).collect();
+    let mut out = String::new();
+    for line in &lines {
+        let cells = (line.iter().zip(&widths)).map(|(cell, &width)| format!("{cell:>width$}"));
+        out += &cells.collect::<Vec<_>>().join(" ");
+        out.push('\n');
+    }
+    out
+}
+
 /// The results for people.
 pub fn table(results: &Results) -> String {
     let mut out = String::new();
-    let mut line = |cells: &[String]| {
-        const WIDTHS: [usize; 13] = [5, 8, 6, 12, 5, 6, 16, 5, 14, 5, 6, 7, 9];
-        let cells: Vec<String> = cells
-            .iter()
-            .zip(WIDTHS)
-            .map(|(cell, width)| format!("{cell:>width$}"))
-            .collect();
-        out += cells.join(" ").trim_end();
-        out.push('\n');
-    };
-    line(
-        &[
-            "folio",
-            "migrator",
-            "GiB/s",
-            "min-max",
-            "ratio",
-            "noise",
-            "first p50/p99 us",
-            "ratio",
-            "gap p50/p99 us",
-            "ratio",
-            "sys s",
-            "all sys",
-            "bad bytes",
-        ]
-        .map(String::from),
-    );
-    for run in &results.runs {
-        let pair = |quantiles: Option<Quantiles>| {
-            quantiles.map_or("-".into(), |q| format!("{:.0}/{:.0}", q.p50, q.p99))
-        };
-        let times = |ratio: Option<f64>| ratio.map_or("-".into(), |r| format!("{r:.2}"));
-        line(&[
-            size_name(run.folio_bytes),
-            run.workers
-                .map_or(run.migrator.clone(), |n| format!("{}/{n}", run.migrator)),
-            format!("{:.3}", run.gib_per_s.median),
-            format!("{:.3}-{:.3}", run.gib_per_s.min, run.gib_per_s.max),
-            format!("{:.2}", run.ratio_to_off),
-            format!("{:.0} %", run.noise * 100.0),
-            pair(run.first_folio_us),
-            times(run.first_folio_ratio),
-            pair(run.first_folio_gap_us),
-            times(run.first_folio_gap_ratio),
-            format!("{:.2}", run.sys_s),
-            format!("{:.2}", run.guest_sys_s),
-            run.bad_bytes.to_string(),
-        ]);
-    }
-    if results.busy {
-        out += "\nWork of the spinning threads per second, against off:";
-        for run in &results.runs {
-            if let Some(ratio) = run.busy_work_ratio {
-                out += &format!(
-                    "  {} {} {ratio:.3}",
-                    size_name(run.folio_bytes),
-                    run.migrator
-                );
-            }
+    let parts = std::iter::once(None).chain(Part::ALL.map(Some));
+    for part in parts {
+        let runs: Vec<&Run> = results.runs.iter().filter(|run| run.part == part).collect();
+        if runs.is_empty() {
+            continue;
         }
-        out.push('\n');
+        let has = |what: fn(&Run) -> bool| runs.iter().any(|run| what(run));
+        let mut columns = SPEED.to_vec();
+        if has(|run| run.busy_work.is_some()) {
+            columns.extend(BUSY);
+        }
+        if has(|run| run.first_folio_us.is_some()) {
+            columns.extend(FIRST);
+            columns.extend(if has(|run| run.page_gap_us.is_some()) {
+                PAGE_GAP
+            } else {
+                FIRST_GAP
+            });
+        }
+        columns.extend(COST);
+        if let Some(part) = part {
+            out += &format!(
+                "{}{}:\n",
+                if out.is_empty() { "" } else { "\n" },
+                part.name()
+            );
+        }
+        out += &aligned(&columns, &runs);
     }
-    let helped: Vec<String> = results
-        .runs
-        .iter()
-        .filter_map(|run| {
-            let share = helped_share(run)?;
-            Some(format!(
-                "{} {} {:.0} %",
-                size_name(run.folio_bytes),
-                name(run),
-                share * 100.0
-            ))
-        })
-        .collect();
-    if !helped.is_empty() {
-        out += &format!(
-            "\nChunks copied by others than the mover: {}\n",
-            helped.join(", ")
-        );
+    if let Some(overcommit) = results.overcommit() {
+        out += &format!("\n{overcommit}.\n");
+    }
+    if results.runs.iter().any(|run| run.part.is_some()) {
+        out += &summary(results);
     }
     out
+}
+
+/// What was promised beside what was measured. None of it is a condition: a timing never is.
+fn summary(results: &Results) -> String {
+    let mut out = String::from("\nMeasured, and what is wanted:\n");
+    let mut line = |what: String, value: String, wanted: &str, how: String| {
+        out += &format!("  {what:<44} {value:>6}  {wanted:<8} {how}\n");
+    };
+    let noise = |noise: f64| format!("noise of off {:.0} %", noise * 100.0);
+    // Policies, not what a number of workers or a limit does.
+    let own = results.runs.iter().filter(|run| {
+        let stock = ["off", UNLOADED].contains(&run.migrator.as_str());
+        !stock && run.workers.is_none() && run.batch_bytes.is_none()
+    });
+    for run in own {
+        let what = |what: &str| format!("{} {}: {what}", size_name(run.folio_bytes), run.migrator);
+        match run.part {
+            Some(Part::Sizes) => {
+                let ratio = format!("{:.2}", run.ratio_to_off);
+                line(
+                    what("speed against off"),
+                    ratio,
+                    ">= 1",
+                    noise(run.noise_of_off),
+                );
+                if let Some(ratio) = run.first_folio_p99_ratio {
+                    let text = what("first folio p99 against off");
+                    let how = format!("{} calls", run.first_folio_samples);
+                    line(text, format!("{ratio:.2}"), "<= 1.10", how);
+                }
+            }
+            Some(Part::Busy) => {
+                let time = format!("{:.3}", 1.0 / run.ratio_to_off);
+                let text = what("busy machine, time against off");
+                line(text, time, "<= 1.03", noise(run.noise_of_off));
+                if let Some(ratio) = run.busy_work_ratio {
+                    let text = what("busy machine, user work against off");
+                    let how = noise(busy_noise_of_off(results, run));
+                    line(text, format!("{ratio:.3}"), ">= 0.97", how);
+                }
+            }
+            _ => {}
+        }
+    }
+    for run in &results.runs {
+        // Below a hundredth of a second it is what reading the clocks takes.
+        if let Some(charge) = run.charge.filter(|charge| charge.workers_s > 0.01) {
+            out += &format!(
+                "  {} {} {}: helpers ran {:.3} s, {:.3} s were charged: {:.2}\n",
+                run.part.map_or("", Part::name),
+                size_name(run.folio_bytes),
+                name(run),
+                charge.workers_s,
+                charge.charged_s,
+                charge.charged_s / charge.workers_s
+            );
+        }
+    }
+    out
+}
+
+fn busy_noise_of_off(results: &Results, run: &Run) -> f64 {
+    let off = results.runs.iter().find(|other| {
+        other.migrator == "off" && other.part == run.part && other.folio_bytes == run.folio_bytes
+    });
+    off.and_then(|off| off.busy_work)
+        .map_or(0.0, |work| work.noise())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{plan, Args};
+    use clap::Parser;
+    use ferry_results::Charge;
     use std::collections::BTreeMap;
-
-    fn variant(name: &str) -> Variant {
-        Variant {
-            migrator: name.into(),
-            workers: None,
-        }
-    }
 
     fn series(there: f64, back: f64, copied: u64) -> Series {
         Series {
@@ -259,25 +378,24 @@ mod tests {
     }
 
     fn results(all: &[Series]) -> Results {
-        let size = Size {
-            folio_bytes: 65536,
-            right_size_share: 1.0,
-            nodes: [0, 1],
-            busy: false,
-        };
+        let args = Args::try_parse_from(["ferry_bench", "--sizes", "64K"]).unwrap();
+        let mut steps = plan::steps(&args, None, 2).unwrap();
+        let mut step = steps.remove(0);
+        step.variants = vec![Variant::plain("off"), Variant::plain("cpu")];
         Results {
             kernel: String::new(),
             accel: String::new(),
             cpus: 2,
             date: String::new(),
             command: String::new(),
-            runs: runs(&size, &[variant("off"), variant("cpu")], all),
+            runs: runs(&step, [0, 1], 1.0, false, all),
             bench_command: String::new(),
             cpu_model: String::new(),
             nodes: vec![],
             region_bytes: 0,
             busy: false,
             knobs: BTreeMap::new(),
+            host_cpus: None,
             host_load: None,
             wall_s: 0.0,
             failures: vec![],
@@ -320,11 +438,56 @@ mod tests {
         assert!(bad(|s| s.ferry.clear()).contains("copied nothing"));
         let mut busy = results(&[good.clone(), series(1.0, 1.0, 0)]);
         assert_eq!(failures(&busy).len(), 1);
-        busy.busy = true;
+        busy.runs[1].busy_work = Some(Range::default());
         assert!(failures(&busy).is_empty(), "a migrator may step aside");
         let mut wrong_size = results(&[good.clone(), good.clone()]);
         wrong_size.runs[0].right_size_share = 0.5;
         assert!(failures(&wrong_size)[0].contains("50.0 %"));
+    }
+
+    #[test]
+    fn some_limit_may_be_too_low_but_not_all() {
+        let mut results = results(&[series(1.0, 1.0, 0), series(1.0, 1.0, 0)]);
+        results.runs[1].part = Some(Part::Batch);
+        assert!(failures(&results)[0].contains("batch 64K cpu: the migrator copied nothing"));
+        let mut other = results.runs[1].clone();
+        other.ferry.insert("bytes_early".into(), 4096);
+        results.runs.push(other);
+        assert!(failures(&results).is_empty());
+        results.runs[2].part = None;
+        assert_eq!(failures(&results).len(), 1, "another part is no excuse");
+        results.runs[1].workers = Some(0);
+        assert!(failures(&results).is_empty());
+    }
+
+    #[test]
+    fn what_is_wanted_is_beside_what_was_measured() {
+        let mut results = results(&[series(1.0, 3.0, 0), series(0.5, 1.5, 1)]);
+        assert!(!table(&results).contains("wanted"), "not in the demo's");
+        for run in &mut results.runs {
+            run.part = Some(Part::Sizes);
+            run.charge = Some(Charge {
+                workers_s: 2.0,
+                charged_s: 1.5,
+            });
+        }
+        let mut busy = results.runs.clone();
+        for run in &mut busy {
+            run.part = Some(Part::Busy);
+            run.busy_work_ratio = Some(0.98);
+        }
+        results.runs.extend(busy);
+        let table = table(&results);
+        let words = table.split_whitespace().collect::<Vec<_>>().join(" ");
+        for part in [
+            "64K cpu: speed against off 2.00",
+            "first folio p99 against off 1.00 <= 1.10",
+            "busy machine, time against off 0.500 <= 1.03",
+            "busy machine, user work against off 0.980 >= 0.97",
+            "were charged: 0.75",
+        ] {
+            assert!(words.contains(part), "{part} is not in\n{table}");
+        }
     }
 
     #[test]

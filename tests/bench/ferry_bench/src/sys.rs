@@ -216,6 +216,31 @@ pub fn thread_usage() -> Usage {
     }
 }
 
+fn clock_s(clock: libc::clockid_t) -> io::Result<f64> {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the kernel writes one `timespec`, or nothing if there is no such clock.
+    check(unsafe { libc::clock_gettime(clock, &mut time) }.into())?;
+    Ok(time.tv_sec as f64 + time.tv_nsec as f64 / 1e9)
+}
+
+/// CPU time of this process so far, all threads.
+pub fn process_s() -> io::Result<f64> {
+    clock_s(libc::CLOCK_PROCESS_CPUTIME_ID)
+}
+
+/// CPU time of another process or kernel thread so far.
+pub fn cpu_s_of(pid: libc::pid_t) -> io::Result<f64> {
+    let mut clock = 0;
+    // SAFETY: writes one `clockid_t`, or nothing if there is no such process.
+    match unsafe { libc::clock_getcpuclockid(pid, &mut clock) } {
+        0 => clock_s(clock),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
+}
+
 /// Ticks per second of `/proc/stat`.
 pub fn clock_ticks_per_s() -> f64 {
     // SAFETY: reads a constant.

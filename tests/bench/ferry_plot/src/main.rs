@@ -1,19 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Draws a results file of `ferry_bench`: speed by folio size, one bar for each migrator; or one of
-//! `ferry_native`.
+//! Draws a results file of `ferry_bench`: speed by folio size, one bar for each migrator, and what
+//! else it has parts for; or one of `ferry_native`.
 
 #![deny(unsafe_code)]
 
 mod native;
+mod panel;
+mod parts;
 
 use clap::Parser;
 use ferry_results::native::Native;
-use ferry_results::{size_name, Results, Run};
+use ferry_results::{size_name, Part, Results, Run};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Draws the results of ferry_bench as an SVG file, or those of ferry_native as several.
@@ -77,19 +79,33 @@ fn plot_file(args: &Args) -> Result<(), Error> {
         if results.runs.is_empty() {
             return Err(Error::Empty(path()));
         }
-        for (name, picture) in native::draw(&results).map_err(|error| failed(error.to_string()))? {
-            let stem = svg.file_stem().unwrap_or_default().to_string_lossy();
-            let svg = svg.with_file_name(format!("{stem}-{name}.svg"));
-            std::fs::write(&svg, picture).map_err(|error| failed(error.to_string()))?;
-        }
-        return Ok(());
+        let pictures = native::draw(&results).map_err(|error| failed(error.to_string()))?;
+        return write_all(&svg, pictures).map_err(|error| failed(error.to_string()));
     }
-    let results: Results = serde_json::from_value(value).map_err(in_json)?;
+    let mut results: Results = serde_json::from_value(value).map_err(in_json)?;
     if results.runs.is_empty() {
         return Err(Error::Empty(path()));
     }
+    if results.runs.iter().any(|run| run.part.is_some()) {
+        let mut pictures = parts::draw(&results).map_err(|error| failed(error.to_string()))?;
+        results.runs.retain(|run| run.part == Some(Part::Sizes));
+        if !results.runs.is_empty() {
+            let picture = draw(&results).map_err(|error| failed(error.to_string()))?;
+            pictures.push((Part::Sizes.name(), picture));
+        }
+        return write_all(&svg, pictures).map_err(|error| failed(error.to_string()));
+    }
     let picture = draw(&results).map_err(|error| failed(error.to_string()))?;
     std::fs::write(&svg, picture).map_err(|error| failed(error.to_string()))
+}
+
+/// Each picture in a file of its own, whose name says which it is.
+fn write_all(svg: &Path, pictures: Vec<(&str, String)>) -> std::io::Result<()> {
+    let stem = svg.file_stem().unwrap_or_default().to_string_lossy();
+    for (name, picture) in pictures {
+        std::fs::write(svg.with_file_name(format!("{stem}-{name}.svg")), picture)?;
+    }
+    Ok(())
 }
 
 const SIZE: (u32, u32) = (960, 560);
@@ -131,7 +147,8 @@ fn text(size: i32, colour: &RGBColor, across: HPos, down: VPos) -> TextStyle<'_>
         .pos(Pos::new(across, down))
 }
 
-fn heading(results: &Results) -> [String; 2] {
+/// What it was measured on, and how to get it again.
+fn machine(results: &Results) -> String {
     let cpus = if results.cpus == 1 { "CPU" } else { "CPUs" };
     let load = if results.busy { ", every CPU busy" } else { "" };
     let accel = match results.accel.as_str() {
@@ -140,12 +157,19 @@ fn heading(results: &Results) -> [String; 2] {
         "kvm" => "KVM".into(),
         other => other.to_string(),
     };
+    let overcommit = results
+        .overcommit()
+        .map_or(String::new(), |text| format!(" ({text})"));
+    format!(
+        "Linux {}, {} {cpus}{overcommit}, {accel}{load}, {}   ·   {}",
+        results.kernel, results.cpus, results.date, results.command
+    )
+}
+
+fn heading(results: &Results) -> [String; 2] {
     [
         "Page migration between two NUMA nodes, by folio size".into(),
-        format!(
-            "Linux {}, {} {cpus}, {accel}{load}, {}   ·   {}",
-            results.kernel, results.cpus, results.date, results.command
-        ),
+        machine(results),
     ]
 }
 

@@ -3,35 +3,16 @@
 //! Draws the results of the native benchmark: speed by folio size, speed by workers, and latency by
 //! the limit of a batch; two panels each.
 
-use super::{distinct, text, COLOURS, FAINT, GRID, INK};
+use super::distinct;
+use super::panel::{self, Panel, Series, Words};
 use ferry_results::native::{How, Native, Routine, Run};
 use ferry_results::size_name;
-use plotters::coord::Shift;
-use plotters::prelude::*;
-use plotters::style::text_anchor::{HPos, VPos};
 
-const SIZE: (u32, u32) = (1200, 600);
 const LARGEST: u64 = 2 << 20;
 const SMALLEST: u64 = 4 << 10;
 
-/// A line: its name, and smallest, middle and largest value at each label.
-struct Series {
-    name: String,
-    points: Vec<Option<[f64; 3]>>,
-}
-
-struct Panel {
-    title: String,
-    labels: Vec<String>,
-    label_desc: &'static str,
-    value_desc: &'static str,
-    /// Powers of ten at equal distances.
-    logarithmic: bool,
-    series: Vec<Series>,
-}
-
 /// The plots, each with what it adds to the results' name.
-pub fn draw(results: &Native) -> Result<Vec<(&'static str, String)>, Box<dyn std::error::Error>> {
+pub fn draw(results: &Native) -> panel::Result<Vec<(&'static str, String)>> {
     let plots = [
         ("size", "Copying of folios, by folio size", by_size(results)),
         (
@@ -45,18 +26,16 @@ pub fn draw(results: &Native) -> Result<Vec<(&'static str, String)>, Box<dyn std
             by_batch(results),
         ),
     ];
-    let mut drawn = vec![];
-    for (name, title, panels) in plots {
-        let mut picture = String::new();
-        {
-            let area = SVGBackend::with_string(&mut picture, SIZE).into_drawing_area();
-            area.fill(&WHITE)?;
-            draw_panels(&area, results, title, &panels).map_err(|error| error.to_string())?;
-            area.present()?;
-        }
-        drawn.push((name, picture));
-    }
-    Ok(drawn)
+    (plots.into_iter())
+        .map(|(name, title, panels)| {
+            let words = Words {
+                title: title.into(),
+                heading: heading(results),
+                foot: foot(results),
+            };
+            Ok((name, panel::draw(&words, &panels)?))
+        })
+        .collect()
 }
 
 fn speed(run: &Run) -> [f64; 3] {
@@ -197,140 +176,32 @@ fn by_batch(results: &Native) -> Vec<Panel> {
     vec![panel(SMALLEST), panel(LARGEST)]
 }
 
-fn draw_panels<DB: DrawingBackend>(
-    area: &DrawingArea<DB, Shift>,
-    results: &Native,
-    title: &str,
-    panels: &[Panel],
-) -> Result<(), DrawingAreaErrorKind<DB::ErrorType>> {
+fn heading(results: &Native) -> String {
     let machine = &results.machine;
     let guest = if machine.hypervisor {
         ", a virtual machine"
     } else {
         ""
     };
-    area.draw(&Text::new(
-        title.to_string(),
-        (24, 18),
-        text(20, &INK, HPos::Left, VPos::Top),
-    ))?;
-    area.draw(&Text::new(
-        format!(
-            "{}, {} CPUs{guest}   ·   Linux {} as a process with {} CPUs   ·   load {:.1} to {:.1}   ·   {}",
-            machine.cpu_model,
-            machine.cpus,
-            results.kernel,
-            results.cpus,
-            machine.load_begin,
-            machine.load_end,
-            results.date
-        ),
-        (24, 46),
-        text(13, &FAINT, HPos::Left, VPos::Top),
-    ))?;
-    let bad: u64 = results.runs.iter().map(|run| run.bad_bytes).sum();
-    area.draw(&Text::new(
-        format!(
-            "Median, smallest and largest of {} rounds that took turns. No pages are mapped: copying alone, \
-             not migration. Bad bytes: {bad}.",
-            results.rounds
-        ),
-        (SIZE.0 as i32 / 2, SIZE.1 as i32 - 16),
-        text(13, &FAINT, HPos::Center, VPos::Center),
-    ))?;
-    let (_, body) = area.split_vertically(70);
-    let (body, _) = body.split_vertically(SIZE.1 as i32 - 70 - 32);
-    for (panel, part) in panels.iter().zip(body.split_evenly((1, panels.len()))) {
-        draw_panel(&part, panel)?;
-    }
-    Ok(())
+    format!(
+        "{}, {} CPUs{guest}   ·   Linux {} as a process with {} CPUs   ·   load {:.1} to {:.1}   ·   {}",
+        machine.cpu_model,
+        machine.cpus,
+        results.kernel,
+        results.cpus,
+        machine.load_begin,
+        machine.load_end,
+        results.date
+    )
 }
 
-fn draw_panel<DB: DrawingBackend>(
-    area: &DrawingArea<DB, Shift>,
-    panel: &Panel,
-) -> Result<(), DrawingAreaErrorKind<DB::ErrorType>> {
-    let scale = |value: f64| {
-        if panel.logarithmic {
-            value.max(1e-3).log10()
-        } else {
-            value
-        }
-    };
-    let values = || panel.series.iter().flat_map(|s| s.points.iter().flatten());
-    let top = values().map(|v| scale(v[2])).fold(0.0, f64::max);
-    let bottom = if panel.logarithmic {
-        values().map(|v| scale(v[0])).fold(top, f64::min)
-    } else {
-        0.0
-    };
-    // A list of the series fits into what is left above them.
-    let rows = panel.series.len().div_ceil(2) as i32;
-    let logarithmic = panel.logarithmic;
-    let mut chart = ChartBuilder::on(area)
-        .caption(&panel.title, text(15, &INK, HPos::Left, VPos::Top))
-        .margin_top(8 + rows * 18)
-        .margin_right(24)
-        .margin_left(12)
-        .x_label_area_size(44)
-        .y_label_area_size(56)
-        .build_cartesian_2d(
-            -0.3..panel.labels.len() as f64 - 0.7,
-            bottom..bottom + (top - bottom).max(0.1) * 1.08,
-        )?;
-    chart
-        .configure_mesh()
-        .disable_x_mesh()
-        .disable_x_axis()
-        .light_line_style(TRANSPARENT)
-        .bold_line_style(GRID)
-        .axis_style(FAINT)
-        .y_labels(8)
-        .y_label_formatter(&|&value: &f64| {
-            if logarithmic {
-                format!("{:.1}", 10f64.powf(value))
-            } else {
-                format!("{value:.0}")
-            }
-        })
-        .label_style(text(13, &INK, HPos::Left, VPos::Center))
-        .y_desc(panel.value_desc)
-        .x_desc(panel.label_desc)
-        .axis_desc_style(text(14, &INK, HPos::Center, VPos::Top))
-        .draw()?;
-    let plot = chart.plotting_area().clone();
-    for (at, label) in panel.labels.iter().enumerate() {
-        let style = text(13, &INK, HPos::Center, VPos::Top);
-        plot.draw(
-            &(EmptyElement::at((at as f64, bottom)) + Text::new(label.clone(), (0, 6), style)),
-        )?;
-    }
-    for (index, series) in panel.series.iter().enumerate() {
-        let colour = COLOURS[index % COLOURS.len()];
-        let points = || {
-            (series.points.iter().enumerate())
-                .filter_map(|(at, values)| values.map(|values| (at as f64, values.map(scale))))
-        };
-        let line: Vec<(f64, f64)> = points().map(|(at, v)| (at, v[1])).collect();
-        plot.draw(&PathElement::new(line.clone(), colour.stroke_width(2)))?;
-        for (at, [low, _, high]) in points() {
-            plot.draw(&PathElement::new(
-                [(at, low), (at, high)],
-                colour.stroke_width(1),
-            ))?;
-        }
-        for point in line {
-            plot.draw(&Circle::new(point, 3, colour.filled()))?;
-        }
-        let (x, y) = (68 + (index as i32 % 2) * 250, 8 + (index as i32 / 2) * 18);
-        area.draw(&Rectangle::new([(x, y), (x + 12, y + 12)], colour.filled()))?;
-        area.draw(&Text::new(
-            series.name.clone(),
-            (x + 18, y + 6),
-            text(13, &INK, HPos::Left, VPos::Center),
-        ))?;
-    }
-    Ok(())
+fn foot(results: &Native) -> String {
+    let bad: u64 = results.runs.iter().map(|run| run.bad_bytes).sum();
+    format!(
+        "Median, smallest and largest of {} rounds that took turns. No pages are mapped: copying alone, \
+         not migration. Bad bytes: {bad}.",
+        results.rounds
+    )
 }
 
 #[cfg(test)]

@@ -44,6 +44,43 @@ pub struct Direction {
     pub first_folio_us: Option<Quantiles>,
 }
 
+/// What a run belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Part {
+    /// Every migrator at every folio size, as the demo does it.
+    Sizes,
+    /// The smallest and the largest size, by number of workers.
+    Workers,
+    /// The smallest and the largest size, by the limit of a batch.
+    Batch,
+    /// The smallest and the largest size, with a spinning thread on each CPU.
+    Busy,
+}
+
+impl Part {
+    pub const ALL: [Part; 4] = [Part::Sizes, Part::Workers, Part::Batch, Part::Busy];
+
+    /// As a person types it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Part::Sizes => "sizes",
+            Part::Workers => "workers",
+            Part::Batch => "batch",
+            Part::Busy => "busy",
+        }
+    }
+}
+
+/// Time of helpers, and how much of it the cgroup of the process that moves was charged for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Charge {
+    /// What the helpers' threads ran in the timed moves.
+    pub workers_s: f64,
+    /// What the cgroup used in them above what its own threads ran.
+    pub charged_s: f64,
+}
+
 /// One migrator at one folio size.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Run {
@@ -68,6 +105,19 @@ pub struct Run {
     /// Value of `vm.ferry.cpu_workers` of this run, if the benchmark set it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workers: Option<u32>,
+    /// What the run belongs to, if the benchmark has more than one part.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<Part>,
+    /// As many helpers as `workers` says were made to take part (`ferry/inject/all_workers`),
+    /// whatever they gain.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub all_workers: bool,
+    /// Value of `vm.ferry.batch_folios` of this run, if the benchmark set it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch_folios: Option<u64>,
+    /// The same for `vm.ferry.batch_bytes`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch_bytes: Option<u64>,
     /// There-and-back rounds.
     #[serde(default)]
     pub rounds: u32,
@@ -89,6 +139,9 @@ pub struct Run {
     /// Median of `first_folio_us` over that of `off`.
     #[serde(default)]
     pub first_folio_ratio: Option<f64>,
+    /// 99th percentile of `first_folio_us` over that of `off`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_folio_p99_ratio: Option<f64>,
     /// Median of `first_folio_gap_us` over that of `off`.
     #[serde(default)]
     pub first_folio_gap_ratio: Option<f64>,
@@ -98,6 +151,15 @@ pub struct Run {
     /// Batches where the probe did not run at the moment of the move, so nothing was seen.
     #[serde(default)]
     pub first_folio_unseen: u64,
+    /// Bytes of one call under the probe, where that is not a batch of 512 base pages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub call_bytes: Option<u64>,
+    /// How long a page could not be read, over pages spread evenly over the call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page_gap_us: Option<Quantiles>,
+    /// Median of `page_gap_us` over that of `off`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page_gap_ratio: Option<f64>,
     /// System, interrupt and soft interrupt time of all CPUs in the timed moves (10 ms steps).
     #[serde(default)]
     pub guest_sys_s: f64,
@@ -107,12 +169,19 @@ pub struct Run {
     /// Base pages that were not on the node they were moved to.
     #[serde(default)]
     pub pages_off_target: u64,
-    /// Steps of work per second that the spinning threads of `--busy` did during the moves.
+    /// Steps of work per second that the spinning threads did during the moves of a round, if
+    /// there were such threads: the median over the rounds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub busy_work_per_s: Option<f64>,
-    /// The same over that of `off`.
+    /// The same with the slowest and the fastest round.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub busy_work: Option<Range>,
+    /// Ratio of the medians to `off`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub busy_work_ratio: Option<f64>,
+    /// Who paid for the helpers, if the benchmark was in a cgroup of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub charge: Option<Charge>,
     /// What Ferry's own counters gained in the timed moves.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub ferry: BTreeMap<String, u64>,
@@ -148,6 +217,9 @@ pub struct Results {
     /// `vm.ferry.*` as it was during the run, `migrator` and what the benchmark set left out.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub knobs: BTreeMap<String, String>,
+    /// CPUs of the machine that ran the virtual machine: fewer than `cpus` are overcommitted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_cpus: Option<u32>,
     /// Load average, when it began, of the machine that ran the virtual machine: what else there
     /// was to do makes figures worse and noisier.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -158,6 +230,17 @@ pub struct Results {
     /// Why the benchmark failed; empty when all was well.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failures: Vec<String>,
+}
+
+impl Results {
+    /// Why more than `host_cpus` virtual CPUs are no CPUs, in words; `None` if there are enough.
+    pub fn overcommit(&self) -> Option<String> {
+        let host = self.host_cpus.filter(|&host| host < self.cpus)?;
+        Some(format!(
+            "{} virtual CPUs on {host}: overcommitted, they take turns",
+            self.cpus
+        ))
+    }
 }
 
 /// `4K`, `64K`, `2M`: the way people write a folio's size.
@@ -222,6 +305,10 @@ mod tests {
             user_s: 0.25,
             bad_bytes: 0,
             workers: None,
+            part: None,
+            all_workers: false,
+            batch_folios: None,
+            batch_bytes: None,
             rounds: 5,
             noise: 1.0,
             noise_of_off: 0.5,
@@ -229,14 +316,20 @@ mod tests {
             directions: vec![],
             first_folio_gap_us: None,
             first_folio_ratio: None,
+            first_folio_p99_ratio: None,
             first_folio_gap_ratio: None,
             first_folio_samples: 0,
             first_folio_unseen: 0,
+            call_bytes: None,
+            page_gap_us: None,
+            page_gap_ratio: None,
             guest_sys_s: 0.75,
             right_size_share: 1.0,
             pages_off_target: 0,
             busy_work_per_s: None,
+            busy_work: None,
             busy_work_ratio: None,
+            charge: None,
             ferry: BTreeMap::new(),
         }
     }
@@ -255,10 +348,44 @@ mod tests {
             region_bytes: 1 << 28,
             busy: false,
             knobs: BTreeMap::new(),
+            host_cpus: None,
             host_load: None,
             wall_s: 1.0,
             failures: vec![],
         }
+    }
+
+    #[test]
+    fn too_many_cpus_are_said() {
+        let mut results = results();
+        assert_eq!(results.overcommit(), None, "nobody said what is below");
+        results.host_cpus = Some(2);
+        assert_eq!(results.overcommit(), None);
+        results.cpus = 4;
+        assert!(results
+            .overcommit()
+            .unwrap()
+            .contains("4 virtual CPUs on 2"));
+    }
+
+    #[test]
+    fn what_only_the_long_benchmark_has_is_optional() {
+        let value = serde_json::to_value(results()).unwrap();
+        for key in [
+            "part",
+            "batch_folios",
+            "page_gap_us",
+            "charge",
+            "all_workers",
+        ] {
+            assert!(!keys(&value["runs"][0]).contains(&key), "{key}");
+        }
+        let mut results = results();
+        results.runs[0].part = Some(Part::Batch);
+        results.runs[0].charge = Some(Charge::default());
+        let value = serde_json::to_value(&results).unwrap();
+        assert_eq!(value["runs"][0]["part"], "batch");
+        assert_eq!(serde_json::from_value::<Results>(value).unwrap(), results);
     }
 
     #[test]

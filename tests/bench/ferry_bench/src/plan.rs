@@ -1,0 +1,341 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What is measured, and in which order: one step for each folio size of each part.
+
+use crate::error::{Error, Result};
+use crate::guest::{Ferry, Knobs, PAGE, UNLOADED};
+use crate::measure::{Variant, BATCH_BYTES};
+use crate::Args;
+use ferry_results::{size_name, Part};
+
+/// Batches in each direction that are watched for first-folio latency, however long it takes.
+const FEWEST_BATCHES: usize = 25;
+/// The same for the limits of a batch, where one call has many batches.
+const FEWEST_CALLS: usize = 10;
+/// With more parts than one there is time for a 99th percentile that is not the maximum.
+const MANY_BATCHES: usize = 400;
+/// Rounds of a busy machine: what its scheduler does differs more between rounds than the rest.
+const BUSY_ROUNDS: u32 = 41;
+
+/// One folio size in one part.
+pub struct Step {
+    pub part: Option<Part>,
+    pub folio_bytes: u64,
+    /// `off` comes first, if it is there at all.
+    pub variants: Vec<Variant>,
+    pub busy: bool,
+    pub rounds: u32,
+    pub region_bytes: u64,
+    /// Bytes of one call under the probe.
+    pub call_bytes: u64,
+    /// Calls under the probe in each direction, and how many of them in any case.
+    pub calls: usize,
+    pub fewest_calls: usize,
+    /// Watch pages all over the call, too.
+    pub pages: bool,
+    /// Share of the time, and of that the share for speed.
+    pub weight: u32,
+    pub speed_share: f64,
+}
+
+impl Step {
+    /// As a person knows it.
+    pub fn name(&self) -> String {
+        let size = size_name(self.folio_bytes);
+        self.part
+            .map_or(size.clone(), |part| format!("{} {size}", part.name()))
+    }
+}
+
+fn unusable<T>(text: String) -> Result<T> {
+    Err(Error::Unusable(text))
+}
+
+/// `off` and the migrators, as given or as there are.
+fn migrators(args: &Args, ferry: Option<&Ferry>) -> Result<Vec<String>> {
+    let available = match ferry {
+        Some(ferry) => ferry.migrators()?,
+        None => vec!["off".into()],
+    };
+    let mut wanted = if args.migrators.is_empty() {
+        available.clone()
+    } else {
+        args.migrators.clone()
+    };
+    let exists = |name: &String| {
+        available.contains(name) || name == UNLOADED && ferry.is_some_and(Ferry::can_unload)
+    };
+    if let Some(missing) = wanted.iter().find(|name| !exists(name)) {
+        return unusable(format!(
+            "migrator '{missing}' is not there; available: {}{}",
+            available.join(" "),
+            if ferry.is_none() {
+                " (ferry.ko is not loaded)"
+            } else {
+                ""
+            }
+        ));
+    }
+    wanted.sort_by_key(|name| name != "off");
+    Ok(wanted)
+}
+
+fn check_size(size: u64) -> Result<()> {
+    if !size.is_power_of_two() || !(PAGE..=BATCH_BYTES).contains(&size) {
+        return unusable(format!(
+            "{} is not a folio size from 4K to 2M",
+            size_name(size)
+        ));
+    }
+    Ok(())
+}
+
+/// All steps. Without parts it is the demo's: every size, once.
+pub fn steps(args: &Args, ferry: Option<&Ferry>, cpus: usize) -> Result<Vec<Step>> {
+    args.sizes.iter().try_for_each(|&size| check_size(size))?;
+    if args.region % BATCH_BYTES != 0 {
+        return unusable("the region must be a multiple of 2M".into());
+    }
+    let migrators = migrators(args, ferry)?;
+    let planner = Planner {
+        args,
+        migrators: &migrators,
+        cpus,
+        can_force: ferry.is_some_and(Ferry::can_force),
+    };
+    if args.parts.is_empty() {
+        return Ok(args.sizes.iter().map(|&size| planner.demo(size)).collect());
+    }
+    let (Some(&small), Some(&large)) = (args.sizes.iter().min(), args.sizes.iter().max()) else {
+        return unusable("no folio size given".into());
+    };
+    let mut ends = vec![small, large];
+    ends.dedup();
+    let mut steps = vec![];
+    for &part in &args.parts {
+        match part {
+            Part::Sizes => steps.extend((args.sizes.iter()).map(|size| {
+                let thorough = ends.contains(size);
+                Step {
+                    part: Some(part),
+                    calls: if thorough { MANY_BATCHES } else { 100 },
+                    weight: if thorough { 4 } else { 2 },
+                    speed_share: if thorough { 0.5 } else { 0.8 },
+                    ..planner.demo(*size)
+                }
+            })),
+            Part::Workers => steps.extend(ends.iter().map(|&size| planner.workers(size))),
+            Part::Batch => {
+                for &size in &ends {
+                    steps.push(planner.batch(size, size == small)?);
+                }
+            }
+            Part::Busy => steps.extend(ends.iter().map(|&size| planner.busy(size))),
+        }
+    }
+    Ok(steps)
+}
+
+struct Planner<'a> {
+    args: &'a Args,
+    migrators: &'a [String],
+    cpus: usize,
+    can_force: bool,
+}
+
+impl Planner<'_> {
+    fn plain(&self) -> Vec<Variant> {
+        self.migrators.iter().map(Variant::plain).collect()
+    }
+
+    /// The migrators as they are, or with the numbers of workers that were given.
+    fn demo(&self, folio_bytes: u64) -> Step {
+        let variants = (self.plain().into_iter())
+            .flat_map(|plain| {
+                if plain.is_stock() || self.args.workers.is_empty() {
+                    return vec![plain];
+                }
+                let with = |&workers| plain.with_workers(workers, false);
+                self.args.workers.iter().map(with).collect()
+            })
+            .collect();
+        Step {
+            part: None,
+            folio_bytes,
+            variants,
+            busy: self.args.busy,
+            rounds: self.args.rounds,
+            region_bytes: self.args.region,
+            call_bytes: BATCH_BYTES,
+            calls: self
+                .args
+                .latency_batches
+                .unwrap_or(if self.args.busy { 0 } else { 100 }),
+            fewest_calls: FEWEST_BATCHES,
+            pages: false,
+            weight: 1,
+            speed_share: 0.8,
+        }
+    }
+
+    /// The migrators' own policy, then none, one, two and more workers in any case.
+    fn workers(&self, folio_bytes: u64) -> Step {
+        let counts: Vec<u32> = if self.args.workers.is_empty() {
+            (0..=self.cpus as u32).collect()
+        } else {
+            self.args.workers.clone()
+        };
+        let mut variants = self.plain();
+        for plain in self.plain().iter().filter(|plain| !plain.is_stock()) {
+            variants.extend(
+                counts
+                    .iter()
+                    .map(|&n| plain.with_workers(n, self.can_force)),
+            );
+        }
+        Step {
+            part: Some(Part::Workers),
+            variants,
+            weight: 4,
+            speed_share: 0.7,
+            ..self.demo(folio_bytes)
+        }
+    }
+
+    /// Limits in folios for the smallest size, in bytes for the largest.
+    fn batch(&self, folio_bytes: u64, in_folios: bool) -> Result<Step> {
+        let limits = if in_folios {
+            &self.args.batch_folios
+        } else {
+            &self.args.batch_bytes
+        };
+        let bytes = |limit: u64| {
+            if in_folios {
+                limit * folio_bytes
+            } else {
+                limit
+            }
+        };
+        let Some(largest) = limits.iter().map(|&limit| bytes(limit)).max() else {
+            return unusable("no limit of a batch given".into());
+        };
+        let call_bytes = largest.next_multiple_of(BATCH_BYTES);
+        if !call_bytes.is_power_of_two() || call_bytes > 256 << 20 {
+            return unusable(format!(
+                "a batch of {} is not a power of two up to 256M",
+                size_name(largest)
+            ));
+        }
+        let mut variants: Vec<Variant> = (self.plain().into_iter())
+            .filter(Variant::is_stock)
+            .collect();
+        for plain in self.plain().iter().filter(|plain| !plain.is_stock()) {
+            variants.extend(limits.iter().map(|&limit| Variant {
+                migrator: plain.migrator.clone(),
+                knobs: Knobs {
+                    batch_folios: in_folios.then_some(limit),
+                    // The other limit must not be the one that ends a batch.
+                    batch_bytes: Some(bytes(limit).max(BATCH_BYTES)),
+                    ..Knobs::default()
+                },
+            }));
+        }
+        Ok(Step {
+            part: Some(Part::Batch),
+            variants,
+            region_bytes: self.args.region.max(2 * call_bytes),
+            call_bytes,
+            fewest_calls: FEWEST_CALLS,
+            pages: true,
+            weight: 6,
+            speed_share: 0.5,
+            ..self.demo(folio_bytes)
+        })
+    }
+
+    fn busy(&self, folio_bytes: u64) -> Step {
+        Step {
+            part: Some(Part::Busy),
+            busy: true,
+            rounds: self.args.rounds.max(BUSY_ROUNDS),
+            calls: self.args.latency_batches.unwrap_or(0),
+            variants: self.plain(),
+            weight: 4,
+            ..self.demo(folio_bytes)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    fn args(line: &str) -> Args {
+        Args::try_parse_from(std::iter::once("ferry_bench").chain(line.split_whitespace())).unwrap()
+    }
+
+    fn planned(line: &str) -> Vec<(String, Vec<String>)> {
+        let args = args(line);
+        let migrators = ["off".to_string(), "cpu".to_string()];
+        let planner = Planner {
+            args: &args,
+            migrators: &migrators,
+            cpus: 2,
+            can_force: true,
+        };
+        [
+            planner.workers(4096),
+            planner.batch(4096, true).unwrap(),
+            planner.batch(2 << 20, false).unwrap(),
+            planner.busy(4096),
+        ]
+        .iter()
+        .map(|step| {
+            let names = step.variants.iter().map(Variant::name).collect();
+            (step.name(), names)
+        })
+        .collect()
+    }
+
+    #[test]
+    fn parts_have_their_variants() {
+        let steps = planned("--batch-folios 32,512 --batch-bytes 2M,64M");
+        let expected = [
+            ("workers 4K", vec!["off", "cpu", "cpu/0", "cpu/1", "cpu/2"]),
+            ("batch 4K", vec!["off", "cpu@32", "cpu@512"]),
+            ("batch 2M", vec!["off", "cpu@2M", "cpu@64M"]),
+            ("busy 4K", vec!["off", "cpu"]),
+        ];
+        for ((name, variants), (expected_name, expected)) in steps.iter().zip(expected) {
+            assert_eq!(name, expected_name);
+            assert_eq!(variants, &expected);
+        }
+    }
+
+    #[test]
+    fn a_call_has_room_for_the_largest_batch() {
+        let args = args("--batch-folios 32,4096 --region 16M");
+        let planner = Planner {
+            args: &args,
+            migrators: &["off".into(), "cpu".into()],
+            cpus: 2,
+            can_force: false,
+        };
+        let step = planner.batch(4096, true).unwrap();
+        assert_eq!((step.call_bytes, step.region_bytes), (16 << 20, 32 << 20));
+        assert_eq!(step.variants[2].knobs.batch_bytes, Some(16 << 20));
+        assert_eq!(step.variants[1].knobs.batch_bytes, Some(2 << 20));
+        assert!(!planner.workers(4096).variants[3].knobs.all_workers);
+    }
+
+    #[test]
+    fn without_parts_it_is_the_demo() {
+        let steps = steps(&args("--sizes 4K,2M"), None, 2).unwrap();
+        assert_eq!(steps.len(), 2);
+        assert!(steps.iter().all(|s| s.part.is_none() && s.calls == 100));
+        assert!(super::steps(&args("--sizes 3K"), None, 2).is_err());
+        assert!(super::steps(&args("--region 1M"), None, 2).is_err());
+        assert!(super::steps(&args("--migrators cpu"), None, 2).is_err());
+    }
+}
