@@ -32,6 +32,8 @@ enum Command {
     Ptdma(Serve),
     /// AMD AE4DMA, 1022:149b, 16 queues
     Ae4dma(Serve),
+    /// An SDXI 1.0 function, class 0x120100
+    Sdxi(Sdxi),
     /// Sends requests to a control socket and prints the answers
     Control {
         /// The control socket
@@ -62,6 +64,32 @@ struct Serve {
     /// Ends when the first client has left
     #[arg(long)]
     once: bool,
+}
+
+#[derive(Args)]
+struct Sdxi {
+    #[command(flatten)]
+    serve: Serve,
+    /// Contexts, 1 to 1024, the administrative one included
+    #[arg(long, value_name = "N", default_value_t = ferry_sdxi::Options::default().contexts)]
+    contexts: u16,
+    /// Function handle, for functions of one group to differ
+    #[arg(long, value_name = "N", default_value_t = ferry_sdxi::Options::default().sfunc)]
+    sfunc: u16,
+    /// Attributes, overlaps and the read index as a forgiving device has them
+    #[arg(long)]
+    lenient: bool,
+}
+
+impl Sdxi {
+    fn function(&self) -> io::Result<Function> {
+        ferry_sdxi::function(&ferry_sdxi::Options {
+            contexts: self.contexts,
+            sfunc: self.sfunc,
+            strict: !self.lenient,
+            msix: !self.serve.msi,
+        })
+    }
 }
 
 fn serve(args: &Serve, function: Function) -> io::Result<()> {
@@ -118,6 +146,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Ptdma(args) => ferry_ptdma::function(!args.msi).and_then(|f| serve(&args, f)),
         Command::Ae4dma(args) => ferry_ae4dma::function(!args.msi).and_then(|f| serve(&args, f)),
+        Command::Sdxi(args) => args.function().and_then(|f| serve(&args.serve, f)),
         Command::Control { socket, requests } => match converse(&socket, &requests) {
             Ok(true) => Ok(()),
             Ok(false) => return ExitCode::FAILURE,

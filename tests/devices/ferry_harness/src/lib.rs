@@ -28,6 +28,8 @@ use vmm_sys_util::tempfile::TempFile;
 pub const BASE: u64 = 0x1_0000_0000;
 /// Bytes of it.
 pub const SIZE: u64 = 16 << 20;
+/// File descriptors in one message.
+const FDS: usize = 8;
 /// After this long a test that waits has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -85,10 +87,12 @@ impl Guest {
             .collect();
         let fds: Vec<RawFd> = self.events.iter().map(AsRawFd::as_raw_fd).collect();
         let flags = VFIO_IRQ_SET_ACTION_TRIGGER | VFIO_IRQ_SET_DATA_EVENTFD;
-        let client = self.client();
-        client
-            .set_irqs(index, flags, 0, count.into(), &fds)
-            .unwrap();
+        // As QEMU does: no more descriptors in a message than the server takes.
+        for (start, fds) in (0u32..).step_by(FDS).zip(fds.chunks(FDS)) {
+            let count = fds.len() as u32;
+            let client = self.client();
+            client.set_irqs(index, flags, start, count, fds).unwrap();
+        }
         self.bus_master(true);
     }
 
@@ -166,6 +170,22 @@ impl Guest {
             .unwrap();
     }
 
+    /// A register.
+    pub fn read64(&mut self, bar: u8, offset: u64) -> u64 {
+        let mut data = [0; 8];
+        let client = self.client();
+        client.region_read(bar.into(), offset, &mut data).unwrap();
+        u64::from_le_bytes(data)
+    }
+
+    /// A register.
+    pub fn write64(&mut self, bar: u8, offset: u64, value: u64) {
+        let client = self.client();
+        client
+            .region_write(bar.into(), offset, &value.to_le_bytes())
+            .unwrap();
+    }
+
     /// Function level reset.
     pub fn flr(&mut self) {
         let express = self.capability(0x10).expect("PCI Express");
@@ -182,6 +202,16 @@ impl Guest {
     /// Memory, by offset from [`BASE`].
     pub fn put(&self, offset: u64, data: &[u8]) {
         self.memory.write(BASE + offset, data).unwrap();
+    }
+
+    /// A 64-bit word of memory, in one piece, by offset from [`BASE`].
+    pub fn get64(&self, offset: u64) -> u64 {
+        self.memory.load64(BASE + offset).unwrap()
+    }
+
+    /// A 64-bit word of memory, in one piece, by offset from [`BASE`].
+    pub fn put64(&self, offset: u64, value: u64) {
+        self.memory.store64(BASE + offset, value).unwrap();
     }
 
     /// Interrupts since the last call.
@@ -204,6 +234,20 @@ impl Guest {
         let (answer, _) = control::answer(&self.function, request);
         assert_eq!(answer["ok"], true, "{request}: {answer}");
         answer
+    }
+
+    /// A request to control, which must be refused: why it was.
+    pub fn refused(&self, request: &str) -> String {
+        let (answer, _) = control::answer(&self.function, request);
+        assert_eq!(answer["ok"], false, "{request}: {answer}");
+        answer["error"].as_str().expect("a reason").to_owned()
+    }
+
+    /// Waits until so many faults have struck.
+    pub fn await_faults(&self, count: u64) {
+        wait_for("the fault", || {
+            self.control(r#"{"cmd":"stats"}"#)["faults_fired"] == count
+        });
     }
 
     /// A counter of a channel.

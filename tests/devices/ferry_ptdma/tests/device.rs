@@ -602,3 +602,12 @@ fn clients_come_and_go() {
     assert_eq!(state["clients_left"], 5);
     assert_eq!(state["mapped_bytes"], SIZE);
 }
+
+#[test]
+fn faults_of_other_devices_are_refused() {
+    let d = Driver::new();
+    let why = d
+        .guest
+        .refused(r#"{"cmd":"inject","fault":{"kind":"stuck_stop"}}"#);
+    assert!(why.contains("does not have that fault"), "{why}");
+}

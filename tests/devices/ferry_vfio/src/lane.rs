@@ -25,6 +25,9 @@ use std::time::{Duration, Instant};
 /// Longest sleep between two looks at what no condition variable tells.
 const TICK: Duration = Duration::from_millis(2);
 
+/// For ever here; it does not overflow where it is added to a time.
+pub const DAY: Duration = Duration::from_secs(86_400);
+
 /// Most descriptors of a channel that are put aside at a time.
 const MOST_ASIDE: usize = 1024;
 
@@ -164,7 +167,7 @@ impl<'a> Io<'a> {
 
     /// Waits.
     pub fn sleep<E>(&self, time: Duration) -> Result<(), Halt<E>> {
-        match self.go_on(Instant::now() + time) {
+        match self.go_on(Instant::now() + time.min(DAY)) {
             true => Ok(()),
             false => Err(Halt::Cancelled),
         }
@@ -262,8 +265,7 @@ fn spawn_later(due: Instant, act: impl FnOnce() + Send + 'static) {
 }
 
 fn after(ms: u64) -> Instant {
-    // A day is for ever here, and cannot overflow.
-    Instant::now() + Duration::from_millis(ms.min(86_400_000))
+    Instant::now() + Duration::from_millis(ms).min(DAY)
 }
 
 /// Takes and carries out one descriptor, without a lane; `false` if there was none.
@@ -337,6 +339,13 @@ impl<Q: Queue> Peer<Q> {
         self.0.upgrade().map(|shared| shared.cancel(access))
     }
 
+    /// As [`Lane::reset`].
+    pub fn reset(&self) {
+        if let Some(shared) = self.0.upgrade() {
+            shared.reset();
+        }
+    }
+
     /// Whether nothing has been taken off the queue that is not done.
     pub fn idle(&self) -> bool {
         self.0.upgrade().is_none_or(|s| s.lock().idle())
@@ -394,11 +403,7 @@ impl<Q: Queue> Lane<Q> {
 
     /// Resets the queue. Nothing of it is in flight when this returns.
     pub fn reset(&self) {
-        self.shared.cancel(Q::reset);
-        let mut state = self.shared.lock();
-        while state.busy {
-            state = self.shared.sleep(state, TICK);
-        }
+        self.shared.reset();
     }
 }
 
@@ -429,9 +434,17 @@ impl<Q: Queue> Shared<Q> {
         self.access(state, access)
     }
 
+    fn reset(&self) {
+        self.cancel(Q::reset);
+        let mut state = self.lock();
+        while state.busy {
+            state = self.sleep(state, TICK);
+        }
+    }
+
     fn access<R>(&self, mut state: MutexGuard<'_, State<Q>>, act: impl FnOnce(&mut Q) -> R) -> R {
         let result = act(&mut state.queue);
-        if state.idle() {
+        if state.idle() && !self.host.gone() {
             state.queue.quiet(&self.host.memory);
         }
         if let Some(vector) = state.queue.interrupt() {
@@ -492,6 +505,8 @@ impl<Q: Queue> Shared<Q> {
         self: &'a Arc<Self>,
         mut state: MutexGuard<'a, State<Q>>,
     ) -> (MutexGuard<'a, State<Q>>, bool) {
+        // Before a fault strikes, or it could be released before it is looked for.
+        let released = self.host.released();
         let picked = if self.host.gone() {
             None
         } else {
@@ -509,7 +524,7 @@ impl<Q: Queue> Shared<Q> {
         let epoch = self.epoch.load(Ordering::SeqCst);
         state.busy = true;
         drop(state);
-        let done = self.carry_out(epoch, &mut job, &faults);
+        let done = self.carry_out((epoch, released), &mut job, &faults);
         state = self.lock();
         state.busy = false;
         match done {
@@ -539,6 +554,9 @@ impl<Q: Queue> Shared<Q> {
                     let job = state.queue.next(&self.host.memory);
                     let fetches = state.queue.fetches(job.is_some());
                     self.host.counters(self.channel).fetches.add(fetches);
+                    if state.queue.ended() {
+                        self.abandon(state);
+                    }
                     job
                 }
             };
@@ -571,7 +589,7 @@ impl<Q: Queue> Shared<Q> {
     /// The result. `None`: the epoch ended.
     fn carry_out(
         &self,
-        epoch: u64,
+        (epoch, released): (u64, u64),
         job: &mut Q::Job,
         faults: &[Kind],
     ) -> Option<Result<(), Q::Error>> {
@@ -595,7 +613,6 @@ impl<Q: Queue> Shared<Q> {
                     });
                 }
                 Kind::Hang {} => {
-                    let released = host.released();
                     if !self.pause(epoch, None, || host.released() != released) {
                         return None;
                     }
