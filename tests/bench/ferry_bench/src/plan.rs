@@ -118,7 +118,11 @@ pub fn steps(args: &Args, ferry: Option<&Ferry>, cpus: usize) -> Result<Vec<Step
                 let thorough = ends.contains(size);
                 Step {
                     part: Some(part),
-                    calls: if thorough { MANY_BATCHES } else { 100 },
+                    calls: (args.latency_batches).unwrap_or(if thorough {
+                        MANY_BATCHES
+                    } else {
+                        100
+                    }),
                     weight: if thorough { 4 } else { 2 },
                     speed_share: if thorough { 0.5 } else { 0.8 },
                     ..planner.demo(*size)
