@@ -2,11 +2,15 @@
 
 //! Hostile drivers: bytes in, accesses to a queue's registers and memory out.
 //!
-//! One entry point per engine, for the fuzz targets in `fuzz/` and for proptest in `tests/`. Each
+//! One entry point per engine ([`sdxi`] in a file of its own), for the fuzz targets in `fuzz/` and for proptest in `tests/`. Each
 //! checks after every descriptor, with its own reading of it, that no byte changed but those that
 //! the descriptor names, and that a copy that succeeded is one. It panics if not.
 
 #![forbid(unsafe_code)]
+
+mod sdxi;
+
+pub use sdxi::sdxi;
 
 use ferry_vfio::bytes::{u32_at, u64_at};
 use ferry_vfio::lane::{step, Queue};

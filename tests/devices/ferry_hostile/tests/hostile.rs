@@ -18,3 +18,13 @@ proptest! {
         ferry_hostile::ae4dma(&data);
     }
 }
+
+proptest! {
+    // A whole function, whose memory is compared at every step.
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    #[test]
+    fn sdxi(data in vec(any::<u8>(), 0..600)) {
+        ferry_hostile::sdxi(&data);
+    }
+}

@@ -112,6 +112,15 @@ fn fetch<const N: usize>(at: u64, step: u8, dma: &dyn Dma) -> Result<[u8; N], Fa
     Ok(bytes)
 }
 
+/// Addresses that a context uses, for tests that know what may be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct View {
+    /// The next descriptor.
+    pub slot: u64,
+    /// CXT_STS.
+    pub status: u64,
+}
+
 /// On whose behalf a context stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum By {
@@ -282,6 +291,14 @@ impl Context {
     /// Its tables have changed.
     pub fn forget(&mut self) {
         self.tables = None;
+    }
+
+    /// Where the device takes the next descriptor, and writes the status, if it knows.
+    pub fn view(&self) -> Option<View> {
+        self.tables.map(|tables| View {
+            slot: tables.slot(self.read),
+            status: tables.status,
+        })
     }
 
     /// For people: what it does, next index, first that has not begun.

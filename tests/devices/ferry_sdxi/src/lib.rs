@@ -22,7 +22,7 @@ pub mod function;
 pub mod layout;
 pub mod registers;
 
-use context::Context;
+use context::{Context, View};
 use ferry_vfio::config::{self, Bar, ConfigSpace, Identity};
 use ferry_vfio::fault::Kind;
 use ferry_vfio::lane::Lane;
@@ -190,6 +190,11 @@ impl Sdxi {
     /// if nothing is left to do.
     pub fn turn(&self) -> bool {
         self.function.turn() || self.lanes.iter().any(Lane::turn)
+    }
+
+    /// What a context uses.
+    pub fn view(&self, number: u16) -> Option<View> {
+        self.lanes.get(usize::from(number))?.with(|c| c.view())
     }
 
     /// A write to a doorbell.

@@ -83,10 +83,12 @@ fn function_stops_take_the_contexts_with_them() {
 
 #[test]
 fn a_soft_stop_finishes_what_is_in_work_and_a_hard_stop_does_not() {
-    for (request, finished) in [(STOP_SF, true), (STOP_HD, false)] {
+    for (request, ms, finished) in [(STOP_SF, 50, true), (STOP_HD, 3_600_000, false)] {
         let mut d = Driver::new();
         d.open(1);
-        d.inject(r#""channel":1,"fault":{"kind":"late_write","ms":300}"#);
+        d.inject(&format!(
+            r#""channel":1,"fault":{{"kind":"late_write","ms":{ms}}}"#
+        ));
         let data = d.fill(1, 1, 4096);
         let words = d.own_copy(1, 4096);
         let (words, csb) = d.with_csb(1, words);
