@@ -12,7 +12,9 @@
 //! | [`word`] | the one atomic type that everything shared is made of |
 //! | [`claim`] | who copies which chunk, and when a folio is settled |
 //! | [`plan`] | how the bytes of a batch are cut into chunks |
-//! | [`policy`] | how many helpers, how far ahead, and whether at all |
+//! | [`placement`] | in which order CPUs are asked to help |
+//! | [`policy`] | how many helpers at most, how far ahead, which routine, and whether at all |
+//! | [`scale`] | how many helpers, by what they have gained |
 //! | [`reasons`] | which migration reasons take part |
 //! | [`knob`] | numeric knobs, their ranges and what is wrong with a value |
 //! | [`hist`] | logarithmic histogram buckets |
@@ -29,9 +31,11 @@ pub mod hist;
 #[cfg(CONFIG_RUST)]
 mod kernel_glue;
 pub mod knob;
+pub mod placement;
 pub mod plan;
 pub mod policy;
 pub mod reasons;
+pub mod scale;
 pub mod word;
 
 pub use claim::{

@@ -1,0 +1,342 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! How many helpers batches of one kind are worth, by what they have gained so far.
+//!
+//! For each number of helpers ([`LEVELS`]) there is a running median of what a byte has cost, and the
+//! smallest number is taken that costs little more than the best one. Its neighbours are tried
+//! until they are known, and now and then afterwards, as the machine changes. A helper that
+//! brings nothing is thereby not called, and none at all if the batch is better off alone.
+//!
+//! All is in relaxed atomics that pair with nothing: movers that run at the same time may lose a
+//! sample to each other, and any mixture of old and new values is a valid one.
+
+use crate::word::Word;
+
+/// Numbers of helpers that are told apart.
+pub const LEVELS: [u32; 13] = [0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64];
+
+/// The least of so many samples is where a median begins.
+const KNOWN: u32 = 4;
+/// A neighbour is tried again each time after so many batches.
+const TRY_EVERY: u32 = 64;
+/// What is settled is measured each time after so many batches.
+const SAMPLE_EVERY: u32 = 16;
+/// A number of helpers costs little more than the best one if it is within one part in so many.
+const LITTLE: u32 = 16;
+/// A sample moves the median by one part in so many, and by one in so many after so many samples in a
+/// row on the same side of it.
+const SLOW: u32 = 64;
+const FAST: u32 = 8;
+const ROW: u32 = 5;
+
+/// The level with at most this number of helpers.
+fn level(helpers: u32) -> usize {
+    LEVELS.partition_point(|&n| n <= helpers).saturating_sub(1)
+}
+
+/// What is known of one number of helpers.
+#[derive(Debug)]
+struct Seen<W> {
+    /// Samples, at most [`KNOWN`].
+    samples: W,
+    /// The median time of a byte, in nanoseconds times 2^16.
+    cost: W,
+    /// On which side of it the last samples were (bit 0), and how many in a row.
+    run: W,
+}
+
+/// What a batch should have.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Want {
+    /// So many helpers.
+    pub helpers: u32,
+    /// How long it takes is worth knowing: it goes to [`Scale::learn()`].
+    pub sample: bool,
+}
+
+impl Want {
+    /// No helpers, and nothing to learn from that.
+    pub const NOBODY: Want = Want {
+        helpers: 0,
+        sample: false,
+    };
+}
+
+/// What is known of batches of one kind.
+#[derive(Debug)]
+pub struct Scale<W> {
+    seen: [Seen<W>; LEVELS.len()],
+    batches: W,
+}
+
+impl<W: Word> Scale<W> {
+    /// Nothing is known. `zero` makes a word that is zero.
+    pub fn new(zero: impl Fn() -> W) -> Self {
+        Self {
+            seen: LEVELS.map(|_| Seen {
+                samples: zero(),
+                cost: zero(),
+                run: zero(),
+            }),
+            batches: zero(),
+        }
+    }
+
+    fn known(&self, level: usize) -> Option<u32> {
+        let seen = self.seen.get(level)?;
+        (seen.samples.load_relaxed() >= KNOWN).then(|| seen.cost.load_relaxed())
+    }
+
+    /// The level that is best by what is known, up to `top`: none for nothing known.
+    fn best(&self, top: usize) -> Option<usize> {
+        let costs = || (0..=top).filter_map(|l| Some((l, self.known(l)?)));
+        let least = costs().map(|(_, cost)| cost).min()?;
+        let enough = least.saturating_add(least / LITTLE);
+        costs().find(|&(_, cost)| cost <= enough).map(|(l, _)| l)
+    }
+
+    /// How many helpers the next batch should have, of at most `most`.
+    pub fn want(&self, most: u32) -> Want {
+        let top = level(most);
+        let batch = self.batches.load_relaxed().wrapping_add(1);
+        self.batches.store_relaxed(batch);
+        let now = match self.best(top) {
+            Some(now) => {
+                let below = now.checked_sub(1);
+                let above = Some(now.saturating_add(1)).filter(|&l| l <= top);
+                let unknown = |l: &usize| self.known(*l).is_none();
+                let retry = match batch.checked_rem(TRY_EVERY.saturating_mul(2)) {
+                    Some(0) => below,
+                    Some(TRY_EVERY) => above,
+                    _ => None,
+                };
+                (below.filter(unknown))
+                    .or(above.filter(unknown))
+                    .or(retry)
+                    .unwrap_or(now)
+            }
+            // The first batches of a kind have one.
+            None => top.min(1),
+        };
+        Want {
+            helpers: LEVELS.get(now).copied().unwrap_or(0),
+            // What has been chosen is looked at less often, to be left alone.
+            sample: self.known(now).is_none() || batch.checked_rem(SAMPLE_EVERY) == Some(0),
+        }
+    }
+
+    /// A batch of `bytes` has taken `ns` with so many helpers.
+    pub fn learn(&self, helpers: u32, bytes: u64, ns: u64) {
+        let Some(seen) = self.seen.get(level(helpers)) else {
+            return;
+        };
+        let Some(cost) = ns.saturating_mul(1 << 16).checked_div(bytes) else {
+            return;
+        };
+        let cost = u32::try_from(cost).unwrap_or(u32::MAX);
+        let samples = seen.samples.load_relaxed();
+        let old = seen.cost.load_relaxed();
+        let new = if samples == 0 {
+            cost
+        } else if samples < KNOWN {
+            old.min(cost)
+        } else {
+            // Half of the samples are above the median, and how far does not matter: a mover that was
+            // preempted says nothing. Many in a row on one side say that the machine has changed.
+            let side = u32::from(cost > old);
+            let run = seen.run.load_relaxed();
+            let row = if run & 1 == side {
+                (run >> 1).min(ROW)
+            } else {
+                0
+            };
+            seen.run.store_relaxed(row.saturating_add(1) << 1 | side);
+            let part = if row < ROW { SLOW } else { FAST };
+            let step = (old / part).saturating_add(1);
+            cost.clamp(old.saturating_sub(step), old.saturating_add(step))
+        };
+        seen.cost.store_relaxed(new);
+        if samples < KNOWN {
+            seen.samples.store_relaxed(samples.saturating_add(1));
+        }
+    }
+
+    /// What is known: numbers of helpers and nanoseconds for 64 KiB with them.
+    pub fn known_costs(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
+        (LEVELS.iter().enumerate()).filter_map(|(l, &n)| Some((n, self.known(l)?)))
+    }
+}
+
+/// Sizes of folios that are told apart: 4K to 2M and beyond, by their order.
+const ORDERS: usize = 10;
+/// Sizes of batches that are told apart: below 64K, and then by powers of two.
+const SIZES: usize = 8;
+/// Kinds of batches that are told apart.
+pub const KINDS: usize = ORDERS * (SIZES + 1);
+
+/// The kind of a batch of so many folios that is copied early.
+pub fn kind_early(bytes: u64, folios: u32) -> usize {
+    let each = bytes.checked_div(folios.into()).unwrap_or(0);
+    let size = (bytes >> 16)
+        .checked_ilog2()
+        .map_or(0, |n| n.saturating_add(1));
+    let size = (size as usize).min(SIZES.saturating_sub(1));
+    order(each)
+        .saturating_mul(SIZES.saturating_add(1))
+        .saturating_add(size)
+}
+
+/// The kind of a folio that is copied in place.
+pub fn kind_now(bytes: u64) -> usize {
+    order(bytes)
+        .saturating_mul(SIZES.saturating_add(1))
+        .saturating_add(SIZES)
+}
+
+fn order(bytes: u64) -> usize {
+    let order = (bytes >> 12).checked_ilog2().unwrap_or(0) as usize;
+    order.min(ORDERS.saturating_sub(1))
+}
+
+/// The folio size of a kind, and the least size of its batches or None for copies in place.
+pub fn kind_bytes(kind: usize) -> (u64, Option<u64>) {
+    let per_order = SIZES.saturating_add(1);
+    let order = kind.checked_div(per_order).unwrap_or(0) as u32;
+    let size = kind.checked_rem(per_order).unwrap_or(0);
+    let folio = 4096u64.checked_shl(order).unwrap_or(0);
+    let batch = match size {
+        0 => Some(0),
+        n if n < SIZES => (32u64 << 10).checked_shl(n as u32),
+        _ => None,
+    };
+    (folio, batch)
+}
+
+#[cfg_attr(CONFIG_KUNIT = "y", kernel::macros::kunit_tests(ferry_core_scale))]
+#[cfg_attr(not(CONFIG_KUNIT = "y"), cfg(test))]
+mod tests {
+    use super::*;
+    use crate::word::TestWord;
+
+    fn scale() -> Scale<TestWord> {
+        Scale::new(|| TestWord::new(0))
+    }
+
+    /// Batches of 2 MiB on a machine where `ns` says how long one takes with so many helpers: how
+    /// many helpers the last thousand of `batches` had, as a histogram over levels.
+    fn run(
+        s: &Scale<TestWord>,
+        batches: u32,
+        most: u32,
+        ns: impl Fn(u32, u32) -> u64,
+    ) -> [u32; 13] {
+        let mut last = [0; 13];
+        for i in 0..batches {
+            let Want { helpers: n, sample } = s.want(most);
+            assert!(n <= most);
+            if sample {
+                s.learn(n, 2 << 20, ns(n, i));
+            }
+            if batches - i <= 1000 {
+                last[level(n)] += 1;
+            }
+        }
+        last
+    }
+
+    /// Copying that grows with its hands up to `knee` of them, one being the mover's.
+    fn knee(knee: u32) -> impl Fn(u32, u32) -> u64 {
+        move |n, _| 300_000u64.div_ceil(u64::from((n + 1).min(knee)).max(1))
+    }
+
+    #[test]
+    fn levels_are_found() {
+        assert_eq!(level(0), 0);
+        assert_eq!(level(5), 4);
+        assert_eq!(level(6), 5);
+        assert_eq!(level(u32::MAX), 12);
+    }
+
+    #[test]
+    fn stops_where_bandwidth_ends() {
+        for (at, helpers) in [(1, 0), (2, 1), (4, 3), (5, 4), (9, 8)] {
+            let s = scale();
+            let last = run(&s, 3000, 64, knee(at));
+            assert!(last[level(helpers)] > 900);
+        }
+    }
+
+    #[test]
+    fn the_cap_holds() {
+        let s = scale();
+        let last = run(&s, 3000, 2, knee(64));
+        assert!(last[2] > 900);
+        assert_eq!(run(&s, 1000, 0, knee(64))[0], 1000);
+    }
+
+    #[test]
+    fn nobody_is_called_where_it_costs() {
+        let s = scale();
+        // Waking one costs more than it copies.
+        let last = run(&s, 3000, 8, |n, _| 10_000 + u64::from(n) * 2000);
+        assert!(last[0] > 900);
+    }
+
+    #[test]
+    fn noise_does_not_matter_much() {
+        let s = scale();
+        // Every seventh batch is preempted, and the others vary by a tenth.
+        let noisy = |n: u32, i: u32| {
+            let ns = knee(4)(n, i) * u64::from(100 + i % 11) / 105;
+            if i % 7 == 3 {
+                ns * 20
+            } else {
+                ns
+            }
+        };
+        let last = run(&s, 5000, 16, noisy);
+        assert!(last[3] + last[4] > 700);
+    }
+
+    #[test]
+    fn follows_the_machine() {
+        let s = scale();
+        run(&s, 3000, 16, knee(1));
+        let last = run(&s, 20_000, 16, knee(4));
+        assert!(last[3] > 900);
+        let last = run(&s, 20_000, 16, knee(1));
+        assert!(last[0] > 900);
+    }
+
+    #[test]
+    fn nonsense_does_no_harm() {
+        let s = scale();
+        s.learn(3, 0, 5);
+        s.learn(u32::MAX, 1, u64::MAX);
+        s.learn(0, u64::MAX, 0);
+        assert!(s.want(64).helpers <= 64);
+        assert_eq!(s.known_costs().count(), 0);
+    }
+
+    #[test]
+    fn kinds_are_told_apart() {
+        const M: u64 = 1 << 20;
+        assert_eq!(kind_bytes(kind_early(2 * M, 512)), (4096, Some(2 * M)));
+        assert_eq!(
+            kind_bytes(kind_early(128 << 10, 32)),
+            (4096, Some(128 << 10))
+        );
+        assert_eq!(kind_bytes(kind_early(8 * M, 4)), (2 * M, Some(4 * M)));
+        assert_eq!(kind_bytes(kind_early(8192, 2)), (4096, Some(0)));
+        assert_eq!(kind_bytes(kind_now(2 * M)), (2 * M, None));
+        assert_eq!(kind_bytes(kind_now(1 << 30)), (2 * M, None));
+        assert_eq!(kind_bytes(kind_now(16 << 10)), (16 << 10, None));
+        for kind in [
+            kind_early(u64::MAX, 1),
+            kind_early(u64::MAX, u32::MAX),
+            kind_now(0),
+        ] {
+            assert!(kind < KINDS);
+        }
+    }
+}
