@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 /* Functions for what is inline or a macro in the kernel's headers. */
+#include <linux/cpumask.h>
 #include <linux/highmem.h>
+#include <linux/instrumented.h>
 #include <linux/kthread.h>
 #include <linux/mm.h>
 #include <linux/preempt.h>
+#include <linux/prefetch.h>
 #include <linux/ratelimit.h>
 #include <linux/rcupdate.h>
 #include <linux/sched.h>
 #include <linux/sched/clock.h>
-#include <linux/sched/isolation.h>
 #include <linux/timekeeping.h>
 #include <linux/topology.h>
 #include <linux/uaccess.h>
@@ -18,6 +20,19 @@
 bool ferry_may_claim(const struct migrate_copy_entry *e)
 {
 	return migrate_copy_may_claim(e);
+}
+
+/*
+ * The next folio to be copied: who else has been at its struct page, and the
+ * beginning of its content, are far away.
+ */
+void ferry_prefetch(const struct migrate_copy_entry *e)
+{
+	const char *from = folio_address(e->src);
+
+	prefetch(e->src);
+	for (unsigned int i = 0; i < 4; i++)
+		prefetch(from + i * L1_CACHE_BYTES);
 }
 
 int ferry_folio_nid(const struct folio *folio)
@@ -51,6 +66,23 @@ unsigned long ferry_copy_mc(struct folio *dst, struct folio *src,
 				 folio_address(src) + offset, len);
 }
 
+/*
+ * The same past the caches; @offset and @len are multiples of a page. The bytes
+ * are visible before whatever the caller stores next.
+ */
+unsigned long ferry_copy_mc_nt(struct folio *dst, struct folio *src,
+			       size_t offset, size_t len)
+{
+	void *to = folio_address(dst) + offset;
+	const void *from = folio_address(src) + offset;
+	unsigned long left;
+
+	instrument_memcpy_before(to, from, len);
+	left = ferry_copy_nt(to, from, len);
+	instrument_memcpy_after(to, from, len, left);
+	return left;
+}
+
 /* Fault injection: a destination that must not be used as it is. */
 void ferry_scribble(struct folio *dst)
 {
@@ -77,10 +109,12 @@ bool ferry_need_resched(void)
 	return need_resched() || tif_test_bit(TIF_NEED_RESCHED_LAZY);
 }
 
-void ferry_give_way(void)
+bool ferry_give_way(void)
 {
-	if (ferry_need_resched())
-		schedule();
+	if (!ferry_need_resched())
+		return false;
+	schedule();
+	return true;
 }
 
 void ferry_cond_resched(void)
@@ -92,6 +126,12 @@ void ferry_cond_resched(void)
 bool ferry_in_reclaim(void)
 {
 	return current->flags & PF_MEMALLOC;
+}
+
+/* How often has the caller been taken off its CPU, or let go of it? */
+unsigned long ferry_switches(void)
+{
+	return current->nvcsw + current->nivcsw;
 }
 
 u64 ferry_clock(void)
@@ -115,21 +155,21 @@ int ferry_cpu_node(int cpu)
 	return cpu_to_node(cpu);
 }
 
-/* The n-th CPU on which helpers may live, in the order of CPU numbers. */
-bool ferry_worker_cpu(unsigned int n, int *cpu)
+/* The n-th CPU that can be there one day, in the order of CPU numbers. */
+bool ferry_possible_cpu(unsigned int n, int *cpu)
 {
-	int c;
+	int c = cpumask_nth(n, cpu_possible_mask);
 
-	/* The mask is replaced when CPUs are isolated. */
-	guard(rcu)();
-	for_each_cpu_and(c, housekeeping_cpumask(HK_TYPE_DOMAIN),
-			 cpu_online_mask) {
-		if (!n--) {
-			*cpu = c;
-			return true;
-		}
-	}
-	return false;
+	if (c >= nr_cpu_ids)
+		return false;
+	*cpu = c;
+	return true;
+}
+
+/* Are both threads of one core? Not while one of them is offline. */
+bool ferry_cpus_share_core(int a, int b)
+{
+	return cpumask_test_cpu(b, topology_sibling_cpumask(a));
 }
 
 /*
@@ -162,8 +202,8 @@ struct task_struct *ferry_worker_create(int (*fn)(void *data), void *data,
 }
 
 /*
- * Sleeps until woken while again(data) is false and the thread need not stop.
- * Not bounded: this is a helper without work, and nobody waits for it.
+ * Sleeps until woken, unless again(data) or the thread has to stop. Not bounded:
+ * this is a helper without work, and nobody waits for it.
  */
 void ferry_worker_sleep(bool (*again)(void *data), void *data)
 {
@@ -173,9 +213,7 @@ void ferry_worker_sleep(bool (*again)(void *data), void *data)
 	 * after whoever wakes us has made either true.
 	 */
 	set_current_state(TASK_IDLE);
-	while (!again(data) && !kthread_should_stop()) {
+	if (!again(data) && !kthread_should_stop())
 		schedule();
-		set_current_state(TASK_IDLE);
-	}
 	__set_current_state(TASK_RUNNING);
 }

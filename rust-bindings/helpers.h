@@ -8,26 +8,32 @@
 #include <linux/sched.h>
 
 bool ferry_may_claim(const struct migrate_copy_entry *e);
+void ferry_prefetch(const struct migrate_copy_entry *e);
 int ferry_folio_nid(const struct folio *folio);
 size_t ferry_folio_size(const struct folio *folio);
 void ferry_folio_get(struct folio *folio);
 void ferry_folio_put(struct folio *folio);
 unsigned long ferry_copy_mc(struct folio *dst, struct folio *src,
 			    size_t offset, size_t len);
+unsigned long ferry_copy_mc_nt(struct folio *dst, struct folio *src,
+			       size_t offset, size_t len);
+unsigned long ferry_copy_nt(void *dst, const void *src, unsigned long len);
 void ferry_scribble(struct folio *dst);
 void ferry_preempt_disable(void);
 void ferry_preempt_enable(void);
 bool ferry_need_resched(void);
-void ferry_give_way(void);
+bool ferry_give_way(void);
 void ferry_cond_resched(void);
 bool ferry_in_reclaim(void);
+unsigned long ferry_switches(void);
 u64 ferry_clock(void);
 bool ferry_log_allowed(void);
 
 struct task_struct *ferry_worker_create(int (*fn)(void *data), void *data,
 					int cpu);
 int ferry_cpu_node(int cpu);
-bool ferry_worker_cpu(unsigned int n, int *cpu);
+bool ferry_possible_cpu(unsigned int n, int *cpu);
+bool ferry_cpus_share_core(int a, int b);
 void ferry_worker_sleep(bool (*again)(void *data), void *data);
 
 #endif /* _FERRY_HELPERS_H */

@@ -93,7 +93,8 @@ TRACE_EVENT(ferry_fallback,
 				   { 0, "pool" }, { 1, "small" },
 				   { 2, "reason" }, { 3, "injected" },
 				   { 4, "references" }, { 5, "failed" },
-				   { 6, "unquiet" }),
+				   { 6, "unquiet" }, { 7, "busy" },
+				   { 8, "gain" }),
 		  __entry->bytes)
 );
 

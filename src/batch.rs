@@ -25,9 +25,11 @@ use crate::{
             self,
             NoPreempt, //
         },
-        shim, //
+        shim,
+        topology, //
     },
     knobs::Knobs,
+    meter::Meter,
     migrator::{
         Migrator,
         Quiet, //
@@ -42,6 +44,7 @@ use crate::{
 use core::pin::Pin;
 use ferry_core::{
     policy,
+    policy::Routine,
     Lane, //
 };
 use kernel::{
@@ -164,15 +167,25 @@ pub(crate) struct Batch {
     session: Option<Arc<Session>>,
     /// When it was begun, by the clock of the mover's CPU.
     begun: u64,
+    /// When it was about to be made known, by that clock.
+    planned_at: u64,
+    /// Where it was begun, by whom, and who pays for helpers.
+    cpu: topology::Cpu,
+    mover: usize,
+    payer: u64,
+    /// How CPUs copy it.
+    routine: Routine,
+    /// Its kind, if how long it takes is worth knowing.
+    kind: Option<usize>,
     /// The mover is through: helpers have nothing to look for any more. Stored with release after
     /// the last chunk was closed, read with acquire by [`Batch::work()`].
     over: Atomic<u32>,
     /// How many more helpers the batch is worth; taken by [`Batch::want_more()`].
     wanted: Atomic<u32>,
-    /// Helpers that it has been given to, a bit each; set under their mailbox locks.
-    given: Atomic<u64>,
-    /// Lanes that a wait has timed out on, a bit each. The mover's.
-    stuck: Atomic<u64>,
+    /// Helpers that it has been given to; set under their mailbox locks.
+    given: Lanes,
+    /// Lanes that a wait has timed out on. The mover's.
+    stuck: Lanes,
     /// Folios that the mover has settled, for fault injection. The mover's.
     turns: Atomic<u32>,
     /// Added to by helpers before they complete a chunk with release, read by the mover after it has
@@ -195,10 +208,16 @@ impl Batch {
             raw: RawBatch::new()?,
             session: None,
             begun: 0,
+            planned_at: 0,
+            cpu: topology::Cpu::current(),
+            mover: 0,
+            payer: 0,
+            routine: Routine::default(),
+            kind: None,
             over: Atomic::new(0),
             wanted: Atomic::new(0),
-            given: Atomic::new(0),
-            stuck: Atomic::new(0),
+            given: Lanes::new(),
+            stuck: Lanes::new(),
             turns: Atomic::new(0),
             by_mover: Atomic::new(0),
             by_others: Atomic::new(0),
@@ -210,10 +229,14 @@ impl Batch {
         self.raw.ask_always(session.shared.inject.asks_always());
         self.session = Some(session);
         self.begun = preempt::clock();
+        self.cpu = topology::Cpu::current();
+        self.mover = preempt::current_id();
+        self.payer = shim::payer();
+        self.kind = None;
         *self.over.get_mut() = 0;
         *self.wanted.get_mut() = 0;
-        *self.given.get_mut() = 0;
-        *self.stuck.get_mut() = 0;
+        self.given.clear();
+        self.stuck.clear();
         *self.turns.get_mut() = 0;
         *self.by_mover.get_mut() = 0;
         *self.by_others.get_mut() = 0;
@@ -252,7 +275,33 @@ impl Batch {
         self.begun
     }
 
-    /// Sets how many helpers the batch is worth, before it is shared with any.
+    /// The CPU on which it was begun.
+    pub(crate) fn cpu(&self) -> topology::Cpu {
+        self.cpu
+    }
+
+    /// Who moves it: a number that no other mover has.
+    pub(crate) fn mover(&self) -> usize {
+        self.mover
+    }
+
+    /// Who pays for helpers; 0 for nobody.
+    pub(crate) fn payer(&self) -> u64 {
+        self.payer
+    }
+
+    /// Sets how CPUs copy it, before it is shared.
+    pub(crate) fn set_routine(&mut self, routine: Routine) {
+        self.routine = routine;
+    }
+
+    /// Sets its kind, if how long it takes is worth knowing, before it is shared; the time begins.
+    pub(crate) fn set_kind(&mut self, kind: Option<usize>) {
+        self.kind = kind;
+        self.planned_at = preempt::clock();
+    }
+
+    /// Sets how many more helpers it is worth.
     pub(crate) fn set_wanted(&self, helpers: u32) {
         self.wanted.store(helpers, Relaxed);
     }
@@ -271,7 +320,7 @@ impl Batch {
 
     /// Remembers that it has been given to a helper.
     pub(crate) fn mark_given(&self, helper: u32) {
-        self.given.fetch_or(helper);
+        self.given.add(helper);
     }
 
     /// Has it been given to this helper?
@@ -280,7 +329,7 @@ impl Batch {
     }
 
     /// Copies one chunk for the mover, as a helper. False if it is not to be had.
-    fn help(&self, session: &Session, chunk: u32, lane: Lane) -> bool {
+    fn help(&self, session: &Session, chunk: u32, lane: Lane, meter: &Meter) -> bool {
         let inject = &session.shared.inject;
         // From claim to done: no sleep, no fault, no allocation, no lock, no preemption (I13).
         let no_preempt = NoPreempt::new();
@@ -291,14 +340,13 @@ impl Batch {
         let copied = if inject.fail_chunk() {
             Default::default()
         } else {
-            claim.copy(inject.delay_in_chunk_ns())
+            claim.copy(self.routine, inject.delay_in_chunk_ns())
         };
         preempt::spin_ns(inject.late_done_ns());
         let ok = claim.is_ok();
         // Before the chunk is done: then the mover may finish, and it counts and pays.
-        let ns = preempt::clock().saturating_sub(from);
         self.by_others.add(1u32, Relaxed);
-        self.helper_ns.add(ns, Relaxed);
+        self.helper_ns.add(meter.chunk(from), Relaxed);
         drop(claim);
         drop(no_preempt);
         self.account(session, copied, ok);
@@ -307,7 +355,7 @@ impl Batch {
 
     /// Copies one chunk as the mover.
     fn copy_mine(&self, session: &Session, mut claim: Claim<'_>) {
-        let copied = claim.copy(0);
+        let copied = claim.copy(self.routine, 0);
         let ok = claim.is_ok();
         drop(claim);
         self.by_mover.add(1u32, Relaxed);
@@ -331,27 +379,37 @@ impl Batch {
         }
     }
 
-    /// Helps with the batch until there is nothing left to claim.
-    pub(crate) fn work(&self, lane: Lane) {
-        let Some(session) = self.session() else {
-            return;
-        };
+    /// The first chunk that is too far ahead of the mover.
+    fn limit(&self, session: &Session) -> u32 {
         let knobs = &session.shared.knobs;
+        let pieces = self.raw.planned().pieces;
+        if !self.raw.is_early() {
+            return pieces;
+        }
         let (ahead, chunk_bytes) = (knobs.lookahead_bytes(), knobs.chunk_bytes());
+        policy::lookahead_limit(self.raw.mover_chunk(), ahead, chunk_bytes, pieces)
+    }
+
+    /// Helps with the batch until there is nothing left to claim.
+    ///
+    /// Returns how many chunks that were.
+    pub(crate) fn work(&self, lane: Lane, meter: &Meter) -> u32 {
+        let mut chunks = 0;
+        let Some(session) = self.session() else {
+            return chunks;
+        };
         let pieces = self.raw.planned().pieces;
         let mut stalled = None;
         while self.over.load(Acquire) == 0 {
-            let limit = if self.raw.is_early() {
-                policy::lookahead_limit(self.raw.mover_chunk(), ahead, chunk_bytes, pieces)
-            } else {
-                pieces
-            };
+            let limit = self.limit(session);
             if let Some(chunk) = self.raw.take(limit) {
                 stalled = None;
-                if self.help(session, chunk, lane) {
-                    self.raw.leave_room(chunk);
+                if self.help(session, chunk, lane, meter) {
+                    chunks += 1;
                 }
-                preempt::give_way();
+                if preempt::give_way() {
+                    meter.start();
+                }
                 continue;
             }
             if limit >= pieces || preempt::need_resched() {
@@ -365,6 +423,7 @@ impl Batch {
             }
             kernel::processor::cpu_relax();
         }
+        chunks
     }
 
     /// The mover copies what it can get, in move order.
@@ -380,6 +439,24 @@ impl Batch {
         }
     }
 
+    /// Where the mover would have to wait, it rather copies a chunk whose turn has not come.
+    ///
+    /// Else the two would go on in step: the mover is always where the helper is, and as fast.
+    fn copy_ahead(&self, session: &Session) -> bool {
+        if session.shared.inject.helper_only() {
+            return false;
+        }
+        // One that has been taken, and could not be claimed, is one less to look at.
+        while let Some(chunk) = self.raw.take(self.limit(session)) {
+            if let Some(claim) = self.raw.claim(chunk, Lane::MOVER) {
+                self.copy_mine(session, claim);
+                preempt::cond_resched();
+                return true;
+            }
+        }
+        false
+    }
+
     /// Settles an entry: copies, waits, or gives up.
     pub(crate) fn settle(&self, i: u32, help: bool) -> Settled {
         let Some(session) = self.session() else {
@@ -393,7 +470,7 @@ impl Batch {
                     preempt::cond_resched();
                 }
                 Step::Wait(chunk) => {
-                    if !self.wait(session, i, chunk) {
+                    if !self.copy_ahead(session) && !self.wait(session, i, chunk) {
                         trace::fallback(&session.stats, Cause::Unquiet, 0);
                         return self.raw.park(i);
                     }
@@ -416,6 +493,10 @@ impl Batch {
         let result = session.migrator.wait(self, i, chunk, timeout);
         let ns = preempt::clock().saturating_sub(from);
         session.stats.add(Counter::Waits, 1);
+        if self.raw.is_async() {
+            session.stats.add(Counter::WaitsAsync, 1);
+            session.stats.wait_async.add(ns);
+        }
         session.stats.wait.add(ns);
         trace::wait(self.raw.id(), chunk, ns, result.is_ok());
         if result.is_ok() {
@@ -426,7 +507,7 @@ impl Batch {
         if session.migrator.quiesce(self, chunk) == Quiet::Yes {
             return true;
         }
-        self.stuck.fetch_or(lane.index().into());
+        self.stuck.add(lane.index().into());
         if log::allowed() {
             pr_warn!(
                 "lane {}: no answer for {} ms; its folios stay, their destinations are kept\n",
@@ -450,10 +531,16 @@ impl Batch {
         batch.raw.close();
         batch.over.store(1, Release);
         if let Some(session) = batch.session() {
-            session.migrator.retract(&batch);
+            session.migrator.over(&batch);
             let stats = &session.stats;
             let (mover, others) = (batch.by_mover.load(Relaxed), batch.by_others.load(Relaxed));
             let helper_ns = batch.helper_ns.load(Relaxed);
+            if let Some(kind) = batch.kind {
+                let ns = preempt::clock().saturating_sub(batch.planned_at);
+                // Who was given it counts, come or not: it is what giving costs.
+                let (helpers, bytes) = (batch.given.count(), batch.raw.planned().bytes);
+                session.migrator.learn(kind, helpers, bytes, ns);
+            }
             stats.add(Counter::ByMover, mover.into());
             stats.add(Counter::ByOthers, others.into());
             stats.add(Counter::HelperNs, helper_ns);
@@ -472,25 +559,44 @@ impl Batch {
     }
 }
 
-/// A set of small numbers in an atomic word. Orders nothing.
-trait Bits {
-    fn fetch_or(&self, bit: u32);
-    fn has(&self, bit: u32) -> bool;
-}
+/// A set of lanes. Orders nothing.
+struct Lanes([Atomic<u64>; Self::WORDS]);
 
-impl Bits for Atomic<u64> {
-    fn fetch_or(&self, bit: u32) {
-        let Some(mask) = 1u64.checked_shl(bit) else {
+impl Lanes {
+    const WORDS: usize = (u8::MAX as usize + 1) / u64::BITS as usize;
+
+    const fn new() -> Self {
+        Self([const { Atomic::new(0) }; Self::WORDS])
+    }
+
+    fn clear(&mut self) {
+        self.0.iter_mut().for_each(|word| *word.get_mut() = 0);
+    }
+
+    fn at(&self, lane: u32) -> Option<(&Atomic<u64>, u64)> {
+        let word = self.0.get((lane / u64::BITS) as usize)?;
+        Some((word, 1 << (lane % u64::BITS)))
+    }
+
+    fn add(&self, lane: u32) {
+        let Some((word, bit)) = self.at(lane) else {
             return;
         };
-        let mut old = self.load(Relaxed);
-        while let Err(seen) = self.cmpxchg(old, old | mask, Relaxed) {
+        let mut old = word.load(Relaxed);
+        while let Err(seen) = word.cmpxchg(old, old | bit, Relaxed) {
             old = seen;
         }
     }
 
-    fn has(&self, bit: u32) -> bool {
-        1u64.checked_shl(bit)
-            .is_some_and(|mask| self.load(Relaxed) & mask != 0)
+    fn has(&self, lane: u32) -> bool {
+        self.at(lane)
+            .is_some_and(|(word, bit)| word.load(Relaxed) & bit != 0)
+    }
+
+    fn count(&self) -> u32 {
+        self.0
+            .iter()
+            .map(|word| word.load(Relaxed).count_ones())
+            .sum()
     }
 }

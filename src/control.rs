@@ -110,10 +110,15 @@ impl sysctl::Handler for Sysctls {
             }
             MIGRATOR => f.write_str(self.registry.selected()),
             REASONS => write!(f, "{}", self.shared.knobs.reasons()),
-            _ => match self.shared.knobs.number(id.wrapping_sub(FIRST_NUMBER)) {
-                Some(value) => write!(f, "{}", value.load(Relaxed)),
-                None => Err(fmt::Error),
-            },
+            _ => {
+                let index = id.wrapping_sub(FIRST_NUMBER);
+                match (NUMBERS.get(index), self.shared.knobs.number(index)) {
+                    (Some((_, knob)), Some(value)) => {
+                        write!(f, "{}", knob.shown(value.load(Relaxed)))
+                    }
+                    _ => Err(fmt::Error),
+                }
+            }
         }
     }
 
@@ -197,6 +202,10 @@ fn show_wait(view: &View, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     Hist::show(view.stats().map(|s| &s.wait), f)
 }
 
+fn show_wait_async(view: &View, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    Hist::show(view.stats().map(|s| &s.wait_async), f)
+}
+
 fn show_first(view: &View, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     Hist::show(view.stats().map(|s| &s.first_folio), f)
 }
@@ -211,7 +220,7 @@ fn reset_stats(view: &View, _: &mut UserSliceReader) -> Result {
 pub(crate) struct Debug {
     _kinds: KVec<Pin<KBox<Scope<View>>>>,
     _inject: Pin<KBox<Scope<Arc<Shared>>>>,
-    _files: [Pin<KBox<File<View>>>; 5],
+    _files: [Pin<KBox<File<View>>>; 6],
     _dir: Dir,
 }
 
@@ -243,6 +252,10 @@ impl Debug {
                 GFP_KERNEL,
             )?,
             KBox::pin_init(
+                dir.read_callback_file(c"hist_wait_async_ns", all(), &show_wait_async),
+                GFP_KERNEL,
+            )?,
+            KBox::pin_init(
                 dir.read_callback_file(c"hist_first_folio_ns", all(), &show_first),
                 GFP_KERNEL,
             )?,
@@ -259,6 +272,7 @@ impl Debug {
                 dir.scope(view(Some(kind)), name, |view, dir| {
                     dir.read_write_callback_file(c"stats", view, &show_stats, &reset_stats);
                     dir.read_callback_file(c"hist_wait_ns", view, &show_wait);
+                    dir.read_callback_file(c"hist_wait_async_ns", view, &show_wait_async);
                     dir.read_callback_file(c"hist_first_folio_ns", view, &show_first);
                 }),
                 GFP_KERNEL,

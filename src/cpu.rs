@@ -2,26 +2,36 @@
 
 //! The CPU migrator: kernel threads that help the mover.
 //!
-//! One helper for each CPU that helpers may live on, at the lowest priority of ordinary threads. The
-//! mover gives a batch to one whose CPU is idle, or that is still spinning after the last batch, and
-//! that one passes it on. A helper that gets no CPU costs nothing: the mover takes every chunk that
-//! nobody has claimed, and takes a batch back that a helper has not looked at.
+//! One helper for each possible CPU, at the lowest priority of ordinary threads. How many a batch gets
+//! follows from what such batches have gained by them ([`scale`]), who they are from where folios come
+//! from and go to and from the caches that CPUs share ([`placement`]). The mover gives a batch to one
+//! whose CPU is idle, or that is still spinning after the last batch, and that one passes it on. A
+//! helper that gets no CPU costs nothing: the mover takes every chunk that nobody has claimed, and
+//! takes a batch back that a helper has not looked at.
 //!
 //! Lock order: [`Helper::mailbox`] is a leaf; no two are held at the same time.
+//!
+//! [`scale`]: ferry_core::scale
 
 mod helper;
+mod placement;
 mod wait;
 
-use self::helper::Helper;
+use self::{
+    helper::Helper,
+    placement::Placement, //
+};
 use crate::{
     batch::{
         Batch,
         Shared, //
     },
-    kapi::worker::{
-        self,
-        Waker,
-        Worker, //
+    kapi::{
+        preempt, topology,
+        worker::{
+            Waker,
+            Worker, //
+        },
     },
     migrator::{
         Keep,
@@ -30,17 +40,30 @@ use crate::{
         Migrator,
         Quiet, //
     },
+    stats::Counter, //
 };
-use ferry_core::policy;
+use core::cell::Cell;
+use ferry_core::{
+    policy, scale,
+    scale::{
+        Scale,
+        Want, //
+    },
+};
 use kernel::{
-    cpu::CpuId,
     fmt,
     prelude::*,
-    sync::Arc, //
+    sync::{
+        atomic::Atomic,
+        Arc, //
+    },
 };
 
-/// Most helpers: a batch remembers whom it was given to in one word.
-const MAX_HELPERS: usize = 64;
+/// Most helpers: lane 0 is the mover, and a lane is a byte.
+const MAX_HELPERS: usize = u8::MAX as usize;
+
+/// So many are asked at most whether they could begin: on a busy machine, asking is all there is.
+const MOST_ASKED: u32 = 16;
 
 /// A helper and the means to wake it.
 struct Hand {
@@ -51,6 +74,9 @@ struct Hand {
 /// The CPU migrator.
 struct Cpu {
     hands: KVec<Hand>,
+    placement: Arc<Placement>,
+    /// What each kind of batch has gained.
+    scales: KVec<Scale<Atomic<u32>>>,
     shared: Arc<Shared>,
 }
 
@@ -72,16 +98,37 @@ impl Drop for Threads {
     }
 }
 
+/// The CPUs that get a helper: those that are online first, should there be too many.
+fn cpus() -> Result<KVec<topology::Cpu>> {
+    let mut cpus = KVec::with_capacity(MAX_HELPERS, GFP_KERNEL)?;
+    for usable in [true, false] {
+        for cpu in topology::possible().filter(|cpu| cpu.is_usable() == usable) {
+            if cpus.len() < MAX_HELPERS && !cpus.contains(&cpu) {
+                cpus.push(cpu, GFP_KERNEL)?;
+            }
+        }
+    }
+    Ok(cpus)
+}
+
 /// Makes the helpers and their threads.
 pub(crate) fn make(shared: &Arc<Shared>) -> Result<Made> {
-    let mut hands = KVec::with_capacity(MAX_HELPERS, GFP_KERNEL)?;
-    let mut workers = KVec::with_capacity(MAX_HELPERS, GFP_KERNEL)?;
-    let mut helpers = KVec::with_capacity(MAX_HELPERS, GFP_KERNEL)?;
-    for (index, cpu) in worker::cpus().take(MAX_HELPERS - 1).enumerate() {
-        // Lane 0 is the mover.
-        let lane = u8::try_from(index + 1).map_err(|_| EINVAL)?;
-        let helper = Arc::pin_init(Helper::new(lane, cpu), GFP_KERNEL)?;
-        let worker = Worker::new(cpu, helper.clone())?;
+    let cpus = cpus()?;
+    let nr = cpus.len();
+    let mut hands = KVec::with_capacity(nr, GFP_KERNEL)?;
+    let mut workers = KVec::with_capacity(nr, GFP_KERNEL)?;
+    let mut helpers = KVec::with_capacity(nr, GFP_KERNEL)?;
+    let mut scales = KVec::with_capacity(scale::KINDS, GFP_KERNEL)?;
+    for _ in 0..scale::KINDS {
+        scales.push(Scale::new(|| Atomic::new(0)), GFP_KERNEL)?;
+    }
+    let mut copy = KVec::with_capacity(nr, GFP_KERNEL)?;
+    copy.extend_from_slice(&cpus, GFP_KERNEL)?;
+    let placement = Arc::pin_init(Placement::new(copy)?, GFP_KERNEL)?;
+    placement.refresh();
+    for (lane, cpu) in (1u8..=u8::MAX).zip(cpus) {
+        let helper = Arc::pin_init(Helper::new(lane, cpu, placement.clone()), GFP_KERNEL)?;
+        let worker = Worker::new(cpu.number(), helper.clone())?;
         let waker = worker.waker();
         helpers.push(helper.clone(), GFP_KERNEL)?;
         hands.push(Hand { helper, waker }, GFP_KERNEL)?;
@@ -90,6 +137,8 @@ pub(crate) fn make(shared: &Arc<Shared>) -> Result<Made> {
     let cpu = Arc::new(
         Cpu {
             hands,
+            placement,
+            scales,
             shared: shared.clone(),
         },
         GFP_KERNEL,
@@ -101,30 +150,56 @@ pub(crate) fn make(shared: &Arc<Shared>) -> Result<Made> {
 }
 
 impl Cpu {
-    /// Those who could begin at once, best first: near the destination, near the source, elsewhere.
-    fn candidates(&self, nodes: (i32, i32)) -> impl Iterator<Item = &Hand> {
-        let here = CpuId::current().as_u32();
+    /// Those who could begin at once with what this mover gives them from this CPU, best first: on the
+    /// node of the destination, of the source (or the other way round), elsewhere; and on each of
+    /// them those of another last-level cache first, and those of the mover's own core last.
+    fn candidates(
+        &self,
+        nodes: (i32, i32),
+        from: topology::Cpu,
+        mover: usize,
+    ) -> impl Iterator<Item = &Hand> {
         let anyway = self.shared.inject.helper_only();
-        let rank = move |h: &Hand| match h.helper.node() {
-            n if n == nodes.1 => 0,
-            n if n == nodes.0 => 1,
+        let (first, second) = if self.shared.knobs.source_first() {
+            nodes
+        } else {
+            (nodes.1, nodes.0)
+        };
+        let node_rank = move |h: &Helper| match h.node() {
+            n if n == first => 0,
+            n if n == second => 1,
             _ => 2,
         };
-        (0..3).flat_map(move |r| {
-            self.hands.iter().filter(move |h| {
-                rank(h) == r
-                    && u32::try_from(h.helper.cpu()).is_ok_and(|cpu| cpu != here)
-                    && (anyway || h.helper.could_begin())
+        let near = move |h: &Helper| match h.cpu() {
+            cpu if cpu.shares_core(from) => 2,
+            cpu if cpu.shares_cache(from) => 1,
+            _ => 0,
+        };
+        let asked = Cell::new(0);
+        (0..3)
+            .flat_map(|rank| (0..3).map(move |tier| (rank, tier)))
+            .flat_map(move |(rank, tier)| {
+                (self.placement.order())
+                    .filter_map(|i| self.hands.get(i))
+                    .filter(move |h| {
+                        node_rank(&h.helper) == rank
+                            && h.helper.cpu() != from
+                            && near(&h.helper) == tier
+                    })
             })
-        })
+            .take_while(move |_| asked.replace(asked.get() + 1) < MOST_ASKED)
+            .filter(move |h| anyway || h.helper.could_begin(mover))
     }
 
     /// Gives the batch to one helper, if there is one who could begin at once.
     fn give(&self, batch: &Arc<Batch>) -> bool {
-        for hand in self.candidates(batch.raw().nodes()) {
+        for hand in self.candidates(batch.raw().nodes(), batch.cpu(), batch.mover()) {
             if let Some(asleep) = hand.helper.post(batch) {
                 if asleep {
                     hand.waker.wake();
+                }
+                if let Some(session) = batch.session() {
+                    session.stats.add(Counter::Woken, 1);
                 }
                 return true;
             }
@@ -141,26 +216,38 @@ impl Migrator for Cpu {
         }
     }
 
-    fn submit(&self, batch: &Arc<Batch>) -> u32 {
-        let knobs = &self.shared.knobs;
-        let planned = batch.raw().planned();
-        let idle = self.candidates(batch.raw().nodes()).count();
-        let helpers = policy::helpers_to_wake(
-            planned.bytes,
-            knobs.chunk_bytes(),
-            u32::try_from(idle).unwrap_or(u32::MAX),
-            knobs.cpu_workers(),
-        );
-        if helpers == 0 {
-            return 0;
+    fn ready(&self, nodes: (i32, i32)) -> bool {
+        if self.shared.knobs.cpu_workers(false) == 0 {
+            return false;
         }
-        batch.set_wanted(helpers - 1);
+        let (from, mover) = (topology::Cpu::current(), preempt::current_id());
+        self.candidates(nodes, from, mover).next().is_some()
+    }
+
+    fn want(&self, kind: usize, pieces: u32, payer: u64) -> Want {
+        let most = policy::most_helpers(pieces, self.shared.knobs.cpu_workers(payer != 0));
+        if most == 0 {
+            return Want::NOBODY;
+        }
+        match self.scales.get(kind) {
+            Some(scale) if !self.shared.inject.ignores_gain() => scale.want(most),
+            _ => Want {
+                helpers: most,
+                sample: false,
+            },
+        }
+    }
+
+    fn learn(&self, kind: usize, helpers: u32, bytes: u64, ns: u64) {
+        if let Some(scale) = self.scales.get(kind) {
+            scale.learn(helpers, bytes, ns);
+        }
+    }
+
+    fn submit(&self, batch: &Arc<Batch>, helpers: u32) -> bool {
         // The first one wakes the next one, and so on: waking costs the waker.
-        if self.give(batch) {
-            1
-        } else {
-            0
-        }
+        batch.set_wanted(helpers.saturating_sub(1));
+        helpers != 0 && self.give(batch)
     }
 
     fn pass_on(&self, batch: &Arc<Batch>) {
@@ -181,7 +268,7 @@ impl Migrator for Cpu {
         }
     }
 
-    fn retract(&self, batch: &Arc<Batch>) {
+    fn over(&self, batch: &Arc<Batch>) {
         for hand in &self.hands {
             if batch.is_given(hand.helper.lane().index().into()) {
                 hand.helper.retract(batch);
@@ -191,16 +278,34 @@ impl Migrator for Cpu {
 
     fn show(&self, f: &mut dyn fmt::Write) -> fmt::Result {
         writeln!(f, "workers {}", self.hands.len())?;
-        for hand in &self.hands {
+        for i in self.placement.order() {
+            let Some(hand) = self.hands.get(i) else {
+                continue;
+            };
             let h = &hand.helper;
+            let (doing, chunks) = h.doing();
             writeln!(
                 f,
-                "worker {} cpu {} node {} {}",
+                "worker {} cpu {} node {} llc {} {doing} chunks {chunks}",
                 h.lane().index(),
-                h.cpu(),
+                h.cpu().number(),
                 h.node(),
-                h.doing()
+                self.placement.llc(i),
             )?;
+        }
+        for (kind, scale) in self.scales.iter().enumerate() {
+            let mut costs = scale.known_costs().peekable();
+            if costs.peek().is_none() {
+                continue;
+            }
+            match scale::kind_bytes(kind) {
+                (folio, Some(batch)) => write!(f, "gain early {folio} {batch}")?,
+                (folio, None) => write!(f, "gain now {folio} {folio}")?,
+            }
+            for (helpers, ns) in costs {
+                write!(f, " {helpers}:{ns}")?;
+            }
+            writeln!(f)?;
         }
         Ok(())
     }

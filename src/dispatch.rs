@@ -14,13 +14,14 @@ use crate::{
     kapi::{
         batch::{
             How,
-            Now,
             NowDone,
+            Pair,
             Settled,
             MAX_CHUNKS, //
         },
         preempt,
         shim::{
+            self,
             Provider,
             Submitted, //
         },
@@ -32,7 +33,10 @@ use crate::{
 use core::pin::Pin;
 use ferry_core::{
     policy,
-    reasons::ReasonMask, //
+    policy::Routine,
+    reasons::ReasonMask,
+    scale,
+    scale::Want, //
 };
 use kernel::{
     prelude::*,
@@ -49,6 +53,13 @@ use kernel::{
 
 /// How long the mover leaves a folio to helpers with `helper_only`.
 const HELPER_ONLY_NS: u64 = 50_000_000;
+
+/// The smallest folio that its mover copies here even if nobody helps: in longer runs than the stock
+/// copy, which goes page by page. For smaller ones that makes no difference.
+const MIN_ALONE_BYTES: u64 = 16 << 10;
+
+/// How much of such a folio is copied before the CPU is offered to others.
+const ALONE_STEP_BYTES: u64 = 128 << 10;
 
 /// The provider that is registered with the shim.
 pub(crate) struct Dispatcher {
@@ -69,25 +80,30 @@ impl Dispatcher {
 impl Provider for Dispatcher {
     type Batch = Batch;
 
-    fn begin(&self, _mode: u32, reason: u32) -> Option<Pin<UniqueArc<Batch>>> {
+    fn begin(&self, first: &Pair, _mode: u32, reason: u32) -> Option<Pin<UniqueArc<Batch>>> {
         let shared = &self.session.shared;
         if !shared.knobs.reasons().contains(reason) {
             self.decline(Cause::Reason, 0);
             return None;
         }
         if preempt::in_reclaim() && !self.session.migrator.limits().in_reclaim {
-            self.decline(Cause::Small, 0);
+            self.decline(Cause::Busy, 0);
             return None;
         }
         if shared.inject.decline_batch() {
             self.decline(Cause::Injected, 0);
             return None;
         }
-        let batch = shared.pool.take(&self.session);
-        if batch.is_none() {
-            self.decline(Cause::Pool, 0);
+        if !self.session.migrator.ready(first.nodes()) {
+            self.decline(Cause::Busy, 0);
+            return None;
         }
-        batch
+        let Some(mut batch) = shared.pool.take(&self.session) else {
+            self.decline(Cause::Pool, 0);
+            return None;
+        };
+        batch.set_routine(shared.knobs.copy_routine(Some(reason)));
+        Some(batch)
     }
 
     fn submit(mut batch: Pin<UniqueArc<Batch>>) -> Submitted<Batch> {
@@ -111,16 +127,23 @@ impl Provider for Dispatcher {
             return Err(Some(batch));
         }
 
+        let kind = scale::kind_early(planned.bytes, anon.saturating_add(shmem));
+        let want = (session.migrator).want(kind, planned.pieces, batch.payer());
+        if want == Want::NOBODY {
+            trace::fallback(stats, Cause::Gain, planned.bytes);
+            return Err(Some(batch));
+        }
+        batch.set_kind(want.sample.then_some(kind));
+
         let batch = Arc::from(batch);
-        let helpers = session.migrator.submit(&batch);
-        if helpers == 0 {
-            trace::fallback(stats, Cause::Small, planned.bytes);
+        // Without helpers it is only to know how long that takes.
+        if want.helpers != 0 && !session.migrator.submit(&batch, want.helpers) {
+            trace::fallback(stats, Cause::Busy, planned.bytes);
             // Nobody has been told of it, so it is ours alone again.
             return Err(Arc::into_unique_or_drop(batch));
         }
         stats.add(Counter::Batches, 1);
         stats.add(Counter::Folios, nr.into());
-        stats.add(Counter::Woken, helpers.into());
         let (mode, reason) = batch.raw().mode_reason();
         trace::submit(
             batch.raw().id(),
@@ -179,17 +202,16 @@ impl Provider for Dispatcher {
         Batch::finish(batch);
     }
 
-    fn copy_now(&self, now: &Now, reason: Option<u32>) -> NowDone {
+    fn copy_now(&self, folio: &Pair, reason: Option<u32>) -> NowDone {
         let session = &self.session;
         let shared = &session.shared;
+        let bytes = folio.bytes();
+        if bytes < MIN_ALONE_BYTES {
+            return NowDone::NOT;
+        }
         let reasons = shared.knobs.reasons();
         // Who excludes any reason does not want surprises from unknown ones.
         if !reason.map_or(reasons == ReasonMask::ALL, |r| reasons.contains(r)) {
-            return NowDone::NOT;
-        }
-        let bytes = now.bytes();
-        let chunk_bytes = policy::now_chunk_bytes(bytes, shared.knobs.chunk_bytes());
-        if bytes < shared.knobs.min_folio_bytes() || bytes <= chunk_bytes {
             return NowDone::NOT;
         }
         if preempt::in_reclaim() && !session.migrator.limits().in_reclaim {
@@ -199,6 +221,55 @@ impl Provider for Dispatcher {
             session.stats.add(Counter::NowFailed, 1);
             return NowDone::NOT;
         }
+        let routine = shared.knobs.copy_routine(reason);
+        let chunk_bytes = policy::now_chunk_bytes(bytes, shared.knobs.chunk_bytes());
+        let kind = scale::kind_now(bytes);
+        let mut want = Want::NOBODY;
+        if bytes >= shared.knobs.min_folio_bytes() {
+            let pieces = policy::pieces(bytes, chunk_bytes);
+            want = session.migrator.want(kind, pieces, shim::payer());
+        }
+        if want.helpers != 0 && session.migrator.ready(folio.nodes()) {
+            self.copy_together(folio, routine, chunk_bytes, kind, want)
+        } else {
+            let alone = Want { helpers: 0, ..want };
+            // Who could not be had did not make it slower.
+            let sample = want == alone && want.sample;
+            self.copy_alone(folio, routine, sample.then_some(kind))
+        }
+    }
+}
+
+impl Dispatcher {
+    /// Copies a folio without anybody's help.
+    fn copy_alone(&self, folio: &Pair, routine: Routine, kind: Option<usize>) -> NowDone {
+        let stats = &self.session.stats;
+        let from = kind.map(|_| preempt::clock());
+        if !folio.copy_alone(ALONE_STEP_BYTES, routine) {
+            stats.add(Counter::NowFailed, 1);
+            return NowDone::NOT;
+        }
+        if let (Some(kind), Some(from)) = (kind, from) {
+            let ns = preempt::clock().saturating_sub(from);
+            self.session.migrator.learn(kind, 0, folio.bytes(), ns);
+        }
+        stats.add(Counter::Alone, 1);
+        stats.add(Counter::BytesAlone, folio.bytes());
+        NowDone::COPIED
+    }
+
+    /// Copies a folio with helpers. Where it turns out that there are none, alone.
+    fn copy_together(
+        &self,
+        folio: &Pair,
+        routine: Routine,
+        chunk_bytes: u64,
+        kind: usize,
+        want: Want,
+    ) -> NowDone {
+        let session = &self.session;
+        let shared = &session.shared;
+        let bytes = folio.bytes();
         // One batch object holds the chunks of one window; a gigantic folio takes several.
         let window = chunk_bytes.saturating_mul(MAX_CHUNKS as u64);
         let mut offset = 0;
@@ -208,25 +279,21 @@ impl Provider for Dispatcher {
                 return NowDone::NOT;
             };
             let len = window.min(bytes - offset);
-            let planned = unique.raw_mut().plan_now(now, offset, len, chunk_bytes);
+            let planned = unique.raw_mut().plan_now(folio, offset, len, chunk_bytes);
             if planned.bytes == 0 {
                 Batch::give_back(unique);
                 return NowDone::NOT;
             }
+            unique.set_routine(routine);
+            unique.set_kind(want.sample.then_some(kind));
             let first = offset == 0;
             offset = offset.saturating_add(planned.bytes);
             let batch = Arc::from(unique);
-            // Where nobody can help, the stock copy is the fastest, but for what is left of a folio.
-            let helpers = if planned.pieces < 2 {
-                0
-            } else {
-                session.migrator.submit(&batch)
-            };
-            if helpers == 0 && first {
+            let helped = planned.pieces > 1 && session.migrator.submit(&batch, want.helpers);
+            if !helped && first {
                 Batch::put(batch);
-                return NowDone::NOT;
+                return self.copy_alone(folio, routine, None);
             }
-            session.stats.add(Counter::Woken, helpers.into());
             if shared.inject.helper_only() {
                 leave_to_helpers(&batch, 0);
             }

@@ -15,6 +15,7 @@ mod inject;
 #[allow(unsafe_code)]
 mod kapi;
 mod knobs;
+mod meter;
 mod migrator;
 mod stats;
 mod trace;

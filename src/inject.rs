@@ -63,6 +63,8 @@ inject! {
     exhaust_pool => c"exhaust_pool",
     /// The mover gives helpers up to 50 ms to take each folio before it takes it itself.
     helper_only => c"helper_only",
+    /// As many helpers as bytes, idle CPUs and knobs allow, whatever they have gained.
+    all_workers => c"all_workers",
 }
 
 /// What is to be done to a folio after it has been settled.
@@ -143,6 +145,23 @@ impl Inject {
     /// Is the pool to look empty?
     pub(crate) fn exhaust_pool(&self) -> bool {
         self.exhaust_pool.load(Relaxed) != 0
+    }
+
+    /// Does what a batch gains from helpers not matter? What is injected says nothing about it, and
+    /// is not to be avoided.
+    pub(crate) fn ignores_gain(&self) -> bool {
+        [
+            &self.all_workers,
+            &self.helper_only,
+            &self.delay_after_submit_us,
+            &self.delay_in_chunk_us,
+            &self.late_done_us,
+            &self.fail_chunk_every,
+            &self.fail_move_every,
+            &self.again_move_every,
+        ]
+        .iter()
+        .any(|value| value.load(Relaxed) != 0)
     }
 
     /// Does the mover leave the copying to helpers?

@@ -9,5 +9,6 @@ pub(crate) mod log;
 pub(crate) mod preempt;
 pub(crate) mod shim;
 pub(crate) mod sysctl;
+pub(crate) mod topology;
 pub(crate) mod trace;
 pub(crate) mod worker;

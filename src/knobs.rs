@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The values of the sysctls below `vm.ferry` that are numbers or reasons.
+//! The values of the sysctls below `vm.ferry` that are numbers, words or reasons.
 //!
 //! Relaxed atomics that pair with nothing: each is read where it is needed, and any mixture of old
 //! and new values is a valid one.
@@ -8,6 +8,8 @@
 use ferry_core::{
     knob,
     knob::Knob,
+    policy,
+    policy::Routine,
     reasons::ReasonMask, //
 };
 use kernel::{
@@ -26,7 +28,7 @@ macro_rules! knobs {
             reasons: Atomic<u32>,
         }
 
-        /// The numbers, with their names in `/proc/sys/vm/ferry`.
+        /// Numbers and words, with their names in `/proc/sys/vm/ferry`.
         pub(crate) const NUMBERS: &[(&CStr, &Knob)] = &[$(($name, &knob::$knob),)*];
 
         impl Knobs {
@@ -65,14 +67,36 @@ knobs! {
     lookahead_bytes => LOOKAHEAD_BYTES, c"lookahead_bytes";
     /// Most CPU helpers for one batch.
     workers => CPU_WORKERS, c"cpu_workers";
+    /// Most CPU helpers for one batch of a control group.
+    group_workers => CGROUP_WORKERS, c"cgroup_workers";
+    /// Where helpers are looked for first.
+    node => CPU_NODE, c"cpu_node";
+    /// How CPUs copy.
+    routine => COPY_ROUTINE, c"copy_routine";
     /// After so many milliseconds an unfinished claim is not quiet.
     timeout_ms => TIMEOUT_MS, c"timeout_ms";
 }
 
 impl Knobs {
-    /// Most CPU helpers for one batch.
-    pub(crate) fn cpu_workers(&self) -> u32 {
-        u32::try_from(self.workers()).unwrap_or(u32::MAX)
+    /// Most CPU helpers for one batch, of a control group (or the root).
+    pub(crate) fn cpu_workers(&self, group: bool) -> u32 {
+        let most = self.workers();
+        let most = if group {
+            most.min(self.group_workers())
+        } else {
+            most
+        };
+        u32::try_from(most).unwrap_or(u32::MAX)
+    }
+
+    /// Are helpers looked for on the node of the source first?
+    pub(crate) fn source_first(&self) -> bool {
+        self.node() == 1
+    }
+
+    /// How CPUs copy for this reason.
+    pub(crate) fn copy_routine(&self, reason: Option<u32>) -> Routine {
+        policy::routine(self.routine(), reason)
     }
 
     /// After so long an unfinished claim is not quiet.

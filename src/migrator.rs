@@ -19,6 +19,7 @@ use crate::{
     kapi::shim,
     stats::Stats, //
 };
+use ferry_core::scale::Want;
 use kernel::{
     fmt, new_mutex,
     prelude::*,
@@ -54,10 +55,22 @@ pub(crate) trait Migrator: Send + Sync {
     /// What it can take.
     fn limits(&self) -> Limits;
 
-    /// Makes a batch known to whoever copies. Never waits for a copy.
+    /// Could anybody begin at once with folios that go from the first of these nodes to the second?
     ///
-    /// Returns how many others will look at it; with 0 the batch is the mover's alone.
-    fn submit(&self, batch: &Arc<Batch>) -> u32;
+    /// Asked before anything is done for a batch, so that one that nobody can help with costs nothing.
+    fn ready(&self, nodes: (i32, i32)) -> bool;
+
+    /// How many others a batch of this kind should have, of so many pieces, by what such batches have
+    /// gained so far.
+    fn want(&self, kind: usize, pieces: u32, payer: u64) -> Want;
+
+    /// A batch of this kind, whose duration was worth knowing, has taken `ns`, with so many helpers.
+    fn learn(&self, kind: usize, helpers: u32, bytes: u64, ns: u64);
+
+    /// Makes a batch known to whoever copies, to at most so many. Never waits for a copy.
+    ///
+    /// Says whether anybody will look at it; if not, the batch is the mover's alone.
+    fn submit(&self, batch: &Arc<Batch>, helpers: u32) -> bool;
 
     /// Somebody has begun with the batch, and more could: passes it on.
     fn pass_on(&self, batch: &Arc<Batch>);
@@ -70,7 +83,7 @@ pub(crate) trait Migrator: Send + Sync {
     fn quiesce(&self, batch: &Batch, chunk: u32) -> Quiet;
 
     /// The mover is through with the batch: nobody needs to look at it any more.
-    fn retract(&self, batch: &Arc<Batch>);
+    fn over(&self, batch: &Arc<Batch>);
 
     /// For a person.
     fn show(&self, f: &mut dyn fmt::Write) -> fmt::Result;

@@ -32,8 +32,12 @@ counters! {
     Batches => "batches",
     /// Batches declined: no batch object left.
     DeclinedPool => "batches_declined_pool",
-    /// Batches declined: too small, or nobody free to help.
+    /// Batches declined: too small.
     DeclinedSmall => "batches_declined_small",
+    /// Batches declined: nobody could begin at once.
+    DeclinedBusy => "batches_declined_busy",
+    /// Batches declined: such batches gain nothing from helpers.
+    DeclinedGain => "batches_declined_gain",
     /// Batches declined: reason filtered.
     DeclinedReason => "batches_declined_reason",
     /// Batches declined by fault injection.
@@ -54,6 +58,10 @@ counters! {
     BytesNow => "bytes_now",
     /// Folios copied in place.
     NowCalls => "now_calls",
+    /// Folios copied in place by their movers alone.
+    Alone => "now_alone",
+    /// Bytes of them.
+    BytesAlone => "bytes_alone",
     /// Folios that could not be copied in place, or were declined by fault injection.
     NowFailed => "now_failed",
     /// Chunks copied by movers.
@@ -66,6 +74,8 @@ counters! {
     ChunksRevoked => "chunks_revoked",
     /// Waits for a claimed chunk.
     Waits => "waits",
+    /// Waits of migrations that must not block, each no longer than the mover would copy (I15).
+    WaitsAsync => "waits_async",
     /// Waits that ended with a timeout.
     WaitTimeouts => "wait_timeouts",
     /// Anonymous folios eligible to be copied early.
@@ -74,8 +84,10 @@ counters! {
     EligibleShmem => "eligible_shmem",
     /// Folios not eligible.
     Ineligible => "ineligible",
-    /// Nanoseconds that helpers spent on chunks, charged to the cgroups of the movers.
+    /// Nanoseconds that helpers spent for movers, charged to their cgroups.
     HelperNs => "helper_ns",
+    /// Nanoseconds that helpers spent and nobody pays.
+    UnpaidNs => "helper_unpaid_ns",
     /// Helpers woken, or found spinning.
     Woken => "helpers_woken",
 }
@@ -123,6 +135,8 @@ pub(crate) struct Stats {
     counters: [Atomic<u64>; NAMES.len()],
     /// How long movers waited for claimed chunks.
     pub(crate) wait: Hist,
+    /// Those of migrations that must not block.
+    pub(crate) wait_async: Hist,
     /// From the end of the flush to the turn of the first folio of a batch.
     pub(crate) first_folio: Hist,
 }
@@ -133,6 +147,7 @@ impl Stats {
         Self {
             counters: [const { Atomic::new(0) }; NAMES.len()],
             wait: Hist::new(),
+            wait_async: Hist::new(),
             first_folio: Hist::new(),
         }
     }
@@ -151,6 +166,7 @@ impl Stats {
             c.store(0, Relaxed);
         }
         self.wait.reset();
+        self.wait_async.reset();
         self.first_folio.reset();
     }
 

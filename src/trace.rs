@@ -16,7 +16,7 @@ use crate::{
 pub(crate) enum Cause {
     /// No batch object left.
     Pool = 0,
-    /// Too small, or nobody free to help.
+    /// Too small.
     Small = 1,
     /// The reason is filtered.
     Reason = 2,
@@ -28,6 +28,10 @@ pub(crate) enum Cause {
     Failed = 5,
     /// Somebody may still write to the destination (I7).
     Unquiet = 6,
+    /// Nobody could begin at once.
+    Busy = 7,
+    /// Such batches gain nothing from helpers.
+    Gain = 8,
 }
 
 /// Counts and traces a fallback.
@@ -40,6 +44,8 @@ pub(crate) fn fallback(stats: &Stats, cause: Cause, bytes: u64) {
         Cause::References => Counter::DeclinedI1,
         Cause::Failed => Counter::ChunksFailed,
         Cause::Unquiet => Counter::Unquiet,
+        Cause::Busy => Counter::DeclinedBusy,
+        Cause::Gain => Counter::DeclinedGain,
     };
     stats.add(counter, 1);
     trace::fallback(cause as u32, bytes);

@@ -180,9 +180,8 @@ impl<W: Word> Ticket<W> {
     /// Takes the next number, if it is below `limit`.
     ///
     /// The limit may differ from call to call (look-ahead grows as the mover moves). A number is
-    /// handed out once and in order, without gaps but those of [`Ticket::advance()`], and the
-    /// counter does not pass the highest limit here, so it cannot overflow however often this is
-    /// called. That is why it is not a `fetch_add()`: one that overshoots the limit of the day would
+    /// handed out once and in order, without gaps, and the counter does not pass the highest limit
+    /// here, so it cannot overflow however often this is called. That is why it is not a `fetch_add()`: one that overshoots the limit of the day would
     /// lose the number it got.
     #[inline]
     pub fn take(&self, limit: u32) -> Option<u32> {
@@ -197,21 +196,7 @@ impl<W: Word> Ticket<W> {
         None
     }
 
-    /// Skips all numbers below `to`: they are the mover's.
-    ///
-    /// `to` may be beyond the last number: then none is left.
-    #[inline]
-    pub fn advance(&self, to: u32) {
-        let mut next = self.next.load_relaxed();
-        while next < to {
-            match self.next.compare_exchange(next, to) {
-                Ok(_) => return,
-                Err(seen) => next = seen,
-            }
-        }
-    }
-
-    /// How many numbers have been taken or skipped.
+    /// How many numbers have been taken.
     #[inline]
     pub fn taken(&self) -> u32 {
         self.next.load_relaxed()
@@ -273,11 +258,11 @@ pub enum Settle {
 /// apart, and no answer is lost when one is thrown away: a chunk that the mover holds itself comes
 /// back as [`Settle::Mine`] until it is completed.
 ///
-/// If nobody has begun, everything is revoked, which leaves the mover free to copy as it likes.
-/// Else, with `help`, the mover claims what is still free, in order, and waits only when nothing is
+/// With `help`, the mover claims what is still free, in order, and waits only when nothing is
 /// left to copy. Without `help`, or once a chunk has failed or was revoked (a lane may claim one
 /// chunk while another is being revoked), a complete copy is out of reach, so what is free is
-/// revoked and only what is in flight is waited for. [`Settle::AllCopied`] is said only when
+/// revoked and only what is in flight is waited for; if nobody has begun, that leaves the mover free
+/// to copy as it likes. [`Settle::AllCopied`] is said only when
 /// every chunk is Done.
 pub fn settle_span<W: Word>(chunks: &[Chunk<W>], help: bool) -> Settle {
     let mut started = false;
@@ -294,7 +279,7 @@ pub fn settle_span<W: Word>(chunks: &[Chunk<W>], help: bool) -> Settle {
         }
     }
 
-    if !started {
+    if !started && (!help || broken || chunks.is_empty()) {
         // In move order, as the lanes go: a lane that is faster is met at the first chunk, before
         // anything is lost.
         for chunk in chunks {
@@ -451,24 +436,27 @@ mod tests {
         }
         assert_eq!(t.taken(), 2);
         assert_eq!(t.take(3), Some(2));
-        t.advance(10);
-        t.advance(4);
-        assert_eq!(t.take(11), Some(10));
-        t.advance(u32::MAX);
-        assert_eq!(t.take(u32::MAX), None);
-        assert_eq!(t.taken(), u32::MAX);
         t.reset();
         assert_eq!(t.take(1), Some(0));
+        let t = Ticket::new(TestWord::new(u32::MAX));
+        assert_eq!(t.take(u32::MAX), None);
+        assert_eq!(t.taken(), u32::MAX);
     }
 
     #[test]
     fn span_nobody_began() {
         let c = chunks();
-        assert_eq!(settle_span(&c, true), Settle::NotStarted);
-        assert_eq!(settle_span(&c, true), Settle::NotStarted);
         assert_eq!(settle_span(&c, false), Settle::NotStarted);
+        assert_eq!(settle_span(&c, false), Settle::NotStarted);
+        assert_eq!(settle_span(&c, true), Settle::NotStarted);
         assert!(!c[3].try_claim(A));
         assert_eq!(settle_span::<TestWord>(&[], true), Settle::NotStarted);
+        // With help the mover begins, and others may join.
+        let c = chunks();
+        assert_eq!(settle_span(&c, true), Settle::Mine(0));
+        assert!(c[1].try_claim(A));
+        c[0].complete(Lane::MOVER, true);
+        assert_eq!(settle_span(&c, true), Settle::Mine(2));
     }
 
     #[test]
@@ -540,7 +528,7 @@ mod tests {
                     m /= 5;
                 }
                 let (last, mine) = settle(&c, help, true);
-                let want = if !begun {
+                let want = if !begun && (broken || !help) {
                     Settle::NotStarted
                 } else if broken || (free > 0 && !help) {
                     Settle::Partial

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Numeric knobs: their ranges, and what exactly is wrong with a value that is refused.
+//! Knobs that are numbers, or one of some words: what is allowed, and what exactly is wrong with a
+//! value that is refused.
 
 use core::fmt;
 
-/// A numeric knob.
+/// A knob. Its value is a number; where there are words, the index of one of them.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct Knob {
     /// Its name below `vm.ferry`.
@@ -17,6 +18,8 @@ pub struct Knob {
     pub multiple_of: u64,
     /// The value at load.
     pub default: u64,
+    /// What is written instead of a number, if any.
+    pub words: &'static [&'static str],
 }
 
 const fn knob(name: &'static str, range: (u64, u64), multiple_of: u64, default: u64) -> Knob {
@@ -27,9 +30,24 @@ const fn knob(name: &'static str, range: (u64, u64), multiple_of: u64, default: 
         max,
         multiple_of,
         default,
+        words: &[],
     };
     // Evaluated at compile time for the knobs below.
     assert!(min <= max && multiple_of > 0 && knob.refusal(default).is_none());
+    knob
+}
+
+const fn choice(name: &'static str, words: &'static [&'static str], default: u64) -> Knob {
+    let knob = Knob {
+        name,
+        min: 0,
+        // Evaluated at compile time: there are a few.
+        max: words.len() as u64 - 1,
+        multiple_of: 1,
+        default,
+        words,
+    };
+    assert!(knob.refusal(default).is_none());
     knob
 }
 
@@ -47,14 +65,31 @@ pub const MIN_FOLIO_BYTES: Knob = knob("min_folio_bytes", (4096, 1 << 30), 1, 25
 pub const LOOKAHEAD_BYTES: Knob = knob("lookahead_bytes", (0, 1 << 30), 1, 4 << 20);
 /// Most helpers that one batch wakes.
 pub const CPU_WORKERS: Knob = knob("cpu_workers", (0, 64), 1, 8);
+/// Most helpers for one batch of a task that is in a control group, other than the root. Their time
+/// is charged to the group, and is not limited by its `cpu.max`.
+pub const CGROUP_WORKERS: Knob = knob("cgroup_workers", (0, 64), 1, 64);
+/// Where helpers are looked for first.
+pub const CPU_NODE: Knob = choice("cpu_node", &["destination", "source"], 0);
+/// How CPUs copy.
+pub const COPY_ROUTINE: Knob = choice("copy_routine", &["auto", "cached", "nontemporal"], 0);
 /// After this, an unfinished claim counts as not quiet. Long, as an overcommitted host may well keep
 /// the CPU of a helper from us for a second, and a folio that fails for it is worse than one late.
 pub const TIMEOUT_MS: Knob = knob("timeout_ms", (1, 60_000), 1, 10_000);
 
 impl Knob {
-    /// Reads a value: decimal digits with white space around them.
+    /// Reads a value: decimal digits, or one of the words, with white space around them.
     pub fn parse<'a>(&self, text: &'a str) -> Result<u64, KnobError<'a>> {
         let text = text.trim_ascii();
+        if !self.words.is_empty() {
+            return (0..).zip(self.words).find(|(_, w)| **w == text).map_or(
+                Err(KnobError {
+                    knob: *self,
+                    text,
+                    refusal: Refusal::NotAWord,
+                }),
+                |(value, _)| Ok(value),
+            );
+        }
         let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
         let refused = |refusal| {
             Err(KnobError {
@@ -80,6 +115,12 @@ impl Knob {
         }
     }
 
+    /// As a person writes this value.
+    pub fn shown(&self, value: u64) -> impl fmt::Display {
+        let word = usize::try_from(value).ok().and_then(|i| self.words.get(i));
+        Value(value, word.copied())
+    }
+
     /// Why the knob cannot have this value, if so.
     pub const fn refusal(&self, value: u64) -> Option<Refusal> {
         if value < self.min || value > self.max {
@@ -88,6 +129,18 @@ impl Knob {
         match value.checked_rem(self.multiple_of) {
             None | Some(0) => None,
             Some(_) => Some(Refusal::NotAMultiple),
+        }
+    }
+}
+
+/// A value and the word for it.
+struct Value(u64, Option<&'static str>);
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.1 {
+            Some(word) => f.write_str(word),
+            None => write!(f, "{}", self.0),
         }
     }
 }
@@ -101,6 +154,8 @@ pub enum Refusal {
     OutOfRange,
     /// It is not a multiple of what it has to be.
     NotAMultiple,
+    /// It is none of the words.
+    NotAWord,
 }
 
 /// A value that a knob cannot have. Its text names the knob, the value and what is allowed.
@@ -125,6 +180,7 @@ impl fmt::Display for KnobError<'_> {
             min,
             max,
             multiple_of,
+            words,
             ..
         } = self.knob;
         write!(f, "{name}: \"{}\" is ", Shown(self.text))?;
@@ -132,6 +188,14 @@ impl fmt::Display for KnobError<'_> {
             Refusal::NotANumber => f.write_str("not a decimal number")?,
             Refusal::OutOfRange => f.write_str("out of range")?,
             Refusal::NotAMultiple => write!(f, "not a multiple of {multiple_of}")?,
+            Refusal::NotAWord => {
+                f.write_str("no value of it (allowed: ")?;
+                for (i, word) in words.iter().enumerate() {
+                    f.write_str(if i == 0 { "" } else { ", " })?;
+                    f.write_str(word)?;
+                }
+                return f.write_str(")");
+            }
         }
         write!(f, " (allowed: {min} to {max}")?;
         if multiple_of > 1 {
@@ -216,6 +280,22 @@ mod tests {
             refusal(BATCH_BYTES, "18446744073709551616"),
             Some(Refusal::OutOfRange)
         );
+    }
+
+    #[test]
+    fn words_are_values() {
+        assert_eq!(COPY_ROUTINE.parse(" cached\n"), Ok(1));
+        assert_eq!(COPY_ROUTINE.max, 2);
+        for text in ["", "Cached", "1", "cached nontemporal", "non"] {
+            assert_eq!(refusal(COPY_ROUTINE, text), Some(Refusal::NotAWord));
+        }
+        assert!(shows(COPY_ROUTINE.shown(2), "nontemporal"));
+        assert!(shows(CPU_WORKERS.shown(2), "2"));
+        assert!(says(
+            CPU_NODE,
+            "both",
+            "cpu_node: \"both\" is no value of it (allowed: destination, source)"
+        ));
     }
 
     fn says(knob: Knob, text: &str, message: &str) -> bool {

@@ -3,21 +3,38 @@
 //! Decisions as functions of numbers: whether, how many, how far ahead.
 
 /// How many pieces of `chunk_bytes` it takes for `bytes`.
-fn pieces(bytes: u64, chunk_bytes: u64) -> u64 {
+pub fn pieces(bytes: u64, chunk_bytes: u64) -> u32 {
     let chunk_bytes = chunk_bytes.max(1);
-    (bytes / chunk_bytes).saturating_add(u64::from(bytes % chunk_bytes > 0))
+    let pieces = (bytes / chunk_bytes).saturating_add(u64::from(bytes % chunk_bytes > 0));
+    u32::try_from(pieces).unwrap_or(u32::MAX)
 }
 
-/// How many helpers to wake for a batch of `bytes`.
+/// How many helpers a batch of so many pieces has work for.
 ///
-/// The mover copies too, so one helper fewer than there are chunks, and none for a single chunk;
-/// never more than CPUs are idle, nor than `cap`.
-pub fn helpers_to_wake(bytes: u64, chunk_bytes: u64, idle_cpus: u32, cap: u32) -> u32 {
-    let others = pieces(bytes, chunk_bytes).saturating_sub(1);
-    u32::try_from(others)
-        .unwrap_or(u32::MAX)
-        .min(idle_cpus)
-        .min(cap)
+/// The mover copies too, so one helper fewer than there are pieces, and none for a single one; never
+/// more than `cap`.
+pub fn most_helpers(pieces: u32, cap: u32) -> u32 {
+    pieces.saturating_sub(1).min(cap)
+}
+
+/// How a CPU copies.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+pub enum Routine {
+    /// The stores go through the caches.
+    #[default]
+    Cached,
+    /// The stores go past the caches, for content that nobody reads soon.
+    NonTemporal,
+}
+
+/// The routine for a migration reason, by a value of [`COPY_ROUTINE`](crate::knob::COPY_ROUTINE).
+///
+/// What is demoted has not been used for long.
+pub fn routine(knob: u64, reason: Option<u32>) -> Routine {
+    match (knob, reason) {
+        (0, Some(crate::reasons::DEMOTION)) | (2, _) => Routine::NonTemporal,
+        _ => Routine::Cached,
+    }
 }
 
 /// Whether a batch is worth being submitted early: `folios` eligible ones of `bytes` in total.
@@ -71,16 +88,24 @@ mod tests {
     }
 
     #[test]
-    fn helpers_follow_bytes_cpus_and_cap() {
-        assert_eq!(helpers_to_wake(2048 * K, 128 * K, 64, 8), 8);
-        assert_eq!(helpers_to_wake(2048 * K, 128 * K, 64, 64), 15);
-        assert_eq!(helpers_to_wake(2048 * K, 128 * K, 3, 8), 3);
-        assert_eq!(helpers_to_wake(128 * K, 128 * K, 64, 8), 0);
-        assert_eq!(helpers_to_wake(129 * K, 128 * K, 64, 8), 1);
-        assert_eq!(helpers_to_wake(0, 128 * K, 64, 8), 0);
-        assert_eq!(helpers_to_wake(2048 * K, 128 * K, 0, 8), 0);
-        assert_eq!(helpers_to_wake(2048 * K, 128 * K, 64, 0), 0);
-        assert_eq!(helpers_to_wake(u64::MAX, 0, u32::MAX, u32::MAX), u32::MAX);
+    fn helpers_follow_bytes_and_cap() {
+        assert_eq!(most_helpers(pieces(2048 * K, 128 * K), 8), 8);
+        assert_eq!(most_helpers(pieces(2048 * K, 128 * K), 64), 15);
+        assert_eq!(most_helpers(pieces(128 * K, 128 * K), 8), 0);
+        assert_eq!(most_helpers(pieces(129 * K, 128 * K), 8), 1);
+        assert_eq!(most_helpers(pieces(0, 128 * K), 8), 0);
+        assert_eq!(most_helpers(pieces(2048 * K, 128 * K), 0), 0);
+        assert_eq!(pieces(u64::MAX, 0), u32::MAX);
+    }
+
+    #[test]
+    fn routine_follows_reason_and_knob() {
+        let demotion = Some(crate::reasons::DEMOTION);
+        assert_eq!(routine(0, demotion), Routine::NonTemporal);
+        assert_eq!(routine(0, Some(3)), Routine::Cached);
+        assert_eq!(routine(0, None), Routine::Cached);
+        assert_eq!(routine(1, demotion), Routine::Cached);
+        assert_eq!(routine(2, None), Routine::NonTemporal);
     }
 
     #[test]

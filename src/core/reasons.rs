@@ -18,6 +18,9 @@ const NAMES: [&str; 10] = [
     "damon",
 ];
 
+/// The number of one that decides more than whether a batch is taken.
+pub const DEMOTION: u32 = 8;
+
 /// The numbers of the reasons.
 const BITS: core::ops::Range<u32> = 0..NAMES.len() as u32;
 
@@ -141,6 +144,7 @@ mod tests {
         }
         assert_eq!(ReasonMask::parse("compaction"), Ok(ReasonMask(1)));
         assert_eq!(ReasonMask::parse("syscall"), Ok(ReasonMask(1 << 3)));
+        assert_eq!(ReasonMask::parse("demotion"), Ok(ReasonMask(1 << DEMOTION)));
         assert_eq!(ReasonMask::parse("damon"), Ok(ReasonMask(1 << 9)));
         assert_eq!(ReasonMask::ALL.bits(), 0x3ff);
     }

@@ -4,15 +4,16 @@
 //!
 //! Lock order: the mailbox is a leaf.
 
+use super::placement::Placement;
 use crate::{
     batch::Batch,
     kapi::{
         preempt,
-        worker::{
-            self,
-            Body, //
-        },
+        topology,
+        worker::Body, //
     },
+    meter::Meter,
+    stats::Counter, //
 };
 use ferry_core::Lane;
 use kernel::{
@@ -44,21 +45,30 @@ const MIN_SPIN_NS: u64 = 20_000;
 const MAX_SPIN_NS: u64 = 2_000_000;
 
 const ASLEEP: u32 = 0;
-const SPINNING: u32 = 1;
-const BUSY: u32 = 2;
+/// Somebody wakes it. Stored by who does, who found it asleep; overwritten as soon as it runs, and it
+/// does run, whatever has become of what it was woken for.
+const WAKING: u32 = 1;
+const SPINNING: u32 = 2;
+const BUSY: u32 = 3;
 
 /// A helper.
 #[pin_data]
 pub(super) struct Helper {
     lane: Lane,
-    cpu: i32,
+    cpu: topology::Cpu,
     node: i32,
     /// What it does. Stored by the helper, and read by who looks for one: as a hint before
     /// [`Helper::post()`], after it to decide whether the helper must be woken (see there).
     state: Atomic<u32>,
+    /// Whose batch it had last. A hint, stored by the helper and read by who looks for one.
+    mover: Atomic<usize>,
     /// How long it looks for the next batch, and when it last gave up. The helper's own.
     spin_ns: Atomic<u64>,
     asleep_since: Atomic<u64>,
+    meter: Meter,
+    /// Chunks it has copied, for a person.
+    chunks: Atomic<u64>,
+    placement: Arc<Placement>,
     /// Is there something in the mailbox? Stored with release under its lock, read with acquire by
     /// the helper without it.
     posted: Atomic<u32>,
@@ -67,15 +77,22 @@ pub(super) struct Helper {
 }
 
 impl Helper {
-    pub(super) fn new(lane: u8, cpu: i32) -> impl PinInit<Self> {
-        let node = worker::node_of(cpu);
+    pub(super) fn new(
+        lane: u8,
+        cpu: topology::Cpu,
+        placement: Arc<Placement>,
+    ) -> impl PinInit<Self> {
         pin_init!(Self {
             lane: Lane::new(lane),
             cpu,
-            node,
+            node: cpu.node(),
             state: Atomic::new(ASLEEP),
+            mover: Atomic::new(0),
             spin_ns: Atomic::new(MIN_SPIN_NS),
             asleep_since: Atomic::new(0),
+            meter: Meter::new(),
+            chunks: Atomic::new(0),
+            placement,
             posted: Atomic::new(0),
             mailbox <- new_spinlock!(None, "ferry::mailbox"),
         })
@@ -85,7 +102,7 @@ impl Helper {
         self.lane
     }
 
-    pub(super) fn cpu(&self) -> i32 {
+    pub(super) fn cpu(&self) -> topology::Cpu {
         self.cpu
     }
 
@@ -93,28 +110,31 @@ impl Helper {
         self.node
     }
 
-    /// For a person.
-    pub(super) fn doing(&self) -> &'static str {
-        match self.state.load(Relaxed) {
+    /// For a person: what it does, and how many chunks it has copied.
+    pub(super) fn doing(&self) -> (&'static str, u64) {
+        let doing = match self.state.load(Relaxed) {
             ASLEEP => "asleep",
+            WAKING => "waking",
             SPINNING => "spinning",
             _ => "busy",
-        }
+        };
+        (doing, self.chunks.load(Relaxed))
     }
 
-    /// Would it begin at once with a batch it is given?
-    pub(super) fn could_begin(&self) -> bool {
+    /// Would it begin at once with a batch that this mover gives it?
+    pub(super) fn could_begin(&self, mover: usize) -> bool {
         self.posted.load(Relaxed) == 0
             && match self.state.load(Relaxed) {
-                SPINNING => true,
-                ASLEEP => worker::cpu_idle(self.cpu),
-                _ => false,
+                ASLEEP => self.cpu.is_idle(),
+                WAKING | SPINNING => self.cpu.is_usable(),
+                // The batch it has is over, or the mover would not give it another one.
+                _ => self.mover.load(Relaxed) == mover && self.cpu.is_usable(),
             }
     }
 
     /// Puts a batch into the mailbox, if it is empty.
     ///
-    /// Says then whether the helper has to be woken.
+    /// Says then whether the caller has to wake the helper.
     pub(super) fn post(&self, batch: &Arc<Batch>) -> Option<bool> {
         {
             let mut mailbox = self.mailbox.lock();
@@ -127,9 +147,14 @@ impl Helper {
         }
         // Orders the store to `posted` before the load of `state`. Pairs with the barrier in
         // set_current_state() of `ferry_worker_sleep()`, between the store of ASLEEP and the last
-        // look at `posted`: either we see ASLEEP, or the helper sees the batch.
+        // look at `posted`: either we see ASLEEP, or the helper sees the batch. So it does too if we
+        // see WAKING in place of it: who has stored that wakes the helper afterwards.
         smp_mb(Full);
-        Some(self.state.load(Relaxed) == ASLEEP)
+        let asleep = self.state.load(Relaxed) == ASLEEP;
+        if asleep {
+            self.state.store(WAKING, Relaxed);
+        }
+        Some(asleep)
     }
 
     /// Adapts the time that is spent on looking for the next batch, which has come just now.
@@ -179,17 +204,14 @@ impl Body for Helper {
 
     fn run(&self) {
         self.state.store(BUSY, Relaxed);
+        self.meter.start();
         if self.pending() {
             self.learn();
         }
         loop {
             while let Some(batch) = self.take() {
                 self.state.store(BUSY, Relaxed);
-                if let Some(session) = batch.session() {
-                    session.migrator.pass_on(&batch);
-                }
-                batch.work(self.lane);
-                Batch::put(batch);
+                self.help_with(batch);
             }
             self.state.store(SPINNING, Relaxed);
             let from = preempt::clock();
@@ -204,7 +226,23 @@ impl Body for Helper {
                 break;
             }
         }
+        self.placement.refresh();
+        self.meter.idle();
         self.asleep_since.store(preempt::clock(), Relaxed);
         self.state.store(ASLEEP, Relaxed);
+    }
+}
+
+impl Helper {
+    fn help_with(&self, batch: Arc<Batch>) {
+        self.mover.store(batch.mover(), Relaxed);
+        let unpaid = self.meter.turn_to(batch.payer());
+        if let Some(session) = batch.session() {
+            session.stats.add(Counter::UnpaidNs, unpaid);
+            session.migrator.pass_on(&batch);
+        }
+        let chunks = batch.work(self.lane, &self.meter);
+        self.chunks.add(u64::from(chunks), Relaxed);
+        Batch::put(batch);
     }
 }

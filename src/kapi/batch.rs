@@ -39,6 +39,7 @@ use ferry_core::{
         Piece,
         Planned, //
     },
+    policy::Routine,
     Chunk,
     ChunkState,
     EntryState,
@@ -66,6 +67,9 @@ pub(crate) const MAX_ENTRIES: usize = 1024;
 
 /// Most chunks in one batch.
 pub(crate) const MAX_CHUNKS: usize = 1024;
+
+/// Bytes in a page.
+const PAGE: u64 = kernel::page::PAGE_SIZE as u64;
 
 const PARKED_WORDS: usize = MAX_ENTRIES.div_ceil(u32::BITS as usize);
 
@@ -124,15 +128,14 @@ pub(crate) enum Step<'a> {
     Mine(Claim<'a>),
 }
 
-/// A folio that is to be copied at once: locked, its references just checked by the stock code.
-///
-/// Lent by the shim for one call of [`Provider::copy_now()`].
-pub(crate) struct Now {
+/// A folio and its destination, both locked: lent by the shim for one call of [`Provider::begin()`] or
+/// [`Provider::copy_now()`]. For the latter the stock code has just checked the references.
+pub(crate) struct Pair {
     pub(super) dst: *mut bindings::folio,
     pub(super) src: *mut bindings::folio,
 }
 
-impl Now {
+impl Pair {
     /// Size of the folio in bytes.
     pub(crate) fn bytes(&self) -> u64 {
         // SAFETY: The shim's caller holds a reference to `src` and its lock for the call that
@@ -145,6 +148,51 @@ impl Now {
         // SAFETY: As in `bytes()`, for both folios.
         unsafe { (fb::ferry_folio_nid(self.src), fb::ferry_folio_nid(self.dst)) }
     }
+
+    /// Copies all of it, offering the CPU to others after each `step` bytes. False if poison was met.
+    ///
+    /// For [`Provider::copy_now()`], instead of a batch.
+    pub(crate) fn copy_alone(&self, step: u64, routine: Routine) -> bool {
+        let bytes = self.bytes();
+        let step = (step & !(PAGE - 1)).max(PAGE);
+        let mut offset = 0;
+        while offset < bytes {
+            let len = step.min(bytes - offset);
+            // SAFETY: As in `bytes()`, for both folios, which have the same size; nobody else copies
+            // what no batch has. Both are multiples of a page.
+            if unsafe { copy_mc(self.dst, self.src, offset, len, routine) } != 0 {
+                return false;
+            }
+            offset += len;
+            if offset < bytes {
+                preempt::cond_resched();
+            }
+        }
+        true
+    }
+}
+
+/// Copies a part of a folio and returns how many bytes of it were not, because of a machine check.
+///
+/// What is copied is visible to who sees a later release by this CPU (I11).
+///
+/// # Safety
+///
+/// Both folios live, have the same size, and are the caller's to read and to write; `offset` and `len`
+/// are multiples of a page, and `offset + len` is within the folio.
+unsafe fn copy_mc(
+    dst: *mut bindings::folio,
+    src: *mut bindings::folio,
+    offset: u64,
+    len: u64,
+    routine: Routine,
+) -> u64 {
+    let copy = match routine {
+        Routine::Cached => fb::ferry_copy_mc,
+        Routine::NonTemporal => fb::ferry_copy_mc_nt,
+    };
+    // SAFETY: By the requirements of this function.
+    unsafe { copy(dst, src, offset as usize, len as usize) as u64 }
 }
 
 /// What became of a folio that was to be copied at once.
@@ -177,7 +225,8 @@ struct Header {
 ///
 /// # Invariants
 ///
-/// * `entries` has [`MAX_ENTRIES`] elements at a stable address, which `header.c` points to.
+/// * `entries` and `states` have [`MAX_ENTRIES`] elements at stable addresses, which `header.c` points
+///   to.
 /// * The first `header.c.nr` of them hold folios that are lent (see the module) from when the
 ///   object is shared until they are settled.
 /// * The first `planned.pieces` of `pieces` and `chunks` belong together, and every piece lies in
@@ -185,6 +234,9 @@ struct Header {
 pub(crate) struct RawBatch {
     header: KBox<Header>,
     entries: KVec<Opaque<fb::migrate_copy_entry>>,
+    /// What became of each entry. Written by who copies it with release, after the bytes, read by the
+    /// mover with acquire, in C too.
+    states: KVec<Atomic<u32>>,
     pieces: KVec<Piece>,
     chunks: KVec<Chunk<Atomic<u32>>>,
     planned: Planned,
@@ -196,10 +248,10 @@ pub(crate) struct RawBatch {
     parked: [Atomic<u32>; PARKED_WORDS],
 }
 
-// SAFETY: The raw pointers in it are to folios, which are not tied to a thread, and to `entries`.
+// SAFETY: The raw pointers in it are to folios, which are not tied to a thread, to `entries` and to
+// `states`.
 unsafe impl Send for RawBatch {}
-// SAFETY: While shared, entries are only read but for their state, which is atomic, and folios are
-// only touched under a claim. `header.owner` and the fields of `header.c` but for `cursor` are the
+// SAFETY: While shared, entries are only read, states are atomic, and folios are only touched under a claim. `header.owner` and the fields of `header.c` but for `cursor` are the
 // mover's.
 unsafe impl Sync for RawBatch {}
 
@@ -209,8 +261,10 @@ impl RawBatch {
         let mut entries = KVec::with_capacity(MAX_ENTRIES, GFP_KERNEL)?;
         let mut pieces = KVec::with_capacity(MAX_CHUNKS, GFP_KERNEL)?;
         let mut chunks = KVec::with_capacity(MAX_CHUNKS, GFP_KERNEL)?;
+        let mut states = KVec::with_capacity(MAX_ENTRIES, GFP_KERNEL)?;
         for _ in 0..MAX_ENTRIES {
             entries.push(Opaque::new(fb::migrate_copy_entry::default()), GFP_KERNEL)?;
+            states.push(Atomic::new(EntryState::Pending as u32), GFP_KERNEL)?;
         }
         for _ in 0..MAX_CHUNKS {
             pieces.push(Piece::default(), GFP_KERNEL)?;
@@ -220,6 +274,7 @@ impl RawBatch {
             Header {
                 c: Opaque::new(fb::migrate_copy_batch {
                     entries: entries.as_mut_ptr().cast(),
+                    state: states.as_mut_ptr().cast(),
                     max: MAX_ENTRIES as u32,
                     ..Default::default()
                 }),
@@ -230,6 +285,7 @@ impl RawBatch {
         Ok(Self {
             header,
             entries,
+            states,
             pieces,
             chunks,
             planned: Planned::default(),
@@ -264,6 +320,13 @@ impl RawBatch {
         (c.mode, c.reason)
     }
 
+    /// Must the migration not block (`MIGRATE_ASYNC`)?
+    ///
+    /// Not known of a folio that is copied at once.
+    pub(crate) fn is_async(&self) -> bool {
+        self.early && self.mode_reason().0 == bindings::migrate_mode_MIGRATE_ASYNC
+    }
+
     /// The entry that the mover comes to next.
     fn cursor(&self) -> u32 {
         // SAFETY: The field is valid for reading and written with WRITE_ONCE().
@@ -276,20 +339,18 @@ impl RawBatch {
         }
         let entry = self.entries.get(i as usize)?;
         // SAFETY: By the type invariant the entry has been filled, and while the object is shared
-        // nobody writes to it but for `state`, which we only access atomically.
+        // nobody writes to it.
         Some(unsafe { &*entry.get() })
     }
 
-    fn entry_state(entry: &fb::migrate_copy_entry) -> &Atomic<u32> {
-        // SAFETY: `state` is aligned, lives as long as `entry`, and all accesses while the object is
-        // shared are atomic, on the C side too.
-        unsafe { Atomic::from_ptr(ptr::addr_of!(entry.state).cast_mut()) }
+    fn state(&self, i: u32) -> Option<&Atomic<u32>> {
+        self.states.get(i as usize)
     }
 
     /// The nodes of source and destination of the first folio.
     pub(crate) fn nodes(&self) -> (i32, i32) {
         self.entry(0).map_or((-1, -1), |e| {
-            Now {
+            Pair {
                 dst: e.dst,
                 src: e.src,
             }
@@ -319,22 +380,22 @@ impl RawBatch {
     /// Makes this a batch of one folio, of which `[offset, offset + len)` is copied.
     pub(crate) fn plan_now(
         &mut self,
-        now: &Now,
+        folio: &Pair,
         offset: u64,
         len: u64,
         chunk_bytes: u64,
     ) -> Planned {
-        let bytes = now.bytes();
+        let bytes = folio.bytes();
         let len = len.min(bytes.saturating_sub(offset));
         let planned = plan::plan_window(offset, len, chunk_bytes, &mut self.pieces);
-        if let Some(entry) = self.entries.first() {
+        if let (Some(entry), Some(state)) = (self.entries.first(), self.states.first()) {
+            state.store(EntryState::Pending as u32, Relaxed);
             // SAFETY: `&mut self`: we are the only one who has the object.
             unsafe {
                 *entry.get() = fb::migrate_copy_entry {
-                    src: now.src,
-                    dst: now.dst,
+                    src: folio.src,
+                    dst: folio.dst,
                     bytes: bytes as usize,
-                    state: EntryState::Pending as u32,
                 };
                 let c = &mut *self.header.c.get();
                 c.nr = 1;
@@ -392,23 +453,6 @@ impl RawBatch {
         self.ticket.take(limit.min(self.planned.pieces))
     }
 
-    /// A helper has copied `chunk`, and looks whether the mover has caught up with it.
-    ///
-    /// If it has, the next chunk is the mover's. Who took that one too would be waited for again,
-    /// and so on to the end, each of the two always where the other one wants to go next.
-    pub(crate) fn leave_room(&self, chunk: u32) {
-        // The cursor is at the entry after the one that is being settled or moved.
-        let Some(entry) = self.cursor().checked_sub(1) else {
-            return;
-        };
-        // Of a folio in several chunks the mover copies some itself.
-        if let (true, Some((at, 1))) = (self.early, plan::span(self.pieces(), entry)) {
-            if at >= chunk {
-                self.ticket.advance(at.saturating_add(2));
-            }
-        }
-    }
-
     /// Are there chunks that nobody has taken a ticket for?
     pub(crate) fn left(&self) -> u32 {
         self.planned.pieces.saturating_sub(self.ticket.taken())
@@ -462,7 +506,10 @@ impl RawBatch {
         let shared =
             (self.pieces().get(first as usize)).is_some_and(|p| p.len >= entry.bytes as u64);
         let settle = match chunks {
-            [chunk] if shared => claim::settle_shared(chunk, Self::entry_state(entry)),
+            [chunk] if shared => match self.state(i) {
+                Some(state) => claim::settle_shared(chunk, state),
+                None => return not,
+            },
             _ => claim::settle_span(chunks, help),
         };
         match settle {
@@ -478,8 +525,8 @@ impl RawBatch {
     pub(crate) fn waiting(&self, i: u32, chunk: u32) -> bool {
         self.in_flight(chunk).is_some()
             && self
-                .entry(i)
-                .is_none_or(|e| claim::entry_state(Self::entry_state(e)) == EntryState::Pending)
+                .state(i)
+                .is_none_or(|s| claim::entry_state(s) == EntryState::Pending)
     }
 
     /// Gives up waiting for entry `i`: its destination is kept from being reused (I7) until the
@@ -598,19 +645,25 @@ impl<'a> Claim<'a> {
     ///
     /// Lets `delay_ns` pass where it hurts most, between the look at the references of the first
     /// folio and its first byte. For fault injection.
-    pub(crate) fn copy(&mut self, mut delay_ns: u64) -> Copied {
+    pub(crate) fn copy(&mut self, routine: Routine, mut delay_ns: u64) -> Copied {
         let mut copied = Copied::default();
         let Some(piece) = self.batch.pieces().get(self.chunk as usize) else {
             return copied;
         };
         let mut ok = true;
-        for i in piece.first..piece.first.saturating_add(piece.count) {
-            let Some(entry) = self.batch.entry(i) else {
+        let end = piece.first.saturating_add(piece.count);
+        let last = end.saturating_sub(1);
+        for i in piece.first..end {
+            let (Some(entry), Some(state)) = (self.batch.entry(i), self.batch.state(i)) else {
                 break;
             };
             let bytes = entry.bytes as u64;
             if bytes == 0 {
                 continue;
+            }
+            if let Some(next) = self.batch.entry(i.saturating_add(1)).filter(|_| i < last) {
+                // SAFETY: As for `ferry_may_claim()` below.
+                unsafe { fb::ferry_prefetch(next) };
             }
             // One of several pieces of a folio, or all of it.
             let whole = piece.len >= bytes;
@@ -619,7 +672,6 @@ impl<'a> Claim<'a> {
             } else {
                 (piece.offset, piece.len)
             };
-            let state = RawBatch::entry_state(entry);
             // SAFETY: The chunk is claimed, so the entry is not settled and its folios are lent.
             if self.batch.early && !unsafe { fb::ferry_may_claim(entry) } {
                 copied.referenced += 1;
@@ -634,10 +686,9 @@ impl<'a> Claim<'a> {
                 delay_ns = 0;
             }
             // SAFETY: As above, and claims of other chunks cover other bytes; the plan keeps
-            // `offset + len` within the folio. Source and destination have the same size.
-            let left =
-                unsafe { fb::ferry_copy_mc(entry.dst, entry.src, offset as usize, len as usize) };
-            // The stores were ordinary ones, so the release below is all that I11 asks for.
+            // `offset + len` within the folio and cuts at pages. Source and destination have the same
+            // size.
+            let left = unsafe { copy_mc(entry.dst, entry.src, offset, len, routine) };
             if left == 0 {
                 copied.bytes = copied.bytes.saturating_add(len);
                 if whole {

@@ -3,7 +3,10 @@
 //! Preemption, rescheduling and the context of the caller.
 
 use ferry_bindings as fb;
-use kernel::types::NotThreadSafe;
+use kernel::{
+    bindings,
+    types::NotThreadSafe, //
+};
 
 /// Preemption is off for as long as this lives.
 ///
@@ -36,9 +39,10 @@ pub(crate) fn need_resched() -> bool {
     unsafe { fb::ferry_need_resched() }
 }
 
-/// Gives up the CPU if somebody else wants it, for threads that yield to everything. May sleep.
+/// Gives up the CPU if somebody else wants it, for threads that yield to everything, and says whether
+/// it did. May sleep.
 #[inline]
-pub(crate) fn give_way() {
+pub(crate) fn give_way() -> bool {
     // SAFETY: Called by helpers, between claims: in process context, running, and without locks.
     unsafe { fb::ferry_give_way() }
 }
@@ -56,6 +60,20 @@ pub(crate) fn cond_resched() {
 pub(crate) fn in_reclaim() -> bool {
     // SAFETY: Reads a flag of the current task.
     unsafe { fb::ferry_in_reclaim() }
+}
+
+/// How often the caller has been taken off its CPU, or has let go of it.
+#[inline]
+pub(crate) fn switches() -> u64 {
+    // SAFETY: Reads counters of the current task.
+    unsafe { fb::ferry_switches() as u64 }
+}
+
+/// A number that no other task has while the caller lives.
+#[inline]
+pub(crate) fn current_id() -> usize {
+    // SAFETY: Always allowed; the pointer is only compared.
+    unsafe { bindings::get_current() as usize }
 }
 
 /// Nanoseconds of this CPU's clock: cheap, for durations on one CPU.

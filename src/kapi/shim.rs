@@ -10,8 +10,8 @@ use super::batch::{
     borrow,
     lend,
     take_back,
-    Now,
     NowDone,
+    Pair,
     RawBatch,
     Settled, //
 };
@@ -43,8 +43,9 @@ pub(crate) trait Provider: Send + Sync + Sized + 'static {
     /// The batch object that the shim holds on to.
     type Batch: AsRef<RawBatch> + Unpin + Send + Sync + 'static;
 
-    /// A batch is about to be filled: takes an object from the pool, or declines.
-    fn begin(&self, mode: u32, reason: u32) -> Option<Pin<UniqueArc<Self::Batch>>>;
+    /// A batch is about to be filled, with this folio first: takes an object from the pool, or
+    /// declines.
+    fn begin(&self, first: &Pair, mode: u32, reason: u32) -> Option<Pin<UniqueArc<Self::Batch>>>;
 
     /// A batch has been filled: makes it known to whoever copies, or declines and gives it back,
     /// or lets it go (nothing follows then).
@@ -60,22 +61,25 @@ pub(crate) trait Provider: Send + Sync + Sized + 'static {
     fn finish(batch: Arc<Self::Batch>);
 
     /// Copies one folio, at once. The reason of the migration may not be known.
-    fn copy_now(&self, now: &Now, reason: Option<u32>) -> NowDone;
+    fn copy_now(&self, folio: &Pair, reason: Option<u32>) -> NowDone;
 }
 
 /// Calls [`Provider::begin()`].
 ///
 /// # Safety
 ///
-/// `ctx` is the `P` that was registered.
+/// `ctx` is the `P` that was registered; the folios are locked and referenced by the caller until this
+/// returns.
 unsafe extern "C" fn begin<P: Provider>(
     ctx: *mut ffi::c_void,
+    dst: *mut bindings::folio,
+    src: *mut bindings::folio,
     mode: bindings::migrate_mode,
     reason: bindings::migrate_reason,
 ) -> *mut fb::migrate_copy_batch {
     // SAFETY: `Registration` registered a `P` that it keeps alive until it has unregistered.
     let provider = unsafe { &*ctx.cast::<P>() };
-    match provider.begin(mode, reason) {
+    match provider.begin(&Pair { dst, src }, mode, reason) {
         Some(batch) => lend::<P>(batch.into()),
         None => ptr::null_mut(),
     }
@@ -163,7 +167,7 @@ unsafe extern "C" fn copy_now<P: Provider>(
     // SAFETY: As in `begin()`.
     let provider = unsafe { &*ctx.cast::<P>() };
     let reason = u32::try_from(reason).ok();
-    provider.copy_now(&Now { dst, src }, reason).0
+    provider.copy_now(&Pair { dst, src }, reason).0
 }
 
 /// A provider that is registered with the shim, until dropped.
@@ -221,6 +225,12 @@ pub(crate) fn set_limits(folios: u32, pages: u32) {
 pub(crate) fn parked() -> u32 {
     // SAFETY: Reads a counter.
     unsafe { fb::migrate_copy_count_parked() }
+}
+
+/// Who pays for what helpers do for the caller: a number for its cgroup, 0 for the root.
+pub(crate) fn payer() -> u64 {
+    // SAFETY: Always allowed.
+    unsafe { fb::migrate_copy_payer() }
 }
 
 /// Charges the cgroup of the caller for time that helpers spent for it.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Kernel threads that help the mover, and the CPUs that they live on.
+//! Kernel threads that help the mover.
 //!
 //! C: `kthread_create_on_node()`, `wake_up_process()`, `kthread_stop()` (`kernel/kthread.c`).
 
@@ -19,7 +19,8 @@ pub(crate) trait Body: Send + Sync + 'static {
     /// Is there something to do? Asked by the worker before it sleeps.
     fn pending(&self) -> bool;
 
-    /// Does what there is to do and returns when there is nothing left.
+    /// Does what there is to do and returns when there is nothing left. Called each time the worker
+    /// wakes, also if what it was woken for is gone.
     fn run(&self);
 }
 
@@ -116,28 +117,4 @@ impl<B: Body> Drop for Worker<B> {
         // SAFETY: Drops the reference from `ferry_worker_create()`.
         unsafe { bindings::put_task_struct(self.task.as_ptr()) };
     }
-}
-
-/// The CPUs that helpers may live on, in the order of their numbers: online and not isolated.
-pub(crate) fn cpus() -> impl Iterator<Item = i32> {
-    let mut n = 0;
-    core::iter::from_fn(move || {
-        let mut cpu = 0;
-        // SAFETY: `cpu` is valid for writing.
-        let found = unsafe { fb::ferry_worker_cpu(n, &mut cpu) };
-        n += 1;
-        found.then_some(cpu)
-    })
-}
-
-/// The node of a CPU.
-pub(crate) fn node_of(cpu: i32) -> i32 {
-    // SAFETY: `cpu` is from `cpus()`, so a possible CPU.
-    unsafe { fb::ferry_cpu_node(cpu) }
-}
-
-/// Would a helper that is woken on this CPU run at once?
-pub(crate) fn cpu_idle(cpu: i32) -> bool {
-    // SAFETY: `cpu` is from `cpus()`, so a possible CPU.
-    unsafe { fb::migrate_copy_cpu_idle(cpu) }
 }

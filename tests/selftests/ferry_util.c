@@ -366,6 +366,12 @@ static void __attribute__((constructor)) init(void)
 		bail("cannot read the migrator");
 	if (want && *want && strcmp(migrator, want))
 		bail("selected migrator '%s', got '%s'", want, migrator);
+	/*
+	 * What is to be tested is copying by others, not whether it pays on this machine
+	 * just now.
+	 */
+	if (ferry_active() && ferry_inject("all_workers", 1))
+		bail("cannot set inject/all_workers");
 	saves->base = saves->n;
 }
 

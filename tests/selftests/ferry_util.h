@@ -49,10 +49,10 @@ typedef __u64 u64;
 #endif
 
 /*
- * Before main(), what is missing of debugfs and tracefs is mounted and FERRY_MIGRATOR
- * selected; the program ends there if it cannot. Everything set through ferry_set()
- * and its friends goes back to what it was when the program ends, also if a test was
- * killed by its timeout.
+ * Before main(), what is missing of debugfs and tracefs is mounted, FERRY_MIGRATOR
+ * selected, and inject/all_workers set; the program ends there if it cannot. Everything
+ * set through ferry_set() and its friends goes back to what it was when the program
+ * ends, also if a test was killed by its timeout.
  */
 
 /* ferry.ko is loaded. */

@@ -25,7 +25,9 @@
 #include <linux/pagemap.h>
 #include <linux/rmap.h>
 #include <linux/sched.h>
+#include <linux/sched/isolation.h>
 #include <linux/sched/mm.h>
+#include <linux/sched/topology.h>
 #include <linux/shmem_fs.h>
 #include <linux/srcu.h>
 #include <linux/swap.h>
@@ -36,7 +38,11 @@ struct migrate_copy_provider {
 };
 
 DEFINE_STATIC_KEY_FALSE(migrate_copy_key);
-DEFINE_STATIC_SRCU(migrate_copy_srcu);
+/*
+ * Entered for each large folio that is copied in place: its fast flavour has no
+ * full barriers, which would wait for the stores of the copy to drain.
+ */
+DEFINE_STATIC_SRCU_FAST(migrate_copy_srcu);
 
 /* Serialises registration. */
 static DEFINE_MUTEX(migrate_copy_mutex);
@@ -136,25 +142,25 @@ __migrate_copy_submit(struct list_head *src_folios, struct folio *src,
 {
 	struct migrate_copy_provider *provider;
 	struct migrate_copy_batch *batch;
-	int idx;
+	struct srcu_ctr __percpu *reader;
 
 	/* A single folio is copied in place, in parallel, when it moves. */
 	if (list_entry_is_head(src, src_folios, lru) ||
 	    list_is_last(&src->lru, src_folios))
 		return NULL;
 
-	idx = srcu_read_lock(&migrate_copy_srcu);
+	reader = srcu_read_lock_fast(&migrate_copy_srcu);
 	provider = srcu_dereference(migrate_copy_provider, &migrate_copy_srcu);
 	if (!provider)
 		goto unlock;
-	batch = provider->ops->begin(provider->ctx, mode, reason);
+	batch = provider->ops->begin(provider->ctx, dst, src, mode, reason);
 	if (!batch)
 		goto unlock;
 
 	batch->ops = provider->ops;
 	batch->mode = mode;
 	batch->reason = reason;
-	batch->srcu_idx = idx;
+	batch->reader = reader;
 	batch->cursor = 0;
 	batch->nr = 0;
 	batch->nr_anon = 0;
@@ -164,11 +170,11 @@ __migrate_copy_submit(struct list_head *src_folios, struct folio *src,
 
 		if (batch->nr == batch->max)
 			break;
+		batch->state[batch->nr] = MIGRATE_COPY_PENDING;
 		e = &batch->entries[batch->nr++];
 		e->src = src;
 		e->dst = dst;
 		e->bytes = 0;
-		e->state = MIGRATE_COPY_PENDING;
 		if (migrate_copy_eligible(src, dst)) {
 			e->bytes = folio_size(src);
 			if (folio_test_anon(src))
@@ -186,7 +192,7 @@ __migrate_copy_submit(struct list_head *src_folios, struct folio *src,
 	}
 	provider->ops->abandon(batch);
 unlock:
-	srcu_read_unlock(&migrate_copy_srcu, idx);
+	srcu_read_unlock_fast(&migrate_copy_srcu, reader);
 	return NULL;
 }
 
@@ -218,7 +224,7 @@ int __migrate_copy_settle(struct migrate_copy_batch *batch, struct folio *dst,
 	 * there when the state says so. The provider is always asked for the
 	 * first folio, so that it knows when moving begins.
 	 */
-	if (smp_load_acquire(&e->state) == MIGRATE_COPY_COPIED && i &&
+	if (smp_load_acquire(&batch->state[i]) == MIGRATE_COPY_COPIED && i &&
 	    !batch->ask_always)
 		return 1;
 	return batch->ops->settle(batch, i,
@@ -229,11 +235,11 @@ int __migrate_copy_settle(struct migrate_copy_batch *batch, struct folio *dst,
 /* migrate_copy_finish() with a batch. */
 void __migrate_copy_finish(struct migrate_copy_batch *batch)
 {
-	int idx = batch->srcu_idx;
+	struct srcu_ctr __percpu *reader = batch->reader;
 
 	lock_map_release(&migrate_copy_map);
 	batch->ops->finish(batch);
-	srcu_read_unlock(&migrate_copy_srcu, idx);
+	srcu_read_unlock_fast(&migrate_copy_srcu, reader);
 }
 
 static struct migrate_copy_slot *migrate_copy_slot(void)
@@ -274,11 +280,12 @@ int __migrate_copy_folio(struct folio *dst, struct folio *src)
 {
 	struct migrate_copy_slot *slot = migrate_copy_slot();
 	struct migrate_copy_provider *provider;
-	int idx, rc = 1, reason = -1;
+	struct srcu_ctr __percpu *reader;
+	int rc = 1, reason = -1;
 
 	if (READ_ONCE(slot->task) == current)
 		reason = slot->reason;
-	idx = srcu_read_lock(&migrate_copy_srcu);
+	reader = srcu_read_lock_fast(&migrate_copy_srcu);
 	provider = srcu_dereference(migrate_copy_provider, &migrate_copy_srcu);
 	/* Never let anybody read known poison. */
 	if (provider && !folio_contain_hwpoisoned_page(src)) {
@@ -286,7 +293,7 @@ int __migrate_copy_folio(struct folio *dst, struct folio *src)
 		rc = provider->ops->copy_now(provider->ctx, dst, src, reason);
 		lock_map_release(&migrate_copy_map);
 	}
-	srcu_read_unlock(&migrate_copy_srcu, idx);
+	srcu_read_unlock_fast(&migrate_copy_srcu, reader);
 
 	/* The stock copy reports poison, once, whoever else has met it. */
 	return rc > 0 ? folio_mc_copy(dst, src) : rc;
@@ -457,20 +464,68 @@ void migrate_copy_set_limits(unsigned int folios, unsigned int pages)
 EXPORT_SYMBOL_GPL(migrate_copy_set_limits);
 
 /**
+ * migrate_copy_cpu_usable() - May a helper run on this CPU?
+ * @cpu: CPU number.
+ *
+ * Return: true if @cpu is online and nobody has isolated it; a snapshot.
+ */
+bool migrate_copy_cpu_usable(int cpu)
+{
+	/* The mask is replaced when CPUs are isolated. */
+	guard(rcu)();
+	return cpu_online(cpu) && housekeeping_test_cpu(cpu, HK_TYPE_DOMAIN);
+}
+EXPORT_SYMBOL_GPL(migrate_copy_cpu_usable);
+
+/**
  * migrate_copy_cpu_idle() - Would a helper woken on this CPU run at once?
  * @cpu: CPU number.
  *
- * Return: true if @cpu is online and idle; a snapshot, for placement only.
+ * Return: true if @cpu is usable and idle, and not taken away by a hypervisor;
+ * a snapshot, for placement only.
  */
 bool migrate_copy_cpu_idle(int cpu)
 {
-	return cpu_online(cpu) && idle_cpu(cpu);
+	return migrate_copy_cpu_usable(cpu) && idle_cpu(cpu) &&
+	       !vcpu_is_preempted(cpu);
 }
 EXPORT_SYMBOL_GPL(migrate_copy_cpu_idle);
 
 /**
+ * migrate_copy_cpus_share_cache() - Do two CPUs share a last-level cache?
+ * @a: CPU number.
+ * @b: CPU number.
+ *
+ * Return: what the scheduler says.
+ */
+bool migrate_copy_cpus_share_cache(int a, int b)
+{
+	return cpus_share_cache(a, b);
+}
+EXPORT_SYMBOL_GPL(migrate_copy_cpus_share_cache);
+
+/**
+ * migrate_copy_payer() - Who pays for what helpers do for the caller?
+ *
+ * Return: the number of the caller's cgroup, 0 for the root.
+ */
+u64 migrate_copy_payer(void)
+{
+#ifdef CONFIG_CGROUPS
+	struct cgroup *cgrp;
+
+	guard(rcu)();
+	cgrp = task_dfl_cgroup(current);
+	if (cgroup_parent(cgrp))
+		return cgroup_id(cgrp);
+#endif
+	return 0;
+}
+EXPORT_SYMBOL_GPL(migrate_copy_payer);
+
+/**
  * migrate_copy_charge() - Charge the caller's cgroup for the time of helpers.
- * @ns: CPU time in nanoseconds that helpers spent copying for the caller.
+ * @ns: CPU time in nanoseconds that helpers spent for the caller.
  *
  * Adds to the system time in cpu.stat of the caller's cgroup. The root's
  * cpu.stat is the machine's, where the helpers' own ticks count already.

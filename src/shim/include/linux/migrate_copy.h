@@ -16,7 +16,7 @@
 
 struct list_head;
 struct migrate_copy_ops;
-struct module;
+struct srcu_ctr;
 
 /**
  * enum migrate_copy_state - what became of one folio of a batch
@@ -37,26 +37,27 @@ enum migrate_copy_state {
  * @src: source folio: locked, unmapped, its TLB entries flushed.
  * @dst: destination folio, locked.
  * @bytes: size of the folio, 0 if its content must not be copied early.
- * @state: enum migrate_copy_state; written by the provider, read by the mover.
  */
 struct migrate_copy_entry {
 	struct folio *src;
 	struct folio *dst;
 	unsigned long bytes;
-	u32 state;
 };
 
 /**
  * struct migrate_copy_batch - the unmapped folios of one migrate_pages_batch()
  * @ops: the provider that this batch began with and ends with.
  * @entries: array of @max entries from the provider's pool, in move order.
- * @max: capacity of @entries.
+ * @state: array of @max enum migrate_copy_state, one for each entry; written by
+ *	the provider, read by the mover. Apart from @entries, so that few cache
+ *	lines go back and forth.
+ * @max: capacity of @entries and @state.
  * @nr: entries in use; folios of the list beyond it are the stock kernel's.
  * @nr_anon: anonymous folios among them whose content may be copied early.
  * @nr_shmem: shmem folios among them whose content may be copied early.
  * @cursor: the entry whose turn to move comes next; others may read it with
  *	READ_ONCE() to see how far the mover is.
- * @srcu_idx: of the read-side section that lasts as long as the batch.
+ * @reader: of the SRCU read-side section that lasts as long as the batch.
  * @mode: the mode of this migration.
  * @reason: the reason for this migration.
  * @ask_always: ask &migrate_copy_ops.settle even where @entries already says
@@ -67,12 +68,13 @@ struct migrate_copy_entry {
 struct migrate_copy_batch {
 	const struct migrate_copy_ops *ops;
 	struct migrate_copy_entry *entries;
+	u32 *state;
 	unsigned int max;
 	unsigned int nr;
 	unsigned int nr_anon;
 	unsigned int nr_shmem;
 	unsigned int cursor;
-	int srcu_idx;
+	struct srcu_ctr __percpu *reader;
 	enum migrate_mode mode;
 	enum migrate_reason reason;
 	bool ask_always;
@@ -80,8 +82,9 @@ struct migrate_copy_batch {
 
 /**
  * struct migrate_copy_ops - what a provider of copies implements
- * @begin: Takes a batch object from a pool, or returns NULL to decline. The
- *	provider sets @entries, @max and @ask_always of it.
+ * @begin: Takes a batch object from a pool, or returns NULL to decline, before
+ *	a batch is filled whose first folio is @src. The provider sets @entries,
+ *	@state, @max and @ask_always of it.
  * @submit: Makes the filled batch known to whoever copies, and returns at once.
  *	An error declines the batch: nothing has been started, and @abandon
  *	follows.
@@ -109,7 +112,9 @@ struct migrate_copy_batch {
  * take anything but leaf locks, or wait without bound.
  */
 struct migrate_copy_ops {
-	struct migrate_copy_batch *(*begin)(void *ctx, enum migrate_mode mode,
+	struct migrate_copy_batch *(*begin)(void *ctx, struct folio *dst,
+					    struct folio *src,
+					    enum migrate_mode mode,
 					    enum migrate_reason reason);
 	int (*submit)(struct migrate_copy_batch *batch);
 	void (*abandon)(struct migrate_copy_batch *batch);
@@ -269,7 +274,10 @@ void migrate_copy_park(struct folio *dst, void *cookie);
 unsigned int migrate_copy_unpark(void *cookie);
 unsigned int migrate_copy_count_parked(void);
 void migrate_copy_set_limits(unsigned int folios, unsigned int pages);
+bool migrate_copy_cpu_usable(int cpu);
 bool migrate_copy_cpu_idle(int cpu);
+bool migrate_copy_cpus_share_cache(int a, int b);
+u64 migrate_copy_payer(void);
 void migrate_copy_charge(u64 ns);
 void migrate_copy_lockdep_prime(void);
 void migrate_copy_lockdep_claim(void);

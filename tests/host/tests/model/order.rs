@@ -68,7 +68,7 @@ fn non_temporal_chunk(fenced: bool, seen: &Seen) {
         })
     };
     loop {
-        let step = settle_span(core::slice::from_ref(&*chunk), true);
+        let step = settle_span(core::slice::from_ref(&*chunk), false);
         seen.step(step);
         match step {
             Settle::Wait(_) => thread::yield_now(),

@@ -11,9 +11,10 @@ use ferry_core::{
         Planned, //
     },
     policy::{
-        helpers_to_wake,
         lookahead_limit,
+        most_helpers,
         now_chunk_bytes,
+        pieces,
         worth_submitting, //
     },
 };
@@ -232,8 +233,8 @@ proptest! {
         a in any::<u32>(),
         b in any::<u32>(),
     ) {
-        let helpers = helpers_to_wake(bytes, chunk, a, b);
-        prop_assert!(helpers <= a.min(b));
+        let helpers = most_helpers(pieces(bytes, chunk), b);
+        prop_assert!(helpers <= b);
         // The mover and the helpers never are more than there are chunks.
         prop_assert!(helpers == 0 || u64::from(helpers) < bytes.div_ceil(chunk.max(1)));
         prop_assert!(!worth_submitting(bytes, a.min(1), chunk));

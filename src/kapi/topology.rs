@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! CPUs: which there are, where they are, and what they do.
+//!
+//! C: `cpu_possible_mask`, `topology_sibling_cpumask()` (`include/linux/topology.h`), and what the
+//! shim says of the scheduler's view.
+//!
+//! CPU numbers are those of [`possible()`]; any other one is answered as if there was nothing.
+
+use ferry_bindings as fb;
+
+/// A possible CPU.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Cpu(i32);
+
+/// All CPUs that can be there one day, in the order of their numbers.
+pub(crate) fn possible() -> impl Iterator<Item = Cpu> {
+    let mut n = 0;
+    core::iter::from_fn(move || {
+        let mut cpu = 0;
+        // SAFETY: `cpu` is valid for writing.
+        let found = unsafe { fb::ferry_possible_cpu(n, &mut cpu) };
+        n += 1;
+        found.then_some(Cpu(cpu))
+    })
+}
+
+impl Cpu {
+    /// The one that the caller is on; it may be another one at once.
+    pub(crate) fn current() -> Self {
+        // The numbers of CPUs fit.
+        Self(kernel::cpu::CpuId::current().as_u32() as i32)
+    }
+
+    /// Its number.
+    pub(crate) fn number(self) -> i32 {
+        self.0
+    }
+
+    /// Its node.
+    pub(crate) fn node(self) -> i32 {
+        // SAFETY: It is a possible CPU, by construction.
+        unsafe { fb::ferry_cpu_node(self.0) }
+    }
+
+    /// May helpers run there: is it online and not isolated?
+    pub(crate) fn is_usable(self) -> bool {
+        // SAFETY: As in `node()`.
+        unsafe { fb::migrate_copy_cpu_usable(self.0) }
+    }
+
+    /// Would a helper that is woken there run at once?
+    pub(crate) fn is_idle(self) -> bool {
+        // SAFETY: As in `node()`.
+        unsafe { fb::migrate_copy_cpu_idle(self.0) }
+    }
+
+    /// Do the two share a last-level cache?
+    pub(crate) fn shares_cache(self, other: Self) -> bool {
+        // SAFETY: As in `node()`, for both.
+        unsafe { fb::migrate_copy_cpus_share_cache(self.0, other.0) }
+    }
+
+    /// Are both threads of one core?
+    pub(crate) fn shares_core(self, other: Self) -> bool {
+        // SAFETY: As in `node()`, for both.
+        unsafe { fb::ferry_cpus_share_core(self.0, other.0) }
+    }
+}
