@@ -65,6 +65,9 @@ MODULE_PARM_DESC(leave, "address of __migrate_copy_exit()");
 #define NATIVE_MAX_BATCH	65536
 #define NATIVE_RESULT		1024
 
+/* What is in the cache besides: a part of the second level. */
+#define NATIVE_NEIGHBOUR	(512 << 10)
+
 enum native_how { NATIVE_STOCK, NATIVE_NOW, NATIVE_EARLY };
 
 /* Values of one latency, in cycles. */
@@ -83,6 +86,8 @@ static struct folio **native_dst;
 static unsigned long native_nr;
 static unsigned int native_order;
 static u64 native_seed;
+
+static char native_neighbour[NATIVE_NEIGHBOUR];
 
 /* Cycles of the time stamp counter in a millisecond. */
 static u64 native_khz;
@@ -297,7 +302,7 @@ struct native_copied {
 	u64 cycles;
 	u64 settled;
 	u64 failed;
-	struct native_series first, turn, batch;
+	struct native_series first, turn, batch, touch, neighbour;
 };
 
 static void native_say(struct native_copied *c, unsigned long nr,
@@ -312,6 +317,8 @@ static void native_say(struct native_copied *c, unsigned long nr,
 	at = native_show(&c->first, "first", at);
 	at = native_show(&c->turn, "turn", at);
 	at = native_show(&c->batch, "batch", at);
+	at = native_show(&c->touch, "touch", at);
+	at = native_show(&c->neighbour, "neighbour", at);
 	scnprintf(native_result + at, NATIVE_RESULT - at, "}\n");
 }
 
@@ -382,6 +389,31 @@ static void native_batch(struct native_copied *c, unsigned long first,
 	native_note(&c->batch, end - begin);
 }
 
+/* Reads a line of the cache each, one after the other. */
+static void native_look_at(const void *p, size_t bytes)
+{
+	for (size_t i = 0; i < bytes; i += L1_CACHE_BYTES)
+		READ_ONCE(*(const u64 *)(p + i));
+}
+
+/*
+ * What is in the mover's cache after a batch: the content that has been moved,
+ * as its user would find it, and something else that was there before.
+ */
+static void native_after(struct native_copied *c, unsigned long first,
+			 unsigned long nr)
+{
+	u64 begin = native_cycles();
+
+	native_look_at(native_neighbour, NATIVE_NEIGHBOUR);
+	native_note(&c->neighbour, native_cycles() - begin);
+	begin = native_cycles();
+	for (unsigned long i = first; i < first + nr; i++)
+		native_look_at(folio_address(native_dst[i]),
+			       folio_size(native_dst[i]));
+	native_note(&c->touch, native_cycles() - begin);
+}
+
 static int native_copy(enum native_how how, unsigned long batch,
 		       unsigned long bytes, unsigned long rounds, bool latency)
 {
@@ -398,17 +430,27 @@ static int native_copy(enum native_how how, unsigned long batch,
 	if (!c.batch.values)
 		goto out;
 	if (latency) {
+		c.touch.max = c.batch.max;
+		c.neighbour.max = c.batch.max;
+		c.touch.values = kvcalloc(c.batch.max, sizeof(u32), GFP_KERNEL);
+		c.neighbour.values = kvcalloc(c.batch.max, sizeof(u32),
+					      GFP_KERNEL);
 		c.turn.max = nr * rounds;
 		c.first.max = c.batch.max;
 		c.turn.values = kvcalloc(c.turn.max, sizeof(u32), GFP_KERNEL);
 		c.first.values = kvcalloc(c.first.max, sizeof(u32), GFP_KERNEL);
-		if (!c.turn.values || !c.first.values)
+		if (!c.turn.values || !c.first.values ||
+		    !c.touch.values || !c.neighbour.values)
 			goto out;
 	}
 	for (unsigned long round = 0; round < rounds; round++) {
 		native_spoil(nr);
 		for (unsigned long i = 0; i < nr; i += batch) {
+			if (latency)
+				native_look_at(native_neighbour, NATIVE_NEIGHBOUR);
 			native_batch(&c, i, min(batch, nr - i), how);
+			if (latency)
+				native_after(&c, i, min(batch, nr - i));
 			cond_resched();
 		}
 		bad += native_bad(nr);
@@ -416,6 +458,8 @@ static int native_copy(enum native_how how, unsigned long batch,
 	native_say(&c, nr, rounds, bad);
 	rc = 0;
 out:
+	kvfree(c.touch.values);
+	kvfree(c.neighbour.values);
 	kvfree(c.turn.values);
 	kvfree(c.first.values);
 	kvfree(c.batch.values);

@@ -27,6 +27,37 @@ static inline unsigned long copy_mc_to_kernel(void *dst, const void *src,
 #define copy_mc_to_kernel copy_mc_to_kernel
 
 /*
+ * Loads and stores are ordered as on any x86. Otherwise each acquire and each
+ * release would be a full barrier, and wait until what was copied before has
+ * left the store buffers.
+ */
+static inline void um_smp_mb(void)
+{
+	__asm__ __volatile__("lock addl $0,-4(%%rsp)" : : : "memory", "cc");
+}
+
+#define __smp_mb()	um_smp_mb()
+#define __smp_rmb()	barrier()
+#define __smp_wmb()	barrier()
+
+#define __smp_store_release(p, v)					\
+do {									\
+	typeof(p) um_to = (p);						\
+									\
+	barrier();							\
+	WRITE_ONCE(*um_to, v);						\
+} while (0)
+
+#define __smp_load_acquire(p)						\
+({									\
+	typeof(p) um_from = (p);					\
+	typeof(*um_from) um_value = READ_ONCE(*um_from);		\
+									\
+	barrier();							\
+	um_value;							\
+})
+
+/*
  * Adding to a per-CPU variable, as SRCU readers do for every folio, is one
  * instruction. Otherwise it would be two system calls, which block and unblock
  * the signals that interrupts are there. Nothing comes between finding the

@@ -6,7 +6,7 @@ use crate::error::{in_call, in_file, Error, Result};
 use crate::plan;
 use crate::protocol::{Line, Sample};
 use crate::settings::Settings;
-use ferry_results::native::{Config, How, Measured};
+use ferry_results::native::{Config, How, Measured, Routine};
 use ferry_results::size_name;
 use rustix::mount::{mount, MountFlags};
 use rustix::system::{finit_module, reboot, RebootCommand};
@@ -22,6 +22,7 @@ pub const PATH: &str = "/init";
 const RUN: &str = "/sys/kernel/debug/ferry_native/run";
 const STATS: &str = "/sys/kernel/debug/ferry/stats";
 const KNOBS: &str = "/proc/sys/vm/ferry";
+const ALL_WORKERS: &str = "/sys/kernel/debug/ferry/inject/all_workers";
 
 /// The driver's parameters, and what they are the addresses of.
 const FUNCTIONS: [(&str, &str); 6] = [
@@ -103,6 +104,8 @@ fn set_up() -> Result<()> {
     load("/ferry.ko", c"")?;
     load("/ferry_native.ko", &addresses()?)?;
     write(&format!("{KNOBS}/migrator"), "cpu")?;
+    // As many workers as are measured, whether they gain anything or not.
+    write(ALL_WORKERS, "1")?;
     // The mover; helpers are on the other CPUs, and it shall not run after them.
     let mut cpus = CpuSet::new();
     cpus.set(0);
@@ -136,6 +139,11 @@ fn one(config: &Config, set_bytes: u64) -> Result<(Measured, BTreeMap<String, u6
         ),
         how => {
             write(&format!("{KNOBS}/cpu_workers"), &config.workers.to_string())?;
+            let routine = match config.routine {
+                Routine::Movnti => "nontemporal",
+                Routine::Movsb | Routine::Memcpy => "cached",
+            };
+            write(&format!("{KNOBS}/copy_routine"), routine)?;
             format!(
                 "copy {} {} {bytes} {times} {}",
                 how.name(),
@@ -182,12 +190,12 @@ fn measure() -> Result<()> {
             for config in turn {
                 let (measured, ferry) = one(&config, set_bytes)?;
                 if round > 0 {
-                    say(&Line::Sample(Sample {
+                    say(&Line::Sample(Box::new(Sample {
                         round,
                         config,
                         measured,
                         ferry,
-                    }))?;
+                    })))?;
                 }
             }
             say(&Line::Progress(format!(

@@ -107,7 +107,7 @@ fn listen(kernel: &Kernel, heard: &mut Heard) -> Result<()> {
         match Line::parse(&text) {
             None => heard.log.push(text.trim_end().into()),
             Some(Line::Begin { kernel, cpus }) => (heard.kernel, heard.cpus) = (kernel, cpus),
-            Some(Line::Sample(sample)) => heard.samples.push(sample),
+            Some(Line::Sample(sample)) => heard.samples.push(*sample),
             Some(Line::Progress(text)) => eprintln!("ferry-native: {text}"),
             Some(Line::Error(text)) => return Err(Error::Unusable(text)),
             Some(Line::End) => return Ok(()),

@@ -57,10 +57,14 @@ pub fn plan(folio_bytes: u64, cpus: u32) -> Vec<Config> {
             }
             plan.push(with(How::Limit));
             if folio_bytes == BATCH_BYTES && (workers == 0 || workers == most) {
-                for routine in [Routine::Memcpy, Routine::Movnti] {
+                for (routine, how) in [
+                    (Routine::Memcpy, How::Limit),
+                    (Routine::Movnti, How::Limit),
+                    (Routine::Movnti, How::Early),
+                ] {
                     plan.push(Config {
                         routine,
-                        ..with(How::Limit)
+                        ..with(how)
                     });
                 }
             }
@@ -82,11 +86,18 @@ pub fn plan(folio_bytes: u64, cpus: u32) -> Vec<Config> {
         };
         plan.push(base);
         for &workers in &counts {
-            plan.push(Config {
+            let early = Config {
                 how: How::Early,
                 workers,
                 ..base
-            });
+            };
+            plan.push(early);
+            if batch_folios * folio_bytes == BATCH_BYTES {
+                plan.push(Config {
+                    routine: Routine::Movnti,
+                    ..early
+                });
+            }
         }
     }
     plan

@@ -14,7 +14,7 @@ pub enum Line {
     /// The kernel's release and its CPUs.
     Begin { kernel: String, cpus: u32 },
     /// One measurement.
-    Sample(Sample),
+    Sample(Box<Sample>),
     /// For a person who waits.
     Progress(String),
     /// It cannot go on.

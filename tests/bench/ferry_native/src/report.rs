@@ -126,6 +126,8 @@ fn run(config: &Config, samples: &[Sample]) -> Option<Run> {
         first_us: latency(&these, |m| m.first_ns),
         turn_us: latency(&these, |m| m.turn_ns),
         batch_us: latency(&these, |m| m.batch_ns),
+        touch_us: latency(&these, |m| m.touch_ns),
+        neighbour_us: latency(&these, |m| m.neighbour_ns),
         settled_share: sum(|m| m.settled) as f64
             / (total_bytes as f64 / config.folio_bytes as f64).max(1.0),
         failed: sum(|m| m.failed),
@@ -206,6 +208,8 @@ mod tests {
                     }),
                     _ => None,
                 },
+                touch_ns: None,
+                neighbour_ns: None,
             },
             ferry: BTreeMap::from([("chunks_by_others".to_string(), u64::from(workers))]),
         }

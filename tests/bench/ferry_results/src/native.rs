@@ -36,15 +36,15 @@ impl How {
     }
 }
 
-/// What [`How::Limit`] copies with.
+/// With what is copied, where there is a choice: by [`How::Limit`] and by Ferry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Routine {
-    /// `rep movsb`, as all others here do.
+    /// `rep movsb`, as the stock loop: `vm.ferry.copy_routine` is "cached".
     Movsb,
-    /// The kernel's `memcpy()`, which moves words.
+    /// The kernel's `memcpy()`, which moves words. The limit only.
     Memcpy,
-    /// Non-temporal stores of words.
+    /// Non-temporal stores of words: `vm.ferry.copy_routine` is "nontemporal".
     Movnti,
 }
 
@@ -93,7 +93,15 @@ impl Config {
                 self.workers + 1,
                 self.routine.name()
             ),
-            how => format!("{}, {} workers", how.name(), self.workers),
+            how if self.routine == Routine::Movsb => {
+                format!("{}, {} workers", how.name(), self.workers)
+            }
+            how => format!(
+                "{}, {} workers, {}",
+                how.name(),
+                self.workers,
+                self.routine.name()
+            ),
         }
     }
 }
@@ -121,6 +129,10 @@ pub struct Measured {
     pub first_ns: Option<Tail>,
     pub turn_ns: Option<Tail>,
     pub batch_ns: Option<Tail>,
+    #[serde(default)]
+    pub touch_ns: Option<Tail>,
+    #[serde(default)]
+    pub neighbour_ns: Option<Tail>,
 }
 
 impl Measured {
@@ -156,6 +168,12 @@ pub struct Run {
     pub turn_us: Option<Quantiles>,
     /// From the begin of a batch to its end: how long its last folio cannot be reached.
     pub batch_us: Option<Quantiles>,
+    /// What the mover takes to read what has been moved, after a batch.
+    #[serde(default)]
+    pub touch_us: Option<Quantiles>,
+    /// What it takes to read half a megabyte that it had in its cache before the batch.
+    #[serde(default)]
+    pub neighbour_us: Option<Quantiles>,
     /// Share of the folios whose content was there when their turn came.
     pub settled_share: f64,
     pub failed: u64,
@@ -210,7 +228,7 @@ impl Native {
         let mut text = format!(
             "{}, {} CPUs, Linux {} as a process with {} CPUs, load {} to {}, {}\n\
              folio  batch      where who                              GiB/s  noise  x stock  batch  quiet  \
-             x limit  quiet  first us turn us (p99)\n",
+             x limit  quiet  first us turn us (p99), then touch, neighbour us\n",
             self.machine.cpu_model,
             self.machine.cpus,
             self.kernel,
@@ -222,12 +240,13 @@ impl Native {
         let ratio = |r: Option<f64>| r.map_or("-".into(), |r| format!("{r:.3}"));
         for run in &self.runs {
             let c = &run.config;
-            let latency = match (run.first_us, run.turn_us) {
-                (Some(first), Some(turn)) => {
-                    format!("{:8.1} {:7.2} ({:.1})", first.p50, turn.p50, turn.p99)
-                }
-                _ => String::new(),
-            };
+            let mut latency = String::new();
+            if let (Some(first), Some(turn)) = (run.first_us, run.turn_us) {
+                latency += &format!("{:8.1} {:7.2} ({:.1})", first.p50, turn.p50, turn.p99);
+            }
+            for after in [run.touch_us, run.neighbour_us].into_iter().flatten() {
+                latency += &format!(" {:.1}", after.p50);
+            }
             let line = format!(
                 "{:6} {:>5} x {:4}{} {:30} {:7.2}  {:4.0}%  {:>7}  {:>5}  {:>5}  {:>7}  {:>5}  {latency}",
                 size_name(c.folio_bytes),
