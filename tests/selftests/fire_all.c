@@ -723,26 +723,15 @@ static void storm_inject(struct storm *s)
 	}
 }
 
-static int load(void)
-{
-	int fd = open(module, O_RDONLY | O_CLOEXEC), ret;
-
-	if (fd < 0)
-		return -errno;
-	ret = syscall(SYS_finit_module, fd, "", 0) ? -errno : 0;
-	close(fd);
-	return ret;
-}
-
 static void storm_module(struct storm *s)
 {
 	if (!module)
 		return skip(s, "needs FERRY_MODULE");
 	while (!over()) {
 		ferry_sleep_ms(10 + rnd(s, 1000));
-		if (!syscall(SYS_delete_module, "ferry", O_NONBLOCK)) {
+		if (!hz_unload()) {
 			s->rounds++;
-			if (load()) {
+			if (hz_load()) {
 				s->bad++;
 				ferry_note("ferry.ko does not load again");
 				break;
@@ -962,7 +951,7 @@ int main(int argc, char **argv)
 			 movers[0].calls + movers[1].calls, pages);
 
 	if (module && !ferry_loaded())
-		load();
+		hz_load();
 	ferry_restore();
 	if (ferry_loaded()) {
 		ferry_write(FERRY_SYSCTL "migrator", "%s", ferry_migrator());

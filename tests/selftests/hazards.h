@@ -386,6 +386,29 @@ static __maybe_unused int hz_log_count(int fd, const char *text)
 	return found;
 }
 
+/* ---- the module ---- */
+
+/* Loads the module that FERRY_MODULE names. */
+static __maybe_unused int hz_load(void)
+{
+	const char *path = getenv("FERRY_MODULE");
+	int fd, ret;
+
+	if (!path)
+		return -ENOENT;
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	ret = syscall(SYS_finit_module, fd, "", 0) ? -errno : 0;
+	close(fd);
+	return ret;
+}
+
+static __maybe_unused int hz_unload(void)
+{
+	return syscall(SYS_delete_module, "ferry", O_NONBLOCK) ? -errno : 0;
+}
+
 /* ---- parked destinations ---- */
 
 static __maybe_unused long hz_parked(void)

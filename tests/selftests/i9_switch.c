@@ -19,26 +19,6 @@
 #define LEN		(2UL << 20)
 #define HOLD_MS		3000
 
-static int load(void)
-{
-	const char *path = getenv("FERRY_MODULE");
-	int fd, ret;
-
-	if (!path)
-		return -ENOENT;
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return -errno;
-	ret = syscall(SYS_finit_module, fd, "", 0) ? -errno : 0;
-	close(fd);
-	return ret;
-}
-
-static int unload(void)
-{
-	return syscall(SYS_delete_module, "ferry", O_NONBLOCK) ? -errno : 0;
-}
-
 FIXTURE(i9)
 {
 	int nodes[FERRY_MAX_NODES];
@@ -63,7 +43,7 @@ FIXTURE_TEARDOWN(i9)
 		munmap(self->mem, LEN);
 	/* What was set is set again only if there is a module to set it in. */
 	if (access(FERRY_SYSCTL, F_OK))
-		load();
+		hz_load();
 	ferry_restore();
 	ferry_write(FERRY_SYSCTL "migrator", "%s", ferry_migrator());
 }
@@ -117,14 +97,14 @@ TEST_F(i9, removing_the_module_waits_for_open_batches)
 		SKIP(return, "needs FERRY_MODULE");
 	ASSERT_TRUE(open_batch(_metadata, self, &m));
 	from = ferry_now_ns();
-	ASSERT_EQ(0, unload());
+	ASSERT_EQ(0, hz_unload());
 	ms = (ferry_now_ns() - from) / 1000000;
 	ASSERT_EQ(0, hz_move_end(&m));
 	ferry_note("rmmod took %llu ms with a batch open for %d ms",
 		   (unsigned long long)ms, HOLD_MS);
 	EXPECT_GE(ms, HOLD_MS / 2);
 	EXPECT_EQ(0, ferry_verify(self->mem, LEN, 9, 1));
-	EXPECT_EQ(0, load());
+	EXPECT_EQ(0, hz_load());
 }
 
 /* A batch that was open during the change has copied all its folios all the same. */
@@ -266,7 +246,7 @@ TEST_F(i9, module_comes_and_goes_under_load)
 	ASSERT_EQ(0, movers_start(m, ARRAY_SIZE(m), self->nodes));
 	/* Taking the module out waits for batches, which take their time on a slow kernel. */
 	while (ferry_now_ns() < end || (loads < 4 && ferry_now_ns() < latest)) {
-		ret = unload();
+		ret = hz_unload();
 		if (ret == -EAGAIN || ret == -EBUSY) {
 			busy++;
 			ferry_sleep_ms(10);
@@ -274,7 +254,7 @@ TEST_F(i9, module_comes_and_goes_under_load)
 		}
 		ASSERT_EQ(0, ret);
 		ASSERT_NE(0, access(FERRY_SYSCTL "migrator", F_OK));
-		ASSERT_EQ(0, load());
+		ASSERT_EQ(0, hz_load());
 		ASSERT_EQ(0, ferry_write(FERRY_SYSCTL "migrator", "%s",
 					 ferry_migrator()));
 		loads++;
