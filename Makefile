@@ -27,6 +27,9 @@ demo: kernel module bench-tools ## build everything, boot it, migrate memory and
 bench: kernel module bench-tools ## the demo's long form: workers, batch limits, a busy machine (25 minutes)
 	@$(in_env) scripts/bench
 
+soak: kernel module kernel-debug module-debug selftests ## 30 minutes of migration on the plain kernel, 8 with kmemleak: nothing lost, nothing leaked
+	@$(in_env) scripts/soak
+
 check: kernel module kernel-debug module-debug selftests bench-tools ## all tests; ends with "N passed, N failed, N skipped"
 	@$(in_env) scripts/check --base --debug-short
 
@@ -97,5 +100,5 @@ distclean: ## remove build/
 	rm -rf --one-file-system build
 
 .PHONY: help demo check check-debug kernel kernel-debug kernel-um module \
-	module-debug module-um selftests bench bench-tools bench-native host-tests \
+	module-debug module-um selftests soak bench bench-tools bench-native host-tests \
 	objcheck lint shell env series patch-kernel modules clean distclean
