@@ -10,6 +10,7 @@ export KSRC KDIR V JOBS
 top := $(CURDIR)
 in_env := scripts/env run
 module = scripts/kernel make $(1) --no-print-directory M=$(top) MO=$(top)/build/module-$(1)
+client = mkdir -p build/drivers-$(1) && scripts/kernel make $(1) -s --no-print-directory M=$(top)/tests/drivers MO=$(top)/build/drivers-$(1) modules
 cargo_bench = cargo build -q --release --locked --manifest-path tests/bench/Cargo.toml --target-dir build/bench
 
 help: ## this list
@@ -24,17 +25,26 @@ help: ## this list
 demo: kernel module bench-tools ## build everything, boot it, migrate memory and show the figures
 	@$(in_env) scripts/demo
 
+devices: env ## the models of DMA engines (build/devices)
+	@$(in_env) cargo build -q --release --locked --manifest-path tests/devices/Cargo.toml --target-dir build/devices
+
+dmaclient: kernel ## the client that tests drivers of DMA engines (build/drivers-base)
+	@$(call client,base)
+
+dmaclient-debug: kernel-debug ## the same for the debug kernel (build/drivers-debug)
+	@$(call client,debug)
+
 bench: kernel module bench-tools ## the demo's long form: workers, batch limits, a busy machine (25 minutes)
 	@$(in_env) scripts/bench
 
 soak: kernel module kernel-debug module-debug selftests ## 30 minutes of migration on the plain kernel, 8 with kmemleak: nothing lost, nothing leaked
 	@$(in_env) scripts/soak
 
-check: kernel module kernel-debug module-debug selftests bench-tools ## all tests; ends with "N passed, N failed, N skipped"
-	@$(in_env) scripts/check --base --debug-short
+check: kernel module kernel-debug module-debug selftests devices dmaclient bench-tools ## all tests; ends with "N passed, N failed, N skipped"
+	@$(in_env) scripts/check --base --devices --debug-short
 
-check-debug: kernel-debug module-debug selftests ## the whole test set on the debug kernel (KASAN, lockdep, ...)
-	@$(in_env) scripts/check --debug
+check-debug: kernel-debug module-debug selftests devices dmaclient-debug ## the whole test set on the debug kernel (KASAN, lockdep, ...)
+	@$(in_env) scripts/check --debug --devices-debug
 
 kernel: env ## the patched kernel (build/kernel-base)
 	@scripts/kernel build base
@@ -94,11 +104,11 @@ modules: ## the module for a kernel of your own: make KDIR=<built tree>
 	@echo "built: build/module/ferry.ko"
 
 clean: ## remove what was built, but for the kernels and the build root
-	rm -rf build/module build/module-base build/module-debug build/module-um build/module-clippy build/selftests build/bench build/bench-native build/target build/objcheck build/series build/check build/vm
+	rm -rf build/module build/module-base build/module-debug build/module-um build/module-clippy build/selftests build/bench build/bench-native build/devices build/drivers-base build/drivers-debug build/target build/objcheck build/series build/check build/vm
 
 distclean: ## remove build/
 	rm -rf --one-file-system build
 
-.PHONY: help demo check check-debug kernel kernel-debug kernel-um module \
+.PHONY: help devices dmaclient dmaclient-debug demo check check-debug kernel kernel-debug kernel-um module \
 	module-debug module-um selftests soak bench bench-tools bench-native host-tests \
 	objcheck lint shell env series patch-kernel modules clean distclean
