@@ -288,7 +288,7 @@ static int start_keeper(struct keeper *k, int which, bool file, bool huge)
 	k->pid = fork();
 	if (!k->pid)
 		keeper_main(k, which, file, huge);
-	if (k->pid < 0 || !ferry_wait(is_ready, k, 60000) || *k->told->why) {
+	if (k->pid < 0 || !ferry_wait(is_ready, k, 300000) || *k->told->why) {
 		ferry_note("keeper %d: %s", which, *k->told->why ? k->told->why : "does not begin");
 		return -EAGAIN;
 	}
