@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * How many helpers a batch gets follows from what they have brought: with one, with none
+ * and with one more it is tried out, and what was seen is in debugfs. With cpu_workers at
+ * 0 nobody is woken, and movers copy large folios themselves.
+ *
+ * Which number is the best is a matter of the machine; that the best one is taken is
+ * tested on machines that are numbers, in src/core/scale.rs.
+ *
+ * Seen red: with Scale::want() always for one helper, none is never tried (0 is not among
+ * the figures); without the look at cpu_workers in Cpu::want(), helpers are woken.
+ */
+#include "kselftest_harness.h"
+#include "ferry_util.h"
+#include "hazards.h"
+
+#define SIZED_LEN	(8UL << 20)
+#include "sized.h"
+
+static void moves(struct __test_metadata *_metadata, char *mem, size_t folio,
+		  const int *nodes, int iters)
+{
+	int i;
+
+	for (i = 0; i < iters; i++) {
+		ASSERT_EQ(0, hz_fresh(mem, SIZED_LEN, folio, nodes[i & 1]));
+		ferry_fill(mem, SIZED_LEN, folio, i);
+		ASSERT_EQ(0, ferry_move_range(mem, SIZED_LEN, folio, nodes[!(i & 1)], NULL));
+		ASSERT_EQ(0, ferry_verify(mem, SIZED_LEN, folio, i));
+		ASSERT_EQ(SIZED_LEN, ferry_in_folios_of(mem, SIZED_LEN, folio));
+	}
+}
+
+/* Is there a line of this size in ferry/state that knows what so many helpers cost? */
+static bool known(size_t folio, unsigned int helpers)
+{
+	char line[512], how[16], cost[32];
+	bool found = false;
+	size_t size;
+	FILE *f = fopen(FERRY_DEBUGFS "state", "r");
+
+	if (!f)
+		return false;
+	snprintf(cost, sizeof(cost), " %u:", helpers);
+	while (!found && fgets(line, sizeof(line), f))
+		found = sscanf(line, "gain %15s %zu", how, &size) == 2 && size == folio &&
+			strstr(line, cost);
+	fclose(f);
+	return found;
+}
+
+TEST_F(sized, gain_is_tried_out)
+{
+	int i;
+
+	if (!ferry_active())
+		SKIP(return, "needs a migrator");
+	ASSERT_EQ(0, ferry_inject("all_workers", 0));
+	/* Nobody may be idle for long on a busy host: then there is nothing to try. */
+	for (i = 0; i < 40 && !(known(self->folio, 0) && known(self->folio, 1)); i++)
+		moves(_metadata, self->mem, self->folio, self->nodes, 8);
+	EXPECT_TRUE(known(self->folio, 0));
+	EXPECT_TRUE(known(self->folio, 1));
+}
+
+TEST_F(sized, gain_without_workers)
+{
+	struct hz_count c;
+
+	if (!ferry_active())
+		SKIP(return, "needs a migrator");
+	ASSERT_EQ(0, ferry_set_knob("cpu_workers", "0"));
+	hz_count(&c);
+	moves(_metadata, self->mem, self->folio, self->nodes, 4);
+	hz_count_end(&c);
+	EXPECT_EQ(0, hz_grown(&c, "helpers_woken"));
+	EXPECT_EQ(0, hz_grown(&c, "chunks_by_others"));
+	EXPECT_EQ(0, hz_grown(&c, "batches"));
+	if (self->folio > FERRY_PAGE)
+		EXPECT_EQ(4 * (long)(SIZED_LEN / self->folio), hz_grown(&c, "now_alone"));
+}
+
+TEST_HARNESS_MAIN
