@@ -194,6 +194,10 @@ impl Cpu {
     /// Gives the batch to one helper, if there is one who could begin at once.
     fn give(&self, batch: &Arc<Batch>) -> bool {
         for hand in self.candidates(batch.raw().nodes(), batch.cpu(), batch.mover()) {
+            // Who has it already: the one that passes it on is one of them.
+            if batch.is_given(hand.helper.lane().index().into()) {
+                continue;
+            }
             if let Some(asleep) = hand.helper.post(batch) {
                 if asleep {
                     hand.waker.wake();
