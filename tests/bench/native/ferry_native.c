@@ -8,7 +8,7 @@
  * the file gives its result, a JSON object. A command is
  *
  *	alloc ORDER BYTES
- *	copy HOW BATCH SET_BYTES ROUNDS LATENCY
+ *	copy HOW BATCH SET_BYTES ROUNDS LATENCY BUSY
  *	limit ROUTINE THREADS BATCH SET_BYTES ROUNDS
  *
  * alloc makes two sets of folios, sources and destinations, in random order.
@@ -18,6 +18,9 @@
  *	stock	folio_mc_copy(), folio by folio
  *	now	what migrate_folios_move() does without a submitted batch
  *	early	what migrate_folios_move() does
+ *
+ * With BUSY, one more thread on each CPU does work of its own all the while, and
+ * how much is counted.
  *
  * limit has THREADS threads copy as many bytes at the same time, each its part
  * of each batch, with movsb, memcpy (the kernel's) or movnti: once without
@@ -302,6 +305,9 @@ struct native_copied {
 	u64 cycles;
 	u64 settled;
 	u64 failed;
+	/* Of threads that have nothing to do with it, and in which time. */
+	u64 work;
+	u64 work_cycles;
 	struct native_series first, turn, batch, touch, neighbour;
 };
 
@@ -319,6 +325,10 @@ static void native_say(struct native_copied *c, unsigned long nr,
 	at = native_show(&c->batch, "batch", at);
 	at = native_show(&c->touch, "touch", at);
 	at = native_show(&c->neighbour, "neighbour", at);
+	if (c->work_cycles)
+		at += scnprintf(native_result + at, NATIVE_RESULT - at,
+				",\"work\":%llu,\"work_ns\":%llu", c->work,
+				native_ns(c->work_cycles));
 	scnprintf(native_result + at, NATIVE_RESULT - at, "}\n");
 }
 
@@ -414,8 +424,71 @@ static void native_after(struct native_copied *c, unsigned long first,
 	native_note(&c->touch, native_cycles() - begin);
 }
 
+/* A thread that always has something to do, as any user's. */
+struct native_worker {
+	struct task_struct *task;
+	u64 work;
+};
+
+static int native_work(void *data)
+{
+	struct native_worker *worker = data;
+
+	while (!kthread_should_stop()) {
+		/* Registers only, so that it costs others nothing but time. */
+		for (unsigned int i = 0; i < 1000; i++)
+			cpu_relax();
+		WRITE_ONCE(worker->work, worker->work + 1);
+		cond_resched();
+	}
+	return 0;
+}
+
+/* One on each CPU; NULL if that cannot be. */
+static struct native_worker *native_busy_begin(struct native_copied *c)
+{
+	struct native_worker *workers;
+	unsigned int nr = num_online_cpus();
+
+	workers = kvcalloc(nr, sizeof(*workers), GFP_KERNEL);
+	if (!workers)
+		return NULL;
+	for (unsigned int i = 0; i < nr; i++) {
+		struct task_struct *task;
+
+		task = kthread_create(native_work, &workers[i],
+				      "ferry_busy/%u", i);
+		if (IS_ERR(task))
+			break;
+		kthread_bind(task, i);
+		workers[i].task = task;
+		wake_up_process(task);
+	}
+	c->work_cycles -= native_cycles();
+	for (unsigned int i = 0; i < nr; i++)
+		c->work -= READ_ONCE(workers[i].work);
+	return workers;
+}
+
+static void native_busy_end(struct native_copied *c,
+			    struct native_worker *workers)
+{
+	unsigned int nr = num_online_cpus();
+
+	if (!workers)
+		return;
+	for (unsigned int i = 0; i < nr; i++)
+		c->work += READ_ONCE(workers[i].work);
+	c->work_cycles += native_cycles();
+	for (unsigned int i = 0; i < nr; i++)
+		if (workers[i].task)
+			kthread_stop(workers[i].task);
+	kvfree(workers);
+}
+
 static int native_copy(enum native_how how, unsigned long batch,
-		       unsigned long bytes, unsigned long rounds, bool latency)
+		       unsigned long bytes, unsigned long rounds, bool latency,
+		       bool busy)
 {
 	unsigned long nr = bytes >> (PAGE_SHIFT + native_order);
 	struct native_copied c = {};
@@ -444,7 +517,12 @@ static int native_copy(enum native_how how, unsigned long batch,
 			goto out;
 	}
 	for (unsigned long round = 0; round < rounds; round++) {
+		struct native_worker *workers;
+
 		native_spoil(nr);
+		workers = busy ? native_busy_begin(&c) : NULL;
+		if (busy && !workers)
+			goto out;
 		for (unsigned long i = 0; i < nr; i += batch) {
 			if (latency)
 				native_look_at(native_neighbour, NATIVE_NEIGHBOUR);
@@ -453,8 +531,12 @@ static int native_copy(enum native_how how, unsigned long batch,
 				native_after(&c, i, min(batch, nr - i));
 			cond_resched();
 		}
+		native_busy_end(&c, workers);
 		bad += native_bad(nr);
 	}
+	/* Who else has the CPU, and between which batches, is part of it. */
+	if (busy)
+		c.cycles = c.work_cycles;
 	native_say(&c, nr, rounds, bad);
 	rc = 0;
 out:
@@ -666,13 +748,13 @@ out:
 static int native_command(const char *text)
 {
 	unsigned long bytes, rounds, batch;
-	unsigned int order, threads, latency;
+	unsigned int order, threads, latency, busy;
 	char name[16];
 
 	if (sscanf(text, "alloc %u %lu", &order, &bytes) == 2)
 		return native_alloc(order, bytes);
-	if (sscanf(text, "copy %15s %lu %lu %lu %u", name, &batch, &bytes,
-		   &rounds, &latency) == 5) {
+	if (sscanf(text, "copy %15s %lu %lu %lu %u %u", name, &batch, &bytes,
+		   &rounds, &latency, &busy) == 6) {
 		static const char * const hows[] = {
 			[NATIVE_STOCK] = "stock",
 			[NATIVE_NOW] = "now",
@@ -682,7 +764,7 @@ static int native_command(const char *text)
 
 		if (how < 0)
 			return how;
-		return native_copy(how, batch, bytes, rounds, latency);
+		return native_copy(how, batch, bytes, rounds, latency, busy);
 	}
 	if (sscanf(text, "limit %15s %u %lu %lu %lu", name, &threads, &batch,
 		   &bytes, &rounds) == 5) {

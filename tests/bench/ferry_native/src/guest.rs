@@ -145,10 +145,11 @@ fn one(config: &Config, set_bytes: u64) -> Result<(Measured, BTreeMap<String, u6
             };
             write(&format!("{KNOBS}/copy_routine"), routine)?;
             format!(
-                "copy {} {} {bytes} {times} {}",
+                "copy {} {} {bytes} {times} {} {}",
                 how.name(),
                 config.batch_folios,
-                u32::from(config.latency)
+                u32::from(config.latency),
+                u32::from(config.busy)
             )
         }
     };

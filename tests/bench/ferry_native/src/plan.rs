@@ -10,6 +10,9 @@ const BATCH_BYTES: u64 = 2 << 20;
 /// What one measurement copies when it is warm, in rounds of one batch.
 const WARM_BYTES: u64 = 64 << 20;
 
+/// How often all is copied where others run: what the scheduler gives to whom is even over a while.
+const BUSY_TIMES: u64 = 4;
+
 /// Folios in a batch for latency: of the smallest size, and of the largest.
 const SMALL_BATCHES: [u64; 8] = [32, 64, 128, 256, 512, 1024, 2048, 4096];
 const LARGE_BATCHES: [u64; 6] = [1, 2, 4, 8, 16, 32];
@@ -38,6 +41,7 @@ pub fn plan(folio_bytes: u64, cpus: u32) -> Vec<Config> {
         routine: Routine::Movsb,
         warm: false,
         latency: false,
+        busy: false,
     };
     let large = folio_bytes > 4 << 10;
     let mut plan = vec![];
@@ -69,6 +73,15 @@ pub fn plan(folio_bytes: u64, cpus: u32) -> Vec<Config> {
                 }
             }
         }
+    }
+    if folio_bytes == BATCH_BYTES || !large {
+        let busy = Config { busy: true, ..base };
+        plan.push(busy);
+        plan.push(Config {
+            how: How::Early,
+            workers: most,
+            ..busy
+        });
     }
     let batches: &[u64] = match folio_bytes {
         4096 => &SMALL_BATCHES,
@@ -110,7 +123,8 @@ pub fn bytes_and_times(config: &Config, set_bytes: u64) -> (u64, u64) {
         (batch, (WARM_BYTES / batch).max(1))
     } else {
         // Whole batches, so that a short one does not count as one.
-        ((set_bytes / batch * batch).max(config.folio_bytes), 1)
+        let times = if config.busy { BUSY_TIMES } else { 1 };
+        ((set_bytes / batch * batch).max(config.folio_bytes), times)
     }
 }
 

@@ -68,6 +68,12 @@ fn by_quiet_batch(sample: &Sample) -> Option<f64> {
         .map(|q| batch_bytes(sample) / q.p10.max(1.0))
 }
 
+/// Of others, per second.
+fn work(sample: &Sample) -> Option<f64> {
+    let m = &sample.measured;
+    (m.work > 0).then(|| m.work as f64 / m.work_ns.max(1) as f64)
+}
+
 fn batch_bytes(sample: &Sample) -> f64 {
     (sample.config.batch_folios * sample.config.folio_bytes) as f64
 }
@@ -126,6 +132,7 @@ fn run(config: &Config, samples: &[Sample]) -> Option<Run> {
         first_us: latency(&these, |m| m.first_ns),
         turn_us: latency(&these, |m| m.turn_ns),
         batch_us: latency(&these, |m| m.batch_ns),
+        work_ratio_to_stock: to_stock(work),
         touch_us: latency(&these, |m| m.touch_ns),
         neighbour_us: latency(&these, |m| m.neighbour_ns),
         settled_share: sum(|m| m.settled) as f64
@@ -161,7 +168,8 @@ pub fn failures(runs: &[Run]) -> Vec<String> {
             How::Now => run.config.folio_bytes >= 256 << 10,
             How::Stock | How::Limit => false,
         };
-        if shared && run.config.workers > 0 && !helped {
+        // Nobody helps where nobody is idle.
+        if shared && run.config.workers > 0 && !helped && !run.config.busy {
             bad("no worker copied anything".into());
         }
         if run.config.workers == 0 && helped {
@@ -186,6 +194,7 @@ mod tests {
                 routine: Routine::Movsb,
                 warm: false,
                 latency: false,
+                busy: false,
             },
             measured: Measured {
                 ns,
@@ -210,6 +219,8 @@ mod tests {
                 },
                 touch_ns: None,
                 neighbour_ns: None,
+                work: 0,
+                work_ns: 0,
             },
             ferry: BTreeMap::from([("chunks_by_others".to_string(), u64::from(workers))]),
         }

@@ -52,7 +52,9 @@ fn where_cold(warm: bool) -> &'static str {
 }
 
 fn speeds(results: &Native) -> impl Iterator<Item = &Run> + Clone {
-    (results.runs.iter()).filter(|run| !run.config.latency && run.config.routine == Routine::Movsb)
+    (results.runs.iter()).filter(|run| {
+        !run.config.latency && !run.config.busy && run.config.routine == Routine::Movsb
+    })
 }
 
 fn by_size(results: &Native) -> Vec<Panel> {
@@ -129,8 +131,11 @@ fn by_workers(results: &Native) -> Vec<Panel> {
 
 fn by_batch(results: &Native) -> Vec<Panel> {
     let panel = |size: u64| {
-        let runs = (results.runs.iter())
-            .filter(move |run| run.config.latency && run.config.folio_bytes == size);
+        let runs = (results.runs.iter()).filter(move |run| {
+            run.config.latency
+                && run.config.folio_bytes == size
+                && run.config.routine == Routine::Movsb
+        });
         let most = runs.clone().map(|run| run.config.workers).max();
         let mut batches = distinct(runs.clone().map(|run| run.config.batch_folios));
         batches.sort_unstable();

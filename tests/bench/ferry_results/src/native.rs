@@ -73,12 +73,15 @@ pub struct Config {
     pub warm: bool,
     /// With the time of each folio, which costs some.
     pub latency: bool,
+    /// While a thread on each CPU has work of its own.
+    #[serde(default)]
+    pub busy: bool,
 }
 
 impl Config {
     /// What it has in common with what it is compared with.
     pub fn comparable(&self, other: &Config) -> bool {
-        (self.folio_bytes, self.warm) == (other.folio_bytes, other.warm)
+        (self.folio_bytes, self.warm, self.busy) == (other.folio_bytes, other.warm, other.busy)
     }
 
     /// For a person.
@@ -133,6 +136,11 @@ pub struct Measured {
     pub touch_ns: Option<Tail>,
     #[serde(default)]
     pub neighbour_ns: Option<Tail>,
+    /// What others got done meanwhile, and in how long.
+    #[serde(default)]
+    pub work: u64,
+    #[serde(default)]
+    pub work_ns: u64,
 }
 
 impl Measured {
@@ -174,6 +182,9 @@ pub struct Run {
     /// What it takes to read half a megabyte that it had in its cache before the batch.
     #[serde(default)]
     pub neighbour_us: Option<Quantiles>,
+    /// What others got done per second, as a ratio to the stock loop in the same round.
+    #[serde(default)]
+    pub work_ratio_to_stock: Option<f64>,
     /// Share of the folios whose content was there when their turn came.
     pub settled_share: f64,
     pub failed: u64,
@@ -244,6 +255,9 @@ impl Native {
             if let (Some(first), Some(turn)) = (run.first_us, run.turn_us) {
                 latency += &format!("{:8.1} {:7.2} ({:.1})", first.p50, turn.p50, turn.p99);
             }
+            if let Some(work) = run.work_ratio_to_stock {
+                latency += &format!(" busy: others' work x {work:.3}");
+            }
             for after in [run.touch_us, run.neighbour_us].into_iter().flatten() {
                 latency += &format!(" {:.1}", after.p50);
             }
@@ -252,7 +266,11 @@ impl Native {
                 size_name(c.folio_bytes),
                 c.batch_folios,
                 size_name(c.folio_bytes),
-                if c.warm { " warm" } else { " cold" },
+                match (c.warm, c.busy) {
+                    (true, _) => " warm",
+                    (_, true) => " busy",
+                    _ => " cold",
+                },
                 c.label(),
                 run.gib_per_s.median,
                 run.noise * 100.0,
