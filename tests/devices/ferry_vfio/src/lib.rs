@@ -15,8 +15,9 @@
 //! Ownership: the [`Host`] is shared by all; the server thread owns the configuration space; a
 //! lane's mutex owns the state of its queue.
 //!
-//! Lock order: a lane's state, then one of the host's leaves (memory, interrupts, faults). No lane
-//! takes another lane's lock, and a device's `reset` is called without any.
+//! Lock order: a lane's state, then what the device has in common to its channels, then one of the
+//! host's leaves (memory, interrupts, faults). Nobody holds two lanes' locks, and a device's `reset`
+//! is called without any.
 //!
 //! The guest is hostile: nothing that it writes to a register or into its memory makes a model
 //! panic, wait for ever or touch memory that is not the guest's. The client (QEMU) is trusted as
