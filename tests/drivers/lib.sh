@@ -157,7 +157,7 @@ channels_of() {
 	local c
 
 	for c in /sys/class/dma/*; do
-		[ "$(basename "$(readlink -f "$c/device/driver")")" = "$1" ] && basename "$c"
+		[ "$c/device/driver" -ef "/sys/bus/pci/drivers/$1" ] && echo "${c##*/}"
 	done | sort -V
 }
 
@@ -167,7 +167,12 @@ first() {
 }
 
 has_channel() {
-	[ -n "$(channels_of "$1")" ]
+	local c
+
+	for c in /sys/class/dma/*; do
+		[ ! "$c/device/driver" -ef "/sys/bus/pci/drivers/$1" ] || return 0
+	done
+	return 1
 }
 
 has_no_channel() {
@@ -178,8 +183,10 @@ load() {
 	[ -d "/sys/module/$1" ] || insmod "$2" "${@:3}" || bad "$1 does not load"
 }
 
+# load_drivers [QUEUES]
 load_drivers() {
 	load ptdma "$drivers/amd/ptdma/ptdma.ko"
+	[ "$(channels_of ae4dma | wc -l)" = "${1:-2}" ] || rmmod ae4dma 2>/dev/null
 	load ae4dma "$drivers/amd/ae4dma/ae4dma.ko" "max_hw_q=${1:-2}"
 	[ -n "$(channels_of ptdma)" ] || bad "ptdma has no channel"
 	[ "$(channels_of ae4dma | wc -l)" = "${1:-2}" ] || bad "ae4dma has not ${1:-2} channels"
