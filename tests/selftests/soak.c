@@ -518,14 +518,26 @@ static int cycle(int number, u64 ms, bool with_fire)
 	return 0;
 }
 
+/*
+ * Pages are judged where they are back when they have been freed. A kernel with kmemleak
+ * has its records, and ours has KASAN, which keeps what has been freed for a while: there
+ * they are only shown, and kmemleak looks for what is lost.
+ */
+static void judge(long by, long tolerance, const char *what)
+{
+	if (!access(KMEMLEAK, F_OK))
+		ksft_test_result_skip("%s: %+ld # a debug kernel keeps more\n", what, by);
+	else
+		ksft_test_result(by <= tolerance, "%s: %+ld\n", what, by);
+}
+
 int main(int argc, char **argv)
 {
 	const char *env = getenv("FERRY_SECONDS");
 	int seconds = env ? atoi(env) : ferry_iters(60, 40), cycles = 0, i, n;
 	bool with_fire = true, isolated = false;
 	const struct counts *c;
-	bool other = false;
-	long by, vmalloc;
+	long by, other, vmalloc;
 
 	for (i = 1; i < argc; i++) {
 		if (!strcmp(argv[i], "--calm"))
@@ -590,18 +602,17 @@ int main(int argc, char **argv)
 	/* If a block stayed offline, the rest says nothing. */
 	by = growth(get_managed, 0) + growth(get_managed, 1);
 	ksft_test_result(!by, "pages of both nodes: %+ld\n", by);
-	by = growth(get_used, 0);
-	ksft_test_result(by <= TOLERANCE_USED, "pages that are not free: %+ld\n", by);
-	for (i = 0; i < 2; i++) {
-		by = growth(get_other, i);
-		ferry_note("node %d: %+ld pages that no list knows", nodes[i], by);
-		other |= by > TOLERANCE_OTHER;
+	judge(growth(get_used, 0), TOLERANCE_USED, "pages that are not free");
+	for (i = 0, by = 0; i < 2; i++) {
+		other = growth(get_other, i);
+		ferry_note("node %d: %+ld pages that no list knows", nodes[i], other);
+		by = other > by ? other : by;
 	}
-	ksft_test_result(!other, "pages that are on no list, in no slab and no page table\n");
+	judge(by, TOLERANCE_OTHER, "pages of a node that no list knows");
 	by = growth(get_pages, SLAB);
 	if (by > TOLERANCE_SLAB)
 		say_caches();
-	ksft_test_result(by <= TOLERANCE_SLAB, "pages of slabs: %+ld\n", by);
+	judge(by, TOLERANCE_SLAB, "pages of slabs");
 	by = growth(get_percpu, 0);
 	vmalloc = growth(get_pages, VMALLOC);
 	ksft_test_result(by <= TOLERANCE_PERCPU_KIB && vmalloc <= TOLERANCE_OTHER,
