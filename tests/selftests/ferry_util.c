@@ -335,10 +335,38 @@ static __printf(1, 2) void bail(const char *fmt, ...)
 	exit(1);
 }
 
+/* "name=value+name=value" */
+static void set_knobs(char *text)
+{
+	char *knob, *value, *next = NULL;
+	int ret;
+
+	for (knob = strtok_r(text, "+", &next); knob;
+	     knob = strtok_r(NULL, "+", &next)) {
+		value = strchr(knob, '=');
+		if (!value)
+			bail("'%s' in FERRY_MIGRATOR has no value", knob);
+		*value++ = '\0';
+		ret = ferry_set_knob(knob, "%s", value);
+		if (ret)
+			bail("cannot set vm.ferry.%s to '%s': %s", knob, value,
+			     strerror(-ret));
+	}
+}
+
 static void __attribute__((constructor)) init(void)
 {
-	const char *want = getenv("FERRY_MIGRATOR");
+	char *want = getenv("FERRY_MIGRATOR"), *with = NULL;
 	int ret;
+
+	if (want) {
+		want = strdup(want);
+		if (!want)
+			bail("no memory");
+		with = strchr(want, '+');
+	}
+	if (with)
+		*with++ = '\0';
 
 	main_pid = getpid();
 	saves = mmap(NULL, sizeof(*saves), PROT_READ | PROT_WRITE,
@@ -372,6 +400,8 @@ static void __attribute__((constructor)) init(void)
 	 */
 	if (ferry_active() && ferry_inject("all_workers", 1))
 		bail("cannot set inject/all_workers");
+	if (with)
+		set_knobs(with);
 	saves->base = saves->n;
 }
 
@@ -395,6 +425,33 @@ int ferry_stats_get(struct ferry_stats *s)
 	}
 	free(text);
 	return 0;
+}
+
+int ferry_workers(struct ferry_worker *w, int max)
+{
+	char *text = read_all(FERRY_DEBUGFS "state"), *line, *next = NULL;
+	int n = 0;
+
+	if (!text)
+		return 0;
+	for (line = strtok_r(text, "\n", &next); line && n < max;
+	     line = strtok_r(NULL, "\n", &next))
+		n += sscanf(line, "worker %*d cpu %d node %d llc %d %15s chunks %ld",
+			    &w[n].cpu, &w[n].node, &w[n].llc, w[n].doing,
+			    &w[n].chunks) == 5;
+	free(text);
+	return n;
+}
+
+bool ferry_helpers_asleep(void *unused)
+{
+	struct ferry_worker w[256];
+	int n = ferry_workers(w, ARRAY_SIZE(w));
+
+	while (n--)
+		if (strcmp(w[n].doing, "asleep"))
+			return false;
+	return true;
 }
 
 long ferry_stats_value(const struct ferry_stats *s, const char *name)
@@ -531,14 +588,18 @@ static int parse_list(const char *text, int *out, int max)
 	return n;
 }
 
-int ferry_mem_nodes(int nodes[FERRY_MAX_NODES])
+int ferry_list(const char *path, int *out, int max)
 {
 	char buf[256];
 
-	if (ferry_read("/sys/devices/system/node/has_memory", buf,
-		       sizeof(buf)) <= 0)
+	if (ferry_read(path, buf, sizeof(buf)) <= 0)
 		return 0;
-	return parse_list(buf, nodes, FERRY_MAX_NODES);
+	return parse_list(buf, out, max);
+}
+
+int ferry_mem_nodes(int nodes[FERRY_MAX_NODES])
+{
+	return ferry_list("/sys/devices/system/node/has_memory", nodes, FERRY_MAX_NODES);
 }
 
 int ferry_cpu_nodes(int nodes[FERRY_MAX_NODES])
@@ -553,14 +614,12 @@ int ferry_cpu_nodes(int nodes[FERRY_MAX_NODES])
 
 int ferry_node_cpu(int node)
 {
-	char path[100], buf[256];
+	char path[100];
 	int cpu;
 
 	snprintf(path, sizeof(path), "/sys/devices/system/node/node%d/cpulist",
 		 node);
-	if (ferry_read(path, buf, sizeof(buf)) <= 0)
-		return -1;
-	return parse_list(buf, &cpu, 1) ? cpu : -1;
+	return ferry_list(path, &cpu, 1) ? cpu : -1;
 }
 
 int ferry_pin_cpu(int cpu)

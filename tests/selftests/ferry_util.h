@@ -15,7 +15,8 @@
  *	TEST_HARNESS_MAIN
  *
  * Environment: FERRY_MIGRATOR is the migrator to test; unset means that
- * nothing is selected. FERRY_SHORT=1 asks for fewer iterations.
+ * nothing is selected. Values of knobs may follow it: cpu+copy_routine=nontemporal.
+ * FERRY_SHORT=1 asks for fewer iterations.
  *
  * Functions that return int give 0 or a negative errno unless they say
  * otherwise; those that return long give a value >= 0 or a negative errno.
@@ -119,6 +120,20 @@ long ferry_stats_delta(const struct ferry_stats *before,
 bool ferry_stats_used(const struct ferry_stats *before,
 		      const struct ferry_stats *after);
 
+/* A helper as the state file shows it, and chunks that it has copied. */
+struct ferry_worker {
+	int cpu;
+	int node;
+	int llc;
+	char doing[16];
+	long chunks;
+};
+
+/* Helpers in the order in which they are asked. Returns how many. */
+int ferry_workers(struct ferry_worker *w, int max);
+/* None of them does anything. For ferry_wait(). */
+bool ferry_helpers_asleep(void *unused);
+
 /* Counter of /proc/vmstat; -1 if there is none. */
 long ferry_vmstat(const char *name);
 /* /sys/devices/system/node/nodeN/vmstat. */
@@ -132,6 +147,8 @@ int ferry_memory_tiers(void);
 
 /* ---- nodes, CPUs ---- */
 
+/* Numbers in a file such as "0-1,4". Returns how many. */
+int ferry_list(const char *path, int *out, int max);
 /* Nodes with memory, in order. Returns how many. */
 int ferry_mem_nodes(int nodes[FERRY_MAX_NODES]);
 /* Nodes with memory and CPUs, in order. Returns how many. */
