@@ -1,0 +1,320 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Helpers' time is charged to the control group of the task that migrates, and to nobody
+ * else: what its cpu.stat grows by, above what its own tasks ran, is what the threads of
+ * the helpers ran for it.
+ *
+ * This is an account, not a timing: all three figures are times that the scheduler, or
+ * the helpers by the same clock, have counted, however fast the machine is. What they may
+ * differ by: a helper cannot count the time between its wake-up and its first look at the
+ * clock, nor that from its last look until it is off its CPU; and what it spun for after
+ * its last batch it passes on to the next one of the same group, or to nobody
+ * (helper_unpaid_ns). That is up to SPIN_NS for each helper at the begin and at the end of
+ * a measurement, and up to READ_NS between two readings that should be one; the rest is
+ * less than 5 % (TOLERANCE). Helpers run for ENOUGH_NS, so that SPIN_NS is small against
+ * it.
+ *
+ * A host that takes a virtual CPU away for long just when a helper spins makes that spin as
+ * long, so there are TRIES measurements, of which one has to agree: an account that is
+ * wrong is wrong in all of them.
+ *
+ * Seen red, in a scratch copy: with half of what Meter::chunk() returns all measurements
+ * of the_group_that_migrates and two_groups disagreed (2004 ms run, 963 ms charged).
+ */
+#include <time.h>
+#include <dirent.h>
+
+#include "kselftest_harness.h"
+#include "ferry_util.h"
+#include "hazards.h"
+
+#define LEN		(4UL << 20)
+#define ENOUGH_NS	2000000000LL
+#define PHASE_NS	500000000LL
+#define SPIN_NS		2500000LL
+#define READ_NS		5000000LL
+#define TRIES		5
+#define TOLERANCE	20		/* one part in so many */
+#define MAX_HELPERS	64
+#define LIMIT_MS	180000
+
+FIXTURE(who_pays)
+{
+	int nodes[FERRY_MAX_NODES];
+	char a[256], b[256];
+	pid_t helpers[MAX_HELPERS];
+	int nr;
+	char *mem;
+	int gen;
+};
+
+/* The kernel threads of the helpers. */
+static int find_helpers(pid_t *pids, int max)
+{
+	char path[300], comm[64];
+	struct dirent *e;
+	int n = 0;
+	DIR *d;
+
+	d = opendir("/proc");
+	while (d && n < max && (e = readdir(d))) {
+		snprintf(path, sizeof(path), "/proc/%s/comm", e->d_name);
+		if (isdigit((unsigned char)e->d_name[0]) &&
+		    ferry_read(path, comm, sizeof(comm)) > 0 &&
+		    !strncmp(comm, "ferry/", 6))
+			pids[n++] = atoi(e->d_name);
+	}
+	if (d)
+		closedir(d);
+	return n;
+}
+
+FIXTURE_SETUP(who_pays)
+{
+	self->mem = MAP_FAILED;
+	if (ferry_cpu_nodes(self->nodes) < 2)
+		SKIP(return, "needs two nodes with CPUs");
+	if (!ferry_loaded())
+		SKIP(return, "needs ferry.ko");
+	ASSERT_EQ(0, hz_prepare(self->nodes));
+	/* What the kernel migrates on its own is paid by others. */
+	ASSERT_EQ(0, ferry_set_knob("reasons", "syscall"));
+	ASSERT_EQ(0, ferry_cgroup_create("ferry-a", "+cpu", self->a));
+	ASSERT_EQ(0, ferry_cgroup_create("ferry-b", "+cpu", self->b));
+	self->nr = find_helpers(self->helpers, MAX_HELPERS);
+	if (ferry_active())
+		ASSERT_LT(0, self->nr);
+	self->mem = ferry_map_anon(LEN, FERRY_PMD);
+	ASSERT_NE(MAP_FAILED, self->mem);
+}
+
+FIXTURE_TEARDOWN(who_pays)
+{
+	ferry_cgroup_enter(NULL, 0);
+	if (self->mem != MAP_FAILED)
+		munmap(self->mem, LEN);
+	if (self->a[0])
+		ferry_cgroup_remove(self->a);
+	if (self->b[0])
+		ferry_cgroup_remove(self->b);
+	ferry_restore();
+}
+
+/* What a process has run, as the scheduler counts it. */
+static long long ran_ns(pid_t pid)
+{
+	struct timespec t = {};
+	clockid_t clock = CLOCK_PROCESS_CPUTIME_ID;
+
+	if (pid && clock_getcpuclockid(pid, &clock))
+		return 0;
+	clock_gettime(clock, &t);
+	return t.tv_sec * 1000000000LL + t.tv_nsec;
+}
+
+/* A line of cpu.stat, in nanoseconds. */
+static long long cpu_stat(const char *group, const char *key)
+{
+	char path[300], text[2048], *line;
+
+	snprintf(path, sizeof(path), "%s/cpu.stat", group);
+	if (ferry_read(path, text, sizeof(text)) <= 0)
+		return -1;
+	line = strstr(text, key);
+	return line ? atoll(line + strlen(key)) * 1000 : -1;
+}
+
+/* Times so far, while nobody helps. */
+struct account {
+	long long real;		/* the helpers' threads ran */
+	long long own;		/* this process ran */
+	long long a, b;		/* groups used, and system time of it */
+	long long a_system, b_system;
+	long paid, unpaid;	/* Ferry says */
+	long others;
+};
+
+static void account(FIXTURE_DATA(who_pays) * self, struct account *t)
+{
+	int i;
+
+	ferry_wait(ferry_helpers_asleep, NULL, 10000);
+	memset(t, 0, sizeof(*t));
+	for (i = 0; i < self->nr; i++)
+		t->real += ran_ns(self->helpers[i]);
+	/* Asking for our own time brings that of our group up to date. */
+	t->own = ran_ns(0);
+	t->a = cpu_stat(self->a, "usage_usec ");
+	t->b = cpu_stat(self->b, "usage_usec ");
+	t->a_system = cpu_stat(self->a, "system_usec ");
+	t->b_system = cpu_stat(self->b, "system_usec ");
+	t->paid = ferry_stat("helper_ns");
+	t->unpaid = ferry_stat("helper_unpaid_ns");
+	t->others = ferry_stat("chunks_by_others");
+}
+
+/* How much since @from; adds to @sum. */
+static void add(struct account *sum, const struct account *from, const struct account *to)
+{
+	sum->real += to->real - from->real;
+	sum->own += to->own - from->own;
+	sum->a += to->a - from->a;
+	sum->b += to->b - from->b;
+	sum->a_system += to->a_system - from->a_system;
+	sum->b_system += to->b_system - from->b_system;
+	sum->paid += to->paid - from->paid;
+	sum->unpaid += to->unpaid - from->unpaid;
+	sum->others += to->others - from->others;
+}
+
+static void say(const char *what, const struct account *t)
+{
+	ferry_note("%s: helpers ran %lld us; a used %lld (system %lld), b %lld (%lld), we %lld",
+		   what, t->real / 1000, t->a / 1000, t->a_system / 1000, t->b / 1000,
+		   t->b_system / 1000, t->own / 1000);
+	ferry_note("%s: helper_ns %ld us, helper_unpaid_ns %ld, %ld chunks by helpers", what,
+		   t->paid / 1000, t->unpaid / 1000, t->others);
+}
+
+/*
+ * Moves 4K and 2M folios there and back in group @path (NULL: the root), until helpers have
+ * run for @ns more, or for @moves of them where nobody helps; what that cost is added to @sum.
+ */
+static void moves(struct __test_metadata *_metadata, FIXTURE_DATA(who_pays) * self,
+		  const char *path, long long ns, int moves, struct account *sum)
+{
+	u64 end = ferry_now_ns() + LIMIT_MS * 1000000ULL;
+	struct account before, after;
+	size_t folio;
+	int i;
+
+	ASSERT_EQ(0, ferry_cgroup_enter(path, 0));
+	account(self, &before);
+	do {
+		for (i = 0; i < moves; i++, self->gen++) {
+			folio = self->gen & 2 ? FERRY_PMD : FERRY_PAGE;
+			if (!(self->gen & 1))
+				ASSERT_EQ(0, hz_fresh(self->mem, LEN, folio, self->nodes[0]));
+			ferry_fill(self->mem, LEN, 20, self->gen);
+			ASSERT_EQ(0, ferry_move_range(self->mem, LEN, folio,
+						      self->nodes[!(self->gen & 1)], NULL));
+			ASSERT_EQ(0, ferry_verify(self->mem, LEN, 20, self->gen));
+		}
+		account(self, &after);
+	} while (ferry_active() && after.real - before.real < ns && ferry_now_ns() < end);
+	add(sum, &before, &after);
+	ASSERT_EQ(0, ferry_cgroup_enter(NULL, 0));
+}
+
+/* @is is what helpers ran (@real), with @ends begins and ends of measurements. */
+static bool agree(FIXTURE_DATA(who_pays) * self, long long is, long long real, int ends)
+{
+	long long off = real / TOLERANCE + ends * (self->nr * SPIN_NS + READ_NS);
+
+	return is >= real - off && is <= real + off;
+}
+
+TEST_F(who_pays, the_group_that_migrates)
+{
+	long long enough = ferry_short() ? PHASE_NS : ENOUGH_NS;
+	struct account t;
+	bool good = false;
+	int i;
+
+	for (i = 0; i < TRIES && !good; i++) {
+		memset(&t, 0, sizeof(t));
+		moves(_metadata, self, self->a, enough, 4, &t);
+		say("a", &t);
+		good = agree(self, t.a - t.own, t.real, 1) &&
+		       agree(self, t.paid + t.unpaid, t.real, 1) &&
+		       agree(self, t.a - t.own, t.paid, 1);
+		EXPECT_LE(t.b, 0);
+	}
+	EXPECT_TRUE(good);
+	if (!ferry_active())
+		return;
+	EXPECT_GT(t.others, 0);
+	EXPECT_GE(t.real, enough);
+	/* It is system time: user time is our own. */
+	EXPECT_LE(t.a - t.a_system, t.own + t.real / TOLERANCE);
+}
+
+/* Each in turn pays for its own. */
+TEST_F(who_pays, two_groups)
+{
+	struct account in_a, in_b;
+	int i, k, iters = ferry_iters(4, 2);
+	bool good = false;
+
+	for (i = 0; i < TRIES && !good; i++) {
+		memset(&in_a, 0, sizeof(in_a));
+		memset(&in_b, 0, sizeof(in_b));
+		for (k = 0; k < iters; k++) {
+			moves(_metadata, self, self->a, PHASE_NS, 4, &in_a);
+			moves(_metadata, self, self->b, PHASE_NS, 2, &in_b);
+		}
+		say("while a migrates", &in_a);
+		say("while b migrates", &in_b);
+		good = agree(self, in_a.a - in_a.own, in_a.real, iters) &&
+		       agree(self, in_b.b - in_b.own, in_b.real, iters);
+		EXPECT_LE(in_a.b, 0);
+		EXPECT_LE(in_b.a, 0);
+	}
+	EXPECT_TRUE(good);
+}
+
+/* The root's tasks have helpers, and no group pays for them. */
+TEST_F(who_pays, not_for_the_root)
+{
+	struct account t;
+	bool good = false;
+	int i;
+
+	for (i = 0; i < TRIES && !good; i++) {
+		memset(&t, 0, sizeof(t));
+		moves(_metadata, self, NULL, PHASE_NS, 4, &t);
+		say("root", &t);
+		good = agree(self, t.paid + t.unpaid, t.real, 1);
+		EXPECT_LE(t.a, 0);
+		EXPECT_LE(t.b, 0);
+	}
+	EXPECT_TRUE(good);
+	if (ferry_active())
+		EXPECT_GT(t.others, 0);
+}
+
+/* cgroup_workers limits who helps groups, and only those. */
+TEST_F(who_pays, helpers_of_groups_are_limited)
+{
+	struct account t = {};
+	struct hz_count c;
+
+	if (!ferry_active())
+		SKIP(return, "needs a migrator");
+	ASSERT_EQ(0, ferry_set_knob("cgroup_workers", "0"));
+	hz_count(&c);
+	moves(_metadata, self, self->a, 0, 8, &t);
+	hz_count_end(&c);
+	say("nobody", &t);
+	EXPECT_EQ(0, hz_grown(&c, "helpers_woken"));
+	EXPECT_EQ(0, t.others);
+	EXPECT_EQ(0, t.paid);
+
+	memset(&t, 0, sizeof(t));
+	moves(_metadata, self, NULL, PHASE_NS / 10, 4, &t);
+	say("root", &t);
+	EXPECT_GT(t.others, 0);
+
+	/* One for each batch and each folio in place, of 2M at most. */
+	ASSERT_EQ(0, ferry_set_knob("cgroup_workers", "1"));
+	memset(&t, 0, sizeof(t));
+	hz_count(&c);
+	moves(_metadata, self, self->a, PHASE_NS / 10, 4, &t);
+	hz_count_end(&c);
+	say("one", &t);
+	EXPECT_GT(t.others, 0);
+	EXPECT_LE(hz_grown(&c, "helpers_woken"),
+		  hz_grown(&c, "batches") + hz_grown(&c, "now_calls"));
+}
+
+TEST_HARNESS_MAIN
