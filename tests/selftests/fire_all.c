@@ -691,6 +691,7 @@ static const struct {
 	{ "again_move_every", { 0, 1, 2, 5 } },
 	{ "exhaust_pool", { 0, 0, 0, 1 } },
 	{ "helper_only", { 0, 0, 0, 1 } },
+	{ "all_workers", { 0, 0, 1, 1 } },
 };
 
 static void storm_knobs(struct storm *s)

@@ -15,6 +15,9 @@ static const struct {
 	{ "lookahead_bytes", { "65536", "1048576", "4194304", "16777216" } },
 	{ "reasons", { "all", "none", "syscall", "compaction,demotion,memory_hotplug" } },
 	{ "cpu_workers", { "0", "1", "8", "64" } },
+	{ "cgroup_workers", { "0", "1", "8", "64" } },
+	{ "cpu_node", { "destination", "source", "destination", "source" } },
+	{ "copy_routine", { "auto", "cached", "nontemporal", "nontemporal" } },
 	{ "timeout_ms", { "10", "1000", "5000", "60000" } },
 };
 
