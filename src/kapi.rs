@@ -5,6 +5,8 @@
 //! The only unsafe code of Ferry is below this module; the crate root denies it elsewhere.
 
 pub(crate) mod batch;
+#[cfg(CONFIG_KUNIT = "y")]
+mod copy_test;
 pub(crate) mod log;
 pub(crate) mod preempt;
 pub(crate) mod shim;
