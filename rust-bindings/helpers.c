@@ -109,12 +109,10 @@ bool ferry_need_resched(void)
 	return need_resched() || tif_test_bit(TIF_NEED_RESCHED_LAZY);
 }
 
-bool ferry_give_way(void)
+void ferry_give_way(void)
 {
-	if (!ferry_need_resched())
-		return false;
-	schedule();
-	return true;
+	if (ferry_need_resched())
+		schedule();
 }
 
 void ferry_cond_resched(void)
@@ -128,10 +126,21 @@ bool ferry_in_reclaim(void)
 	return current->flags & PF_MEMALLOC;
 }
 
-/* How often has the caller been taken off its CPU, or let go of it? */
-unsigned long ferry_switches(void)
+/*
+ * How long the caller has run, as the scheduler counts it up to now. Off by the
+ * time of interrupts where that is accounted for, by another one for each CPU.
+ */
+u64 ferry_runtime(void)
 {
-	return current->nvcsw + current->nivcsw;
+#ifdef CONFIG_UML
+	/* There the scheduler's clock counts ticks. */
+	return ferry_clock();
+#else
+	/* Ours, so nobody else changes either of them but an interrupt. */
+	guard(irqsave)();
+	return current->se.sum_exec_runtime + local_clock() -
+	       current->se.exec_start;
+#endif
 }
 
 u64 ferry_clock(void)

@@ -22,10 +22,10 @@ void ferry_scribble(struct folio *dst);
 void ferry_preempt_disable(void);
 void ferry_preempt_enable(void);
 bool ferry_need_resched(void);
-bool ferry_give_way(void);
+void ferry_give_way(void);
 void ferry_cond_resched(void);
 bool ferry_in_reclaim(void);
-unsigned long ferry_switches(void);
+u64 ferry_runtime(void);
 u64 ferry_clock(void);
 bool ferry_log_allowed(void);
 

@@ -336,7 +336,6 @@ impl Batch {
         let Some(mut claim) = self.raw.claim(chunk, lane) else {
             return false;
         };
-        let from = preempt::clock();
         let copied = if inject.fail_chunk() {
             Default::default()
         } else {
@@ -346,7 +345,7 @@ impl Batch {
         let ok = claim.is_ok();
         // Before the chunk is done: then the mover may finish, and it counts and pays.
         self.by_others.add(1u32, Relaxed);
-        self.helper_ns.add(meter.chunk(from), Relaxed);
+        self.helper_ns.add(meter.chunk(), Relaxed);
         drop(claim);
         drop(no_preempt);
         self.account(session, copied, ok);
@@ -407,9 +406,7 @@ impl Batch {
                 if self.help(session, chunk, lane, meter) {
                     chunks += 1;
                 }
-                if preempt::give_way() {
-                    meter.start();
-                }
+                preempt::give_way();
                 continue;
             }
             if limit >= pieces || preempt::need_resched() {

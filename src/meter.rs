@@ -18,10 +18,9 @@ use kernel::sync::atomic::{
 
 /// The time of one helper.
 pub(crate) struct Meter {
-    /// Up to when its time has been counted, by the clock of its CPU.
-    since: Atomic<u64>,
-    /// How often it had been taken off its CPU by then.
-    switches: Atomic<u64>,
+    /// Up to when its time has been counted: by what it has run, and by the clock of its CPU.
+    run: Atomic<u64>,
+    clock: Atomic<u64>,
     /// Who pays, and what is open.
     payer: Atomic<u64>,
     open: Atomic<u64>,
@@ -31,36 +30,26 @@ impl Meter {
     /// Nothing is open.
     pub(crate) fn new() -> Self {
         Self {
-            since: Atomic::new(0),
-            switches: Atomic::new(0),
+            run: Atomic::new(0),
+            clock: Atomic::new(0),
             payer: Atomic::new(0),
             open: Atomic::new(0),
         }
     }
 
-    /// The helper has woken up, or is back on a CPU: what was before does not count.
-    pub(crate) fn start(&self) {
-        self.switches.store(preempt::switches(), Relaxed);
-        self.since.store(preempt::clock(), Relaxed);
-    }
-
-    /// Time since the last call. At least since `claimed`, from when on the helper cannot have been
-    /// taken off its CPU; if it was before, what was before does not count.
-    fn lap(&self, claimed: Option<u64>) -> u64 {
-        let (now, switches) = (preempt::clock(), preempt::switches());
-        let since = if switches == self.switches.load(Relaxed) {
-            self.since.load(Relaxed)
-        } else {
-            claimed.unwrap_or(now)
-        };
-        self.since.store(now, Relaxed);
-        self.switches.store(switches, Relaxed);
-        now.saturating_sub(since)
+    /// What it has run since the last call; never more than has gone by.
+    fn lap(&self) -> u64 {
+        let (run, clock) = (preempt::runtime(), preempt::clock());
+        let ran = run.saturating_sub(self.run.load(Relaxed));
+        let gone = clock.saturating_sub(self.clock.load(Relaxed));
+        self.run.store(run, Relaxed);
+        self.clock.store(clock, Relaxed);
+        ran.min(gone)
     }
 
     /// Time that goes by without a batch, or without a chunk of one.
     pub(crate) fn idle(&self) {
-        let ns = self.lap(None);
+        let ns = self.lap();
         self.open
             .store(self.open.load(Relaxed).saturating_add(ns), Relaxed);
     }
@@ -77,11 +66,9 @@ impl Meter {
         lost
     }
 
-    /// What the batch owes now, with a chunk that was claimed at `claimed`.
-    pub(crate) fn chunk(&self, claimed: u64) -> u64 {
-        let ns = self
-            .lap(Some(claimed))
-            .saturating_add(self.open.load(Relaxed));
+    /// What the batch owes now, with a chunk.
+    pub(crate) fn chunk(&self) -> u64 {
+        let ns = self.lap().saturating_add(self.open.load(Relaxed));
         self.open.store(0, Relaxed);
         ns
     }

@@ -204,7 +204,6 @@ impl Body for Helper {
 
     fn run(&self) {
         self.state.store(BUSY, Relaxed);
-        self.meter.start();
         if self.pending() {
             self.learn();
         }

@@ -39,10 +39,9 @@ pub(crate) fn need_resched() -> bool {
     unsafe { fb::ferry_need_resched() }
 }
 
-/// Gives up the CPU if somebody else wants it, for threads that yield to everything, and says whether
-/// it did. May sleep.
+/// Gives up the CPU if somebody else wants it, for threads that yield to everything. May sleep.
 #[inline]
-pub(crate) fn give_way() -> bool {
+pub(crate) fn give_way() {
     // SAFETY: Called by helpers, between claims: in process context, running, and without locks.
     unsafe { fb::ferry_give_way() }
 }
@@ -62,11 +61,11 @@ pub(crate) fn in_reclaim() -> bool {
     unsafe { fb::ferry_in_reclaim() }
 }
 
-/// How often the caller has been taken off its CPU, or has let go of it.
+/// Nanoseconds that the caller has run, up to a constant that another CPU may change.
 #[inline]
-pub(crate) fn switches() -> u64 {
+pub(crate) fn runtime() -> u64 {
     // SAFETY: Reads counters of the current task.
-    unsafe { fb::ferry_switches() as u64 }
+    unsafe { fb::ferry_runtime() }
 }
 
 /// A number that no other task has while the caller lives.
