@@ -4,7 +4,10 @@
  * size, the migrator is switched and the module goes and comes. No byte is lost, nobody
  * hangs, and afterwards each CPU has its helper again.
  *
- * Which CPU goes next, and when, is random; the seed is printed.
+ * Which CPU goes next, and when, is random; the seed is printed. Not more than one in a
+ * second, for QEMU's sake: one of 1393 CPUs that came online under TCG was sent back to
+ * the begin of its start-up code when it was through with it (CS:IP of the start-up
+ * interrupt, in protected mode, in start_secondary()).
  */
 #include <dirent.h>
 #include <sched.h>
@@ -253,7 +256,7 @@ static void as_before(struct __test_metadata *_metadata, FIXTURE_DATA(hotplug_cp
 
 TEST_F(hotplug_cpu, while_processes_migrate)
 {
-	u64 end = ferry_now_ns() + ferry_iters(40, 20) * 1000000000ULL;
+	u64 end = ferry_now_ns() + 20 * 1000000000ULL;
 	u64 latest = ferry_now_ns() + LATEST_MS * 1000000ULL;
 	long before = ferry_stat("chunks_by_others"), turn;
 	bool off[MAX_CPUS] = {};
@@ -262,7 +265,7 @@ TEST_F(hotplug_cpu, while_processes_migrate)
 	for (turn = 1; ferry_now_ns() < end ||
 	     (!all_sizes(self->shared) && ferry_now_ns() < latest); turn++) {
 		toggle(_metadata, self, off, turn);
-		ferry_sleep_ms(rand_r(&self->seed) % 200);
+		ferry_sleep_ms(500 + rand_r(&self->seed) % 1000);
 	}
 	movers_end(_metadata, self);
 	EXPECT_TRUE(all_sizes(self->shared));
