@@ -128,6 +128,7 @@ impl Provider for Dispatcher {
         }
 
         let kind = scale::kind_early(planned.bytes, anon.saturating_add(shmem));
+        let kind = scale::kind_to(kind, batch.raw().nodes());
         let want = (session.migrator).want(kind, planned.pieces, batch.payer());
         if want == Want::NOBODY {
             trace::fallback(stats, Cause::Gain, planned.bytes);
@@ -223,7 +224,7 @@ impl Provider for Dispatcher {
         }
         let routine = shared.knobs.copy_routine(reason);
         let chunk_bytes = policy::now_chunk_bytes(bytes, shared.knobs.chunk_bytes());
-        let kind = scale::kind_now(bytes);
+        let kind = scale::kind_to(scale::kind_now(bytes), folio.nodes());
         let mut want = Want::NOBODY;
         if bytes >= shared.knobs.min_folio_bytes() {
             let pieces = policy::pieces(bytes, chunk_bytes);

@@ -5,7 +5,7 @@
 //! For each number of helpers ([`LEVELS`]) there is a running median of what a byte has cost, and the
 //! smallest number is taken that costs little more than the best one. Its neighbours are tried
 //! until they are known, and now and then afterwards, as the machine changes. A helper that
-//! brings nothing is thereby not called, and none at all if the batch is better off alone.
+//! brings nothing is thereby not called, but for the first one.
 //!
 //! All is in relaxed atomics that pair with nothing: movers that run at the same time may lose a
 //! sample to each other, and any mixture of old and new values is a valid one.
@@ -15,10 +15,14 @@ use crate::word::Word;
 /// Numbers of helpers that are told apart.
 pub const LEVELS: [u32; 13] = [0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64];
 
-/// The least of so many samples is where a median begins.
-const KNOWN: u32 = 4;
-/// A neighbour is tried again each time after so many batches.
-const TRY_EVERY: u32 = 64;
+/// So many samples say nothing: helpers that have not been called for long wake up slowly.
+const WARM_UP: u32 = 2;
+/// The least of those up to this one is where a median begins.
+const KNOWN: u32 = 10;
+/// A neighbour is tried again each time after so many batches, for so many batches in a row, of
+/// which the first ones say nothing.
+const TRY_EVERY: u32 = 256;
+const TRY: u32 = 8;
 /// What is settled is measured each time after so many batches.
 const SAMPLE_EVERY: u32 = 16;
 /// A number of helpers costs little more than the best one if it is within one part in so many.
@@ -88,8 +92,11 @@ impl<W: Word> Scale<W> {
     }
 
     /// The level that is best by what is known, up to `top`: none for nothing known.
+    ///
+    /// An idle CPU is always worth asking: whether one helper is better than none cannot be told from
+    /// few samples, because a helper that has not been called for a while is slow.
     fn best(&self, top: usize) -> Option<usize> {
-        let costs = || (0..=top).filter_map(|l| Some((l, self.known(l)?)));
+        let costs = || (1..=top).filter_map(|l| Some((l, self.known(l)?)));
         let least = costs().map(|(_, cost)| cost).min()?;
         let enough = least.saturating_add(least / LITTLE);
         costs().find(|&(_, cost)| cost <= enough).map(|(l, _)| l)
@@ -100,20 +107,20 @@ impl<W: Word> Scale<W> {
         let top = level(most);
         let batch = self.batches.load_relaxed().wrapping_add(1);
         self.batches.store_relaxed(batch);
+        let mut trial = None;
         let now = match self.best(top) {
             Some(now) => {
-                let below = now.checked_sub(1);
+                let below = now.checked_sub(1).filter(|&l| l > 0);
                 let above = Some(now.saturating_add(1)).filter(|&l| l <= top);
                 let unknown = |l: &usize| self.known(*l).is_none();
-                let retry = match batch.checked_rem(TRY_EVERY.saturating_mul(2)) {
-                    Some(0) => below,
-                    Some(TRY_EVERY) => above,
-                    _ => None,
-                };
-                (below.filter(unknown))
-                    .or(above.filter(unknown))
-                    .or(retry)
-                    .unwrap_or(now)
+                let since = batch.checked_rem(TRY_EVERY).unwrap_or(0);
+                let turn = batch.checked_div(TRY_EVERY).unwrap_or(0);
+                let retry = if turn & 1 == 0 { below } else { above };
+                let unknown = below.filter(unknown).or(above.filter(unknown));
+                if unknown.is_none() && since < TRY && turn > 0 {
+                    trial = retry.map(|_| since);
+                }
+                unknown.or(trial.and(retry)).unwrap_or(now)
             }
             // The first batches of a kind have one.
             None => top.min(1),
@@ -121,7 +128,10 @@ impl<W: Word> Scale<W> {
         Want {
             helpers: LEVELS.get(now).copied().unwrap_or(0),
             // What has been chosen is looked at less often, to be left alone.
-            sample: self.known(now).is_none() || batch.checked_rem(SAMPLE_EVERY) == Some(0),
+            sample: match trial {
+                Some(since) => since >= WARM_UP,
+                None => self.known(now).is_none() || batch.checked_rem(SAMPLE_EVERY) == Some(0),
+            },
         }
     }
 
@@ -136,7 +146,7 @@ impl<W: Word> Scale<W> {
         let cost = u32::try_from(cost).unwrap_or(u32::MAX);
         let samples = seen.samples.load_relaxed();
         let old = seen.cost.load_relaxed();
-        let new = if samples == 0 {
+        let new = if samples <= WARM_UP {
             cost
         } else if samples < KNOWN {
             old.min(cost)
@@ -171,8 +181,20 @@ impl<W: Word> Scale<W> {
 const ORDERS: usize = 10;
 /// Sizes of batches that are told apart: below 64K, and then by powers of two.
 const SIZES: usize = 8;
+/// Kinds of batches by sizes.
+const SIZED: usize = ORDERS * (SIZES + 1);
 /// Kinds of batches that are told apart.
-pub const KINDS: usize = ORDERS * (SIZES + 1);
+pub const KINDS: usize = SIZED * 2;
+
+/// A kind, for migrations to a node with a higher number, or to one with a lower one: there and
+/// back may take very different times.
+pub fn kind_to(kind: usize, nodes: (i32, i32)) -> usize {
+    if nodes.0 > nodes.1 {
+        kind.saturating_add(SIZED)
+    } else {
+        kind
+    }
+}
 
 /// The kind of a batch of so many folios that is copied early.
 pub fn kind_early(bytes: u64, folios: u32) -> usize {
@@ -200,6 +222,7 @@ fn order(bytes: u64) -> usize {
 
 /// The folio size of a kind, and the least size of its batches or None for copies in place.
 pub fn kind_bytes(kind: usize) -> (u64, Option<u64>) {
+    let kind = kind.checked_rem(SIZED).unwrap_or(0);
     let per_order = SIZES.saturating_add(1);
     let order = kind.checked_div(per_order).unwrap_or(0) as u32;
     let size = kind.checked_rem(per_order).unwrap_or(0);
@@ -259,7 +282,7 @@ mod tests {
 
     #[test]
     fn stops_where_bandwidth_ends() {
-        for (at, helpers) in [(1, 0), (2, 1), (4, 3), (5, 4), (9, 8)] {
+        for (at, helpers) in [(1, 1), (2, 1), (4, 3), (5, 4), (9, 8)] {
             let s = scale();
             let last = run(&s, 3000, 64, knee(at));
             assert!(last[level(helpers)] > 900);
@@ -275,11 +298,10 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_called_where_it_costs() {
+    fn one_is_called_where_more_cost() {
         let s = scale();
-        // Waking one costs more than it copies.
         let last = run(&s, 3000, 8, |n, _| 10_000 + u64::from(n) * 2000);
-        assert!(last[0] > 900);
+        assert!(last[1] > 900);
     }
 
     #[test]
@@ -301,11 +323,31 @@ mod tests {
     #[test]
     fn follows_the_machine() {
         let s = scale();
-        run(&s, 3000, 16, knee(1));
+        // Who helps is in the way of the others.
+        let alone = |n: u32, _: u32| 100_000 + 20_000 * u64::from(n);
+        run(&s, 3000, 16, alone);
         let last = run(&s, 20_000, 16, knee(4));
         assert!(last[3] > 900);
-        let last = run(&s, 20_000, 16, knee(1));
-        assert!(last[0] > 900);
+        let last = run(&s, 20_000, 16, alone);
+        assert!(last[1] > 900);
+    }
+
+    #[test]
+    fn helpers_that_wake_up_slowly_are_worth_it() {
+        let s = scale();
+        // Who was not called for the last batch comes too late for this one and the next.
+        let hot = core::cell::Cell::new(0u32);
+        let slow = |n: u32, _: u32| {
+            hot.set(if n == 0 {
+                0
+            } else {
+                hot.get().saturating_add(1)
+            });
+            let helped = if hot.get() > 2 { n } else { 0 };
+            knee(2)(helped, 0)
+        };
+        let last = run(&s, 3000, 1, slow);
+        assert!(last[1] > 900);
     }
 
     #[test]
@@ -336,7 +378,9 @@ mod tests {
             kind_early(u64::MAX, u32::MAX),
             kind_now(0),
         ] {
-            assert!(kind < KINDS);
+            assert!(kind_to(kind, (1, 0)) < KINDS);
+            assert_eq!(kind_to(kind, (0, 1)), kind);
+            assert_eq!(kind_bytes(kind_to(kind, (1, 0))), kind_bytes(kind));
         }
     }
 }
