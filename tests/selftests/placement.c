@@ -28,7 +28,7 @@
 /* So many chunks of helpers say who they are. */
 #define ENOUGH		40
 /* And so many times it may have been somebody else, because one was not idle. */
-#define TRIES		4
+#define TRIES		12
 #define ROUND_MS	60000
 
 struct topology {
