@@ -6,7 +6,6 @@
 #include <linux/kthread.h>
 #include <linux/mm.h>
 #include <linux/preempt.h>
-#include <linux/prefetch.h>
 #include <linux/ratelimit.h>
 #include <linux/rcupdate.h>
 #include <linux/sched.h>
@@ -20,19 +19,6 @@
 bool ferry_may_claim(const struct migrate_copy_entry *e)
 {
 	return migrate_copy_may_claim(e);
-}
-
-/*
- * The next folio to be copied: who else has been at its struct page, and the
- * beginning of its content, are far away.
- */
-void ferry_prefetch(const struct migrate_copy_entry *e)
-{
-	const char *from = folio_address(e->src);
-
-	prefetch(e->src);
-	for (unsigned int i = 0; i < 4; i++)
-		prefetch(from + i * L1_CACHE_BYTES);
 }
 
 int ferry_folio_nid(const struct folio *folio)

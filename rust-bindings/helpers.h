@@ -8,7 +8,6 @@
 #include <linux/sched.h>
 
 bool ferry_may_claim(const struct migrate_copy_entry *e);
-void ferry_prefetch(const struct migrate_copy_entry *e);
 int ferry_folio_nid(const struct folio *folio);
 size_t ferry_folio_size(const struct folio *folio);
 void ferry_folio_get(struct folio *folio);

@@ -130,15 +130,14 @@ impl Provider for Dispatcher {
         let kind = scale::kind_early(planned.bytes, anon.saturating_add(shmem));
         let kind = scale::kind_to(kind, batch.raw().nodes());
         let want = (session.migrator).want(kind, planned.pieces, batch.payer());
-        if want == Want::NOBODY {
+        if want.helpers == 0 {
             trace::fallback(stats, Cause::Gain, planned.bytes);
             return Err(Some(batch));
         }
         batch.set_kind(want.sample.then_some(kind));
 
         let batch = Arc::from(batch);
-        // Without helpers it is only to know how long that takes.
-        if want.helpers != 0 && !session.migrator.submit(&batch, want.helpers) {
+        if !session.migrator.submit(&batch, want.helpers) {
             trace::fallback(stats, Cause::Busy, planned.bytes);
             // Nobody has been told of it, so it is ours alone again.
             return Err(Arc::into_unique_or_drop(batch));
@@ -233,26 +232,18 @@ impl Provider for Dispatcher {
         if want.helpers != 0 && session.migrator.ready(folio.nodes()) {
             self.copy_together(folio, routine, chunk_bytes, kind, want)
         } else {
-            let alone = Want { helpers: 0, ..want };
-            // Who could not be had did not make it slower.
-            let sample = want == alone && want.sample;
-            self.copy_alone(folio, routine, sample.then_some(kind))
+            self.copy_alone(folio, routine)
         }
     }
 }
 
 impl Dispatcher {
     /// Copies a folio without anybody's help.
-    fn copy_alone(&self, folio: &Pair, routine: Routine, kind: Option<usize>) -> NowDone {
+    fn copy_alone(&self, folio: &Pair, routine: Routine) -> NowDone {
         let stats = &self.session.stats;
-        let from = kind.map(|_| preempt::clock());
         if !folio.copy_alone(ALONE_STEP_BYTES, routine) {
             stats.add(Counter::NowFailed, 1);
             return NowDone::NOT;
-        }
-        if let (Some(kind), Some(from)) = (kind, from) {
-            let ns = preempt::clock().saturating_sub(from);
-            self.session.migrator.learn(kind, 0, folio.bytes(), ns);
         }
         stats.add(Counter::Alone, 1);
         stats.add(Counter::BytesAlone, folio.bytes());
@@ -293,7 +284,7 @@ impl Dispatcher {
             let helped = planned.pieces > 1 && session.migrator.submit(&batch, want.helpers);
             if !helped && first {
                 Batch::put(batch);
-                return self.copy_alone(folio, routine, None);
+                return self.copy_alone(folio, routine);
             }
             if shared.inject.helper_only() {
                 leave_to_helpers(&batch, 0);

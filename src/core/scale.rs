@@ -59,7 +59,7 @@ pub struct Want {
 }
 
 impl Want {
-    /// No helpers, and nothing to learn from that.
+    /// No helpers.
     pub const NOBODY: Want = Want {
         helpers: 0,
         sample: false,

@@ -651,19 +651,13 @@ impl<'a> Claim<'a> {
             return copied;
         };
         let mut ok = true;
-        let end = piece.first.saturating_add(piece.count);
-        let last = end.saturating_sub(1);
-        for i in piece.first..end {
+        for i in piece.first..piece.first.saturating_add(piece.count) {
             let (Some(entry), Some(state)) = (self.batch.entry(i), self.batch.state(i)) else {
                 break;
             };
             let bytes = entry.bytes as u64;
             if bytes == 0 {
                 continue;
-            }
-            if let Some(next) = self.batch.entry(i.saturating_add(1)).filter(|_| i < last) {
-                // SAFETY: As for `ferry_may_claim()` below.
-                unsafe { fb::ferry_prefetch(next) };
             }
             // One of several pieces of a folio, or all of it.
             let whole = piece.len >= bytes;
