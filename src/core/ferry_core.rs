@@ -15,6 +15,7 @@
 //! | [`placement`] | in which order CPUs are asked to help |
 //! | [`policy`] | how many helpers at most, how far ahead, which routine, and whether at all |
 //! | [`scale`] | how many helpers, by what they have gained |
+//! | [`sdxi`] | encodings, ring and state machine of SDXI functions |
 //! | [`reasons`] | which migration reasons take part |
 //! | [`knob`] | numeric knobs, their ranges and what is wrong with a value |
 //! | [`hist`] | logarithmic histogram buckets |
@@ -36,6 +37,7 @@ pub mod plan;
 pub mod policy;
 pub mod reasons;
 pub mod scale;
+pub mod sdxi;
 pub mod word;
 
 pub use claim::{

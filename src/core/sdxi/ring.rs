@@ -1,0 +1,409 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A descriptor ring: which slots are whose, and when what was asked for is done.
+//!
+//! Indices are 64 bits and never wrap; the slot of one is what is left of it modulo the ring. There
+//! is one producer at a time (the caller has a lock), which makes the order of section 6.2 of the
+//! standard simple: whole descriptors that are not valid, their valid bits, the write index, the
+//! doorbell. Nothing below the write index is ever incomplete.
+//!
+//! Every descriptor has a completion status block of its own, that of its slot. A slot is used again
+//! when its block says that the descriptor is done, in the order of the ring; read_index proves
+//! nothing. So the device decides when a slot is free, and nothing else: it cannot make software
+//! use one that is taken, nor one that does not exist.
+//!
+//! A descriptor may want its tag to be reported. The report covers all copies since the last one
+//! that did: it is good if each of them was.
+
+use super::descriptor::{
+    Descriptor,
+    VALID,
+    WORDS, //
+};
+use core::ops::DerefMut;
+
+/// The memory of a ring, its completion status blocks, and the doorbell.
+pub trait Memory {
+    /// Writes all of a descriptor, which is not valid, with the block of its slot, and arms the
+    /// block. Orders nothing.
+    fn write(&self, slot: usize, words: &[u64; WORDS]);
+
+    /// Writes word 0 of a descriptor, after everything that was written before.
+    fn validate(&self, slot: usize, word0: u64);
+
+    /// Writes the write index, after everything that was written before.
+    fn set_write_index(&self, index: u64);
+
+    /// Rings, after everything that was written before.
+    fn ring(&self, index: u64);
+
+    /// The signal of a block, before anything that is read afterwards.
+    fn signal(&self, slot: usize) -> u64;
+
+    /// Does the block say that the descriptor failed? Asked after the signal.
+    fn failed(&self, slot: usize) -> bool;
+}
+
+/// Who wants to know of a descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// Nobody, and it belongs to no copy: an interrupt.
+    None,
+    /// Whoever asks next.
+    Later,
+    /// This tag.
+    Tag(u32),
+}
+
+/// What is remembered of a descriptor.
+#[derive(Clone, Copy, Debug)]
+pub struct Slot {
+    word0: u64,
+    report: Report,
+}
+
+impl Slot {
+    /// Of no descriptor.
+    pub const EMPTY: Self = Self {
+        word0: 0,
+        report: Report::None,
+    };
+}
+
+/// There is no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+/// A ring with as many slots as `S` has.
+#[derive(Debug)]
+pub struct Ring<S> {
+    slots: S,
+    /// The first descriptor that is not known to be done.
+    head: u64,
+    /// The first that the device does not know of.
+    published: u64,
+    /// The first that does not exist.
+    tail: u64,
+    /// Whether all since the last report were good.
+    good: bool,
+}
+
+impl<S: DerefMut<Target = [Slot]>> Ring<S> {
+    /// An empty ring. None without slots.
+    pub fn new(slots: S) -> Option<Self> {
+        if slots.is_empty() {
+            return None;
+        }
+        Some(Self {
+            slots,
+            head: 0,
+            published: 0,
+            tail: 0,
+            good: true,
+        })
+    }
+
+    fn size(&self) -> u64 {
+        self.slots.len() as u64
+    }
+
+    fn slot(&self, index: u64) -> usize {
+        (index % self.size()) as usize
+    }
+
+    /// Free slots.
+    pub fn free(&self) -> usize {
+        (self.size() - (self.tail - self.head)) as usize
+    }
+
+    /// Descriptors that are not known to be done, those included that the device does not know of.
+    pub fn outstanding(&self) -> usize {
+        (self.tail - self.head) as usize
+    }
+
+    /// Descriptors that the device does not know of.
+    pub fn unpublished(&self) -> usize {
+        (self.tail - self.published) as usize
+    }
+
+    /// For people: the first that is not known to be done, and the first that the device does not
+    /// know of.
+    pub fn indices(&self) -> (u64, u64) {
+        (self.head, self.published)
+    }
+
+    /// Reserves the next slot and writes the descriptor, which gets the block of its slot. The
+    /// device does not see it yet.
+    pub fn push<M: Memory>(
+        &mut self,
+        memory: &M,
+        descriptor: &Descriptor,
+        report: Report,
+    ) -> Result<(), Full> {
+        if self.free() == 0 {
+            return Err(Full);
+        }
+        let at = self.slot(self.tail);
+        let words = descriptor.words();
+        let slot = self.slots.get_mut(at).ok_or(Full)?;
+        *slot = Slot {
+            word0: words[0] | VALID,
+            report,
+        };
+        memory.write(at, words);
+        self.tail += 1;
+        Ok(())
+    }
+
+    /// Hands what was pushed to the device, with one doorbell. False if there was nothing.
+    pub fn publish<M: Memory>(&mut self, memory: &M) -> bool {
+        if self.published == self.tail {
+            return false;
+        }
+        for index in self.published..self.tail {
+            let at = self.slot(index);
+            if let Some(slot) = self.slots.get(at) {
+                memory.validate(at, slot.word0);
+            }
+        }
+        self.published = self.tail;
+        memory.set_write_index(self.tail);
+        memory.ring(self.tail);
+        true
+    }
+
+    /// Reports what is done, in order; returns how many slots are free again.
+    pub fn reap<M: Memory>(&mut self, memory: &M, mut report: impl FnMut(u32, bool)) -> usize {
+        let before = self.head;
+        while self.head < self.published {
+            let at = self.slot(self.head);
+            if memory.signal(at) != 0 {
+                break;
+            }
+            let failed = memory.failed(at);
+            self.settle(at, !failed, &mut report);
+        }
+        (self.head - before) as usize
+    }
+
+    /// Reports all that is outstanding, what is not done as failed, and begins anew, from index 0.
+    /// The device has stopped, and does not touch the memory of any of it.
+    pub fn abandon<M: Memory>(&mut self, memory: &M, mut report: impl FnMut(u32, bool)) -> usize {
+        let before = self.head;
+        while self.head < self.tail {
+            let at = self.slot(self.head);
+            let done = self.head < self.published && memory.signal(at) == 0;
+            let good = done && !memory.failed(at);
+            self.settle(at, good, &mut report);
+        }
+        let n = (self.head - before) as usize;
+        (self.head, self.published, self.tail) = (0, 0, 0);
+        self.good = true;
+        n
+    }
+
+    /// The descriptor at the head has come to its end.
+    fn settle(&mut self, at: usize, good: bool, report: &mut impl FnMut(u32, bool)) {
+        self.head += 1;
+        match self.slots.get(at).map_or(Report::None, |slot| slot.report) {
+            Report::None => {}
+            Report::Later => self.good &= good,
+            Report::Tag(tag) => {
+                report(tag, self.good && good);
+                self.good = true;
+            }
+        }
+    }
+}
+
+#[cfg_attr(CONFIG_KUNIT = "y", kernel::macros::kunit_tests(ferry_core_sdxi_ring))]
+#[cfg_attr(not(CONFIG_KUNIT = "y"), cfg(test))]
+mod tests {
+    use super::*;
+    use core::cell::{
+        Cell,
+        RefCell, //
+    };
+
+    const SLOTS: usize = 3;
+
+    /// Memory, and a device that does what a test tells it.
+    struct Device {
+        words: RefCell<[[u64; WORDS]; SLOTS]>,
+        signal: RefCell<[u64; SLOTS]>,
+        failed: RefCell<[bool; SLOTS]>,
+        write_index: Cell<u64>,
+        doorbell: Cell<u64>,
+        doorbells: Cell<u32>,
+    }
+
+    impl Device {
+        fn new() -> Self {
+            Self {
+                words: RefCell::new([[0; WORDS]; SLOTS]),
+                signal: RefCell::new([0; SLOTS]),
+                failed: RefCell::new([true; SLOTS]),
+                write_index: Cell::new(0),
+                doorbell: Cell::new(0),
+                doorbells: Cell::new(0),
+            }
+        }
+
+        /// Carries out the descriptor of this index.
+        fn run(&self, index: u64, good: bool) {
+            assert!(index < self.doorbell.get());
+            let at = index as usize % SLOTS;
+            let word0 = &mut self.words.borrow_mut()[at][0];
+            assert!(*word0 & VALID != 0);
+            *word0 &= !VALID;
+            self.failed.borrow_mut()[at] = !good;
+            let signal = &mut self.signal.borrow_mut()[at];
+            assert_eq!(*signal, 1);
+            *signal = 0;
+        }
+    }
+
+    impl Memory for Device {
+        fn write(&self, slot: usize, words: &[u64; WORDS]) {
+            assert!(words[0] & VALID == 0);
+            assert!(self.words.borrow()[slot][0] & VALID == 0);
+            self.words.borrow_mut()[slot] = *words;
+            self.signal.borrow_mut()[slot] = 1;
+            self.failed.borrow_mut()[slot] = false;
+        }
+
+        fn validate(&self, slot: usize, word0: u64) {
+            assert_eq!(self.words.borrow()[slot][0] | VALID, word0);
+            self.words.borrow_mut()[slot][0] = word0;
+        }
+
+        fn set_write_index(&self, index: u64) {
+            assert!(index > self.write_index.get());
+            self.write_index.set(index);
+        }
+
+        fn ring(&self, index: u64) {
+            assert_eq!(index, self.write_index.get());
+            self.doorbell.set(index);
+            self.doorbells.set(self.doorbells.get() + 1);
+        }
+
+        fn signal(&self, slot: usize) -> u64 {
+            self.signal.borrow()[slot]
+        }
+
+        fn failed(&self, slot: usize) -> bool {
+            self.failed.borrow()[slot]
+        }
+    }
+
+    /// What was reported, as digits: 10 * tag + good.
+    #[derive(Default)]
+    struct Reports {
+        all: [u32; 8],
+        n: usize,
+    }
+
+    impl Reports {
+        fn add(&mut self, tag: u32, good: bool) {
+            self.all[self.n] = 10 * tag + u32::from(good);
+            self.n += 1;
+        }
+
+        fn are(&self, expected: &[u32]) -> bool {
+            self.all[..self.n] == *expected
+        }
+    }
+
+    fn ring(slots: &mut [Slot; SLOTS]) -> Ring<&mut [Slot]> {
+        match Ring::new(&mut slots[..]) {
+            Some(ring) => ring,
+            None => panic!("no slots"),
+        }
+    }
+
+    const NOP: Descriptor = Descriptor::nop();
+
+    #[test]
+    fn no_ring_without_slots() {
+        let none: &mut [Slot] = &mut [];
+        assert!(Ring::new(none).is_none());
+    }
+
+    #[test]
+    fn wraps_many_times() {
+        let device = Device::new();
+        let mut slots = [Slot::EMPTY; SLOTS];
+        let mut ring = ring(&mut slots);
+        for round in 0..100u64 {
+            for i in 0..SLOTS as u32 {
+                assert_eq!(ring.push(&device, &NOP, Report::Tag(i)), Ok(()));
+            }
+            assert_eq!(ring.push(&device, &NOP, Report::Tag(9)), Err(Full));
+            assert_eq!(ring.unpublished(), SLOTS);
+            assert!(ring.publish(&device));
+            assert!(!ring.publish(&device));
+            assert_eq!(u64::from(device.doorbells.get()), round + 1);
+            let mut reports = Reports::default();
+            // Out of order.
+            device.run(3 * round + 2, true);
+            device.run(3 * round + 1, true);
+            assert_eq!(ring.reap(&device, |t, g| reports.add(t, g)), 0);
+            assert_eq!(ring.free(), 0);
+            device.run(3 * round, true);
+            assert_eq!(ring.reap(&device, |t, g| reports.add(t, g)), 3);
+            assert!(reports.are(&[1, 11, 21]));
+            assert_eq!(ring.free(), SLOTS);
+        }
+        assert_eq!(ring.indices(), (300, 300));
+    }
+
+    #[test]
+    fn a_report_covers_those_before() {
+        let device = Device::new();
+        let mut slots = [Slot::EMPTY; SLOTS];
+        let mut ring = ring(&mut slots);
+        let mut reports = Reports::default();
+        for bad in 0..4 {
+            let first = 3 * bad;
+            for report in [Report::Later, Report::Tag(bad as u32), Report::None] {
+                assert_eq!(ring.push(&device, &NOP, report), Ok(()));
+            }
+            ring.publish(&device);
+            for i in 0..3 {
+                device.run(first + i, i != bad);
+            }
+            ring.reap(&device, |t, g| reports.add(t, g));
+        }
+        // The interrupt is no copy, and one report does not spoil the next.
+        assert!(reports.are(&[0, 10, 21, 31]));
+    }
+
+    #[test]
+    fn reaps_only_what_was_published() {
+        let device = Device::new();
+        let mut slots = [Slot::EMPTY; SLOTS];
+        let mut ring = ring(&mut slots);
+        assert_eq!(ring.push(&device, &NOP, Report::Tag(1)), Ok(()));
+        device.signal.borrow_mut()[0] = 0;
+        assert_eq!(ring.reap(&device, |_, _| panic!("reported")), 0);
+    }
+
+    #[test]
+    fn abandons() {
+        let device = Device::new();
+        let mut slots = [Slot::EMPTY; SLOTS];
+        let mut ring = ring(&mut slots);
+        let mut reports = Reports::default();
+        assert_eq!(ring.push(&device, &NOP, Report::Tag(1)), Ok(()));
+        assert_eq!(ring.push(&device, &NOP, Report::Tag(2)), Ok(()));
+        ring.publish(&device);
+        assert_eq!(ring.push(&device, &NOP, Report::Tag(3)), Ok(()));
+        // The second is done, the first hangs, the third was not handed over.
+        device.run(1, true);
+        assert_eq!(ring.abandon(&device, |t, g| reports.add(t, g)), 3);
+        assert!(reports.are(&[10, 21, 30]));
+        assert_eq!(ring.indices(), (0, 0));
+        assert_eq!(ring.free(), SLOTS);
+    }
+}
