@@ -16,6 +16,7 @@ mod report;
 mod spin;
 #[allow(unsafe_code)]
 mod sys;
+mod tables;
 
 use clap::Parser;
 use error::{in_call, Error, Result};
@@ -68,7 +69,7 @@ struct Args {
     #[arg(long)]
     charge: bool,
     /// Rounds: in each one every migrator moves the region there and back.
-    #[arg(long, default_value_t = 11, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 21, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// About how long all may take: past a size's share of it, no more rounds are begun than the
     /// five that medians need, and no more batches than 25 in each direction.
@@ -167,6 +168,8 @@ fn check_room(nodes: [i32; 2], region: u64) -> Result<()> {
 struct Machine<'a> {
     nodes: [i32; 2],
     cpus: &'a [usize],
+    /// The mover's.
+    cpu: usize,
     probe_cpu: Option<usize>,
     ferry: Option<&'a mut Ferry>,
     group: Option<&'a Group>,
@@ -200,12 +203,14 @@ fn measure_step(
         if step.busy { "; every CPU busy" } else { "" }
     ));
     let spinners = step.busy.then(|| Spinners::start(machine.cpus));
+    let level = !step.busy && tables::matter(&guest::accel(), step.folio_bytes);
     let mut bench = Bench {
         variants: &step.variants,
         nodes,
         ferry: machine.ferry,
         spinners: spinners.as_ref(),
         group: machine.group,
+        level: level.then_some((machine.cpus, machine.cpu)),
     };
     let mut all = bench.speed(
         &mut region,
@@ -306,6 +311,7 @@ fn measure_all(args: &Args) -> Result<Vec<String>> {
             Machine {
                 nodes,
                 cpus: &cpus,
+                cpu: args.cpu,
                 probe_cpu,
                 ferry: ferry.as_mut(),
                 group: group.as_ref(),

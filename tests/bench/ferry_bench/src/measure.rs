@@ -10,6 +10,7 @@ use crate::probe::{Probe, Seen};
 use crate::region::Region;
 use crate::spin::Spinners;
 use crate::sys;
+use crate::tables;
 use ferry_results::{size_name, Charge};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -108,6 +109,8 @@ pub struct Bench<'a> {
     pub spinners: Option<&'a Spinners>,
     /// To see who pays for the helpers.
     pub group: Option<&'a Group>,
+    /// The CPUs whose tables are levelled before each variant's turn, and the mover's.
+    pub level: Option<(&'a [usize], usize)>,
 }
 
 /// CPU time so far.
@@ -232,6 +235,9 @@ impl Bench<'_> {
             // What changes slowly on the machine is not one variant's alone.
             for v in in_turns(variants.len(), round as usize) {
                 self.select(&variants[v])?;
+                if let Some((cpus, home)) = self.level {
+                    tables::level(cpus, home)?;
+                }
                 for direction in 0..2 {
                     self.timed_move(region, direction, &mut all[v])?;
                 }
