@@ -221,10 +221,17 @@ pub(crate) struct Debug {
     _kinds: KVec<Pin<KBox<Scope<View>>>>,
     _inject: Pin<KBox<Scope<Arc<Shared>>>>,
     _files: [Pin<KBox<File<View>>>; 6],
-    _dir: Dir,
+    #[cfg_attr(not(CONFIG_PCI), allow(dead_code))]
+    dir: Dir,
 }
 
 impl Debug {
+    /// The directory.
+    #[cfg(CONFIG_PCI)]
+    pub(crate) fn dir(&self) -> &Dir {
+        &self.dir
+    }
+
     /// Makes the files.
     pub(crate) fn new(shared: Arc<Shared>, registry: Arc<Registry>) -> Result<Self> {
         let dir = Dir::new(c"ferry");
@@ -283,7 +290,7 @@ impl Debug {
             _kinds: kinds,
             _inject: inject,
             _files: files,
-            _dir: dir,
+            dir,
         })
     }
 }

@@ -17,6 +17,8 @@ mod kapi;
 mod knobs;
 mod meter;
 mod migrator;
+#[cfg(CONFIG_PCI)]
+mod sdxi;
 mod stats;
 mod trace;
 
@@ -55,6 +57,8 @@ const MAX_BATCHES: usize = 128;
 /// The module. Fields are dropped in this order: first nobody can control it any more, then no
 /// migrator is selected, then the pool goes.
 struct Ferry {
+    #[cfg(CONFIG_PCI)]
+    _sdxi: sdxi::Sdxi,
     _sysctls: Directory<Sysctls>,
     _debug: Debug,
     _registry: Arc<Registry>,
@@ -62,7 +66,7 @@ struct Ferry {
 }
 
 impl kernel::Module for Ferry {
-    fn init(_module: &'static ThisModule) -> Result<Self> {
+    fn init(module: &'static ThisModule) -> Result<Self> {
         let cpus = kernel::cpu::nr_cpu_ids() as usize;
         let batches = cpus
             .saturating_mul(BATCHES_PER_CPU)
@@ -72,7 +76,13 @@ impl kernel::Module for Ferry {
         let registry = Arc::pin_init(Registry::new(shared.clone())?, GFP_KERNEL)?;
         let debug = Debug::new(shared.clone(), registry.clone())?;
         let sysctls = Sysctls::register(shared.clone(), registry.clone())?;
+        #[cfg(CONFIG_PCI)]
+        let sdxi = sdxi::Sdxi::new(module, debug.dir())?;
+        #[cfg(not(CONFIG_PCI))]
+        let _ = module;
         Ok(Self {
+            #[cfg(CONFIG_PCI)]
+            _sdxi: sdxi,
             _sysctls: sysctls,
             _debug: debug,
             _registry: registry,

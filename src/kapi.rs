@@ -8,7 +8,11 @@ pub(crate) mod batch;
 #[cfg(CONFIG_KUNIT = "y")]
 mod copy_test;
 pub(crate) mod log;
+#[cfg(CONFIG_PCI)]
+pub(crate) mod pci;
 pub(crate) mod preempt;
+#[cfg(CONFIG_PCI)]
+pub(crate) mod sdxi;
 pub(crate) mod shim;
 pub(crate) mod sysctl;
 pub(crate) mod topology;

@@ -4,6 +4,7 @@
 
 use crate::{
     reasons::ReasonMask,
+    sdxi::log,
     word::Word, //
 };
 use kernel::sync::{
@@ -49,6 +50,12 @@ impl Word for Atomic<u32> {
             // calls smp_acquire__after_ctrl_dep().
             smp_mb(Read);
         })
+    }
+}
+
+impl kernel::fmt::Display for log::Entry {
+    fn fmt(&self, f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {
+        core::fmt::Display::fmt(self, f)
     }
 }
 

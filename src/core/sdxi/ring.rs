@@ -17,8 +17,7 @@
 
 use super::descriptor::{
     Descriptor,
-    VALID,
-    WORDS, //
+    VALID, //
 };
 use core::ops::DerefMut;
 
@@ -26,7 +25,7 @@ use core::ops::DerefMut;
 pub trait Memory {
     /// Writes all of a descriptor, which is not valid, with the block of its slot, and arms the
     /// block. Orders nothing.
-    fn write(&self, slot: usize, words: &[u64; WORDS]);
+    fn write(&self, slot: usize, descriptor: &Descriptor);
 
     /// Writes word 0 of a descriptor, after everything that was written before.
     fn validate(&self, slot: usize, word0: u64);
@@ -144,13 +143,12 @@ impl<S: DerefMut<Target = [Slot]>> Ring<S> {
             return Err(Full);
         }
         let at = self.slot(self.tail);
-        let words = descriptor.words();
         let slot = self.slots.get_mut(at).ok_or(Full)?;
         *slot = Slot {
-            word0: words[0] | VALID,
+            word0: descriptor.words()[0] | VALID,
             report,
         };
-        memory.write(at, words);
+        memory.write(at, descriptor);
         self.tail += 1;
         Ok(())
     }
@@ -220,6 +218,7 @@ impl<S: DerefMut<Target = [Slot]>> Ring<S> {
 #[cfg_attr(not(CONFIG_KUNIT = "y"), cfg(test))]
 mod tests {
     use super::*;
+    use crate::sdxi::descriptor::WORDS;
     use core::cell::{
         Cell,
         RefCell, //
@@ -264,7 +263,8 @@ mod tests {
     }
 
     impl Memory for Device {
-        fn write(&self, slot: usize, words: &[u64; WORDS]) {
+        fn write(&self, slot: usize, descriptor: &Descriptor) {
+            let words = descriptor.words();
             assert!(words[0] & VALID == 0);
             assert!(self.words.borrow()[slot][0] & VALID == 0);
             self.words.borrow_mut()[slot] = *words;

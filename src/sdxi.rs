@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The driver of SDXI functions (PCI class 0x120100), which knows nothing of migration.
+//!
+//! A function has contexts, each with a ring of descriptors. Who copies asks [`Functions`] for what
+//! is bound, opens contexts, and submits copies to them; see [`context`] for how, and [`function`]
+//! for what happens meanwhile. `Documentation/sdxi.rst` says how this maps to the standard.
+//!
+//! [`Functions`] owns what is bound. Who else has references to a function gives them back when
+//! [`Watcher::leaving()`] says so, else its BARs stay taken.
+//!
+//! Locks: the list's, then those of a function.
+
+#![allow(dead_code)] // Until a migrator uses all of it.
+
+pub(crate) mod context;
+mod counters;
+pub(crate) mod function;
+mod selftest;
+mod show;
+
+use crate::kapi::pci::{
+    Device,
+    Driver,
+    Registration, //
+};
+use function::Function;
+use kernel::{
+    debugfs::{
+        Dir,
+        Scope, //
+    },
+    new_mutex, pci,
+    prelude::*,
+    sync::{
+        Arc,
+        Mutex, //
+    },
+};
+
+/// Processing accelerator, SDXI, by its class alone: vendors and devices say nothing.
+const CLASS: u32 = 0x12_01_00;
+
+kernel::pci_device_table!(SDXI_TABLE, @none, [pci::DeviceId::from_class(CLASS, 0xff_ff_ff)]);
+
+/// Who wants to know of functions. Called in process context, with the list locked.
+pub(crate) trait Watcher: Send + Sync {
+    /// A function has been bound, or was when the watcher came.
+    fn arrived(&self, function: &Arc<Function>);
+
+    /// A function is about to leave. When this returns, the watcher has no reference to it any more,
+    /// and has nothing outstanding that it needs to hear of.
+    fn leaving(&self, function: &Arc<Function>);
+}
+
+struct Bound {
+    // Dropped first: waits for who reads, or tests.
+    files: Option<Pin<KBox<Scope<show::View>>>>,
+    function: Arc<Function>,
+}
+
+struct List {
+    bound: KVec<Bound>,
+    watcher: Option<Arc<dyn Watcher>>,
+}
+
+/// The functions that are bound.
+#[pin_data]
+pub(crate) struct Functions {
+    dir: Dir,
+    #[pin]
+    list: Mutex<List>,
+}
+
+impl Functions {
+    /// Who is told of functions that come and go, those that are there already included.
+    pub(crate) fn watch(&self, watcher: Arc<dyn Watcher>) {
+        let mut list = self.list.lock();
+        for bound in &list.bound {
+            watcher.arrived(&bound.function);
+        }
+        list.watcher = Some(watcher);
+    }
+
+    /// Nobody is told any more; functions that are there leave, as far as the watcher knows.
+    pub(crate) fn unwatch(&self) {
+        let mut list = self.list.lock();
+        if let Some(watcher) = list.watcher.take() {
+            for bound in &list.bound {
+                watcher.leaving(&bound.function);
+            }
+        }
+    }
+}
+
+impl Driver for Functions {
+    type Function = Function;
+
+    fn probe(&self, dev: &Device) -> Result<Arc<Function>> {
+        let function = Function::probe(dev)?;
+        // Files are not worth a failure.
+        let files = show::files(&self.dir, &function).ok();
+        let bound = Bound {
+            files,
+            function: function.clone(),
+        };
+        let mut list = self.list.lock();
+        if let Err(e) = list.bound.push(bound, GFP_KERNEL) {
+            drop(list);
+            function.remove();
+            return Err(e.into());
+        }
+        if let Some(watcher) = &list.watcher {
+            watcher.arrived(&function);
+        }
+        Ok(function)
+    }
+
+    fn remove(&self, function: Arc<Function>) {
+        let bound = {
+            let mut list = self.list.lock();
+            if let Some(watcher) = &list.watcher {
+                watcher.leaving(&function);
+            }
+            let at = (list.bound.iter()).position(|b| Arc::ptr_eq(&b.function, &function));
+            at.and_then(|at| list.bound.remove(at).ok())
+        };
+        drop(bound);
+        function.remove();
+    }
+
+    fn suspend(function: &Function) {
+        function.suspend();
+    }
+
+    fn resume(function: &Function) -> Result {
+        function.resume()
+    }
+}
+
+/// The driver, until dropped.
+pub(crate) struct Sdxi {
+    // Dropped first: every function leaves.
+    _registration: Registration<Functions>,
+    functions: Arc<Functions>,
+}
+
+impl Sdxi {
+    /// Registers the driver; its files are below `dir`.
+    pub(crate) fn new(module: &'static ThisModule, dir: &Dir) -> Result<Self> {
+        let functions = Arc::pin_init(
+            pin_init!(Functions {
+                dir: dir.subdir(c"sdxi"),
+                list <- new_mutex!(List {
+                    bound: KVec::new(),
+                    watcher: None,
+                }, "sdxi::Functions::list"),
+            }),
+            GFP_KERNEL,
+        )?;
+        let registration =
+            Registration::new(module, c"ferry_sdxi", &SDXI_TABLE, functions.clone())?;
+        Ok(Self {
+            _registration: registration,
+            functions,
+        })
+    }
+
+    /// What is bound.
+    pub(crate) fn functions(&self) -> &Arc<Functions> {
+        &self.functions
+    }
+}

@@ -1,0 +1,804 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A function: how it is brought to run, what is done about errors, and how it ends.
+//!
+//! All of that is done under one mutex, in process context: by the thread of vector 0, which is
+//! woken for errors, by the PCI core, and by who opens a context or wants it stopped. Every wait is
+//! bounded. Nothing is concluded from silence: a context is taken for stopped when the
+//! administrative context has said so, or the function has stopped; and the function when STS0
+//! says so, after a reset if need be.
+//!
+//! Locks: the mutex, then those of `context`.
+
+use super::{
+    context::{
+        Context,
+        Life, //
+    },
+    counters::counters, //
+};
+use crate::kapi::{
+    log::allowed,
+    pci::{
+        self,
+        Configuration,
+        Device,
+        Irq,
+        Vectors,
+        Waker, //
+    },
+    sdxi::{
+        Bars,
+        Channel,
+        Command,
+        ErrorLog,
+        Tables,
+        MAX_CONTEXT, //
+    },
+};
+use ferry_core::sdxi::{
+    life::{
+        activating,
+        Action,
+        Stopping, //
+    },
+    log,
+    registers::{
+        Capabilities,
+        Limits,
+        Plain,
+        Register,
+        Request,
+        State,
+        Unfit,
+        ERR_STS_ALL,
+        ERR_STS_ERR,
+        ERR_STS_OVF,
+        ERR_STS_STS,
+        GONE, //
+    },
+    table::ContextState, //
+};
+use kernel::{
+    dev_err, dev_info, dev_warn, new_mutex,
+    prelude::*,
+    sync::{
+        atomic::Relaxed,
+        Arc,
+        Mutex, //
+    },
+    time::{
+        delay::fsleep,
+        Delta,
+        Instant,
+        Monotonic, //
+    },
+};
+
+/// Contexts that copy, at most.
+const MOST_CONTEXTS: u16 = 64;
+
+/// How long the administrative context may take, in milliseconds.
+const COMMAND_MS: i64 = 1000;
+/// How often it is looked at, in microseconds.
+const POLL_US: i64 = 50;
+
+/// An activation is tried so often.
+const ACTIVATIONS: u32 = 3;
+
+/// The function is given up after so many recoveries in a row without a copy in between.
+const STRIKES: u32 = 8;
+
+/// Entries of the error log that are kept to be shown.
+pub(super) const SEEN: usize = 32;
+
+/// What a function is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// It runs.
+    Active,
+    /// It has stopped, since the PCI core is about to do something to it.
+    Suspended,
+    /// It may be running, or does not answer: only a reset helps.
+    Lost,
+    /// It has stopped, and cannot be brought to run: only a reset helps.
+    Broken,
+    /// The driver is leaving it.
+    Removed,
+}
+
+impl Mode {
+    /// For people.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Suspended => "suspended",
+            Self::Lost => "lost",
+            Self::Broken => "broken",
+            Self::Removed => "removed",
+        }
+    }
+}
+
+counters! {
+    /// What has happened to a function.
+    Counters: interrupts, activations, failed_activations, function_errors, context_errors,
+    command_errors, resets, log_entries, log_invalid, log_overflows, log_failures,
+}
+
+/// What the mutex protects.
+pub(super) struct Control {
+    pub(super) mode: Mode,
+    memory: Option<Own>,
+    saved: Option<Configuration>,
+    /// The last entries of the error log.
+    pub(super) seen: KVec<[u64; log::WORDS]>,
+    strikes: u32,
+    /// Copies that were good when the last strike was counted.
+    good: u64,
+}
+
+/// What the function has been given for itself.
+struct Own {
+    admin: Channel,
+    tables: Tables,
+    log: ErrorLog,
+}
+
+struct Irqs {
+    _contexts: KVec<Irq<Context>>,
+    _errors: Irq<Function>,
+}
+
+/// A function that is bound.
+#[pin_data]
+pub(crate) struct Function {
+    dev: Device,
+    bars: Arc<Bars>,
+    pub(super) caps: Capabilities,
+    pub(super) limits: Limits,
+    pub(super) vectors: u32,
+    contexts: KVec<Arc<Context>>,
+    #[pin]
+    control: Mutex<Control>,
+    #[pin]
+    irqs: Mutex<Option<Irqs>>,
+    #[pin]
+    waker: Mutex<Option<Waker>>,
+    pub(super) counters: Counters,
+}
+
+/// Time since the begin of something.
+struct Clock(Instant<Monotonic>);
+
+impl Clock {
+    fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    fn ms(&self) -> i64 {
+        self.0.elapsed().as_millis()
+    }
+
+    fn ms_u32(&self) -> u32 {
+        u32::try_from(self.ms()).unwrap_or(u32::MAX)
+    }
+}
+
+fn nap() {
+    fsleep(Delta::from_micros(POLL_US));
+}
+
+impl Function {
+    /// Binds a function. It runs then, without contexts but the administrative one.
+    pub(crate) fn probe(dev: &Device) -> Result<Arc<Self>> {
+        let bars = Bars::new(dev)?;
+        let version = bars.read(Register::Version);
+        let read = Capabilities::read(
+            bars.read(Register::Cap0),
+            bars.read(Register::Cap1),
+            version,
+        );
+        let caps = match read {
+            Ok(caps) => caps,
+            Err(unfit) => {
+                match unfit {
+                    Unfit::Gone => dev_err!(dev.device(), "its registers read as ones\n"),
+                    Unfit::Version(n) => dev_err!(dev.device(), "SDXI {n} is not supported\n"),
+                    Unfit::Contexts => dev_err!(dev.device(), "it has one context only\n"),
+                }
+                return Err(ENODEV);
+            }
+        };
+        let doorbells = u16::try_from(bars.set_stride(caps.stride)).unwrap_or(u16::MAX);
+        let most = (caps.max_context)
+            .min(MOST_CONTEXTS)
+            .min(MAX_CONTEXT)
+            .min(doorbells.saturating_sub(1));
+        let vectors = Vectors::new(dev, 1 + u32::from(most))?;
+        // With one vector, which is that of errors, contexts are polled.
+        let interrupts = caps.interrupts() && vectors.len() > 1;
+        let max_context = match interrupts {
+            true => most.min(u16::try_from(vectors.len() - 1).unwrap_or(u16::MAX)),
+            false => most,
+        };
+        if max_context == 0 {
+            return Err(ENODEV);
+        }
+        let usable = if interrupts { vectors.len() } else { 1 };
+        let limits = caps.limits(max_context);
+        let mut contexts = KVec::with_capacity(usize::from(max_context), GFP_KERNEL)?;
+        for number in 1..=max_context {
+            contexts.push(Context::new(number)?, GFP_KERNEL)?;
+        }
+        let own = Own {
+            admin: Channel::new(&bars, 0, None, &limits)?,
+            tables: Tables::new(&bars)?,
+            log: ErrorLog::new(&bars)?,
+        };
+        let function = Arc::pin_init(
+            try_pin_init!(Self {
+                dev: dev.clone(),
+                bars,
+                caps,
+                limits,
+                vectors: usable,
+                contexts,
+                control <- new_mutex!(Control {
+                    mode: Mode::Broken,
+                    memory: Some(own),
+                    saved: Some(Configuration::save(dev)?),
+                    seen: KVec::with_capacity(SEEN, GFP_KERNEL)?,
+                    strikes: 0,
+                    good: 0,
+                }, "sdxi::Function::control"),
+                irqs <- new_mutex!(None, "sdxi::Function::irqs"),
+                waker <- new_mutex!(None, "sdxi::Function::waker"),
+                counters: Counters::new(),
+            }? Error),
+            GFP_KERNEL,
+        )?;
+        let bound = (|| {
+            // Whatever was there before has no tables of ours: it must have stopped before
+            // interrupts and memory are set up.
+            if !function.stop(true) {
+                return Err(EIO);
+            }
+            function.request_irqs(&vectors)?;
+            let mut control = function.control.lock();
+            function.activate(&mut control)
+        })();
+        if let Err(e) = bound {
+            function.remove();
+            return Err(e);
+        }
+        dev_info!(
+            dev.device(),
+            "SDXI {}.{}, {} contexts, {} vectors\n",
+            caps.major,
+            caps.minor,
+            max_context,
+            usable
+        );
+        Ok(function)
+    }
+
+    fn request_irqs(self: &Arc<Self>, vectors: &Arc<Vectors>) -> Result {
+        let errors = Irq::new(vectors, 0, c"ferry_sdxi", self.clone(), true)?;
+        let mut irqs = KVec::with_capacity(self.contexts.len(), GFP_KERNEL)?;
+        if self.vectors > 1 {
+            for context in &self.contexts {
+                let n = u32::from(context.number());
+                let irq = Irq::new(vectors, n, c"ferry_sdxi", context.clone(), false)?;
+                irqs.push(irq, GFP_KERNEL)?;
+            }
+        }
+        let waker = errors.waker();
+        for context in &self.contexts {
+            context.with(|inner| inner.waker = Some(waker));
+        }
+        *self.waker.lock() = Some(waker);
+        *self.irqs.lock() = Some(Irqs {
+            _contexts: irqs,
+            _errors: errors,
+        });
+        Ok(())
+    }
+
+    /// The device, for messages and its node.
+    pub(crate) fn dev(&self) -> &Device {
+        &self.dev
+    }
+
+    /// For buffers of tests.
+    pub(super) fn bars(&self) -> &Arc<Bars> {
+        &self.bars
+    }
+
+    /// The contexts that copy.
+    pub(crate) fn contexts(&self) -> &[Arc<Context>] {
+        &self.contexts
+    }
+
+    /// A context that copies, by its number, which is 1 at least.
+    pub(crate) fn context(&self, number: u16) -> Result<&Arc<Context>> {
+        let at = usize::from(number).checked_sub(1).ok_or(EINVAL)?;
+        self.contexts.get(at).ok_or(EINVAL)
+    }
+
+    /// What it is good for.
+    pub(crate) fn mode(&self) -> Mode {
+        self.control.lock().mode
+    }
+
+    pub(super) fn with_control<R>(&self, f: impl FnOnce(&mut Control) -> R) -> R {
+        f(&mut self.control.lock())
+    }
+
+    /// The state that it says it has.
+    pub(super) fn state(&self) -> State {
+        self.bars.state()
+    }
+
+    /// Has the thread look after everything.
+    pub(crate) fn wake(&self) {
+        if let Some(waker) = *self.waker.lock() {
+            waker.wake();
+        }
+    }
+
+    /// Makes a context run, which it will do again after errors, until the function is removed.
+    /// `EAGAIN` if the function is recovering: it has been told to hurry. May sleep.
+    pub(crate) fn open(&self, number: u16) -> Result<Arc<Context>> {
+        let context = self.context(number)?;
+        context.wanted.store(true, Relaxed);
+        let mut control = self.control.lock();
+        match control.mode {
+            Mode::Active => {}
+            Mode::Removed => return Err(ENODEV),
+            _ => {
+                drop(control);
+                self.wake();
+                return Err(EAGAIN);
+            }
+        }
+        if self.state() != State::Active || context.has_failed() {
+            drop(control);
+            self.wake();
+            return Err(EAGAIN);
+        }
+        match context.life() {
+            Life::Running => {}
+            Life::Idle => {
+                if self.start(&mut control, context).is_err() {
+                    drop(control);
+                    self.wake();
+                    return Err(EAGAIN);
+                }
+            }
+            Life::Failed | Life::Stopped => return Err(EAGAIN),
+        }
+        Ok(context.clone())
+    }
+
+    /// Stops a context for good, and says whether the device is proven not to work for it any more:
+    /// then [`Context::reap()`] reports all that is left. The context comes back when it has.
+    ///
+    /// If need be the whole function is stopped, and its other contexts with it. May sleep, for a
+    /// few seconds at the worst.
+    pub(crate) fn quiesce(&self, context: &Context) -> bool {
+        context.fail();
+        let mut control = self.control.lock();
+        if context.life() == Life::Failed {
+            match control.mode {
+                Mode::Active => {
+                    if self.stop_context(&mut control, context).is_err() {
+                        self.halt(&mut control);
+                    }
+                }
+                // Only who resets it can know.
+                Mode::Lost => self.halt(&mut control),
+                _ => {}
+            }
+        }
+        drop(control);
+        self.wake();
+        context.life() != Life::Failed
+    }
+
+    /// Brings the function to a stop, and proves it.
+    fn stop(&self, hard: bool) -> bool {
+        let clock = Clock::start();
+        let mut stopping = Stopping::new(hard);
+        loop {
+            match stopping.next(self.state(), clock.ms_u32()) {
+                Action::Ask(request) => self.bars.ask(request),
+                Action::Wait => nap(),
+                Action::Done | Action::GiveUp => return self.bars.prove_quiet(),
+            }
+        }
+    }
+
+    /// Stops the function, and so all contexts, without regard to what they do.
+    fn halt(&self, control: &mut Control) {
+        for context in &self.contexts {
+            context.fail();
+        }
+        let quiet = self.stop(true);
+        control.mode = match quiet {
+            true => Mode::Broken,
+            false => Mode::Lost,
+        };
+        if quiet {
+            self.all_stopped(control);
+        } else if allowed() {
+            dev_warn!(
+                self.dev.device(),
+                "does not stop ({})\n",
+                self.state().name()
+            );
+        }
+    }
+
+    fn all_stopped(&self, control: &mut Control) {
+        if let Some(own) = &mut control.memory {
+            own.admin.abandon(|_, _| {});
+        }
+        for context in &self.contexts {
+            context.stopped();
+        }
+    }
+
+    /// Brings a function that has stopped to run, and its contexts. It has stopped again if that
+    /// fails.
+    fn activate(&self, control: &mut Control) -> Result {
+        for _ in 0..ACTIVATIONS {
+            if !self.bars.prove_quiet() && !self.stop(true) {
+                control.mode = Mode::Lost;
+                return Err(EIO);
+            }
+            self.all_stopped(control);
+            control.mode = Mode::Broken;
+            if self.activate_once(control).is_ok() {
+                self.counters.activations.fetch_add(1, Relaxed);
+                control.mode = Mode::Active;
+                self.start_wanted(control);
+                if control.mode == Mode::Active {
+                    return Ok(());
+                }
+            }
+            self.counters.failed_activations.fetch_add(1, Relaxed);
+        }
+        self.halt(control);
+        if allowed() {
+            dev_err!(self.dev.device(), "cannot be activated\n");
+        }
+        Err(EIO)
+    }
+
+    fn activate_once(&self, control: &mut Control) -> Result {
+        let own = control.memory.as_mut().ok_or(ENODEV)?;
+        // Of a reset nothing is left, of a stop everything: all is written again.
+        self.bars.ask(Request::Reset);
+        self.bars.write(Plain::Ctl2, self.limits.ctl2());
+        own.tables.install();
+        own.admin.prepare()?;
+        own.tables.publish(&own.admin, &self.limits)?;
+        own.admin.set_running();
+        self.open_log(&own.log)?;
+        self.bars.ask(Request::Active);
+        let clock = Clock::start();
+        loop {
+            match activating(self.state(), clock.ms_u32()) {
+                Action::Wait => nap(),
+                Action::Done => break,
+                Action::Ask(_) | Action::GiveUp => return Err(EIO),
+            }
+        }
+        own.admin.jump_start();
+        Ok(())
+    }
+
+    fn open_log(&self, log: &ErrorLog) -> Result {
+        log.close();
+        self.bars.write(Plain::ErrSts, ERR_STS_ALL);
+        self.bars.write(Plain::ErrCtl, 1);
+        self.bars.write(Plain::ErrWrt, 0);
+        self.bars.write(Plain::ErrRd, 0);
+        log.open()
+    }
+
+    /// Has the administrative context carry out commands, all of them or an error.
+    fn command(&self, control: &mut Control, commands: &[Command]) -> Result {
+        let admin = &mut control.memory.as_mut().ok_or(ENODEV)?.admin;
+        for (tag, command) in (0..).zip(commands) {
+            admin.push_command(*command, tag).map_err(|_| EBUSY)?;
+        }
+        admin.publish();
+        let clock = Clock::start();
+        let (mut done, mut good) = (0, true);
+        loop {
+            admin.reap(|_, ok| {
+                done += 1;
+                good &= ok;
+            });
+            let failed = admin.state() != ContextState::Run;
+            let result = match done == commands.len() {
+                true if good => return Ok(()),
+                true => Err(EIO),
+                false if failed || self.state() != State::Active => Err(EIO),
+                false if clock.ms() > COMMAND_MS => Err(ETIMEDOUT),
+                false => {
+                    nap();
+                    continue;
+                }
+            };
+            self.counters.command_errors.fetch_add(1, Relaxed);
+            return result;
+        }
+    }
+
+    /// Starts a context that is idle.
+    fn start(&self, control: &mut Control, context: &Context) -> Result {
+        let number = context.number();
+        if context.with(|inner| inner.channel.is_none()) {
+            let interrupt = (self.vectors > 1).then_some(number);
+            let channel = Channel::new(&self.bars, number, interrupt, &self.limits)?;
+            context.with(|inner| inner.channel = Some(channel));
+        }
+        let own = control.memory.as_ref().ok_or(ENODEV)?;
+        own.tables.retire(number);
+        context.with(|inner| match (&inner.channel, inner.life) {
+            (Some(channel), Life::Idle) => {
+                channel.prepare()?;
+                own.tables.publish(channel, &self.limits)
+            }
+            _ => Err(EBUSY),
+        })?;
+        self.command(
+            control,
+            &[
+                Command::Update(number),
+                Command::SyncUpdate(number),
+                Command::Start(number),
+            ],
+        )?;
+        let runs = context.with(|inner| {
+            let state = inner.channel.as_ref().map(Channel::state);
+            let runs = state == Some(ContextState::Run);
+            if runs {
+                inner.life = Life::Running;
+            }
+            runs
+        });
+        if !runs {
+            return Err(EIO);
+        }
+        context.counters.starts.fetch_add(1, Relaxed);
+        context.notify();
+        Ok(())
+    }
+
+    /// Starts what is wanted and can be started. A function whose contexts cannot is stopped.
+    fn start_wanted(&self, control: &mut Control) {
+        for context in &self.contexts {
+            if context.wanted.load(Relaxed)
+                && context.life() == Life::Idle
+                && self.start(control, context).is_err()
+            {
+                self.halt(control);
+                return;
+            }
+        }
+    }
+
+    /// Stops a context, and proves it.
+    fn stop_context(&self, control: &mut Control, context: &Context) -> Result {
+        let number = context.number();
+        self.command(control, &[Command::Stop(number), Command::SyncStop(number)])?;
+        let state = context.with(|inner| inner.channel.as_ref().map(Channel::state));
+        if matches!(
+            state,
+            Some(ContextState::Run | ContextState::Stopping | ContextState::StoppingByFunction)
+        ) {
+            return Err(EIO);
+        }
+        context.stopped();
+        Ok(())
+    }
+
+    /// What interrupts and others have woken the thread for. Returns whether the PCI function has
+    /// to be reset.
+    fn attend(&self, control: &mut Control) -> bool {
+        match control.mode {
+            Mode::Suspended | Mode::Removed => return false,
+            Mode::Lost => return self.dev.is_present(),
+            Mode::Broken => return self.recover(control),
+            Mode::Active => {}
+        }
+        match self.state() {
+            State::Active => {}
+            state => {
+                self.counters.function_errors.fetch_add(1, Relaxed);
+                if allowed() {
+                    dev_warn!(self.dev.device(), "function is {}\n", state.name());
+                }
+                self.read_log(control);
+                return self.recover(control);
+            }
+        }
+        self.read_log(control);
+        for context in &self.contexts {
+            if !context.has_failed() {
+                continue;
+            }
+            self.counters.context_errors.fetch_add(1, Relaxed);
+            if self.stop_context(control, context).is_err() {
+                return self.recover(control);
+            }
+        }
+        self.start_wanted(control);
+        if control.mode != Mode::Active {
+            return self.recover(control);
+        }
+        false
+    }
+
+    /// Stops the function and brings it to run again. Returns whether it has to be reset.
+    fn recover(&self, control: &mut Control) -> bool {
+        let good = (self.contexts.iter())
+            .map(|c| c.counters.good.load(Relaxed))
+            .fold(0, u64::wrapping_add);
+        if good != control.good {
+            control.good = good;
+            control.strikes = 0;
+        }
+        self.halt(control);
+        if control.strikes >= STRIKES {
+            return false;
+        }
+        control.strikes += 1;
+        if control.strikes == STRIKES && allowed() {
+            dev_err!(
+                self.dev.device(),
+                "fails again and again: given up until it is reset\n"
+            );
+        }
+        match control.mode {
+            Mode::Lost => self.dev.is_present(),
+            _ => self.activate(control).is_err() && self.dev.is_present(),
+        }
+    }
+
+    /// Takes what is in the error log.
+    fn read_log(&self, control: &mut Control) {
+        let Some(own) = &control.memory else {
+            return;
+        };
+        let status = self.bars.read(Register::ErrSts);
+        if status == GONE || status & ERR_STS_STS == 0 {
+            return;
+        }
+        let counters = &self.counters;
+        let read = self.bars.read(Register::ErrRd);
+        // Before the write index is read, so that what comes later raises an interrupt.
+        self.bars.write(Plain::ErrSts, ERR_STS_ALL);
+        let written = self.bars.read(Register::ErrWrt);
+        if status & ERR_STS_OVF != 0 {
+            counters.log_overflows.fetch_add(1, Relaxed);
+        }
+        let waiting = log::waiting(read, written);
+        for index in (read..).take(waiting.unwrap_or(0)) {
+            let words = own.log.take(index);
+            let Some(entry) = log::Entry::decode(&words) else {
+                counters.log_invalid.fetch_add(1, Relaxed);
+                continue;
+            };
+            counters.log_entries.fetch_add(1, Relaxed);
+            if control.seen.len() >= SEEN {
+                // There is one, and what it was is not of interest.
+                let _ = control.seen.remove(0);
+            }
+            // Has the capacity.
+            let _ = control.seen.push(words, GFP_KERNEL);
+            if allowed() {
+                dev_warn!(self.dev.device(), "{entry}\n");
+            }
+        }
+        if waiting.is_none() || status & ERR_STS_ERR != 0 {
+            // What it says is not to be trusted, or it could not be written: from the beginning.
+            counters.log_failures.fetch_add(1, Relaxed);
+            let _ = self.open_log(&own.log);
+        } else {
+            self.bars.write(Plain::ErrRd, written);
+        }
+    }
+
+    /// The PCI core is about to reset it, to put it to sleep, or has lost it.
+    pub(crate) fn suspend(&self) {
+        let mut control = self.control.lock();
+        if matches!(control.mode, Mode::Suspended | Mode::Removed) {
+            return;
+        }
+        self.halt(&mut control);
+        control.mode = Mode::Suspended;
+    }
+
+    /// It has been reset, or has power again.
+    pub(crate) fn resume(&self) -> Result {
+        let mut control = self.control.lock();
+        if control.mode != Mode::Suspended {
+            return Ok(());
+        }
+        self.counters.resets.fetch_add(1, Relaxed);
+        if let Some(saved) = &control.saved {
+            saved.restore();
+        }
+        control.strikes = 0;
+        control.mode = Mode::Lost;
+        if self.state() == State::Gone {
+            dev_warn!(self.dev.device(), "does not answer\n");
+            return Err(ENODEV);
+        }
+        self.activate(&mut control)
+    }
+
+    /// The driver leaves it. The PCI core holds its lock.
+    pub(crate) fn remove(&self) {
+        {
+            let mut control = self.control.lock();
+            for context in &self.contexts {
+                context.fail();
+                context.with(|inner| inner.waker = None);
+            }
+            control.mode = Mode::Removed;
+            *self.waker.lock() = None;
+            // Orderly, if it is in order.
+            if !self.stop(false) {
+                let reset = self.dev.reset_in_remove();
+                if reset.is_err() || !self.bars.prove_quiet() {
+                    dev_warn!(
+                        self.dev.device(),
+                        "left without proof that it has stopped\n"
+                    );
+                }
+            }
+        }
+        // Without the mutex, which the thread takes.
+        let irqs = self.irqs.lock().take();
+        drop(irqs);
+        let mut control = self.control.lock();
+        if self.bars.prove_quiet() {
+            self.all_stopped(&mut control);
+        }
+        if let Some(own) = control.memory.take() {
+            own.log.close();
+        }
+        control.saved = None;
+        for context in &self.contexts {
+            context.set_client(None);
+            let channel = context.with(|inner| inner.channel.take());
+            drop(channel);
+        }
+    }
+}
+
+impl pci::Handler for Function {
+    fn interrupt(&self) -> bool {
+        self.counters.interrupts.fetch_add(1, Relaxed);
+        true
+    }
+
+    fn thread(&self) {
+        let reset = self.attend(&mut self.control.lock());
+        if reset {
+            // The core calls suspend() and resume(). If somebody else is busy with the device,
+            // the next who needs it tries again.
+            if let Err(e) = self.dev.try_reset() {
+                if e != EAGAIN && allowed() {
+                    dev_err!(self.dev.device(), "cannot be reset: {:?}\n", e);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,372 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Copies on a context whose content is looked at: what a device says, and what it does.
+//!
+//! Uses a context as a migrator does, by interrupts as long as they come, else by polling.
+
+use super::{
+    context::{
+        Client,
+        Context,
+        Unavailable, //
+    },
+    function::Function, //
+};
+use crate::kapi::sdxi::Buffer;
+use core::fmt;
+use kernel::{
+    prelude::*,
+    sync::{
+        atomic::{
+            Acquire,
+            Atomic,
+            Relaxed,
+            Release, //
+        },
+        Arc, //
+    },
+    time::{
+        delay::fsleep,
+        Delta,
+        Instant,
+        Monotonic, //
+    },
+};
+
+/// Bytes of all sources together, and of all destinations.
+const BYTES: usize = 2 << 20;
+/// Copies at the same time, at most.
+const MOST_LANES: usize = 256;
+/// The longest copy.
+pub(super) const LONGEST: usize = BYTES;
+/// Most copies of one test.
+pub(super) const MOST: u64 = 1_000_000;
+
+/// Without progress, interrupts are waited for so long, then the context is polled.
+const PATIENCE_MS: i64 = 20;
+/// And so long until the copies are given up.
+const LOST_MS: i64 = 1000;
+/// A context that does not run is waited for so long.
+const DOWN_MS: i64 = 8000;
+
+/// What came of a test.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Outcome {
+    context: u16,
+    count: u64,
+    length: usize,
+    /// Said to be done, and are.
+    good: u64,
+    /// Said to have failed.
+    failed: u64,
+    /// Said to be done, and are not.
+    lies: u64,
+    /// Nothing was said in time; or the device was proven to have stopped before.
+    lost: u64,
+    /// Not begun.
+    left: u64,
+    doorbells: u64,
+    interrupts: u64,
+    /// Reported by polling, since no interrupt came.
+    polled: u64,
+    /// The device was not proven to have stopped, so memory is kept for ever.
+    unquiet: bool,
+    /// The error that ended it.
+    error: Option<Error>,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.count == 0 {
+            return f.write_str("write \"CONTEXT COUNT LENGTH\"\n");
+        }
+        writeln!(
+            f,
+            "context={} count={} length={} good={} failed={} lies={} lost={} left={} doorbells={} \
+             interrupts={} polled={} unquiet={} error={}",
+            self.context,
+            self.count,
+            self.length,
+            self.good,
+            self.failed,
+            self.lies,
+            self.lost,
+            self.left,
+            self.doorbells,
+            self.interrupts,
+            self.polled,
+            u32::from(self.unquiet),
+            self.error.map_or(0, Error::to_errno),
+        )
+    }
+}
+
+const IDLE: u32 = 0;
+const PENDING: u32 = 1;
+const GOOD: u32 = 2;
+const FAILED: u32 = 3;
+
+/// What was reported of each lane.
+struct Lanes(KVec<Atomic<u32>>);
+
+impl Lanes {
+    fn report(&self, tag: u32, good: bool) {
+        if let Some(lane) = self.0.get(tag as usize) {
+            let said = if good { GOOD } else { FAILED };
+            // Pairs with the load in `collect()`.
+            lane.store(said, Release);
+        }
+    }
+}
+
+impl Client for Lanes {
+    fn notify(&self, context: &Context) {
+        context.reap(|tag, good| self.report(tag, good));
+    }
+}
+
+struct Test<'a> {
+    context: &'a Context,
+    lanes: Arc<Lanes>,
+    seeds: KVec<u64>,
+    src: Buffer,
+    dst: Buffer,
+    /// Words from one lane to the next; at least one more than a copy has.
+    stride: usize,
+    next: u64,
+    outcome: Outcome,
+}
+
+impl Test<'_> {
+    /// Looks at what has been reported. Returns how many copies.
+    fn collect(&mut self, gave_up: bool) -> u64 {
+        let mut n = 0;
+        let length = self.outcome.length;
+        for (i, lane) in self.lanes.0.iter().enumerate() {
+            let said = lane.load(Acquire);
+            if said != GOOD && said != FAILED {
+                continue;
+            }
+            lane.store(IDLE, Relaxed);
+            n += 1;
+            let seed = self.seeds.get(i).copied().unwrap_or(0);
+            let outcome = &mut self.outcome;
+            if said == GOOD {
+                match (self.dst).holds(i * self.stride, self.stride, length, seed) {
+                    true => outcome.good += 1,
+                    false => outcome.lies += 1,
+                }
+            } else if gave_up {
+                outcome.lost += 1;
+            } else {
+                outcome.failed += 1;
+            }
+        }
+        n
+    }
+
+    /// Hands over as many copies as there are lanes and room for.
+    fn submit(&mut self) -> Result<u64, Unavailable> {
+        let room = self.context.free();
+        let mut batch = 0;
+        for i in 0..self.lanes.0.len() {
+            let idle = self.lanes.0[i].load(Relaxed) == IDLE;
+            if !idle || batch >= room || self.next + batch as u64 >= self.outcome.count {
+                continue;
+            }
+            let seed = self.next + batch as u64 + 1;
+            if let Some(place) = self.seeds.get_mut(i) {
+                *place = seed;
+            }
+            let words = self.outcome.length.div_ceil(8);
+            self.src.fill(i * self.stride, words, Some(seed));
+            self.dst.fill(i * self.stride, self.stride, None);
+            self.lanes.0[i].store(PENDING, Relaxed);
+            batch += 1;
+        }
+        if batch == 0 {
+            return Ok(0);
+        }
+        let first = self.next + 1;
+        let length = self.outcome.length as u64;
+        let mut pushed = 0;
+        let submitted = self.context.submit(true, |submission| {
+            for i in 0..self.lanes.0.len() {
+                if self.seeds[i] < first || self.lanes.0[i].load(Relaxed) != PENDING {
+                    continue;
+                }
+                let (dst, src) = (
+                    self.dst.address(i * self.stride),
+                    self.src.address(i * self.stride),
+                );
+                submission.push(dst, src, length, i as u32, true)?;
+                pushed += 1;
+            }
+            Ok(())
+        });
+        self.next += pushed;
+        if pushed > 0 {
+            self.outcome.doorbells += 1;
+        }
+        if pushed < batch as u64 {
+            // Those that did not get in.
+            let mut in_ring = pushed;
+            for i in 0..self.lanes.0.len() {
+                if self.seeds[i] >= first && in_ring > 0 {
+                    in_ring -= 1;
+                } else if self.seeds[i] >= first {
+                    self.seeds[i] = 0;
+                    self.lanes.0[i].store(IDLE, Relaxed);
+                }
+            }
+        }
+        submitted.map(|()| pushed)
+    }
+
+    /// Copies that have not been looked at.
+    fn pending(&self) -> u64 {
+        let pending = |lane: &&Atomic<u32>| lane.load(Relaxed) != IDLE;
+        self.lanes.0.iter().filter(pending).count() as u64
+    }
+
+    fn run(&mut self, function: &Function) -> Result {
+        let mut progress: Instant<Monotonic> = Instant::now();
+        loop {
+            let collected = self.collect(false);
+            let submitted = match self.submit() {
+                Ok(n) => n,
+                Err(Unavailable::Invalid) => return Err(EINVAL),
+                Err(Unavailable::Full | Unavailable::Down) => 0,
+            };
+            if self.next >= self.outcome.count && self.pending() == 0 {
+                return Ok(());
+            }
+            if collected + submitted > 0 {
+                progress = Instant::now();
+                continue;
+            }
+            let waited = progress.elapsed().as_millis();
+            if self.pending() == 0 {
+                // The context is down; somebody is at work on it.
+                if waited > DOWN_MS {
+                    return Err(ETIMEDOUT);
+                }
+                if waited > PATIENCE_MS {
+                    // Says what is the matter with it later.
+                    let _ = function.open(self.context.number());
+                    fsleep(Delta::from_millis(2));
+                }
+            } else if waited > LOST_MS {
+                let quiet = function.quiesce(self.context);
+                let lanes = self.lanes.clone();
+                self.context.reap(|tag, good| lanes.report(tag, good));
+                self.collect(true);
+                if !quiet {
+                    self.outcome.lost += self.pending();
+                    self.outcome.unquiet = true;
+                    return Err(EBUSY);
+                }
+                progress = Instant::now();
+            } else if waited > PATIENCE_MS {
+                let (lanes, mut n) = (self.lanes.clone(), 0);
+                self.context.reap(|tag, good| {
+                    n += 1;
+                    lanes.report(tag, good);
+                });
+                self.outcome.polled += n;
+                fsleep(Delta::from_millis(1));
+                continue;
+            }
+            fsleep(Delta::from_micros(100));
+        }
+    }
+}
+
+/// Waits for a context to run.
+fn open(function: &Function, number: u16) -> Result<Arc<Context>> {
+    let start: Instant<Monotonic> = Instant::now();
+    loop {
+        match function.open(number) {
+            Err(e) if e == EAGAIN && start.elapsed().as_millis() < DOWN_MS => {
+                fsleep(Delta::from_millis(10));
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Makes `count` copies of `length` bytes on a context.
+pub(super) fn run(function: &Function, number: u16, count: u64, length: usize) -> Result<Outcome> {
+    if count == 0 || count > MOST || length == 0 || length > LONGEST {
+        return Err(EINVAL);
+    }
+    let mut outcome = Outcome {
+        context: number,
+        count,
+        length,
+        ..Outcome::default()
+    };
+    let context = match open(function, number) {
+        Ok(context) => context,
+        Err(e) if e == EINVAL => return Err(e),
+        Err(e) => {
+            outcome.left = count;
+            outcome.error = Some(e);
+            return Ok(outcome);
+        }
+    };
+    // A guard behind each copy, and copies that do not begin at a page.
+    let stride = (length + 8).div_ceil(64) * 8;
+    let lanes = (BYTES / 8 / stride).clamp(1, MOST_LANES);
+    let mut states = KVec::with_capacity(lanes, GFP_KERNEL)?;
+    let mut seeds = KVec::with_capacity(lanes, GFP_KERNEL)?;
+    for _ in 0..lanes {
+        states.push(Atomic::new(IDLE), GFP_KERNEL)?;
+        seeds.push(0, GFP_KERNEL)?;
+    }
+    let mut test = Test {
+        context: &context,
+        lanes: Arc::new(Lanes(states), GFP_KERNEL)?,
+        seeds,
+        src: Buffer::new(function.bars(), stride * 8 * lanes)?,
+        dst: Buffer::new(function.bars(), stride * 8 * lanes)?,
+        stride,
+        next: 0,
+        outcome,
+    };
+    let before = context.counters.interrupts.load(Relaxed);
+    context.set_client(Some(test.lanes.clone()));
+    let result = test.run(function);
+    context.set_client(None);
+    let mut outcome = test.outcome;
+    outcome.interrupts = context
+        .counters
+        .interrupts
+        .load(Relaxed)
+        .wrapping_sub(before);
+    outcome.left = count.saturating_sub(test.next);
+    outcome.error = result.err();
+    let Test {
+        mut src, mut dst, ..
+    } = test;
+    // Interrupt descriptors may still be outstanding, which touch neither.
+    let start: Instant<Monotonic> = Instant::now();
+    loop {
+        context.reap(|_, _| {});
+        let idle = context.with(|inner| match &inner.channel {
+            Some(channel) => channel.outstanding() == 0,
+            None => true,
+        });
+        if idle || outcome.unquiet || start.elapsed().as_millis() > LOST_MS {
+            break;
+        }
+        fsleep(Delta::from_millis(1));
+    }
+    context.with(|inner| {
+        if let Some(channel) = &inner.channel {
+            src.done_with(channel);
+            dst.done_with(channel);
+        }
+    });
+    Ok(outcome)
+}

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! debugfs `ferry/sdxi/<function>/`: functions for people to read, and the self-test.
+
+use super::{
+    function::Function,
+    selftest::{
+        self,
+        Outcome, //
+    },
+};
+use crate::kapi::sdxi::leaked;
+use core::str;
+use ferry_core::sdxi::log::Entry;
+use kernel::{
+    debugfs::{
+        Dir,
+        Scope, //
+    },
+    fmt,
+    new_mutex,
+    prelude::*,
+    sync::{
+        Arc,
+        Mutex, //
+    },
+    uaccess::UserSliceReader, //
+};
+
+/// What the files show.
+#[pin_data]
+pub(super) struct View {
+    function: Arc<Function>,
+    /// One test at a time; the last one's outcome.
+    #[pin]
+    outcome: Mutex<Outcome>,
+}
+
+fn state(view: &View, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let function = &view.function;
+    writeln!(f, "driver {}", function.mode().name())?;
+    writeln!(f, "function {}", function.state().name())?;
+    match function.dev().node() {
+        Some(node) => writeln!(f, "node {node}")?,
+        None => writeln!(f, "node none")?,
+    }
+    writeln!(f, "leaked {}", leaked())
+}
+
+fn capabilities(view: &View, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let function = &view.function;
+    let (caps, limits) = (&function.caps, &function.limits);
+    writeln!(f, "version {}.{}", caps.major, caps.minor)?;
+    writeln!(f, "function handle {:#x}", caps.sfunc)?;
+    writeln!(f, "virtual function {}", u32::from(caps.virtual_function))?;
+    writeln!(f, "doorbell stride {}", caps.stride)?;
+    writeln!(f, "largest ring {}", caps.ring)?;
+    writeln!(
+        f,
+        "largest buffer {}, used {}",
+        1u64 << (21 + caps.max_buffer),
+        limits.bytes()
+    )?;
+    writeln!(f, "largest AKey table {}", 256u64 << caps.max_akeys)?;
+    writeln!(
+        f,
+        "highest context {}, used {}",
+        caps.max_context, limits.max_context
+    )?;
+    writeln!(
+        f,
+        "optional groups {:#x}, used {:#x}",
+        caps.groups, limits.groups
+    )?;
+    writeln!(f, "vectors {}", function.vectors)
+}
+
+fn contexts(view: &View, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    for context in view.function.contexts() {
+        let inside = context.with(|inner| {
+            let channel = inner.channel.as_ref();
+            channel.map(|c| (inner.life, c.state(), c.indices(), c.outstanding()))
+        });
+        let Some((life, state, (done, published, begun), outstanding)) = inside else {
+            continue;
+        };
+        write!(
+            f,
+            "context {}: {}, device says {}, done {done}, write index {published}, read index \
+             {begun}, outstanding {outstanding}",
+            context.number(),
+            life.name(),
+            state.name(),
+        )?;
+        for (name, n) in context.counters.all() {
+            write!(f, ", {name} {n}")?;
+        }
+        writeln!(f)?;
+    }
+    Ok(())
+}
+
+fn errors(view: &View, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    view.function.with_control(|control| {
+        for words in &control.seen {
+            if let Some(entry) = Entry::decode(words) {
+                writeln!(f, "{entry}")?;
+            }
+        }
+        Ok(())
+    })
+}
+
+fn counters(view: &View, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    for (name, n) in view.function.counters.all() {
+        writeln!(f, "{name} {n}")?;
+    }
+    Ok(())
+}
+
+fn show_test(view: &View, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    write!(f, "{}", *view.outcome.lock())
+}
+
+fn run_test(view: &View, reader: &mut UserSliceReader) -> Result {
+    let mut text = [0; 64];
+    let len = reader.len();
+    let text = text.get_mut(..len).ok_or(EINVAL)?;
+    reader.read_slice(text)?;
+    let text = str::from_utf8(text).map_err(|_| EINVAL)?;
+    let mut words = text.split_ascii_whitespace();
+    let mut number = || -> Result<u64> {
+        let word = words.next().ok_or(EINVAL)?;
+        word.parse().map_err(|_| EINVAL)
+    };
+    let (context, count, length) = (number()?, number()?, number()?);
+    if words.next().is_some() {
+        return Err(EINVAL);
+    }
+    let mut outcome = view.outcome.lock();
+    *outcome = selftest::run(
+        &view.function,
+        u16::try_from(context)?,
+        count,
+        usize::try_from(length)?,
+    )?;
+    Ok(())
+}
+
+/// Makes the files of a function, which are there until this is dropped.
+pub(super) fn files(dir: &Dir, function: &Arc<Function>) -> Result<Pin<KBox<Scope<View>>>> {
+    let view = pin_init!(View {
+        function: function.clone(),
+        outcome <- new_mutex!(Outcome::default(), "sdxi::View::outcome"),
+    });
+    let name = function.dev().name();
+    KBox::pin_init(
+        dir.scope(view, name, |view, dir| {
+            dir.read_callback_file(c"state", view, &state);
+            dir.read_callback_file(c"capabilities", view, &capabilities);
+            dir.read_callback_file(c"contexts", view, &contexts);
+            dir.read_callback_file(c"errors", view, &errors);
+            dir.read_callback_file(c"counters", view, &counters);
+            dir.read_write_callback_file(c"selftest", view, &show_test, &run_test);
+        }),
+        GFP_KERNEL,
+    )
+}
