@@ -2,6 +2,7 @@
 /* What bindgen reads for the crate ferry_bindings. */
 #include <linux/migrate_copy.h>
 
+#include "dmaengine.h"
 #include "helpers.h"
 #include "sysctl.h"
 #include "trace.h"

@@ -13,6 +13,7 @@ use crate::{
     inject::Inject,
     kapi::{
         batch::{
+            ByEngine,
             Claim,
             Copied,
             How,
@@ -186,6 +187,8 @@ pub(crate) struct Batch {
     given: Lanes,
     /// Lanes that a wait has timed out on. The mover's.
     stuck: Lanes,
+    /// How long the mover has waited. Its own.
+    waited_ns: Atomic<u64>,
     /// Folios that the mover has settled, for fault injection. The mover's.
     turns: Atomic<u32>,
     /// Added to by helpers before they complete a chunk with release, read by the mover after it has
@@ -194,6 +197,13 @@ pub(crate) struct Batch {
     helper_ns: Atomic<u64>,
     /// The mover's.
     by_mover: Atomic<u32>,
+}
+
+#[cfg(CONFIG_DMA_ENGINE)]
+impl crate::kapi::channel::Pooled for Batch {
+    fn put(batch: Arc<Self>) {
+        Self::put(batch);
+    }
 }
 
 impl AsRef<RawBatch> for Batch {
@@ -218,6 +228,7 @@ impl Batch {
             wanted: Atomic::new(0),
             given: Lanes::new(),
             stuck: Lanes::new(),
+            waited_ns: Atomic::new(0),
             turns: Atomic::new(0),
             by_mover: Atomic::new(0),
             by_others: Atomic::new(0),
@@ -237,6 +248,7 @@ impl Batch {
         *self.wanted.get_mut() = 0;
         self.given.clear();
         self.stuck.clear();
+        *self.waited_ns.get_mut() = 0;
         *self.turns.get_mut() = 0;
         *self.by_mover.get_mut() = 0;
         *self.by_others.get_mut() = 0;
@@ -273,6 +285,21 @@ impl Batch {
     /// When it was begun.
     pub(crate) fn begun(&self) -> u64 {
         self.begun
+    }
+
+    /// When it was about to be made known, if its duration is worth knowing.
+    pub(crate) fn planned_at(&self) -> u64 {
+        self.planned_at
+    }
+
+    /// How long its mover has waited for others so far.
+    pub(crate) fn waited_ns(&self) -> u64 {
+        self.waited_ns.load(Relaxed)
+    }
+
+    /// How many it has been given to.
+    pub(crate) fn nr_given(&self) -> u32 {
+        self.given.count()
     }
 
     /// The CPU on which it was begun.
@@ -489,6 +516,7 @@ impl Batch {
         let timeout = session.shared.knobs.timeout_ns();
         let result = session.migrator.wait(self, i, chunk, timeout);
         let ns = preempt::clock().saturating_sub(from);
+        self.waited_ns.add(ns, Relaxed);
         session.stats.add(Counter::Waits, 1);
         if self.raw.is_async() {
             session.stats.add(Counter::WaitsAsync, 1);
@@ -531,13 +559,14 @@ impl Batch {
             session.migrator.over(&batch);
             let stats = &session.stats;
             let (mover, others) = (batch.by_mover.load(Relaxed), batch.by_others.load(Relaxed));
+            let engine = batch.raw.by_engine();
+            let others = others.saturating_add(engine.chunks.load(Relaxed));
             let helper_ns = batch.helper_ns.load(Relaxed);
             if let Some(kind) = batch.kind {
                 let ns = preempt::clock().saturating_sub(batch.planned_at);
-                // Who was given it counts, come or not: it is what giving costs.
-                let (helpers, bytes) = (batch.given.count(), batch.raw.planned().bytes);
-                session.migrator.learn(kind, helpers, bytes, ns);
+                session.migrator.learn(kind, &batch, ns);
             }
+            account_engine(stats, engine, batch.raw.is_early());
             stats.add(Counter::ByMover, mover.into());
             stats.add(Counter::ByOthers, others.into());
             stats.add(Counter::HelperNs, helper_ns);
@@ -553,6 +582,24 @@ impl Batch {
     /// Did the mover get its answer from somebody's copy?
     pub(crate) fn copied_by_span(&self, i: u32, settled: &Settled) -> bool {
         settled.how == How::Copied && self.raw.is_cut(i)
+    }
+}
+
+/// Counts what engines have copied.
+fn account_engine(stats: &Stats, engine: &ByEngine, early: bool) {
+    let bytes = if early {
+        Counter::BytesEarly
+    } else {
+        Counter::BytesNow
+    };
+    stats.add(bytes, engine.bytes.load(Relaxed));
+    stats.add(Counter::EngineBytes, engine.bytes.load(Relaxed));
+    stats.add(Counter::CopiedEarly, engine.folios.load(Relaxed).into());
+    for _ in 0..engine.referenced.load(Relaxed) {
+        trace::fallback(stats, Cause::References, 0);
+    }
+    for _ in 0..engine.failed.load(Relaxed) {
+        trace::fallback(stats, Cause::Failed, 0);
     }
 }
 

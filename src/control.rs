@@ -4,7 +4,7 @@
 //!
 //! Documentation/ABI has the list.
 //!
-//! Lock order: as the registry's.
+//! Lock order: as the registry's; [`Debug::kinds`] is taken with none of these held.
 
 use crate::{
     batch::Shared,
@@ -17,7 +17,7 @@ use crate::{
     knobs::NUMBERS,
     migrator::{
         Registry,
-        NR_KINDS,
+        MAX_KINDS,
         OFF, //
     },
     stats::{
@@ -33,10 +33,12 @@ use kernel::{
         Scope, //
     },
     fmt,
+    new_mutex,
     prelude::*,
     sync::{
         atomic::Relaxed,
-        Arc, //
+        Arc,
+        Mutex, //
     },
     uaccess::UserSliceReader, //
 };
@@ -61,6 +63,7 @@ fn refuse(why: fmt::Arguments<'_>) {
 pub(crate) struct Sysctls {
     shared: Arc<Shared>,
     registry: Arc<Registry>,
+    debug: Arc<Debug>,
 }
 
 impl Sysctls {
@@ -68,6 +71,7 @@ impl Sysctls {
     pub(crate) fn register(
         shared: Arc<Shared>,
         registry: Arc<Registry>,
+        debug: Arc<Debug>,
     ) -> Result<Directory<Sysctls>> {
         let mut files: KVec<(&'static CStr, u16)> =
             KVec::with_capacity(FIRST_NUMBER + NUMBERS.len(), GFP_KERNEL)?;
@@ -77,14 +81,21 @@ impl Sysctls {
         for (name, _) in NUMBERS {
             files.push((name, 0o644), GFP_KERNEL)?;
         }
-        let handler = Arc::new(Self { shared, registry }, GFP_KERNEL)?;
+        let handler = Arc::new(
+            Self {
+                shared,
+                registry,
+                debug,
+            },
+            GFP_KERNEL,
+        )?;
         Directory::new(c"vm/ferry", &files, handler)
     }
 
     /// The limits of batches are the stock ones while no migrator is selected.
     fn apply_limits(&self) {
         let knobs = &self.shared.knobs;
-        if self.registry.selected() == OFF {
+        if self.registry.selected().is_none() {
             shim::set_limits(0, 0);
             return;
         }
@@ -99,16 +110,8 @@ impl Sysctls {
 impl sysctl::Handler for Sysctls {
     fn show(&self, id: usize, f: &mut dyn fmt::Write) -> fmt::Result {
         match id {
-            AVAILABLE => {
-                for (i, name) in Registry::names().enumerate() {
-                    if i != 0 {
-                        f.write_str(" ")?;
-                    }
-                    f.write_str(name)?;
-                }
-                Ok(())
-            }
-            MIGRATOR => f.write_str(self.registry.selected()),
+            AVAILABLE => self.registry.show_available(f),
+            MIGRATOR => show_selected(&self.registry, f),
             REASONS => write!(f, "{}", self.shared.knobs.reasons()),
             _ => {
                 let index = id.wrapping_sub(FIRST_NUMBER);
@@ -124,13 +127,16 @@ impl sysctl::Handler for Sysctls {
 
     fn store(&self, id: usize, text: &str) -> Result {
         match id {
-            MIGRATOR => self.registry.select(text).inspect_err(|e| {
-                if *e == EINVAL {
-                    refuse(fmt!("migrator: \"{}\" is not available", text));
-                } else {
-                    refuse(fmt!("migrator: \"{}\" failed: {:?}", text, *e));
-                }
-            })?,
+            MIGRATOR => {
+                self.registry.select(text).inspect_err(|e| {
+                    if *e == EINVAL {
+                        refuse(fmt!("migrator: \"{}\" is not available", text));
+                    } else {
+                        refuse(fmt!("migrator: \"{}\" failed: {:?}", text, *e));
+                    }
+                })?;
+                self.debug.show_kinds(&self.shared, &self.registry);
+            }
             REASONS => match ReasonMask::parse(text) {
                 Ok(reasons) => self.shared.knobs.set_reasons(reasons),
                 Err(e) => {
@@ -165,6 +171,13 @@ impl Drop for Sysctls {
     }
 }
 
+fn show_selected(registry: &Registry, f: &mut dyn fmt::Write) -> fmt::Result {
+    match registry.selected() {
+        Some(name) => f.write_str(name.as_str()),
+        None => f.write_str(OFF),
+    }
+}
+
 /// What a file of debugfs shows: of one migrator, or of all together.
 #[derive(Clone)]
 pub(crate) struct View {
@@ -184,7 +197,9 @@ impl View {
 
 fn show_state(view: &View, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let (free, total) = view.shared.pool.count();
-    writeln!(f, "migrator {}", view.registry.selected())?;
+    f.write_str("migrator ")?;
+    show_selected(&view.registry, f)?;
+    writeln!(f)?;
     writeln!(f, "pool {free}/{total}")?;
     writeln!(f, "parked {}", shim::parked())?;
     view.registry.show(f)
@@ -216,12 +231,19 @@ fn reset_stats(view: &View, _: &mut UserSliceReader) -> Result {
     Ok(())
 }
 
+/// Writing anything tries again what was quarantined.
+fn rearm(view: &View, _: &mut UserSliceReader) -> Result {
+    view.registry.rearm()
+}
+
 /// The files of debugfs. Dropped before what they show.
+#[pin_data]
 pub(crate) struct Debug {
-    _kinds: KVec<Pin<KBox<Scope<View>>>>,
+    /// Of migrators that have been selected; the indices of [`Registry::kinds()`].
+    #[pin]
+    kinds: Mutex<[Option<Pin<KBox<Scope<View>>>>; MAX_KINDS]>,
     _inject: Pin<KBox<Scope<Arc<Shared>>>>,
-    _files: [Pin<KBox<File<View>>>; 6],
-    #[cfg_attr(not(CONFIG_PCI), allow(dead_code))]
+    _files: [Pin<KBox<File<View>>>; 7],
     dir: Dir,
 }
 
@@ -233,7 +255,7 @@ impl Debug {
     }
 
     /// Makes the files.
-    pub(crate) fn new(shared: Arc<Shared>, registry: Arc<Registry>) -> Result<Self> {
+    pub(crate) fn new(shared: Arc<Shared>, registry: Arc<Registry>) -> Result<impl PinInit<Self>> {
         let dir = Dir::new(c"ferry");
         let view = |kind| View {
             shared: shared.clone(),
@@ -254,6 +276,7 @@ impl Debug {
                 dir.read_write_callback_file(c"stats", all(), &show_stats, &reset_stats),
                 GFP_KERNEL,
             )?,
+            KBox::pin_init(dir.write_callback_file(c"rearm", all(), &rearm), GFP_KERNEL)?,
             KBox::pin_init(
                 dir.read_callback_file(c"hist_wait_ns", all(), &show_wait),
                 GFP_KERNEL,
@@ -273,24 +296,34 @@ impl Debug {
             }),
             GFP_KERNEL,
         )?;
-        let mut kinds = KVec::with_capacity(NR_KINDS, GFP_KERNEL)?;
-        for (kind, name) in Registry::kinds().enumerate() {
-            let scope = KBox::pin_init(
-                dir.scope(view(Some(kind)), name, |view, dir| {
-                    dir.read_write_callback_file(c"stats", view, &show_stats, &reset_stats);
-                    dir.read_callback_file(c"hist_wait_ns", view, &show_wait);
-                    dir.read_callback_file(c"hist_wait_async_ns", view, &show_wait_async);
-                    dir.read_callback_file(c"hist_first_folio_ns", view, &show_first);
-                }),
-                GFP_KERNEL,
-            )?;
-            kinds.push(scope, GFP_KERNEL)?;
-        }
-        Ok(Self {
-            _kinds: kinds,
+        Ok(pin_init!(Self {
+            kinds <- new_mutex!([const { None }; MAX_KINDS], "ferry::debug"),
             _inject: inject,
             _files: files,
             dir,
-        })
+        }))
+    }
+
+    /// Makes the files of migrators that have none yet. Without memory for it, they are made when the
+    /// next one is selected.
+    pub(crate) fn show_kinds(&self, shared: &Arc<Shared>, registry: &Arc<Registry>) {
+        let mut kinds = self.kinds.lock();
+        for (kind, name) in registry.kinds() {
+            let Some(room) = kinds.get_mut(kind).filter(|room| room.is_none()) else {
+                continue;
+            };
+            let view = View {
+                shared: shared.clone(),
+                registry: registry.clone(),
+                kind: Some(kind),
+            };
+            let scope = self.dir.scope(view, name.as_c_str(), |view, dir| {
+                dir.read_write_callback_file(c"stats", view, &show_stats, &reset_stats);
+                dir.read_callback_file(c"hist_wait_ns", view, &show_wait);
+                dir.read_callback_file(c"hist_wait_async_ns", view, &show_wait_async);
+                dir.read_callback_file(c"hist_first_folio_ns", view, &show_first);
+            });
+            *room = KBox::pin_init(scope, GFP_KERNEL).ok();
+        }
     }
 }

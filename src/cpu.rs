@@ -217,6 +217,7 @@ impl Migrator for Cpu {
         Limits {
             min_bytes: 0,
             in_reclaim: true,
+            in_async: true,
         }
     }
 
@@ -242,9 +243,10 @@ impl Migrator for Cpu {
         }
     }
 
-    fn learn(&self, kind: usize, helpers: u32, bytes: u64, ns: u64) {
+    fn learn(&self, kind: usize, batch: &Batch, ns: u64) {
         if let Some(scale) = self.scales.get(kind) {
-            scale.learn(helpers, bytes, ns);
+            // Who was given it counts, come or not: it is what giving costs.
+            scale.learn(batch.nr_given(), batch.raw().planned().bytes, ns);
         }
     }
 

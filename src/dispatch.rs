@@ -34,6 +34,7 @@ use core::pin::Pin;
 use ferry_core::{
     policy,
     policy::Routine,
+    reasons,
     reasons::ReasonMask,
     scale,
     scale::Want, //
@@ -86,8 +87,11 @@ impl Provider for Dispatcher {
             self.decline(Cause::Reason, 0);
             return None;
         }
-        if preempt::in_reclaim() && !self.session.migrator.limits().in_reclaim {
-            self.decline(Cause::Busy, 0);
+        let limits = self.session.migrator.limits();
+        if (preempt::in_reclaim() && !limits.in_reclaim)
+            || (!limits.in_async && !reasons::may_block(Some(reason)))
+        {
+            self.decline(Cause::Context, 0);
             return None;
         }
         if shared.inject.decline_batch() {
@@ -209,14 +213,14 @@ impl Provider for Dispatcher {
         if bytes < MIN_ALONE_BYTES {
             return NowDone::NOT;
         }
-        let reasons = shared.knobs.reasons();
+        let taken = shared.knobs.reasons();
         // Who excludes any reason does not want surprises from unknown ones.
-        if !reason.map_or(reasons == ReasonMask::ALL, |r| reasons.contains(r)) {
+        if !reason.map_or(taken == ReasonMask::ALL, |r| taken.contains(r)) {
             return NowDone::NOT;
         }
-        if preempt::in_reclaim() && !session.migrator.limits().in_reclaim {
-            return NowDone::NOT;
-        }
+        let limits = session.migrator.limits();
+        let fits = (limits.in_reclaim || !preempt::in_reclaim())
+            && (limits.in_async || reasons::may_block(reason));
         if shared.inject.decline_now() {
             session.stats.add(Counter::NowFailed, 1);
             return NowDone::NOT;
@@ -225,7 +229,7 @@ impl Provider for Dispatcher {
         let chunk_bytes = policy::now_chunk_bytes(bytes, shared.knobs.chunk_bytes());
         let kind = scale::kind_to(scale::kind_now(bytes), folio.nodes());
         let mut want = Want::NOBODY;
-        if bytes >= shared.knobs.min_folio_bytes() {
+        if fits && bytes >= shared.knobs.min_folio_bytes() {
             let pieces = policy::pieces(bytes, chunk_bytes);
             want = session.migrator.want(kind, pieces, shim::payer());
         }

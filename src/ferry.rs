@@ -2,15 +2,19 @@
 
 //! Ferry: moves the content of folios during page migration.
 //!
-//! Dependencies run one way: `control` → `dispatch` → `migrator` (the registry) → migrators (`cpu`) →
-//! `batch` → `kapi` → `ferry_bindings`; `ferry_core` depends on nothing. Unsafe code is in `kapi` alone.
+//! Dependencies run one way: `control` → `dispatch` → `migrator` (the registry) → migrators (`cpu`,
+//! `dmaengine`) → `batch` → `kapi` → `ferry_bindings`; `ferry_core` depends on nothing. Unsafe code is in `kapi` alone.
 
 #![deny(unsafe_code)]
+// Without engines, what only they use is built all the same.
+#![cfg_attr(not(CONFIG_DMA_ENGINE), allow(dead_code))]
 
 mod batch;
 mod control;
 mod cpu;
 mod dispatch;
+#[cfg(CONFIG_DMA_ENGINE)]
+mod dmaengine;
 mod inject;
 #[allow(unsafe_code)]
 mod kapi;
@@ -60,7 +64,7 @@ struct Ferry {
     #[cfg(CONFIG_PCI)]
     _sdxi: sdxi::Sdxi,
     _sysctls: Directory<Sysctls>,
-    _debug: Debug,
+    _debug: Arc<Debug>,
     _registry: Arc<Registry>,
     _shared: Arc<Shared>,
 }
@@ -74,8 +78,9 @@ impl kernel::Module for Ferry {
         shim::lockdep_prime();
         let shared = Arc::pin_init(Shared::new(batches)?, GFP_KERNEL)?;
         let registry = Arc::pin_init(Registry::new(shared.clone())?, GFP_KERNEL)?;
-        let debug = Debug::new(shared.clone(), registry.clone())?;
-        let sysctls = Sysctls::register(shared.clone(), registry.clone())?;
+        let debug = Arc::pin_init(Debug::new(shared.clone(), registry.clone())?, GFP_KERNEL)?;
+        debug.show_kinds(&shared, &registry);
+        let sysctls = Sysctls::register(shared.clone(), registry.clone(), debug.clone())?;
         #[cfg(CONFIG_PCI)]
         let sdxi = sdxi::Sdxi::new(module, debug.dir())?;
         #[cfg(not(CONFIG_PCI))]

@@ -5,9 +5,14 @@
 //! The only unsafe code of Ferry is below this module; the crate root denies it elsewhere.
 
 pub(crate) mod batch;
+#[cfg(CONFIG_DMA_ENGINE)]
+pub(crate) mod channel;
 #[cfg(CONFIG_KUNIT = "y")]
 mod copy_test;
+#[cfg(CONFIG_DMA_ENGINE)]
+pub(crate) mod dmaengine;
 pub(crate) mod log;
+pub(crate) mod names;
 #[cfg(CONFIG_PCI)]
 pub(crate) mod pci;
 pub(crate) mod preempt;

@@ -73,6 +73,12 @@ knobs! {
     node => CPU_NODE, c"cpu_node";
     /// How CPUs copy.
     routine => COPY_ROUTINE, c"copy_routine";
+    /// How much of a batch an engine gets: what it gains by, or (1) everything.
+    engine_share => ENGINE_SHARE, c"engine_share";
+    /// Most channels of a provider that are held.
+    dma_channels => DMA_CHANNELS, c"dma_channels";
+    /// Are providers taken that do not tell of failures?
+    dma_untrusted => DMA_UNTRUSTED, c"dma_untrusted";
     /// After so many milliseconds an unfinished claim is not quiet.
     timeout_ms => TIMEOUT_MS, c"timeout_ms";
 }

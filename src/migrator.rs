@@ -8,6 +8,8 @@
 //! Lock order: [`Registry::current`], then the CPU hotplug lock and SRCU of the shim. Nothing on the
 //! path of a migration takes [`Registry::current`].
 
+#[cfg(CONFIG_DMA_ENGINE)]
+use crate::dmaengine;
 use crate::{
     batch::{
         Batch,
@@ -16,7 +18,13 @@ use crate::{
     },
     cpu,
     dispatch::Dispatcher,
-    kapi::shim,
+    kapi::{
+        names::{
+            Name,
+            Providers, //
+        },
+        shim, //
+    },
     stats::Stats, //
 };
 use ferry_core::scale::Want;
@@ -25,7 +33,8 @@ use kernel::{
     prelude::*,
     sync::{
         Arc,
-        Mutex, //
+        Mutex,
+        SetOnce, //
     },
 };
 
@@ -36,6 +45,9 @@ pub(crate) struct Limits {
     pub(crate) min_bytes: u64,
     /// May be used by who is reclaiming memory.
     pub(crate) in_reclaim: bool,
+    /// May be used where the migration must not block. That is for its reason to say: batches are
+    /// `MIGRATE_ASYNC` for everybody, as whoever has many folios locked must not wait for locks.
+    pub(crate) in_async: bool,
 }
 
 /// The answer to whether anything of a migrator still touches a batch.
@@ -60,16 +72,18 @@ pub(crate) trait Migrator: Send + Sync {
     /// Asked before anything is done for a batch, so that one that nobody can help with costs nothing.
     fn ready(&self, nodes: (i32, i32)) -> bool;
 
-    /// How many others a batch of this kind should have, of so many pieces, by what such batches have
-    /// gained so far.
+    /// How much help a batch of this kind should have, of so many pieces, by what such batches have
+    /// gained so far: helpers, or whatever else [`Migrator::submit()`] takes it for. 0 for none.
     fn want(&self, kind: usize, pieces: u32, payer: u64) -> Want;
 
-    /// A batch of this kind, whose duration was worth knowing, has taken `ns`, with so many helpers.
-    fn learn(&self, kind: usize, helpers: u32, bytes: u64, ns: u64);
+    /// A batch of this kind, whose duration was worth knowing, has taken `ns`.
+    fn learn(&self, kind: usize, batch: &Batch, ns: u64);
 
-    /// Makes a batch known to whoever copies, to at most so many. Never waits for a copy.
+    /// Makes a batch known to whoever copies, with as much help as [`Migrator::want()`] said. Never waits
+    /// for a copy.
     ///
-    /// Says whether anybody will look at it; if not, the batch is the mover's alone.
+    /// Says whether anybody will look at it, or its duration is worth knowing; if not, the batch is the
+    /// mover's alone, and nobody else has a reference to it.
     fn submit(&self, batch: &Arc<Batch>, helpers: u32) -> bool;
 
     /// Somebody has begun with the batch, and more could: passes it on.
@@ -84,6 +98,11 @@ pub(crate) trait Migrator: Send + Sync {
 
     /// The mover is through with the batch: nobody needs to look at it any more.
     fn over(&self, batch: &Arc<Batch>);
+
+    /// Tries again who was quarantined.
+    fn rearm(&self) -> Result {
+        Err(EOPNOTSUPP)
+    }
 
     /// For a person.
     fn show(&self, f: &mut dyn fmt::Write) -> fmt::Result;
@@ -100,27 +119,17 @@ pub(crate) struct Made {
     pub(crate) keep: KBox<dyn Keep>,
 }
 
-/// A migrator that can be selected.
+/// The migrator that is always there.
+const CPU: &str = "cpu";
+
+/// How many migrators are told apart while the module is loaded.
+pub(crate) const MAX_KINDS: usize = 8;
+
+/// A name, and the counters of the migrator that has it: they outlive its selection.
 struct Kind {
-    name: &'static CStr,
-    make: fn(&Arc<Shared>) -> Result<Made>,
+    name: SetOnce<Name>,
+    stats: Arc<Stats>,
 }
-
-impl Kind {
-    fn name(&self) -> &'static str {
-        // All of them are ASCII.
-        self.name.to_str().unwrap_or(OFF)
-    }
-}
-
-/// All of them; `off` is none of them.
-const KINDS: &[Kind] = &[Kind {
-    name: c"cpu",
-    make: cpu::make,
-}];
-
-/// How many there are.
-pub(crate) const NR_KINDS: usize = KINDS.len();
 
 /// The name of the state without a migrator.
 pub(crate) const OFF: &str = "off";
@@ -131,14 +140,14 @@ struct Current {
     _registration: shim::Registration<Dispatcher>,
     _keep: KBox<dyn Keep>,
     session: Arc<Session>,
-    kind: usize,
+    name: Name,
 }
 
 /// The migrators, and which one is selected.
 #[pin_data]
 pub(crate) struct Registry {
     shared: Arc<Shared>,
-    stats: [Arc<Stats>; NR_KINDS],
+    kinds: [Kind; MAX_KINDS],
     #[pin]
     current: Mutex<Option<Current>>,
 }
@@ -146,12 +155,39 @@ pub(crate) struct Registry {
 impl Registry {
     /// With none selected.
     pub(crate) fn new(shared: Arc<Shared>) -> Result<impl PinInit<Self>> {
-        let stats = [Arc::new(Stats::new(), GFP_KERNEL)?];
+        let kind = || -> Result<Kind> {
+            Ok(Kind {
+                name: SetOnce::new(),
+                stats: Arc::new(Stats::new(), GFP_KERNEL)?,
+            })
+        };
+        let kinds = [
+            kind()?,
+            kind()?,
+            kind()?,
+            kind()?,
+            kind()?,
+            kind()?,
+            kind()?,
+            kind()?,
+        ];
+        if let ([first, ..], Some(cpu)) = (&kinds, Name::new(CPU.as_bytes())) {
+            first.name.populate(cpu);
+        }
         Ok(pin_init!(Self {
             shared,
-            stats,
+            kinds,
             current <- new_mutex!(None, "ferry::registry"),
         }))
+    }
+
+    /// The counters for a name, if there is room for one more. With the lock of `current`.
+    fn stats_of(&self, name: &Name) -> Option<&Arc<Stats>> {
+        self.kinds.iter().find_map(|kind| {
+            // Nobody else populates it meanwhile.
+            kind.name.populate(*name);
+            (kind.name.as_ref() == Some(name)).then_some(&kind.stats)
+        })
     }
 
     /// Selects a migrator by name. `EINVAL` for an unknown one; whatever fails, the selected one
@@ -162,14 +198,16 @@ impl Registry {
             *current = None;
             return Ok(());
         }
-        let (index, kind) = (KINDS.iter().enumerate())
-            .find(|(_, k)| k.name.to_bytes() == name.as_bytes())
-            .ok_or(EINVAL)?;
-        if current.as_ref().is_some_and(|c| c.kind == index) {
+        let name = Name::new(name.as_bytes()).ok_or(EINVAL)?;
+        if current.as_ref().is_some_and(|c| c.name == name) {
             return Ok(());
         }
-        let made = (kind.make)(&self.shared)?;
-        let stats = self.stats.get(index).ok_or(EINVAL)?.clone();
+        let made = if name.as_str() == CPU {
+            cpu::make(&self.shared)?
+        } else {
+            engine(&name, &self.shared)?
+        };
+        let stats = self.stats_of(&name).ok_or(ENOSPC)?.clone();
         let session = Arc::new(
             Session::new(made.migrator, stats, self.shared.clone()),
             GFP_KERNEL,
@@ -181,31 +219,51 @@ impl Registry {
             _registration: shim::Registration::new(dispatcher)?,
             _keep: made.keep,
             session,
-            kind: index,
+            name,
         });
         Ok(())
     }
 
     /// The name of the selected migrator.
-    pub(crate) fn selected(&self) -> &'static str {
-        (self.current.lock().as_ref())
-            .and_then(|c| KINDS.get(c.kind))
-            .map_or(OFF, Kind::name)
+    pub(crate) fn selected(&self) -> Option<Name> {
+        self.current.lock().as_ref().map(|c| c.name)
     }
 
-    /// The names that can be selected.
-    pub(crate) fn names() -> impl Iterator<Item = &'static str> {
-        Iterator::chain(core::iter::once(OFF), KINDS.iter().map(Kind::name))
+    /// Writes the names that can be selected, now.
+    pub(crate) fn show_available(&self, f: &mut dyn fmt::Write) -> fmt::Result {
+        write!(f, "{OFF} {CPU}")?;
+        let selected = self.selected();
+        let mut listed = selected.is_none_or(|name| name.as_str() == CPU);
+        for name in providers().iter() {
+            listed |= selected == Some(*name);
+            write!(f, " {}", name.as_str())?;
+        }
+        match selected {
+            // All of its channels are ours, or it has none at the moment.
+            Some(name) if !listed => write!(f, " {}", name.as_str()),
+            _ => Ok(()),
+        }
     }
 
-    /// The migrators, by index.
-    pub(crate) fn kinds() -> impl Iterator<Item = &'static CStr> {
-        KINDS.iter().map(|k| k.name)
+    /// The migrators that have been selected so far, by index.
+    pub(crate) fn kinds(&self) -> impl Iterator<Item = (usize, &Name)> {
+        self.kinds
+            .iter()
+            .enumerate()
+            .filter_map(|(i, kind)| kind.name.as_ref().map(|name| (i, name)))
     }
 
     /// The counters of all migrators, with their indices.
     pub(crate) fn stats(&self) -> impl Iterator<Item = (usize, &Stats)> + Clone {
-        self.stats.iter().map(|s| &**s).enumerate()
+        self.kinds.iter().map(|kind| &*kind.stats).enumerate()
+    }
+
+    /// Tries again what the selected migrator has quarantined.
+    pub(crate) fn rearm(&self) -> Result {
+        match self.current.lock().as_ref() {
+            Some(c) => c.session.migrator.rearm(),
+            None => Err(EOPNOTSUPP),
+        }
     }
 
     /// For a person.
@@ -216,4 +274,27 @@ impl Registry {
             None => Ok(()),
         }
     }
+}
+
+/// Makes the migrator of an engine.
+#[cfg(CONFIG_DMA_ENGINE)]
+fn engine(name: &Name, shared: &Arc<Shared>) -> Result<Made> {
+    if providers().iter().any(|n| n == name) {
+        dmaengine::make(name, shared)
+    } else {
+        Err(EINVAL)
+    }
+}
+
+#[cfg(not(CONFIG_DMA_ENGINE))]
+fn engine(_: &Name, _: &Arc<Shared>) -> Result<Made> {
+    Err(EINVAL)
+}
+
+/// The engines that are there now.
+fn providers() -> Providers {
+    #[cfg(CONFIG_DMA_ENGINE)]
+    return Providers::look();
+    #[cfg(not(CONFIG_DMA_ENGINE))]
+    Providers::default()
 }

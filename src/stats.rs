@@ -38,6 +38,8 @@ counters! {
     DeclinedBusy => "batches_declined_busy",
     /// Batches declined: such batches gain nothing from helpers.
     DeclinedGain => "batches_declined_gain",
+    /// Batches declined: in reclaim, or must not block.
+    DeclinedContext => "batches_declined_context",
     /// Batches declined: reason filtered.
     DeclinedReason => "batches_declined_reason",
     /// Batches declined by fault injection.
@@ -90,6 +92,16 @@ counters! {
     UnpaidNs => "helper_unpaid_ns",
     /// Helpers woken, or found spinning.
     Woken => "helpers_woken",
+    /// Bytes copied by engines.
+    EngineBytes => "engine_bytes",
+    /// Descriptors made for engines.
+    Descriptors => "engine_descriptors",
+    /// Mappings made for them.
+    Mappings => "engine_mappings",
+    /// Times that a channel was told of new descriptors.
+    EngineSubmits => "engine_submits",
+    /// Times that an engine did not answer in time.
+    EngineTimeouts => "engine_timeouts",
 }
 
 /// A histogram of durations.

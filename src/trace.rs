@@ -32,6 +32,8 @@ pub(crate) enum Cause {
     Busy = 7,
     /// Such batches gain nothing from helpers.
     Gain = 8,
+    /// The migrator cannot be used where the migration must not block, or in reclaim.
+    Context = 9,
 }
 
 /// Counts and traces a fallback.
@@ -46,6 +48,7 @@ pub(crate) fn fallback(stats: &Stats, cause: Cause, bytes: u64) {
         Cause::Unquiet => Counter::Unquiet,
         Cause::Busy => Counter::DeclinedBusy,
         Cause::Gain => Counter::DeclinedGain,
+        Cause::Context => Counter::DeclinedContext,
     };
     stats.add(counter, 1);
     trace::fallback(cause as u32, bytes);

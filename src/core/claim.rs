@@ -159,6 +159,63 @@ impl<W: Word> Chunk<W> {
     }
 }
 
+/// Counts who still has to do with a chunk that an engine copies: the descriptors that have a part of
+/// it, and whoever makes them.
+///
+/// The last one completes the chunk; a failure of any of them is a failure of the chunk. They may end
+/// in any order, and before the last of them has been made.
+#[derive(Debug)]
+pub struct Pending<W> {
+    word: W,
+}
+
+/// Set when one of them has failed.
+const PENDING_FAILED: u32 = 1 << 31;
+
+impl<W: Word> Pending<W> {
+    /// Makes a counter out of `word`; [`Pending::begin()`] has to follow.
+    pub const fn new(word: W) -> Self {
+        Self { word }
+    }
+
+    /// The maker of descriptors has claimed the chunk. Nobody else counts yet.
+    #[inline]
+    pub fn begin(&self) {
+        self.word.store_relaxed(1);
+    }
+
+    fn change(&self, by: impl Fn(u32) -> u32) -> u32 {
+        let mut old = self.word.load_relaxed();
+        loop {
+            let new = by(old);
+            match self.word.compare_exchange(old, new) {
+                Ok(_) => return new,
+                Err(seen) => old = seen,
+            }
+        }
+    }
+
+    /// One more descriptor, before it is given to the engine. There are fewer than 2^31.
+    #[inline]
+    pub fn add(&self) {
+        self.change(|n| n.wrapping_add(1));
+    }
+
+    /// One of them has ended. Says, to the last one, whether all went well; who then completes the
+    /// chunk sees what all of them wrote before.
+    #[inline]
+    #[must_use]
+    pub fn end(&self, ok: bool) -> Option<bool> {
+        let failed = if ok { 0 } else { PENDING_FAILED };
+        // Acquire and release: what the others wrote comes before what the last one does.
+        match self.change(|n| n.wrapping_sub(1) | failed) {
+            0 => Some(true),
+            PENDING_FAILED => Some(false),
+            _ => None,
+        }
+    }
+}
+
 /// Hands out the chunks of a batch in move order, each number once.
 #[derive(Debug)]
 pub struct Ticket<W> {
@@ -405,6 +462,26 @@ mod tests {
         c.complete(A, false);
         assert_eq!(c.revoke(), ChunkState::Failed);
         assert!(!c.try_claim(A));
+    }
+
+    #[test]
+    fn the_last_descriptor_completes() {
+        let p = Pending::new(TestWord::new(99));
+        p.begin();
+        p.add();
+        p.add();
+        // One has ended before the next one is made.
+        assert_eq!(p.end(true), None);
+        p.add();
+        assert_eq!(p.end(true), None);
+        assert_eq!(p.end(true), None);
+        assert_eq!(p.end(true), Some(true));
+        p.begin();
+        p.add();
+        assert_eq!(p.end(false), None);
+        assert_eq!(p.end(true), Some(false));
+        p.begin();
+        assert_eq!(p.end(false), Some(false));
     }
 
     #[test]

@@ -15,6 +15,7 @@
 //! | [`placement`] | in which order CPUs are asked to help |
 //! | [`policy`] | how many helpers at most, how far ahead, which routine, and whether at all |
 //! | [`scale`] | how many helpers, by what they have gained |
+//! | [`engine`] | what goes to engines, in which descriptors and channels |
 //! | [`sdxi`] | encodings, ring and state machine of SDXI functions |
 //! | [`reasons`] | which migration reasons take part |
 //! | [`knob`] | numeric knobs, their ranges and what is wrong with a value |
@@ -28,6 +29,7 @@
 extern crate std;
 
 pub mod claim;
+pub mod engine;
 pub mod hist;
 #[cfg(CONFIG_RUST)]
 mod kernel_glue;
@@ -50,6 +52,7 @@ pub use claim::{
     ChunkState,
     EntryState,
     Lane,
+    Pending,
     Settle,
     Ticket, //
 };

@@ -72,6 +72,12 @@ pub const CGROUP_WORKERS: Knob = knob("cgroup_workers", (0, 64), 1, 64);
 pub const CPU_NODE: Knob = choice("cpu_node", &["destination", "source"], 0);
 /// How CPUs copy.
 pub const COPY_ROUTINE: Knob = choice("copy_routine", &["auto", "cached", "nontemporal"], 0);
+/// How much of a batch an engine gets.
+pub const ENGINE_SHARE: Knob = choice("engine_share", &["auto", "all"], 0);
+/// Most channels of a provider that are held.
+pub const DMA_CHANNELS: Knob = knob("dma_channels", (1, 64), 1, 16);
+/// Take providers that do not tell of failures.
+pub const DMA_UNTRUSTED: Knob = knob("dma_untrusted", (0, 1), 1, 0);
 /// After this, an unfinished claim counts as not quiet. Long, as an overcommitted host may well keep
 /// the CPU of a helper from us for a second, and a folio that fails for it is worse than one late.
 pub const TIMEOUT_MS: Knob = knob("timeout_ms", (1, 60_000), 1, 10_000);

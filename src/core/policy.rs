@@ -56,6 +56,12 @@ pub fn now_chunk_bytes(bytes: u64, chunk_bytes: u64) -> u64 {
     (bytes / 4).max(MIN_CHUNK_BYTES).min(chunk_bytes)
 }
 
+/// About how many bytes so many of these pieces have.
+pub fn bytes_of(bytes: u64, taken: u32, pieces: u32) -> u64 {
+    let each = bytes.checked_div(pieces.into()).unwrap_or(0);
+    each.saturating_mul(taken.into()).min(bytes)
+}
+
 /// The first piece that is too far ahead of the mover to be claimed: the limit for
 /// [`Ticket::take()`](crate::Ticket::take).
 ///

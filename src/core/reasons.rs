@@ -21,6 +21,14 @@ const NAMES: [&str; 10] = [
 /// The number of one that decides more than whether a batch is taken.
 pub const DEMOTION: u32 = 8;
 
+/// Those whose migrations must not block, or may not.
+const ASYNC: [u32; 3] = [0, 5, DEMOTION];
+
+/// Do migrations for this reason block? Not, if it is not known.
+pub fn may_block(reason: Option<u32>) -> bool {
+    reason.is_some_and(|r| BITS.contains(&r) && !ASYNC.contains(&r))
+}
+
 /// The numbers of the reasons.
 const BITS: core::ops::Range<u32> = 0..NAMES.len() as u32;
 

@@ -34,16 +34,22 @@ use core::{
 use ferry_bindings as fb;
 use ferry_core::{
     claim,
+    engine::{
+        Part,
+        Run, //
+    },
     plan,
     plan::{
         Piece,
         Planned, //
     },
     policy::Routine,
+    reasons,
     Chunk,
     ChunkState,
     EntryState,
     Lane,
+    Pending,
     Settle,
     Ticket, //
 };
@@ -239,6 +245,10 @@ pub(crate) struct RawBatch {
     states: KVec<Atomic<u32>>,
     pieces: KVec<Piece>,
     chunks: KVec<Chunk<Atomic<u32>>>,
+    /// For chunks that an engine has claimed.
+    pending: KVec<Pending<Atomic<u32>>>,
+    /// What engines did.
+    by_engine: ByEngine,
     planned: Planned,
     ticket: Ticket<Atomic<u32>>,
     /// Folios may change until they are claimed, so their references count (I1).
@@ -262,6 +272,7 @@ impl RawBatch {
         let mut pieces = KVec::with_capacity(MAX_CHUNKS, GFP_KERNEL)?;
         let mut chunks = KVec::with_capacity(MAX_CHUNKS, GFP_KERNEL)?;
         let mut states = KVec::with_capacity(MAX_ENTRIES, GFP_KERNEL)?;
+        let mut pending = KVec::with_capacity(MAX_CHUNKS, GFP_KERNEL)?;
         for _ in 0..MAX_ENTRIES {
             entries.push(Opaque::new(fb::migrate_copy_entry::default()), GFP_KERNEL)?;
             states.push(Atomic::new(EntryState::Pending as u32), GFP_KERNEL)?;
@@ -269,6 +280,7 @@ impl RawBatch {
         for _ in 0..MAX_CHUNKS {
             pieces.push(Piece::default(), GFP_KERNEL)?;
             chunks.push(Chunk::new(Atomic::new(0)), GFP_KERNEL)?;
+            pending.push(Pending::new(Atomic::new(0)), GFP_KERNEL)?;
         }
         let header = KBox::new(
             Header {
@@ -288,6 +300,8 @@ impl RawBatch {
             states,
             pieces,
             chunks,
+            pending,
+            by_engine: ByEngine::default(),
             planned: Planned::default(),
             ticket: Ticket::new(Atomic::new(0)),
             early: false,
@@ -320,11 +334,15 @@ impl RawBatch {
         (c.mode, c.reason)
     }
 
-    /// Must the migration not block (`MIGRATE_ASYNC`)?
+    /// Must the migration not block? It is `MIGRATE_ASYNC`, and not as the first attempt of one that
+    /// may block.
     ///
     /// Not known of a folio that is copied at once.
     pub(crate) fn is_async(&self) -> bool {
-        self.early && self.mode_reason().0 == bindings::migrate_mode_MIGRATE_ASYNC
+        let (mode, reason) = self.mode_reason();
+        self.early
+            && mode == bindings::migrate_mode_MIGRATE_ASYNC
+            && !reasons::may_block(Some(reason))
     }
 
     /// The entry that the mover comes to next.
@@ -364,6 +382,7 @@ impl RawBatch {
             chunk.reset();
         }
         self.ticket.reset();
+        self.by_engine = ByEngine::default();
     }
 
     /// Cuts the folios that the shim has put in into chunks.
@@ -598,6 +617,179 @@ impl RawBatch {
     /// Revokes what is free; returns a chunk that is still in flight.
     pub(crate) fn close(&self) -> Option<u32> {
         claim::close(self.chunks())
+    }
+}
+
+/// What engines did for a batch. Added to before a chunk is completed with release, read by the mover
+/// after it has seen that with acquire.
+pub(crate) struct ByEngine {
+    /// Bytes copied.
+    pub(crate) bytes: Atomic<u64>,
+    /// Whole folios, of chunks that are shared by several, among them.
+    pub(crate) folios: Atomic<u32>,
+    /// Chunks copied.
+    pub(crate) chunks: Atomic<u32>,
+    /// Chunks failed, or with folios that were skipped.
+    pub(crate) failed: Atomic<u32>,
+    /// Folios that may not be copied early, because somebody else has a reference (I1).
+    pub(crate) referenced: Atomic<u32>,
+    /// When the last descriptor ended, by the clock of the CPU that was told.
+    pub(crate) ended: Atomic<u64>,
+}
+
+impl Default for ByEngine {
+    fn default() -> Self {
+        Self {
+            bytes: Atomic::new(0),
+            folios: Atomic::new(0),
+            chunks: Atomic::new(0),
+            failed: Atomic::new(0),
+            referenced: Atomic::new(0),
+            ended: Atomic::new(0),
+        }
+    }
+}
+
+/// What engines do with chunks. A claim of theirs is not an object: it begins with
+/// [`RawBatch::engine_claim()`] and ends when the maker of descriptors, and each descriptor that has
+/// a part of the chunk, has been [ended](RawBatch::engine_end).
+impl RawBatch {
+    /// What engines have done so far.
+    pub(crate) fn by_engine(&self) -> &ByEngine {
+        &self.by_engine
+    }
+
+    /// How many entries a chunk is made of, eligible or not: it takes no more descriptors.
+    pub(super) fn entries_of(&self, chunk: u32) -> u32 {
+        self.pieces().get(chunk as usize).map_or(0, |p| p.count)
+    }
+
+    /// Claims a chunk for the channel with this lane, whose maker of descriptors is the caller.
+    pub(super) fn engine_claim(&self, chunk: u32, lane: Lane) -> bool {
+        let (Some(c), Some(p)) = (
+            self.chunks().get(chunk as usize),
+            self.pending.get(chunk as usize),
+        ) else {
+            return false;
+        };
+        if !c.try_claim(lane) {
+            return false;
+        }
+        p.begin();
+        true
+    }
+
+    /// The parts of a chunk that the caller has claimed for an engine: those of folios that may be
+    /// copied, at this moment (I1). False if the chunk cannot be copied as a whole.
+    pub(super) fn engine_parts(&self, chunk: u32, mut f: impl FnMut(Part)) -> bool {
+        let Some(piece) = self.pieces().get(chunk as usize) else {
+            return false;
+        };
+        let mut ok = true;
+        for i in piece.first..piece.first.saturating_add(piece.count) {
+            let (Some(entry), Some(state)) = (self.entry(i), self.state(i)) else {
+                return false;
+            };
+            let bytes = entry.bytes as u64;
+            if bytes == 0 {
+                continue;
+            }
+            let whole = piece.len >= bytes;
+            // SAFETY: The chunk is claimed, so the entry is not settled and its folios are lent.
+            if self.early && !unsafe { fb::ferry_may_claim(entry) } {
+                self.by_engine.referenced.add(1u32, Relaxed);
+                ok = false;
+                if whole {
+                    claim::entry_mark(state, EntryState::Skipped);
+                }
+                continue;
+            }
+            let (offset, len) = if whole {
+                (0, bytes)
+            } else {
+                (piece.offset, piece.len)
+            };
+            // SAFETY: As above.
+            let (src, dst) = unsafe {
+                (
+                    fb::ferry_folio_phys(entry.src),
+                    fb::ferry_folio_phys(entry.dst),
+                )
+            };
+            f(Part {
+                chunk,
+                entry: i,
+                src: src.saturating_add(offset),
+                dst: dst.saturating_add(offset),
+                len,
+            });
+        }
+        ok
+    }
+
+    /// One more descriptor for the chunks of this run, which the caller has claimed.
+    pub(super) fn engine_hold(&self, run: &Run) {
+        for chunk in run.chunks.0..=run.chunks.1 {
+            if let Some(p) = self.pending.get(chunk as usize) {
+                p.add();
+            }
+        }
+    }
+
+    /// The engine, which had a descriptor for this run, does not touch its memory any more: it has
+    /// copied all of it, visible to the caller, or who knows what.
+    pub(super) fn engine_ended(&self, run: &Run, lane: Lane, ok: bool) {
+        self.by_engine.ended.store(preempt::clock(), Relaxed);
+        if ok {
+            self.by_engine.bytes.add(run.len, Relaxed);
+        }
+        for chunk in run.chunks.0..=run.chunks.1 {
+            if ok {
+                self.mark_copied(run, chunk);
+            }
+            self.engine_end(chunk, lane, ok);
+        }
+    }
+
+    /// Marks folios of this run and chunk that have no other chunk: the mover can take them.
+    fn mark_copied(&self, run: &Run, chunk: u32) {
+        let Some(piece) = self.pieces().get(chunk as usize) else {
+            return;
+        };
+        let last = piece.first.saturating_add(piece.count).saturating_sub(1);
+        for i in piece.first.max(run.entries.0)..=last.min(run.entries.1) {
+            let (Some(entry), Some(state)) = (self.entry(i), self.state(i)) else {
+                return;
+            };
+            // One that was skipped (I1) may lie between two that adjoin.
+            if entry.bytes != 0
+                && piece.len >= entry.bytes as u64
+                && claim::entry_state(state) == EntryState::Pending
+            {
+                self.by_engine.folios.add(1u32, Relaxed);
+                claim::entry_mark(state, EntryState::Copied);
+            }
+        }
+    }
+
+    /// One of those who have to do with the chunk is through with it.
+    pub(super) fn engine_end(&self, chunk: u32, lane: Lane, ok: bool) {
+        let (Some(c), Some(p)) = (
+            self.chunks().get(chunk as usize),
+            self.pending.get(chunk as usize),
+        ) else {
+            return;
+        };
+        if let Some(ok) = p.end(ok) {
+            let counter = if ok {
+                &self.by_engine.chunks
+            } else {
+                &self.by_engine.failed
+            };
+            counter.add(1u32, Relaxed);
+            // The last touch: the batch may be gone as soon as the last chunk is complete.
+            c.complete(lane, ok);
+        }
     }
 }
 

@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: GPL-2.0
+/* The client side of dmaengine, mapping for it, and waiting for it. */
+#include <linux/device/bus.h>
+#include <linux/dma-mapping.h>
+#include <linux/dmaengine.h>
+#include <linux/jiffies.h>
+#include <linux/mm.h>
+#include <linux/reboot.h>
+#include <linux/sched/mm.h>
+#include <linux/suspend.h>
+#include <linux/swiotlb.h>
+
+#include "dmaengine.h"
+
+/* Never looked into by others. */
+static struct dma_chan *of(struct ferry_dma_chan *chan)
+{
+	return (struct dma_chan *)chan;
+}
+
+static const char *driver_of(struct dma_chan *chan)
+{
+	struct device_driver *driver = READ_ONCE(chan->device->dev->driver);
+
+	return driver ? driver->name : "";
+}
+
+struct collector {
+	void (*fn)(void *data, const char *driver);
+	void *data;
+};
+
+static bool collect(struct dma_chan *chan, void *param)
+{
+	struct collector *to = param;
+
+	if (chan->device->device_prep_dma_memcpy)
+		to->fn(to->data, driver_of(chan));
+	/* This is a look around: none of them is wanted. */
+	return false;
+}
+
+static bool is_of_driver(struct dma_chan *chan, void *param)
+{
+	return chan->device->device_prep_dma_memcpy &&
+	       !strcmp(driver_of(chan), param);
+}
+
+/* Calls fn() with the driver of each channel that can copy and is free, under a mutex. */
+void ferry_dma_providers(void (*fn)(void *data, const char *driver), void *data)
+{
+	struct collector to = { .fn = fn, .data = data };
+	dma_cap_mask_t mask;
+
+	dma_cap_zero(mask);
+	dma_cap_set(DMA_MEMCPY, mask);
+	__dma_request_channel(&mask, collect, &to, NULL);
+}
+
+/* A channel of a provider of its own, private or not; NULL if none is free. */
+struct ferry_dma_chan *ferry_dma_request(const char *driver)
+{
+	dma_cap_mask_t mask;
+
+	dma_cap_zero(mask);
+	dma_cap_set(DMA_MEMCPY, mask);
+	return (struct ferry_dma_chan *)__dma_request_channel(&mask, is_of_driver,
+							      (void *)driver, NULL);
+}
+
+/* Lets a channel go; what it still has is terminated by the provider. May sleep. */
+void ferry_dma_release(struct ferry_dma_chan *chan)
+{
+	dma_release_channel(of(chan));
+}
+
+const char *ferry_dma_name(struct ferry_dma_chan *chan)
+{
+	return dma_chan_name(of(chan));
+}
+
+/* The device to map for. */
+struct device *ferry_dma_device(struct ferry_dma_chan *chan)
+{
+	return dmaengine_get_dma_device(of(chan));
+}
+
+/* The bus of the device whose driver is the provider. */
+const struct bus_type *ferry_dma_bus(struct ferry_dma_chan *chan)
+{
+	return of(chan)->device->dev->bus;
+}
+
+bool ferry_dma_is_of(struct ferry_dma_chan *chan, const struct device *dev)
+{
+	return of(chan)->device->dev == dev;
+}
+
+/* What addresses and lengths have to be multiples of. */
+u32 ferry_dma_align(struct ferry_dma_chan *chan)
+{
+	return 1u << min_t(u32, of(chan)->device->copy_align, 31);
+}
+
+static void ended(void *param, const struct dmaengine_result *result)
+{
+	const struct ferry_end *end = param;
+
+	end->fn(end, !result || result->result == DMA_TRANS_NOERROR);
+}
+
+/* Prepares and submits; the caller is the only one who does so on this channel. */
+int ferry_dma_copy(struct ferry_dma_chan *chan, u64 dst, u64 src, size_t len,
+		   bool interrupt, const struct ferry_end *end, s32 *cookie)
+{
+	struct dma_async_tx_descriptor *tx;
+
+	tx = dmaengine_prep_dma_memcpy(of(chan), dst, src, len,
+				       DMA_CTRL_ACK |
+				       (interrupt ? DMA_PREP_INTERRUPT : 0));
+	if (!tx)
+		return -EAGAIN;
+	tx->callback_result = ended;
+	tx->callback_param = (void *)end;
+	*cookie = dmaengine_submit(tx);
+	return dma_submit_error(*cookie);
+}
+
+void ferry_dma_issue(struct ferry_dma_chan *chan)
+{
+	dma_async_issue_pending(of(chan));
+}
+
+/* Has the provider look for what has completed without an interrupt. */
+void ferry_dma_poll(struct ferry_dma_chan *chan, s32 cookie)
+{
+	dmaengine_tx_status(of(chan), cookie, NULL);
+}
+
+/*
+ * Terminates what the channel has, and waits for the end of it. The second call
+ * says whether there is one, with the drivers that the patches of this project
+ * are for; with others its 0 says nothing. May sleep for seconds.
+ */
+int ferry_dma_terminate(struct ferry_dma_chan *chan)
+{
+	int ret = dmaengine_terminate_sync(of(chan));
+
+	return ret ?: dmaengine_terminate_async(of(chan));
+}
+
+/* Does every mapping for it copy? */
+bool ferry_dma_bounces(struct device *dev)
+{
+	return is_swiotlb_force_bounce(dev);
+}
+
+int ferry_device_node(struct device *dev)
+{
+	return dev_to_node(dev);
+}
+
+struct device *ferry_device_get(struct device *dev)
+{
+	return get_device(dev);
+}
+
+void ferry_device_put(struct device *dev)
+{
+	put_device(dev);
+}
+
+bool ferry_device_is_bound(struct device *dev)
+{
+	return READ_ONCE(dev->driver);
+}
+
+/* Maps physically contiguous memory, which is written (@from) or read. */
+int ferry_dma_map(struct device *dev, u64 phys, size_t len, bool from, u64 *dma)
+{
+	enum dma_data_direction dir = from ? DMA_FROM_DEVICE : DMA_TO_DEVICE;
+	dma_addr_t addr = dma_map_phys(dev, phys, len, dir, DMA_ATTR_NO_WARN);
+
+	if (dma_mapping_error(dev, addr))
+		return -ENOMEM;
+	if (dma_need_sync(dev, addr)) {
+		/* Through a bounce buffer: two copies by a CPU to save one. */
+		dma_unmap_phys(dev, addr, len, dir, DMA_ATTR_SKIP_CPU_SYNC);
+		return -EOPNOTSUPP;
+	}
+	*dma = addr;
+	return 0;
+}
+
+void ferry_dma_unmap(struct device *dev, u64 dma, size_t len, bool from)
+{
+	dma_unmap_phys(dev, dma, len, from ? DMA_FROM_DEVICE : DMA_TO_DEVICE, 0);
+}
+
+u64 ferry_folio_phys(const struct folio *folio)
+{
+	return PFN_PHYS(folio_pfn(folio));
+}
+
+/* Of memory from kmalloc(). */
+u64 ferry_virt_phys(const void *address)
+{
+	return virt_to_phys((void *)address);
+}
+
+void ferry_wait_init(struct wait_queue_head *wq)
+{
+	init_waitqueue_head(wq);
+}
+
+/* Sleeps until done(), at most that long. */
+bool ferry_wait(struct wait_queue_head *wq, bool (*done)(void *data),
+		void *data, u64 ns)
+{
+	return wait_event_timeout(*wq, done(data), nsecs_to_jiffies(ns) + 1);
+}
+
+void ferry_wake(struct wait_queue_head *wq)
+{
+	/* Its barrier pairs with that of prepare_to_wait() in ferry_wait(). */
+	if (wq_has_sleeper(wq))
+		wake_up_all(wq);
+}
+
+/* Tells lockdep that a lock is taken in reclaim. */
+void ferry_prime_lock(void (*lock)(void *data), void *data)
+{
+	fs_reclaim_acquire(GFP_KERNEL);
+	lock(data);
+	fs_reclaim_release(GFP_KERNEL);
+}
+
+static int on_bus(struct notifier_block *nb, unsigned long action, void *data)
+{
+	struct ferry_watch *watch = container_of(nb, struct ferry_watch, bus_nb);
+
+	switch (action) {
+	case BUS_NOTIFY_UNBIND_DRIVER:
+		watch->fn(watch->data, FERRY_UNBIND, data);
+		break;
+	case BUS_NOTIFY_UNBOUND_DRIVER:
+		watch->fn(watch->data, FERRY_UNBOUND, data);
+		break;
+	case BUS_NOTIFY_BOUND_DRIVER:
+		watch->fn(watch->data, FERRY_BOUND, data);
+		break;
+	}
+	return NOTIFY_DONE;
+}
+
+static int on_pm(struct notifier_block *nb, unsigned long action, void *data)
+{
+	struct ferry_watch *watch = container_of(nb, struct ferry_watch, pm_nb);
+
+	switch (action) {
+	case PM_HIBERNATION_PREPARE:
+	case PM_SUSPEND_PREPARE:
+	case PM_RESTORE_PREPARE:
+		watch->fn(watch->data, FERRY_HALT, NULL);
+		break;
+	case PM_POST_HIBERNATION:
+	case PM_POST_SUSPEND:
+	case PM_POST_RESTORE:
+		watch->fn(watch->data, FERRY_RESUME, NULL);
+		break;
+	}
+	return NOTIFY_DONE;
+}
+
+static int on_reboot(struct notifier_block *nb, unsigned long action, void *data)
+{
+	struct ferry_watch *watch = container_of(nb, struct ferry_watch, reboot_nb);
+
+	/* A late write would hit the next kernel. */
+	watch->fn(watch->data, FERRY_HALT, NULL);
+	return NOTIFY_DONE;
+}
+
+/* Calls fn(), which may sleep, for devices of the bus and for the machine. */
+int ferry_watch(struct ferry_watch *watch, const struct bus_type *bus,
+		void (*fn)(void *data, enum ferry_event event,
+			   struct device *dev),
+		void *data)
+{
+	int ret;
+
+	*watch = (struct ferry_watch) {
+		.bus_nb.notifier_call = on_bus,
+		.pm_nb.notifier_call = on_pm,
+		.reboot_nb.notifier_call = on_reboot,
+		.bus = bus,
+		.fn = fn,
+		.data = data,
+	};
+	ret = bus_register_notifier(bus, &watch->bus_nb);
+	if (ret)
+		return ret;
+	ret = register_pm_notifier(&watch->pm_nb);
+	if (ret)
+		goto no_pm;
+	ret = register_reboot_notifier(&watch->reboot_nb);
+	if (ret)
+		goto no_reboot;
+	return 0;
+
+no_reboot:
+	unregister_pm_notifier(&watch->pm_nb);
+no_pm:
+	bus_unregister_notifier(bus, &watch->bus_nb);
+	return ret;
+}
+
+/* Waits for calls of fn(). */
+void ferry_unwatch(struct ferry_watch *watch)
+{
+	unregister_reboot_notifier(&watch->reboot_nb);
+	unregister_pm_notifier(&watch->pm_nb);
+	bus_unregister_notifier(watch->bus, &watch->bus_nb);
+}

@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* The client side of dmaengine, mapping for it, and waiting for it. */
+#ifndef _FERRY_DMAENGINE_H
+#define _FERRY_DMAENGINE_H
+
+#include <linux/device.h>
+#include <linux/mm_types.h>
+#include <linux/notifier.h>
+#include <linux/types.h>
+#include <linux/wait.h>
+
+/* A struct dma_chan that is held exclusively. */
+struct ferry_dma_chan;
+
+/**
+ * struct ferry_end - whom to tell that a descriptor has ended
+ * @fn: called once, in any context but a hard interrupt's, with whether all of
+ *	it has been copied; nothing of the engine touches its memory any more.
+ */
+struct ferry_end {
+	void (*fn)(const struct ferry_end *end, bool ok);
+};
+
+void ferry_dma_providers(void (*fn)(void *data, const char *driver),
+			 void *data);
+struct ferry_dma_chan *ferry_dma_request(const char *driver);
+void ferry_dma_release(struct ferry_dma_chan *chan);
+const char *ferry_dma_name(struct ferry_dma_chan *chan);
+struct device *ferry_dma_device(struct ferry_dma_chan *chan);
+const struct bus_type *ferry_dma_bus(struct ferry_dma_chan *chan);
+bool ferry_dma_is_of(struct ferry_dma_chan *chan, const struct device *dev);
+u32 ferry_dma_align(struct ferry_dma_chan *chan);
+int ferry_dma_copy(struct ferry_dma_chan *chan, u64 dst, u64 src, size_t len,
+		   bool interrupt, const struct ferry_end *end, s32 *cookie);
+void ferry_dma_issue(struct ferry_dma_chan *chan);
+void ferry_dma_poll(struct ferry_dma_chan *chan, s32 cookie);
+int ferry_dma_terminate(struct ferry_dma_chan *chan);
+
+bool ferry_dma_bounces(struct device *dev);
+int ferry_device_node(struct device *dev);
+struct device *ferry_device_get(struct device *dev);
+void ferry_device_put(struct device *dev);
+bool ferry_device_is_bound(struct device *dev);
+int ferry_dma_map(struct device *dev, u64 phys, size_t len, bool from, u64 *dma);
+void ferry_dma_unmap(struct device *dev, u64 dma, size_t len, bool from);
+u64 ferry_folio_phys(const struct folio *folio);
+u64 ferry_virt_phys(const void *address);
+
+void ferry_wait_init(struct wait_queue_head *wq);
+bool ferry_wait(struct wait_queue_head *wq, bool (*done)(void *data),
+		void *data, u64 ns);
+void ferry_wake(struct wait_queue_head *wq);
+void ferry_prime_lock(void (*lock)(void *data), void *data);
+
+/* What ferry_watch() tells of. */
+enum ferry_event {
+	/* The driver of a device is about to be unbound. */
+	FERRY_UNBIND,
+	/* It has been unbound. */
+	FERRY_UNBOUND,
+	/* A driver has been bound. */
+	FERRY_BOUND,
+	/* The machine goes to sleep, or down. */
+	FERRY_HALT,
+	/* It has come back. */
+	FERRY_RESUME,
+};
+
+struct ferry_watch {
+	struct notifier_block bus_nb;
+	struct notifier_block pm_nb;
+	struct notifier_block reboot_nb;
+	const struct bus_type *bus;
+	void (*fn)(void *data, enum ferry_event event, struct device *dev);
+	void *data;
+};
+
+int ferry_watch(struct ferry_watch *watch, const struct bus_type *bus,
+		void (*fn)(void *data, enum ferry_event event,
+			   struct device *dev),
+		void *data);
+void ferry_unwatch(struct ferry_watch *watch);
+
+#endif /* _FERRY_DMAENGINE_H */

@@ -1,0 +1,454 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Who looks after the channels: takes them, gives them back, and finds out whether those that were
+//! quarantined are quiet.
+//!
+//! The keeper owns the lines, one for each lane: a channel, and what state it is in. Its thread does
+//! what takes long; devices that go are dealt with where they are announced, so that their channels
+//! have been given back when their drivers go.
+//!
+//! Lock order: [`Keeper::admin`], then the locks of dmaengine and of channels.
+
+use crate::{
+    batch::{
+        Batch,
+        Shared, //
+    },
+    kapi::{
+        channel::{
+            Channel,
+            Device, //
+        },
+        dmaengine::{
+            DmaChannel,
+            Event,
+            Watcher, //
+        },
+        log,
+        names::Name,
+        worker::{
+            Body,
+            Waker, //
+        },
+    },
+};
+use ferry_core::Lane;
+use kernel::{
+    fmt, new_mutex,
+    prelude::*,
+    sync::{
+        atomic::{
+            Acquire,
+            Atomic,
+            Relaxed,
+            Release, //
+        },
+        Arc,
+        Mutex,
+        SetOnce, //
+    },
+    time::{
+        delay::fsleep,
+        Delta, //
+    },
+};
+
+/// How long a device that goes may take for what it has.
+const DRAIN_STEPS: u32 = 1000;
+const DRAIN_STEP_US: i64 = 1000;
+
+/// How often the thread looks again while something is left to do, and how many times between two
+/// attempts to prove that a channel is quiet.
+const AGAIN_US: i64 = 10_000;
+const PROVE_EVERY: u32 = 100;
+
+/// What state a line is in.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub(super) enum State {
+    /// There is no channel.
+    Empty = 0,
+    /// In use.
+    Live = 1,
+    /// The machine sleeps, or goes down.
+    Halted = 2,
+    /// Its device goes.
+    Going = 3,
+    /// Quarantined: it did not answer in time.
+    Hung = 4,
+    /// Quarantined: it failed again and again.
+    Failing = 5,
+}
+
+impl State {
+    fn from_word(word: u32) -> Self {
+        [
+            Self::Live,
+            Self::Halted,
+            Self::Going,
+            Self::Hung,
+            Self::Failing,
+        ]
+        .into_iter()
+        .find(|s| *s as u32 == word)
+        .unwrap_or(Self::Empty)
+    }
+
+    fn text(self) -> &'static str {
+        match self {
+            Self::Empty => "empty",
+            Self::Live => "live",
+            Self::Halted => "halted",
+            Self::Going => "going",
+            Self::Hung => "quarantined (no answer)",
+            Self::Failing => "quarantined (errors)",
+        }
+    }
+
+    fn is_quarantined(self) -> bool {
+        matches!(self, Self::Hung | Self::Failing)
+    }
+}
+
+/// A lane, and the channel that it has.
+pub(super) struct Line {
+    channel: Arc<Channel<Batch>>,
+    /// Orders nothing: whoever submits looks at the channel itself.
+    state: Atomic<u32>,
+    node: Atomic<i32>,
+    quarantines: Atomic<u32>,
+}
+
+impl Line {
+    pub(super) fn channel(&self) -> &Channel<Batch> {
+        &self.channel
+    }
+
+    pub(super) fn lane(&self) -> Lane {
+        self.channel.lane()
+    }
+
+    pub(super) fn node(&self) -> i32 {
+        self.node.load(Relaxed)
+    }
+
+    pub(super) fn state(&self) -> State {
+        State::from_word(self.state.load(Relaxed))
+    }
+
+    fn set(&self, state: State) {
+        self.state.store(state as u32, Relaxed);
+    }
+}
+
+/// The keeper of the channels of one provider.
+#[pin_data]
+pub(crate) struct Keeper {
+    name: Name,
+    lines: KVec<Line>,
+    shared: Arc<Shared>,
+    waker: SetOnce<Waker>,
+    /// There is something to do. Stored with release by who calls, read with acquire by the thread.
+    called: Atomic<u32>,
+    /// Quarantined channels are to be tried again; new ones to be looked for.
+    rearm: Atomic<u32>,
+    look: Atomic<u32>,
+    /// The selection is over.
+    over: Atomic<u32>,
+    /// Rounds of the thread.
+    rounds: Atomic<u32>,
+    /// Descriptors of channels that were given back without proof that they are quiet.
+    lost: Atomic<u64>,
+    /// Held by who opens, closes or quiesces channels, and by nobody on the path of migration.
+    #[pin]
+    admin: Mutex<()>,
+}
+
+impl Keeper {
+    /// With so many lines, all of them empty.
+    pub(super) fn new(name: Name, most: usize, shared: Arc<Shared>) -> Result<Arc<Self>> {
+        let mut lines = KVec::with_capacity(most, GFP_KERNEL)?;
+        for lane in (1..=u8::MAX).take(most) {
+            lines.push(
+                Line {
+                    channel: Channel::new(Lane::new(lane))?,
+                    state: Atomic::new(State::Empty as u32),
+                    node: Atomic::new(-1),
+                    quarantines: Atomic::new(0),
+                },
+                GFP_KERNEL,
+            )?;
+        }
+        Arc::pin_init(
+            pin_init!(Self {
+                name,
+                lines,
+                shared,
+                waker: SetOnce::new(),
+                called: Atomic::new(0),
+                rearm: Atomic::new(0),
+                look: Atomic::new(0),
+                over: Atomic::new(0),
+                rounds: Atomic::new(0),
+                lost: Atomic::new(0),
+                admin <- new_mutex!((), "ferry::admin"),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    pub(super) fn lines(&self) -> &[Line] {
+        &self.lines
+    }
+
+    pub(super) fn set_waker(&self, waker: Waker) {
+        self.waker.populate(waker);
+    }
+
+    /// Wakes the thread.
+    pub(super) fn call(&self) {
+        self.called.store(1, Release);
+        if let Some(waker) = self.waker.as_ref() {
+            waker.wake();
+        }
+    }
+
+    /// Takes a channel that has been tested.
+    pub(super) fn take(&self, channel: DmaChannel) {
+        let _admin = self.admin.lock();
+        self.take_locked(channel);
+    }
+
+    fn take_locked(&self, channel: DmaChannel) {
+        let Some(line) = self.lines.iter().find(|l| l.state() == State::Empty) else {
+            return;
+        };
+        line.node.store(channel.node(), Relaxed);
+        let Ok(queue) = KBox::new(channel, GFP_KERNEL) else {
+            return;
+        };
+        if line.channel.open(queue) {
+            line.set(State::Live);
+        }
+    }
+
+    /// From here on nobody submits to the channel, whose quiet is to be proven.
+    pub(super) fn quarantine(&self, line: &Line, why: State) {
+        if !line.channel.shut() {
+            // Somebody else has.
+            return;
+        }
+        line.set(why);
+        line.quarantines.add(1u32, Relaxed);
+        if log::allowed() {
+            pr_warn!(
+                "{}: channel {} {}: it gets nothing any more until it is rearmed\n",
+                self.name,
+                line.lane().index(),
+                why.text()
+            );
+        }
+        self.call();
+    }
+
+    /// Tries quarantined channels again.
+    pub(super) fn rearm(&self) {
+        self.rearm.store(1, Relaxed);
+        self.look.store(1, Relaxed);
+        self.call();
+    }
+
+    /// The selection is over, and so is the thread: gives all channels back.
+    pub(super) fn stop(&self) {
+        let _admin = self.admin.lock();
+        self.over.store(1, Relaxed);
+        for line in &self.lines {
+            if !line.state().is_quarantined() {
+                self.drain(line);
+            }
+            self.give_back(line);
+        }
+    }
+
+    /// Waits until the channel has nothing, for a while.
+    fn drain(&self, line: &Line) -> bool {
+        line.channel.shut();
+        for _ in 0..DRAIN_STEPS {
+            if line.channel.reap() {
+                return true;
+            }
+            line.channel.poll();
+            fsleep(Delta::from_micros(DRAIN_STEP_US));
+        }
+        false
+    }
+
+    fn give_back(&self, line: &Line) {
+        if line.state() == State::Empty {
+            return;
+        }
+        let lost = line.channel.close();
+        if lost == 0 {
+            line.set(State::Empty);
+            return;
+        }
+        self.lost.add(lost, Relaxed);
+        line.set(State::Hung);
+        pr_err!(
+            "{}: channel {} given back without proof that it is quiet: {lost} descriptors, and the memory they write to, are lost\n",
+            self.name,
+            line.lane().index()
+        );
+    }
+
+    /// The driver of a device is about to be unbound: it gets its channels back before.
+    fn unbind(&self, device: Device) {
+        let _admin = self.admin.lock();
+        for line in &self.lines {
+            let its = (line.channel).with_queue(|queue| queue.is_of(device));
+            if its != Some(true) {
+                continue;
+            }
+            if !line.state().is_quarantined() {
+                line.set(State::Going);
+            }
+            if self.drain(line) {
+                self.give_back(line);
+            }
+            // Else the driver ends what it has when it goes, and says so; the thread gives it back.
+        }
+    }
+
+    /// The machine sleeps, or goes down.
+    fn halt(&self) {
+        let _admin = self.admin.lock();
+        for line in &self.lines {
+            if line.state() == State::Live {
+                line.set(State::Halted);
+                if !self.drain(line) {
+                    line.channel.quiesce();
+                }
+            }
+        }
+    }
+
+    fn resume(&self) {
+        let _admin = self.admin.lock();
+        for line in &self.lines {
+            if line.state() == State::Halted {
+                line.channel.reopen();
+                line.set(State::Live);
+            }
+        }
+    }
+
+    /// Looks for channels that were not there before.
+    fn look(&self) {
+        let _admin = self.admin.lock();
+        while self.over.load(Relaxed) == 0 && self.lines.iter().any(|l| l.state() == State::Empty) {
+            let Some(channel) = DmaChannel::request(&self.name) else {
+                break;
+            };
+            match super::tested(channel, &self.name, &self.shared) {
+                Ok(Some(channel)) => self.take_locked(channel),
+                // It would be found again and again.
+                Ok(None) | Err(_) => break,
+            }
+        }
+    }
+
+    /// Deals with what was quarantined or goes. Says whether there is something left to do.
+    fn mend(&self, prove: bool) -> bool {
+        let _admin = self.admin.lock();
+        let rearm = self.rearm.xchg(0, Relaxed) != 0;
+        let mut left = false;
+        for line in &self.lines {
+            let state = line.state();
+            let mut quiet = line.channel.reap();
+            if state.is_quarantined() && !quiet && prove {
+                quiet = line.channel.quiesce();
+            }
+            if quiet && state == State::Going {
+                self.give_back(line);
+            } else if quiet && state.is_quarantined() && rearm {
+                self.try_again(line);
+            }
+            left |= !quiet;
+        }
+        left
+    }
+
+    /// Tests a quarantined channel, and takes it back if it works.
+    fn try_again(&self, line: &Line) {
+        // A new request, as the test needs the channel to itself.
+        if line.channel.close() != 0 {
+            return;
+        }
+        line.set(State::Empty);
+        self.look.store(1, Relaxed);
+    }
+
+    pub(super) fn show(&self, f: &mut dyn fmt::Write) -> fmt::Result {
+        let live = self.lines.iter().filter(|l| l.state() == State::Live);
+        writeln!(f, "channels {}", live.count())?;
+        writeln!(f, "lost {}", self.lost.load(Relaxed))?;
+        for line in &self.lines {
+            let seen = line.channel.seen();
+            if line.state() == State::Empty && seen.descriptors == 0 {
+                continue;
+            }
+            writeln!(
+                f,
+                "channel {} {} node {} descriptors {} bytes {} busy {} errors {} quarantines {} strange {}",
+                line.lane().index(),
+                line.state().text(),
+                line.node(),
+                seen.descriptors,
+                seen.bytes,
+                seen.busy,
+                seen.errors,
+                line.quarantines.load(Relaxed),
+                seen.strange,
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl Watcher for Keeper {
+    fn event(&self, event: Event) {
+        match event {
+            Event::Unbind(device) => self.unbind(device),
+            Event::Unbound => self.call(),
+            Event::Bound => {
+                self.look.store(1, Relaxed);
+                self.call();
+            }
+            Event::Halt => self.halt(),
+            Event::Resume => self.resume(),
+        }
+    }
+}
+
+impl Body for Keeper {
+    fn pending(&self) -> bool {
+        self.called.load(Acquire) != 0
+    }
+
+    fn run(&self) {
+        if self.called.xchg(0, Acquire) == 0 {
+            return;
+        }
+        let round = self.rounds.load(Relaxed);
+        self.rounds.store(round.wrapping_add(1), Relaxed);
+        let left = self.mend(round % PROVE_EVERY == 0);
+        if self.look.xchg(0, Relaxed) != 0 {
+            self.look();
+        }
+        if left {
+            // Until there is proof, or the thread has to stop, which is asked between two rounds.
+            fsleep(Delta::from_micros(AGAIN_US));
+            self.called.store(1, Release);
+        }
+    }
+}

@@ -1,0 +1,767 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Channels of engines: descriptors that copy chunks of batches, from claim to completion.
+//!
+//! A [`Channel`] owns a [`Queue`], which is how descriptors get to one engine (a channel of dmaengine,
+//! a context of SDXI), and a ring of slots, one for each descriptor in flight. A slot holds a reference to
+//! its batch until the engine is known not to touch the memory of the descriptor any more:
+//!
+//! ```text
+//!          submit()                told, or proven               reap()
+//!   Free ------------> Busy ------------------------> Ending -> Ended -------> Free
+//! ```
+//!
+//! Busy to Ending is a compare-and-exchange, so that a descriptor ends once, whoever says so. What
+//! the engine wrote is visible before the chunk is completed: unmapping comes first (I11).
+//!
+//! # Why DMA touches nothing else
+//!
+//! Addresses come from [`RawBatch::engine_parts()`], of chunks that are claimed for this channel. Such
+//! a chunk is completed when all of its descriptors have ended, and a slot ends only when the queue
+//! says so (see [`Queue`]) or after [`Queue::quiesce()`] has said that there is proof. Until
+//! then the shim does not get the folios back: the mover waits, or parks them (I7).
+//!
+//! # Locks
+//!
+//! [`Channel::ring`] is taken by movers and by the keeper of the channels, never by whoever is told of the
+//! end of a descriptor; inside it are only the locks of the queue's driver. Batches are let go
+//! outside it. Telling lockdep that it is taken in reclaim is done by [`Channel::new()`].
+
+use super::{
+    batch::RawBatch,
+    preempt, //
+};
+use core::{
+    cell::UnsafeCell,
+    ops::Range,
+    pin::Pin,
+    ptr::NonNull, //
+};
+use ferry_bindings as fb;
+use ferry_core::{
+    engine::{
+        Merger,
+        Run, //
+    },
+    Lane, //
+};
+use kernel::{
+    bindings,
+    error::to_result,
+    ffi,
+    new_spinlock,
+    prelude::*,
+    sync::{
+        atomic::{
+            Acquire,
+            Atomic,
+            Relaxed,
+            Release, //
+        },
+        Arc,
+        SpinLock, //
+    },
+    types::Opaque, //
+};
+
+/// Descriptors of one channel that can be in flight.
+pub(crate) const SLOTS: usize = 256;
+
+/// The longest descriptor. A mover that needs the first page of it waits for the last one.
+const MAX_RUN: u64 = 4 << 20;
+
+/// Of many descriptors, one has an interrupt after so many bytes, and the last one.
+const INTERRUPT_EVERY: u64 = 512 << 10;
+
+/// How long a mover polls before it sleeps.
+const POLL_NS: u64 = 10_000;
+
+/// How long it sleeps before it has the queue look for a completion whose interrupt has been lost.
+const LOST_NS: u64 = 50_000_000;
+
+/// How descriptors get to an engine, and what it says of them.
+///
+/// # Safety
+///
+/// After [`Queue::copy()`] has said `Ok`, the engine reads and writes the memory that it was given,
+/// and nothing else, until `end` is called, once, or [`Queue::quiesce()`] has said that it
+/// is quiet; after that it does not. `end` is not called after that, nor after the queue was dropped, nor with
+/// locks held that [`Queue::copy()`] takes. `true` is said of nothing that has not been copied as a whole.
+pub(crate) unsafe trait Queue: Send {
+    /// The device that maps the memory. Lives as long as the queue.
+    fn device(&self) -> NonNull<bindings::device>;
+
+    /// What addresses and lengths have to be multiples of; a power of two.
+    fn align(&self) -> u64;
+
+    /// Prepares a copy. Nothing sleeps, or allocates in a way that can enter reclaim (I8).
+    ///
+    /// # Safety
+    ///
+    /// The addresses are mapped for the device, for that many bytes, and `end` lives until it has been
+    /// called, or the queue is quiet.
+    unsafe fn copy(
+        &mut self,
+        dst: u64,
+        src: u64,
+        len: u64,
+        interrupt: bool,
+        end: *const fb::ferry_end,
+    ) -> Result;
+
+    /// Tells the engine of what has been prepared.
+    fn issue(&mut self);
+
+    /// Looks for what has completed without telling.
+    fn poll(&mut self);
+
+    /// Ends what the engine has, and says whether there is proof that it touches nothing any more. May
+    /// sleep for long.
+    fn quiesce(&mut self) -> bool;
+
+    /// Is the device still there, and bound?
+    fn is_bound(&self) -> bool;
+
+    /// Is this the device whose driver is asked?
+    fn is_of(&self, device: Device) -> bool;
+}
+
+/// A device, to be compared.
+#[derive(Copy, Clone, PartialEq, Eq)]
+pub(crate) struct Device(pub(super) *const bindings::device);
+
+/// A batch object, as channels hold it.
+pub(crate) trait Pooled: AsRef<RawBatch> + Send + Sync + 'static {
+    /// Lets go of it, in process context.
+    fn put(batch: Arc<Self>);
+}
+
+const FREE: u32 = 0;
+const BUSY: u32 = 1;
+const ENDING: u32 = 2;
+const ENDED: u32 = 3;
+
+/// A descriptor in flight.
+struct Job<B> {
+    batch: Arc<B>,
+    run: Run,
+    dst: u64,
+    src: u64,
+}
+
+#[repr(C)]
+struct Slot<B> {
+    /// First, so that a pointer to it is one to the slot.
+    end: fb::ferry_end,
+    /// Stored BUSY with release after `job` was written; who takes it to ENDING has read that with
+    /// acquire and has `job` to itself; ENDED is stored with release after its last use and read with
+    /// acquire by who takes it out.
+    state: Atomic<u32>,
+    common: NonNull<Common>,
+    job: UnsafeCell<Option<Job<B>>>,
+}
+
+/// What everybody who has to do with a channel uses, at a stable address.
+struct Common {
+    lane: Lane,
+    waiters: Opaque<bindings::wait_queue_head>,
+    device: Atomic<usize>,
+    /// Bytes in flight.
+    bytes: Atomic<u64>,
+    /// Descriptors that have failed, all and since the last good one.
+    errors: Atomic<u64>,
+    row: Atomic<u32>,
+    /// Ends of descriptors that had ended before.
+    strange: Atomic<u64>,
+}
+
+/// Counters of a channel, for a person.
+pub(crate) struct Seen {
+    /// Descriptors.
+    pub(crate) descriptors: u64,
+    /// Their bytes.
+    pub(crate) bytes: u64,
+    /// Those in flight.
+    pub(crate) busy: u64,
+    /// Those that failed.
+    pub(crate) errors: u64,
+    /// Those that were told to have ended more than once.
+    pub(crate) strange: u64,
+}
+
+/// The queue, and which slots are in use: `tail..head`.
+struct Ring {
+    queue: Option<KBox<dyn Queue>>,
+    /// Nobody submits while it is not set.
+    open: bool,
+    head: u64,
+    tail: u64,
+    descriptors: u64,
+    bytes: u64,
+}
+
+/// What became of an attempt to submit.
+#[derive(Copy, Clone, Default)]
+pub(crate) struct Submitted {
+    /// Chunks that were claimed.
+    pub(crate) chunks: u32,
+    /// Descriptors.
+    pub(crate) descriptors: u32,
+    /// Mappings made, two for each descriptor.
+    pub(crate) mappings: u32,
+    /// Bytes of them.
+    pub(crate) bytes: u64,
+}
+
+/// A channel of an engine, with what it has in flight for batches of type `B`.
+#[pin_data(PinnedDrop)]
+pub(crate) struct Channel<B: Pooled> {
+    lane: Lane,
+    common: Pin<KBox<Common>>,
+    slots: KVec<Slot<B>>,
+    #[pin]
+    ring: SpinLock<Ring>,
+}
+
+// SAFETY: The pointers in slots are to `common`, which lives as long as the channel and is `Sync` but
+// for its wait queue, which has a lock of its own; `job` is accessed as `Slot::state` says.
+unsafe impl<B: Pooled> Send for Channel<B> {}
+// SAFETY: As for `Send`; the rest is atomic or under a lock.
+unsafe impl<B: Pooled> Sync for Channel<B> {}
+
+impl Common {
+    fn device(&self) -> *mut bindings::device {
+        self.device.load(Relaxed) as *mut bindings::device
+    }
+
+    /// So many bytes are not in flight any more.
+    fn took(&self, bytes: u64) {
+        // Wraps around, as there is no subtraction: the sum is right.
+        self.bytes.add(bytes.wrapping_neg(), Relaxed);
+    }
+
+    fn wake(&self) {
+        // SAFETY: Initialised by `Channel::new()`.
+        unsafe { fb::ferry_wake(self.waiters.get()) };
+    }
+}
+
+/// A descriptor has ended, says the queue.
+///
+/// # Safety
+///
+/// `end` is the first field of a `Slot<B>` of a channel that lives.
+unsafe extern "C" fn ended<B: Pooled>(end: *const fb::ferry_end, ok: bool) {
+    // SAFETY: By the requirement of this function; `end` is the first field.
+    let slot = unsafe { &*end.cast::<Slot<B>>() };
+    slot.end(ok, true);
+}
+
+impl<B: Pooled> Slot<B> {
+    /// Ends the descriptor, if it has not ended. `bound`: its device has a driver, so that it can be
+    /// unmapped.
+    fn end(&self, ok: bool, bound: bool) {
+        // SAFETY: `common` lives as long as the channel, which the slot is a part of.
+        let common = unsafe { self.common.as_ref() };
+        if self.state.cmpxchg(BUSY, ENDING, Acquire).is_err() {
+            common.strange.add(1u64, Relaxed);
+            return;
+        }
+        // SAFETY: We have taken the slot to ENDING, so `job` is ours until ENDED.
+        if let Some(job) = unsafe { &*self.job.get() } {
+            if bound {
+                let len = job.run.len as usize;
+                // SAFETY: Both were mapped for this device by `submit()`, which it outlives by the
+                // reference of the channel.
+                unsafe {
+                    fb::ferry_dma_unmap(common.device(), job.src, len, false);
+                    fb::ferry_dma_unmap(common.device(), job.dst, len, true);
+                }
+            }
+            common.took(job.run.len);
+            if ok {
+                common.row.store(0, Relaxed);
+            } else {
+                common.errors.add(1u64, Relaxed);
+                common.row.add(1u32, Relaxed);
+            }
+            (*job.batch)
+                .as_ref()
+                .engine_ended(&job.run, common.lane, ok);
+        }
+        self.state.store(ENDED, Release);
+        common.wake();
+    }
+}
+
+/// What a sleeping mover waits for.
+struct Waiting<'a> {
+    batch: &'a RawBatch,
+    entry: u32,
+    chunk: u32,
+}
+
+/// # Safety
+///
+/// `data` is a `Waiting` that lives until this returns.
+unsafe extern "C" fn no_more_waiting(data: *mut ffi::c_void) -> bool {
+    // SAFETY: By the requirement of this function.
+    let w = unsafe { &*data.cast::<Waiting<'_>>() };
+    !w.batch.waiting(w.entry, w.chunk)
+}
+
+impl<B: Pooled> Channel<B> {
+    /// A channel without a queue.
+    pub(crate) fn new(lane: Lane) -> Result<Arc<Self>> {
+        let common = KBox::pin(
+            Common {
+                lane,
+                waiters: Opaque::new(Default::default()),
+                device: Atomic::new(0),
+                bytes: Atomic::new(0),
+                errors: Atomic::new(0),
+                row: Atomic::new(0),
+                strange: Atomic::new(0),
+            },
+            GFP_KERNEL,
+        )?;
+        // SAFETY: Pinned, and not used by anybody yet.
+        unsafe { fb::ferry_wait_init(common.waiters.get()) };
+        let mut slots = KVec::with_capacity(SLOTS, GFP_KERNEL)?;
+        for _ in 0..SLOTS {
+            slots.push(
+                Slot {
+                    end: fb::ferry_end {
+                        fn_: Some(ended::<B>),
+                    },
+                    state: Atomic::new(FREE),
+                    common: NonNull::from(&*common),
+                    job: UnsafeCell::new(None),
+                },
+                GFP_KERNEL,
+            )?;
+        }
+        let channel = Arc::pin_init(
+            pin_init!(Self {
+                lane,
+                common,
+                slots,
+                ring <- new_spinlock!(
+                    Ring {
+                        queue: None,
+                        open: false,
+                        head: 0,
+                        tail: 0,
+                        descriptors: 0,
+                        bytes: 0,
+                    },
+                    "ferry::ring"
+                ),
+            }),
+            GFP_KERNEL,
+        )?;
+        unsafe extern "C" fn lock<B: Pooled>(data: *mut ffi::c_void) {
+            // SAFETY: `data` is the channel, see below.
+            drop(unsafe { &*data.cast::<Channel<B>>() }.ring.lock());
+        }
+        let data = Arc::as_ptr(&channel).cast_mut().cast();
+        // SAFETY: `lock::<B>` gets the channel, which lives.
+        unsafe { fb::ferry_prime_lock(Some(lock::<B>), data) };
+        Ok(channel)
+    }
+
+    /// Its lane.
+    pub(crate) fn lane(&self) -> Lane {
+        self.lane
+    }
+
+    /// Gives it a queue, in place of none, and lets movers submit. Says whether there was none, and
+    /// nothing is in flight.
+    pub(crate) fn open(&self, queue: KBox<dyn Queue>) -> bool {
+        self.reap();
+        let mut ring = self.ring.lock();
+        if ring.queue.is_some() || ring.head != ring.tail {
+            return false;
+        }
+        // SAFETY: The device lives as long as the queue, which is longer than this call.
+        let device = unsafe { fb::ferry_device_get(queue.device().as_ptr()) };
+        let old = self.common.device.xchg(device as usize, Relaxed);
+        self.common.row.store(0, Relaxed);
+        ring.queue = Some(queue);
+        ring.open = true;
+        drop(ring);
+        self.put_device(old);
+        true
+    }
+
+    fn put_device(&self, device: usize) {
+        if device != 0 {
+            // SAFETY: The reference was taken by `open()`.
+            unsafe { fb::ferry_device_put(device as *mut bindings::device) };
+        }
+    }
+
+    /// Lets movers submit again.
+    pub(crate) fn reopen(&self) {
+        let mut ring = self.ring.lock();
+        self.common.row.store(0, Relaxed);
+        ring.open = ring.queue.is_some();
+    }
+
+    /// From here on nobody submits. Says whether somebody could before.
+    pub(crate) fn shut(&self) -> bool {
+        let mut ring = self.ring.lock();
+        core::mem::replace(&mut ring.open, false)
+    }
+
+    /// Looks at its queue, if it has one.
+    pub(crate) fn with_queue<R>(&self, f: impl FnOnce(&mut dyn Queue) -> R) -> Option<R> {
+        let mut ring = self.ring.lock();
+        ring.queue.as_mut().map(|queue| f(&mut **queue))
+    }
+
+    /// Bytes in flight.
+    pub(crate) fn load(&self) -> u64 {
+        self.common.bytes.load(Relaxed)
+    }
+
+    /// Descriptors that have failed since the last good one.
+    pub(crate) fn errors_in_a_row(&self) -> u32 {
+        self.common.row.load(Relaxed)
+    }
+
+    /// For a person.
+    pub(crate) fn seen(&self) -> Seen {
+        let ring = self.ring.lock();
+        Seen {
+            descriptors: ring.descriptors,
+            bytes: ring.bytes,
+            busy: ring.head.wrapping_sub(ring.tail),
+            errors: self.common.errors.load(Relaxed),
+            strange: self.common.strange.load(Relaxed),
+        }
+    }
+
+    fn slot(&self, n: u64) -> Option<&Slot<B>> {
+        self.slots.get((n % SLOTS as u64) as usize)
+    }
+
+    /// Claims chunks of this range that are free, from the first on, and has the engine copy them.
+    ///
+    /// Stops where descriptors run out. Nothing if somebody else is at it: an engine that is busy is
+    /// not waited for.
+    pub(crate) fn submit(&self, batch: &Arc<B>, range: Range<u32>) -> Submitted {
+        let mut did = Submitted::default();
+        let Some(mut ring) = self.ring.try_lock() else {
+            return did;
+        };
+        let ring = &mut *ring;
+        let (true, Some(queue)) = (ring.open, ring.queue.as_mut()) else {
+            return did;
+        };
+        let free = (SLOTS as u64).saturating_sub(ring.head.wrapping_sub(ring.tail));
+        let mut maker = Maker {
+            channel: self,
+            batch,
+            queue: &mut **queue,
+            head: &mut ring.head,
+            free,
+            quiet_bytes: 0,
+            did: &mut did,
+        };
+        let raw: &RawBatch = (**batch).as_ref();
+        let mut merger = Merger::new(MAX_RUN);
+        let mut claimed = range.start..range.start;
+        for chunk in range {
+            // With the run that is not finished.
+            if maker.free <= u64::from(raw.entries_of(chunk)) + 1 {
+                break;
+            }
+            claimed.end = chunk + 1;
+            if !raw.engine_claim(chunk, self.lane) {
+                // The mover is here: what follows is its own.
+                claimed.end = chunk;
+                break;
+            }
+            maker.did.chunks += 1;
+            let whole = raw.engine_parts(chunk, |part| {
+                if let Some(run) = merger.push(part) {
+                    maker.make(&run, false);
+                }
+            });
+            if !whole {
+                raw.engine_hold(&Run {
+                    src: 0,
+                    dst: 0,
+                    len: 0,
+                    chunks: (chunk, chunk),
+                    entries: (0, 0),
+                });
+                raw.engine_end(chunk, self.lane, false);
+            }
+        }
+        if let Some(run) = merger.finish() {
+            maker.make(&run, true);
+        }
+        if did.descriptors != 0 {
+            queue.issue();
+        }
+        ring.descriptors = ring.descriptors.wrapping_add(did.descriptors.into());
+        ring.bytes = ring.bytes.wrapping_add(did.bytes);
+        for chunk in claimed {
+            raw.engine_end(chunk, self.lane, true);
+        }
+        did
+    }
+
+    /// Waits until entry `i` is done, or its chunk, which this channel has.
+    pub(crate) fn wait(&self, batch: &RawBatch, i: u32, chunk: u32, timeout_ns: u64) -> Result {
+        let from = preempt::clock();
+        let passed = || preempt::clock().saturating_sub(from);
+        while passed() < POLL_NS {
+            if !batch.waiting(i, chunk) {
+                return Ok(());
+            }
+            kernel::processor::cpu_relax();
+        }
+        let mut waiting = Waiting {
+            batch,
+            entry: i,
+            chunk,
+        };
+        // Each round sleeps for a bounded time, and there are so many as the timeout has room for.
+        loop {
+            let left = timeout_ns.saturating_sub(passed());
+            let data: *mut ffi::c_void = (&raw mut waiting).cast();
+            // SAFETY: The wait queue lives as long as the channel; `no_more_waiting()` gets what it
+            // expects until this returns.
+            let done = unsafe {
+                fb::ferry_wait(
+                    self.common.waiters.get(),
+                    Some(no_more_waiting),
+                    data,
+                    left.min(LOST_NS),
+                )
+            };
+            if done {
+                return Ok(());
+            }
+            self.poll();
+            if left == 0 {
+                return Err(ETIMEDOUT);
+            }
+        }
+    }
+
+    /// Has the queue look for what has completed without telling.
+    pub(crate) fn poll(&self) {
+        if let Some(queue) = &mut self.ring.lock().queue {
+            queue.poll();
+        }
+    }
+
+    /// Lets go of the batches of descriptors that have ended. Says whether none is in flight.
+    ///
+    /// In process context.
+    pub(crate) fn reap(&self) -> bool {
+        loop {
+            let mut ring = self.ring.lock();
+            if ring.tail == ring.head {
+                return true;
+            }
+            let Some(slot) = self.slot(ring.tail) else {
+                return true;
+            };
+            if slot.state.load(Acquire) != ENDED {
+                return false;
+            }
+            // SAFETY: ENDED: nobody uses `job` but who takes it out, under the lock of the ring.
+            let job = unsafe { (*slot.job.get()).take() };
+            slot.state.store(FREE, Relaxed);
+            ring.tail = ring.tail.wrapping_add(1);
+            drop(ring);
+            if let Some(job) = job {
+                B::put(job.batch);
+            }
+        }
+    }
+
+    /// Are descriptors of this batch in flight, or about to be let go?
+    pub(crate) fn has(&self, batch: &Arc<B>) -> bool {
+        let ring = self.ring.lock();
+        let mut n = ring.tail;
+        while n != ring.head {
+            // SAFETY: A slot between tail and head has a job, which is written and taken under the
+            // lock of the ring only; whoever ends it reads it.
+            let of_it = self.slot(n).is_some_and(|slot| unsafe {
+                (*slot.job.get())
+                    .as_ref()
+                    .is_some_and(|job| Arc::ptr_eq(&job.batch, batch))
+            });
+            if of_it {
+                return true;
+            }
+            n = n.wrapping_add(1);
+        }
+        false
+    }
+
+    /// Ends what is in flight, if there is proof that the engine does not touch it any more. The channel
+    /// is shut, and only one caller at a time does this. Sleeps.
+    pub(crate) fn quiesce(&self) -> bool {
+        self.shut();
+        let Some(mut queue) = self.ring.lock().queue.take() else {
+            return self.reap();
+        };
+        let quiet = queue.quiesce();
+        let bound = queue.is_bound();
+        self.ring.lock().queue = Some(queue);
+        if quiet {
+            self.end_all(bound);
+        }
+        self.reap()
+    }
+
+    /// Ends what has not ended: the engine is quiet.
+    fn end_all(&self, bound: bool) {
+        let (head, tail) = {
+            let ring = self.ring.lock();
+            (ring.head, ring.tail)
+        };
+        let mut n = tail;
+        while n != head {
+            if let Some(slot) = self.slot(n) {
+                if slot.state.load(Relaxed) == BUSY {
+                    slot.end(false, bound);
+                }
+            }
+            n = n.wrapping_add(1);
+        }
+    }
+
+    /// Gives up the queue. What is in flight and not proven quiet stays so for ever; nobody tells of it
+    /// any more. Returns how many descriptors that are. Sleeps.
+    pub(crate) fn close(&self) -> u64 {
+        if !self.quiesce() {
+            // Not under the lock: letting a queue go may sleep.
+            let queue = self.ring.lock().queue.take();
+            drop(queue);
+        }
+        let queue = self.ring.lock().queue.take();
+        drop(queue);
+        self.reap();
+        let ring = self.ring.lock();
+        ring.head.wrapping_sub(ring.tail)
+    }
+}
+
+#[pinned_drop]
+impl<B: Pooled> PinnedDrop for Channel<B> {
+    fn drop(self: Pin<&mut Self>) {
+        // Nobody submits, and the queue has been closed. What is still busy has no proof of quiet: its
+        // batches, with what they have parked, are kept for ever (I7).
+        self.reap();
+        for slot in &self.slots {
+            if slot.state.load(Relaxed) == BUSY {
+                // SAFETY: Nobody tells of ends any more, so `job` is ours.
+                if let Some(job) = unsafe { (*slot.job.get()).take() } {
+                    core::mem::forget(job);
+                }
+            }
+        }
+        self.put_device(self.common.device.load(Relaxed));
+    }
+}
+
+/// Makes descriptors, for one call of [`Channel::submit()`].
+struct Maker<'a, B: Pooled> {
+    channel: &'a Channel<B>,
+    batch: &'a Arc<B>,
+    queue: &'a mut dyn Queue,
+    head: &'a mut u64,
+    /// Slots that are left.
+    free: u64,
+    /// Bytes since the last interrupt.
+    quiet_bytes: u64,
+    did: &'a mut Submitted,
+}
+
+impl<B: Pooled> Maker<'_, B> {
+    /// Makes a descriptor for a run. What goes wrong is a failure of its chunks.
+    fn make(&mut self, run: &Run, last: bool) {
+        let raw: &RawBatch = (**self.batch).as_ref();
+        raw.engine_hold(run);
+        if self.try_make(run, last).is_err() {
+            for chunk in run.chunks.0..=run.chunks.1 {
+                raw.engine_end(chunk, self.channel.lane, false);
+            }
+        }
+    }
+
+    fn try_make(&mut self, run: &Run, last: bool) -> Result {
+        let slot = self.channel.slot(*self.head).ok_or(EINVAL)?;
+        if self.free == 0 || slot.state.load(Acquire) != FREE {
+            return Err(EAGAIN);
+        }
+        if (run.src | run.dst | run.len) & (self.queue.align().saturating_sub(1)) != 0 {
+            return Err(EINVAL);
+        }
+        let device = self.queue.device().as_ptr();
+        let len = run.len as usize;
+        let (mut src, mut dst) = (0, 0);
+        // SAFETY: The device lives as long as the queue. The memory is that of folios whose chunks the
+        // caller has claimed for this channel.
+        to_result(unsafe { fb::ferry_dma_map(device, run.src, len, false, &mut src) })?;
+        // SAFETY: As above.
+        let mapped = to_result(unsafe { fb::ferry_dma_map(device, run.dst, len, true, &mut dst) });
+        if let Err(e) = mapped {
+            // SAFETY: Mapped above.
+            unsafe { fb::ferry_dma_unmap(device, src, len, false) };
+            return Err(e);
+        }
+        self.did.mappings += 2;
+        let job = Job {
+            batch: self.batch.clone(),
+            run: *run,
+            dst,
+            src,
+        };
+        // SAFETY: The slot is FREE, and only who has the lock of the ring, as our caller does, makes
+        // something else of it.
+        unsafe { *slot.job.get() = Some(job) };
+        slot.state.store(BUSY, Release);
+        let common = &self.channel.common;
+        common.bytes.add(run.len, Relaxed);
+        let interrupt = last || self.quiet_bytes.saturating_add(run.len) >= INTERRUPT_EVERY;
+        // SAFETY: Both are mapped for as long as the slot is not ended; slots live as long as the
+        // channel, which closes the queue before.
+        let made = unsafe {
+            self.queue
+                .copy(dst, src, run.len, interrupt, &raw const slot.end)
+        };
+        if let Err(e) = made {
+            common.took(run.len);
+            slot.state.store(FREE, Relaxed);
+            // SAFETY: The queue has not taken it, so nobody else knows of the slot.
+            let job = unsafe { (*slot.job.get()).take() };
+            // The caller has a reference, so this is not the last one.
+            drop(job);
+            // SAFETY: Mapped above.
+            unsafe {
+                fb::ferry_dma_unmap(device, src, len, false);
+                fb::ferry_dma_unmap(device, dst, len, true);
+            }
+            return Err(e);
+        }
+        self.quiet_bytes = if interrupt {
+            0
+        } else {
+            self.quiet_bytes.saturating_add(run.len)
+        };
+        *self.head = self.head.wrapping_add(1);
+        self.free -= 1;
+        self.did.descriptors += 1;
+        self.did.bytes = self.did.bytes.saturating_add(run.len);
+        Ok(())
+    }
+}

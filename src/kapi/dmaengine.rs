@@ -1,0 +1,435 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The client side of dmaengine: providers that can copy, and their channels.
+//!
+//! C: `drivers/dma/dmaengine.c`, `Documentation/driver-api/dmaengine/client.rst`.
+//!
+//! A [`DmaChannel`] is held exclusively, so that there is one submitter: others would come between
+//! prepare and submit. Results are believed if the provider has shown that it tells of failures
+//! ([`DmaChannel::self_test()`]); its answer to a terminate is taken for proof of quiet only if it is
+//! known to be one ([`Trust`]).
+//!
+//! Takes no locks but those of dmaengine and the provider.
+
+use super::{
+    channel::{
+        Device,
+        Queue, //
+    },
+    names::{
+        Name,
+        Providers, //
+    },
+};
+use core::ptr::NonNull;
+use ferry_bindings as fb;
+use kernel::{
+    bindings,
+    error::to_result,
+    ffi,
+    prelude::*,
+    str::CStrExt,
+    sync::atomic::{
+        Acquire,
+        Atomic,
+        Release, //
+    },
+    types::Opaque, //
+};
+
+impl Providers {
+    /// Looks around, now.
+    pub(crate) fn look() -> Self {
+        /// # Safety
+        ///
+        /// `data` is a `Providers`, and `driver` a string.
+        unsafe extern "C" fn add(data: *mut ffi::c_void, driver: *const ffi::c_char) {
+            // SAFETY: By the requirements of this function.
+            let (all, driver) =
+                unsafe { (&mut *data.cast::<Providers>(), CStr::from_char_ptr(driver)) };
+            let Some(name) = Name::new(driver.to_bytes()) else {
+                return;
+            };
+            all.add(name);
+        }
+        let mut all = Self::default();
+        // SAFETY: `add()` gets what it expects, for the time of the call.
+        unsafe { fb::ferry_dma_providers(Some(add), (&raw mut all).cast()) };
+        all
+    }
+}
+
+/// What is believed of a provider.
+#[derive(Copy, Clone, PartialEq, Eq)]
+pub(crate) struct Trust {
+    /// It tells of failures: it has passed the self-test.
+    pub(crate) results: bool,
+    /// When a terminate has been waited for and the next one says 0, its engine is quiet. So it is with
+    /// the PTDMA and AE4DMA drivers that pass the self-test: those that do not prove quiet do not
+    /// tell of failures either (`src/shim/patches`).
+    pub(crate) terminate: bool,
+}
+
+/// Drivers whose terminate is proof, if they have passed the self-test.
+const QUIET_WHEN_TERMINATED: [&str; 2] = ["ptdma", "ae4dma"];
+
+/// What the self-test has found.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Verdict {
+    /// It copies, and tells of a failure.
+    Good,
+    /// A copy that cannot be made was said to be good.
+    Lies,
+    /// It takes no copy that cannot be made, so that one does not know.
+    Unknown,
+    /// A plain copy failed, or its content is wrong.
+    Broken,
+    /// It did not answer in time.
+    Silent,
+}
+
+/// A channel that is held exclusively.
+pub(crate) struct DmaChannel {
+    chan: NonNull<fb::ferry_dma_chan>,
+    trust: Trust,
+    /// The last one submitted.
+    cookie: i32,
+}
+
+// SAFETY: A channel is tied to no thread.
+unsafe impl Send for DmaChannel {}
+
+impl DmaChannel {
+    /// A free channel of a provider. May sleep.
+    pub(crate) fn request(name: &Name) -> Option<Self> {
+        // SAFETY: The name is a string, for the time of the call.
+        let chan = unsafe { fb::ferry_dma_request(name.as_c_str().as_char_ptr()) };
+        Some(Self {
+            chan: NonNull::new(chan)?,
+            trust: Trust {
+                results: false,
+                terminate: false,
+            },
+            cookie: 0,
+        })
+    }
+
+    /// Its name, as in /sys/class/dma.
+    pub(crate) fn name(&self) -> Name {
+        // SAFETY: We hold the channel; its name lives as long.
+        let name = unsafe { CStr::from_char_ptr(fb::ferry_dma_name(self.chan.as_ptr())) };
+        Name::new(name.to_bytes()).unwrap_or_default()
+    }
+
+    /// The node of its device; negative for none.
+    pub(crate) fn node(&self) -> i32 {
+        // SAFETY: We hold the channel.
+        unsafe { fb::ferry_device_node(self.device().as_ptr()) }
+    }
+
+    /// Does every mapping for it copy (`swiotlb=force`)?
+    pub(crate) fn bounces(&self) -> bool {
+        // SAFETY: We hold the channel.
+        unsafe { fb::ferry_dma_bounces(self.device().as_ptr()) }
+    }
+
+    /// The bus that it can come and go on.
+    pub(crate) fn bus(&self) -> *const bindings::bus_type {
+        // SAFETY: We hold the channel.
+        unsafe { fb::ferry_dma_bus(self.chan.as_ptr()) }
+    }
+
+    /// Sets what is believed of it.
+    pub(crate) fn believe(&mut self, driver: &Name, results: bool) {
+        self.trust = Trust {
+            results,
+            terminate: results && QUIET_WHEN_TERMINATED.contains(&driver.as_str()),
+        };
+    }
+
+    /// Finds out whether the provider tells of failures, and copies. Sleeps.
+    pub(crate) fn self_test(&mut self) -> Result<Verdict> {
+        // One that cannot be made: no bytes.
+        let failing = self.probe(0)?;
+        let plain = self.probe(PROBE_BYTES)?;
+        Ok(match (plain, failing) {
+            (Probed::Silent, _) | (_, Probed::Silent) => Verdict::Silent,
+            (Probed::Good, Probed::Failed) => Verdict::Good,
+            (Probed::Good, Probed::Good) => Verdict::Lies,
+            (Probed::Good, Probed::Refused) => Verdict::Unknown,
+            _ => Verdict::Broken,
+        })
+    }
+
+    /// Makes one copy.
+    fn probe(&mut self, len: usize) -> Result<Probed> {
+        let probe = Probe::new()?;
+        let from = KVec::from_elem(0x5au8, PROBE_BYTES, GFP_KERNEL)?;
+        let mut to = KVec::from_elem(0xa5u8, PROBE_BYTES, GFP_KERNEL)?;
+        let device = self.device().as_ptr();
+        let (mut src, mut dst) = (0, 0);
+        // SAFETY: The device lives, and the buffers until they are unmapped, or for ever. They are
+        // pages of their own, as kmalloc() aligns powers of two.
+        unsafe {
+            let phys = fb::ferry_virt_phys(from.as_ptr().cast());
+            to_result(fb::ferry_dma_map(
+                device,
+                phys,
+                PROBE_BYTES,
+                false,
+                &mut src,
+            ))?;
+            let phys = fb::ferry_virt_phys(to.as_mut_ptr().cast());
+            if let Err(e) = to_result(fb::ferry_dma_map(device, phys, PROBE_BYTES, true, &mut dst))
+            {
+                fb::ferry_dma_unmap(device, src, PROBE_BYTES, false);
+                return Err(e);
+            }
+        }
+        // SAFETY: Mapped above for at least `len` bytes; the probe lives until it has been told, or
+        // for ever.
+        let made = unsafe { self.copy(dst, src, len as u64, true, &raw const probe.end) };
+        if made.is_ok() {
+            self.issue();
+            if !probe.wait() {
+                // It may still be at it: none of this is ever used again.
+                core::mem::forget((probe, from, to));
+                return Ok(Probed::Silent);
+            }
+        }
+        // SAFETY: Mapped above; the engine is through with it, or never got it.
+        unsafe {
+            fb::ferry_dma_unmap(device, src, PROBE_BYTES, false);
+            fb::ferry_dma_unmap(device, dst, PROBE_BYTES, true);
+        }
+        let same = to.get(..len) == from.get(..len);
+        Ok(match (made, probe.told.load(Acquire)) {
+            (Err(_), _) => Probed::Refused,
+            (Ok(()), TOLD_GOOD) if same => Probed::Good,
+            _ => Probed::Failed,
+        })
+    }
+}
+
+/// Bytes of the copy of a self-test.
+const PROBE_BYTES: usize = 4096;
+
+/// How long a self-test waits for a copy.
+const PROBE_NS: u64 = 2_000_000_000;
+
+const TOLD_GOOD: u32 = 1;
+const TOLD_FAILED: u32 = 2;
+
+/// What became of the copy of a self-test.
+enum Probed {
+    Good,
+    Failed,
+    Refused,
+    Silent,
+}
+
+/// A copy of a self-test.
+#[repr(C)]
+struct Probe {
+    /// First, so that a pointer to it is one to the probe.
+    end: fb::ferry_end,
+    /// Stored with release when it has ended, read with acquire by who waits.
+    told: Atomic<u32>,
+    waiters: Opaque<bindings::wait_queue_head>,
+}
+
+impl Probe {
+    fn new() -> Result<Pin<KBox<Self>>> {
+        let probe = KBox::pin(
+            Self {
+                end: fb::ferry_end { fn_: Some(probed) },
+                told: Atomic::new(0),
+                waiters: Opaque::new(Default::default()),
+            },
+            GFP_KERNEL,
+        )?;
+        // SAFETY: Pinned, and not used by anybody yet.
+        unsafe { fb::ferry_wait_init(probe.waiters.get()) };
+        Ok(probe)
+    }
+
+    fn wait(&self) -> bool {
+        /// # Safety
+        ///
+        /// `data` is a `Probe` that lives until this returns.
+        unsafe extern "C" fn told(data: *mut ffi::c_void) -> bool {
+            // SAFETY: By the requirement of this function.
+            unsafe { &*data.cast::<Probe>() }.told.load(Acquire) != 0
+        }
+        let data = (&raw const *self).cast_mut().cast();
+        // SAFETY: `told()` gets what it expects, for the time of the call.
+        unsafe { fb::ferry_wait(self.waiters.get(), Some(told), data, PROBE_NS) }
+    }
+}
+
+/// The copy of a self-test has ended.
+///
+/// # Safety
+///
+/// `end` is the first field of a `Probe` that lives.
+unsafe extern "C" fn probed(end: *const fb::ferry_end, ok: bool) {
+    // SAFETY: By the requirement of this function.
+    let probe = unsafe { &*end.cast::<Probe>() };
+    let told = if ok { TOLD_GOOD } else { TOLD_FAILED };
+    probe.told.store(told, Release);
+    // SAFETY: Initialised by `Probe::new()`.
+    unsafe { fb::ferry_wake(probe.waiters.get()) };
+}
+
+// SAFETY: dmaengine calls back once for each descriptor, when the engine is through with it. That a
+// terminate is proof is said only of providers of which it is known. After a channel was released
+// there are no callbacks, by the contract of dmaengine. What failed is not said to be good by
+// providers that have passed the self-test; who selects another one has been told what that means.
+unsafe impl Queue for DmaChannel {
+    fn device(&self) -> NonNull<bindings::device> {
+        // SAFETY: We hold the channel, and with it its device.
+        let device = unsafe { fb::ferry_dma_device(self.chan.as_ptr()) };
+        NonNull::new(device).unwrap_or(NonNull::dangling())
+    }
+
+    fn align(&self) -> u64 {
+        // SAFETY: We hold the channel.
+        unsafe { fb::ferry_dma_align(self.chan.as_ptr()).into() }
+    }
+
+    unsafe fn copy(
+        &mut self,
+        dst: u64,
+        src: u64,
+        len: u64,
+        interrupt: bool,
+        end: *const fb::ferry_end,
+    ) -> Result {
+        let len = usize::try_from(len).map_err(|_| EINVAL)?;
+        // Other providers have been seen to forget the interrupt of one descriptor for the sake of the
+        // next one.
+        let interrupt = interrupt || !self.trust.terminate;
+        // SAFETY: By the requirements of this function; we are the only one who submits.
+        to_result(unsafe {
+            fb::ferry_dma_copy(
+                self.chan.as_ptr(),
+                dst,
+                src,
+                len,
+                interrupt,
+                end,
+                &mut self.cookie,
+            )
+        })
+    }
+
+    fn issue(&mut self) {
+        // SAFETY: We hold the channel.
+        unsafe { fb::ferry_dma_issue(self.chan.as_ptr()) };
+    }
+
+    fn poll(&mut self) {
+        // With others, polling may complete the wrong descriptor.
+        if self.trust.results {
+            // SAFETY: We hold the channel.
+            unsafe { fb::ferry_dma_poll(self.chan.as_ptr(), self.cookie) };
+        }
+    }
+
+    fn quiesce(&mut self) -> bool {
+        if !self.trust.terminate {
+            return false;
+        }
+        // SAFETY: We hold the channel, and are allowed to sleep.
+        unsafe { fb::ferry_dma_terminate(self.chan.as_ptr()) == 0 }
+    }
+
+    fn is_bound(&self) -> bool {
+        // SAFETY: We hold the channel, and with it its device.
+        unsafe { fb::ferry_device_is_bound(self.device().as_ptr()) }
+    }
+
+    fn is_of(&self, device: Device) -> bool {
+        // SAFETY: We hold the channel; the other pointer is only compared.
+        unsafe { fb::ferry_dma_is_of(self.chan.as_ptr(), device.0) }
+    }
+}
+
+impl Drop for DmaChannel {
+    fn drop(&mut self) {
+        // SAFETY: We hold the channel; nobody uses it any more.
+        unsafe { fb::ferry_dma_release(self.chan.as_ptr()) };
+    }
+}
+
+/// Something that happens to devices, or to the machine.
+#[derive(Copy, Clone, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// The driver of this device is about to be unbound.
+    Unbind(Device),
+    /// It has been.
+    Unbound,
+    /// Some driver has been bound.
+    Bound,
+    /// The machine goes to sleep, or down.
+    Halt,
+    /// It is back.
+    Resume,
+}
+
+/// Who wants to know.
+pub(crate) trait Watcher: Send + Sync + 'static {
+    /// May sleep. For devices, with the lock of the device held.
+    fn event(&self, event: Event);
+}
+
+/// Tells a [`Watcher`] until dropped.
+pub(crate) struct Watch<W: Watcher> {
+    inner: KBox<Opaque<fb::ferry_watch>>,
+    _watcher: kernel::sync::Arc<W>,
+}
+
+// SAFETY: Any thread may end it.
+unsafe impl<W: Watcher> Send for Watch<W> {}
+
+/// # Safety
+///
+/// `data` is a `W` that lives until this returns.
+unsafe extern "C" fn event<W: Watcher>(
+    data: *mut ffi::c_void,
+    event: fb::ferry_event,
+    device: *mut bindings::device,
+) {
+    // SAFETY: By the requirement of this function.
+    let watcher = unsafe { &*data.cast::<W>() };
+    watcher.event(match event {
+        fb::ferry_event_FERRY_UNBIND => Event::Unbind(Device(device)),
+        fb::ferry_event_FERRY_UNBOUND => Event::Unbound,
+        fb::ferry_event_FERRY_BOUND => Event::Bound,
+        fb::ferry_event_FERRY_HALT => Event::Halt,
+        fb::ferry_event_FERRY_RESUME => Event::Resume,
+        _ => return,
+    });
+}
+
+impl<W: Watcher> Watch<W> {
+    /// Watches the bus that this channel's device is on, and the machine.
+    pub(crate) fn new(channel: &DmaChannel, watcher: kernel::sync::Arc<W>) -> Result<Self> {
+        let inner = KBox::new(Opaque::new(fb::ferry_watch::default()), GFP_KERNEL)?;
+        let data = kernel::sync::Arc::as_ptr(&watcher).cast_mut().cast();
+        // SAFETY: `inner` and the watcher live until `drop()` has ended it; the bus, of a device that
+        // has a driver, lives as long as the kernel or the module that the driver depends on.
+        to_result(unsafe { fb::ferry_watch(inner.get(), channel.bus(), Some(event::<W>), data) })?;
+        Ok(Self {
+            inner,
+            _watcher: watcher,
+        })
+    }
+}
+
+impl<W: Watcher> Drop for Watch<W> {
+    fn drop(&mut self) {
+        // SAFETY: Begun by `new()`. Waits for calls of the watcher.
+        unsafe { fb::ferry_unwatch(self.inner.get()) };
+    }
+}
