@@ -10,7 +10,7 @@ mod panel;
 mod parts;
 
 use clap::Parser;
-use ferry_results::native::Native;
+use ferry_results::native::{count, Native};
 use ferry_results::{size_name, Part, Results, Run};
 use plotters::coord::Shift;
 use plotters::prelude::*;
@@ -125,7 +125,7 @@ const COLOURS: [RGBColor; 7] = [
 
 fn label(run: &Run) -> String {
     match run.workers {
-        Some(workers) => format!("{}, {workers} workers", run.migrator),
+        Some(workers) => format!("{}, {}", run.migrator, count(workers, "worker")),
         None => run.migrator.clone(),
     }
 }
@@ -277,7 +277,7 @@ fn draw_on<DB: DrawingBackend>(
         .host_load
         .map_or(String::new(), |load| format!(" Load below: {load}."));
     let foot = format!(
-        "Folio size. Bars: median of {rounds} rounds there and back; whiskers: slowest and fastest round; \
+        "Folio size. Bars: median of at least {rounds} rounds there and back; whiskers: slowest and fastest round; \
          ×: ratio to off in the same boot. Bad bytes: {bad}.{host}"
     );
     let (width, height) = area.dim_in_pixel();

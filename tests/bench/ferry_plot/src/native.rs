@@ -262,7 +262,7 @@ mod tests {
                 assert!(svg.contains(part), "{part} is not in {name}");
             }
         }
-        assert!(plots[0].1.contains("early, 1 workers"));
+        assert!(plots[0].1.contains("early, 1 worker"));
         assert!(plots[1].1.contains("limit of as many threads, warm"));
         assert!(plots[2].1.contains("Ferry: last folio (p50)"));
     }

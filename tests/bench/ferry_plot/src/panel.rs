@@ -35,6 +35,19 @@ pub struct Words {
     pub foot: String,
 }
 
+/// The label at 10 to the power of `value`: only whole powers have one.
+fn decade(value: f64) -> String {
+    if (value - value.round()).abs() > 0.01 {
+        return String::new();
+    }
+    let number = 10f64.powi(value.round() as i32);
+    match number {
+        _ if number >= 1e6 => format!("{}M", number / 1e6),
+        _ if number >= 1e3 => format!("{}k", number / 1e3),
+        _ => format!("{number}"),
+    }
+}
+
 /// One plot.
 pub fn draw(words: &Words, panels: &[Panel]) -> Result<String> {
     let mut picture = String::new();
@@ -90,6 +103,12 @@ fn draw_panel<DB: DrawingBackend>(
     } else {
         0.0
     };
+    // The lowest point of a logarithmic plot is not to lie on the axis.
+    let floor = if panel.logarithmic {
+        bottom - (top - bottom).max(0.1) * 0.04
+    } else {
+        bottom
+    };
     // A list of the series fits into what is left above them.
     let rows = panel.series.len().div_ceil(2) as i32;
     let logarithmic = panel.logarithmic;
@@ -102,7 +121,7 @@ fn draw_panel<DB: DrawingBackend>(
         .y_label_area_size(56)
         .build_cartesian_2d(
             -0.3..panel.labels.len() as f64 - 0.7,
-            bottom..bottom + (top - bottom).max(0.1) * 1.08,
+            floor..bottom + (top - bottom).max(0.1) * 1.08,
         )?;
     chart
         .configure_mesh()
@@ -114,7 +133,7 @@ fn draw_panel<DB: DrawingBackend>(
         .y_labels(8)
         .y_label_formatter(&|&value: &f64| {
             if logarithmic {
-                format!("{:.1}", 10f64.powf(value))
+                decade(value)
             } else {
                 let digits = if top < 2.0 {
                     2
@@ -133,7 +152,7 @@ fn draw_panel<DB: DrawingBackend>(
     for (at, label) in panel.labels.iter().enumerate() {
         let style = text(13, &INK, HPos::Center, VPos::Top);
         plot.draw(
-            &(EmptyElement::at((at as f64, bottom)) + Text::new(label.clone(), (0, 6), style)),
+            &(EmptyElement::at((at as f64, floor)) + Text::new(label.clone(), (0, 6), style)),
         )?;
     }
     for (index, series) in panel.series.iter().enumerate() {
@@ -162,4 +181,15 @@ fn draw_panel<DB: DrawingBackend>(
         ))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_powers_have_labels() {
+        let labels = [-1.0, 0.0, 0.5, 1.0, 3.0, 5.0, 6.0].map(decade);
+        assert_eq!(labels, ["0.1", "1", "", "10", "1k", "100k", "1M"]);
+    }
 }

@@ -89,20 +89,20 @@ impl Config {
         match self.how {
             How::Stock => "stock".into(),
             How::Limit if self.routine == Routine::Movsb => {
-                format!("limit of {} threads", self.workers + 1)
+                format!("limit of {}", count(self.workers + 1, "thread"))
             }
             How::Limit => format!(
-                "limit of {} threads, {}",
-                self.workers + 1,
+                "limit of {}, {}",
+                count(self.workers + 1, "thread"),
                 self.routine.name()
             ),
             how if self.routine == Routine::Movsb => {
-                format!("{}, {} workers", how.name(), self.workers)
+                format!("{}, {}", how.name(), count(self.workers, "worker"))
             }
             how => format!(
-                "{}, {} workers, {}",
+                "{}, {}, {}",
                 how.name(),
-                self.workers,
+                count(self.workers, "worker"),
                 self.routine.name()
             ),
         }
@@ -288,4 +288,10 @@ impl Native {
         }
         text
     }
+}
+
+/// So many of what is called so, for a person.
+pub fn count(number: u32, name: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {name}{plural}")
 }
