@@ -220,7 +220,11 @@ static size_t move_all(const struct keeper *k, struct memory *m, u64 gen, int no
 			_exit(!!bad);
 		}
 		each(m, by_move_pages, node);
-		waitpid(pid, &status, 0);
+		/* Being told to end is no reason not to hear how the child fared. */
+		while (waitpid(pid, &status, 0) < 0) {
+			if (errno != EINTR)
+				return 1;
+		}
 		return !WIFEXITED(status) || WEXITSTATUS(status);
 	default:
 		each(m, by_move_pages, node);
