@@ -59,7 +59,7 @@ struct storm {
 	bool started;
 };
 
-#define GRACE_NS	300000000000ULL
+#define GRACE_NS	120000000000ULL
 
 static u64 end_ns;
 static bool go;
