@@ -236,12 +236,15 @@ fn rearm(view: &View, _: &mut UserSliceReader) -> Result {
     view.registry.rearm()
 }
 
+/// The files of one migrator.
+type Files = Pin<KBox<Scope<View>>>;
+
 /// The files of debugfs. Dropped before what they show.
 #[pin_data]
 pub(crate) struct Debug {
     /// Of migrators that have been selected; the indices of [`Registry::kinds()`].
     #[pin]
-    kinds: Mutex<[Option<Pin<KBox<Scope<View>>>>; MAX_KINDS]>,
+    kinds: Mutex<[Option<Files>; MAX_KINDS]>,
     _inject: Pin<KBox<Scope<Arc<Shared>>>>,
     _files: [Pin<KBox<File<View>>>; 7],
     dir: Dir,

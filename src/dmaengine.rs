@@ -309,7 +309,8 @@ impl Migrator for Engine {
         let mut chunks = 0u32;
         for (n, line) in (0..channels).zip(self.idle(nodes, busy_too)) {
             let range = engine::nth_range(planned.pieces, taken, channels, n);
-            let did = line.channel().submit(batch, range);
+            let inject = &self.shared.inject;
+            let did = (line.channel()).submit(batch, range, || inject.fail_chunk());
             if did.chunks == 0 {
                 continue;
             }

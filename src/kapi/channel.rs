@@ -360,8 +360,11 @@ impl<B: Pooled> Channel<B> {
             }),
             GFP_KERNEL,
         )?;
+        /// # Safety
+        ///
+        /// `data` is a `Channel<B>` that lives until this returns.
         unsafe extern "C" fn lock<B: Pooled>(data: *mut ffi::c_void) {
-            // SAFETY: `data` is the channel, see below.
+            // SAFETY: By the requirement of this function.
             drop(unsafe { &*data.cast::<Channel<B>>() }.ring.lock());
         }
         let data = Arc::as_ptr(&channel).cast_mut().cast();
@@ -449,8 +452,14 @@ impl<B: Pooled> Channel<B> {
     /// Claims chunks of this range that are free, from the first on, and has the engine copy them.
     ///
     /// Stops where descriptors run out. Nothing if somebody else is at it: an engine that is busy is
-    /// not waited for.
-    pub(crate) fn submit(&self, batch: &Arc<B>, range: Range<u32>) -> Submitted {
+    /// not waited for. A chunk for which `fail()` says so fails after it was claimed, for fault
+    /// injection.
+    pub(crate) fn submit(
+        &self,
+        batch: &Arc<B>,
+        range: Range<u32>,
+        fail: impl Fn() -> bool,
+    ) -> Submitted {
         let mut did = Submitted::default();
         let Some(mut ring) = self.ring.try_lock() else {
             return did;
@@ -484,11 +493,12 @@ impl<B: Pooled> Channel<B> {
                 break;
             }
             maker.did.chunks += 1;
-            let whole = raw.engine_parts(chunk, |part| {
-                if let Some(run) = merger.push(part) {
-                    maker.make(&run, false);
-                }
-            });
+            let whole = !fail()
+                && raw.engine_parts(chunk, |part| {
+                    if let Some(run) = merger.push(part) {
+                        maker.make(&run, false);
+                    }
+                });
             if !whole {
                 raw.engine_hold(&Run {
                     src: 0,
