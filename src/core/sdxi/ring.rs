@@ -219,18 +219,15 @@ impl<S: DerefMut<Target = [Slot]>> Ring<S> {
 mod tests {
     use super::*;
     use crate::sdxi::descriptor::WORDS;
-    use core::cell::{
-        Cell,
-        RefCell, //
-    };
+    use core::cell::Cell;
 
     const SLOTS: usize = 3;
 
     /// Memory, and a device that does what a test tells it.
     struct Device {
-        words: RefCell<[[u64; WORDS]; SLOTS]>,
-        signal: RefCell<[u64; SLOTS]>,
-        failed: RefCell<[bool; SLOTS]>,
+        words: [Cell<[u64; WORDS]>; SLOTS],
+        signal: [Cell<u64>; SLOTS],
+        failed: [Cell<bool>; SLOTS],
         write_index: Cell<u64>,
         doorbell: Cell<u64>,
         doorbells: Cell<u32>,
@@ -239,9 +236,9 @@ mod tests {
     impl Device {
         fn new() -> Self {
             Self {
-                words: RefCell::new([[0; WORDS]; SLOTS]),
-                signal: RefCell::new([0; SLOTS]),
-                failed: RefCell::new([true; SLOTS]),
+                words: [const { Cell::new([0; WORDS]) }; SLOTS],
+                signal: [const { Cell::new(0) }; SLOTS],
+                failed: [const { Cell::new(true) }; SLOTS],
                 write_index: Cell::new(0),
                 doorbell: Cell::new(0),
                 doorbells: Cell::new(0),
@@ -252,13 +249,12 @@ mod tests {
         fn run(&self, index: u64, good: bool) {
             assert!(index < self.doorbell.get());
             let at = index as usize % SLOTS;
-            let word0 = &mut self.words.borrow_mut()[at][0];
-            assert!(*word0 & VALID != 0);
-            *word0 &= !VALID;
-            self.failed.borrow_mut()[at] = !good;
-            let signal = &mut self.signal.borrow_mut()[at];
-            assert_eq!(*signal, 1);
-            *signal = 0;
+            let mut words = self.words[at].get();
+            assert!(words[0] & VALID != 0);
+            words[0] &= !VALID;
+            self.words[at].set(words);
+            self.failed[at].set(!good);
+            assert_eq!(self.signal[at].replace(0), 1);
         }
     }
 
@@ -266,15 +262,17 @@ mod tests {
         fn write(&self, slot: usize, descriptor: &Descriptor) {
             let words = descriptor.words();
             assert!(words[0] & VALID == 0);
-            assert!(self.words.borrow()[slot][0] & VALID == 0);
-            self.words.borrow_mut()[slot] = *words;
-            self.signal.borrow_mut()[slot] = 1;
-            self.failed.borrow_mut()[slot] = false;
+            assert!(self.words[slot].get()[0] & VALID == 0);
+            self.words[slot].set(*words);
+            self.signal[slot].set(1);
+            self.failed[slot].set(false);
         }
 
         fn validate(&self, slot: usize, word0: u64) {
-            assert_eq!(self.words.borrow()[slot][0] | VALID, word0);
-            self.words.borrow_mut()[slot][0] = word0;
+            let mut words = self.words[slot].get();
+            assert_eq!(words[0] | VALID, word0);
+            words[0] = word0;
+            self.words[slot].set(words);
         }
 
         fn set_write_index(&self, index: u64) {
@@ -289,11 +287,11 @@ mod tests {
         }
 
         fn signal(&self, slot: usize) -> u64 {
-            self.signal.borrow()[slot]
+            self.signal[slot].get()
         }
 
         fn failed(&self, slot: usize) -> bool {
-            self.failed.borrow()[slot]
+            self.failed[slot].get()
         }
     }
 
@@ -385,8 +383,10 @@ mod tests {
         let mut slots = [Slot::EMPTY; SLOTS];
         let mut ring = ring(&mut slots);
         assert_eq!(ring.push(&device, &NOP, Report::Tag(1)), Ok(()));
-        device.signal.borrow_mut()[0] = 0;
-        assert_eq!(ring.reap(&device, |_, _| panic!("reported")), 0);
+        device.signal[0].set(0);
+        let mut reports = Reports::default();
+        assert_eq!(ring.reap(&device, |t, g| reports.add(t, g)), 0);
+        assert!(reports.are(&[]));
     }
 
     #[test]
