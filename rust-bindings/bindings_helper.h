@@ -3,6 +3,7 @@
 #include <linux/migrate_copy.h>
 
 #include "dmaengine.h"
+#include "engine.h"
 #include "helpers.h"
 #include "sysctl.h"
 #include "trace.h"

@@ -1,14 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
-/* The client side of dmaengine, mapping for it, and waiting for it. */
+/* The client side of dmaengine, and word of devices that go. */
 #include <linux/device/bus.h>
-#include <linux/dma-mapping.h>
 #include <linux/dmaengine.h>
-#include <linux/jiffies.h>
-#include <linux/mm.h>
 #include <linux/reboot.h>
-#include <linux/sched/mm.h>
 #include <linux/suspend.h>
-#include <linux/swiotlb.h>
 
 #include "dmaengine.h"
 
@@ -147,92 +142,6 @@ int ferry_dma_terminate(struct ferry_dma_chan *chan)
 	int ret = dmaengine_terminate_sync(of(chan));
 
 	return ret ?: dmaengine_terminate_async(of(chan));
-}
-
-/* Does every mapping for it copy? */
-bool ferry_dma_bounces(struct device *dev)
-{
-	return is_swiotlb_force_bounce(dev);
-}
-
-int ferry_device_node(struct device *dev)
-{
-	return dev_to_node(dev);
-}
-
-struct device *ferry_device_get(struct device *dev)
-{
-	return get_device(dev);
-}
-
-void ferry_device_put(struct device *dev)
-{
-	put_device(dev);
-}
-
-bool ferry_device_is_bound(struct device *dev)
-{
-	return READ_ONCE(dev->driver);
-}
-
-/* Maps physically contiguous memory, which is written (@from) or read. */
-int ferry_dma_map(struct device *dev, u64 phys, size_t len, bool from, u64 *dma)
-{
-	enum dma_data_direction dir = from ? DMA_FROM_DEVICE : DMA_TO_DEVICE;
-	dma_addr_t addr = dma_map_phys(dev, phys, len, dir, DMA_ATTR_NO_WARN);
-
-	if (dma_mapping_error(dev, addr))
-		return -ENOMEM;
-	if (dma_need_sync(dev, addr)) {
-		/* Through a bounce buffer: two copies by a CPU to save one. */
-		dma_unmap_phys(dev, addr, len, dir, DMA_ATTR_SKIP_CPU_SYNC);
-		return -EOPNOTSUPP;
-	}
-	*dma = addr;
-	return 0;
-}
-
-void ferry_dma_unmap(struct device *dev, u64 dma, size_t len, bool from)
-{
-	dma_unmap_phys(dev, dma, len, from ? DMA_FROM_DEVICE : DMA_TO_DEVICE, 0);
-}
-
-u64 ferry_folio_phys(const struct folio *folio)
-{
-	return PFN_PHYS(folio_pfn(folio));
-}
-
-/* Of memory from kmalloc(). */
-u64 ferry_virt_phys(const void *address)
-{
-	return virt_to_phys((void *)address);
-}
-
-void ferry_wait_init(struct wait_queue_head *wq)
-{
-	init_waitqueue_head(wq);
-}
-
-/* Sleeps until done(), at most that long. */
-bool ferry_wait(struct wait_queue_head *wq, bool (*done)(void *data),
-		void *data, u64 ns)
-{
-	return wait_event_timeout(*wq, done(data), nsecs_to_jiffies(ns) + 1);
-}
-
-void ferry_wake(struct wait_queue_head *wq)
-{
-	/* Its barrier pairs with that of prepare_to_wait() in ferry_wait(). */
-	if (wq_has_sleeper(wq))
-		wake_up_all(wq);
-}
-
-/* Tells lockdep that a lock is taken in reclaim. */
-void ferry_prime_lock(void (*lock)(void *data), void *data)
-{
-	fs_reclaim_acquire(GFP_KERNEL);
-	lock(data);
-	fs_reclaim_release(GFP_KERNEL);
 }
 
 static int on_bus(struct notifier_block *nb, unsigned long action, void *data)

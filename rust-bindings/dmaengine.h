@@ -1,25 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* The client side of dmaengine, mapping for it, and waiting for it. */
+/* The client side of dmaengine, and word of devices that go. */
 #ifndef _FERRY_DMAENGINE_H
 #define _FERRY_DMAENGINE_H
 
-#include <linux/device.h>
-#include <linux/mm_types.h>
 #include <linux/notifier.h>
-#include <linux/types.h>
-#include <linux/wait.h>
+
+#include "engine.h"
 
 /* A struct dma_chan that is held exclusively. */
 struct ferry_dma_chan;
-
-/**
- * struct ferry_end - whom to tell that a descriptor has ended
- * @fn: called once, in any context but a hard interrupt's, with whether all of
- *	it has been copied; nothing of the engine touches its memory any more.
- */
-struct ferry_end {
-	void (*fn)(const struct ferry_end *end, bool ok);
-};
 
 void ferry_dma_providers(void (*fn)(void *data, const char *driver),
 			 void *data);
@@ -35,22 +24,6 @@ int ferry_dma_copy(struct ferry_dma_chan *chan, u64 dst, u64 src, size_t len,
 void ferry_dma_issue(struct ferry_dma_chan *chan);
 void ferry_dma_poll(struct ferry_dma_chan *chan, s32 cookie);
 int ferry_dma_terminate(struct ferry_dma_chan *chan);
-
-bool ferry_dma_bounces(struct device *dev);
-int ferry_device_node(struct device *dev);
-struct device *ferry_device_get(struct device *dev);
-void ferry_device_put(struct device *dev);
-bool ferry_device_is_bound(struct device *dev);
-int ferry_dma_map(struct device *dev, u64 phys, size_t len, bool from, u64 *dma);
-void ferry_dma_unmap(struct device *dev, u64 dma, size_t len, bool from);
-u64 ferry_folio_phys(const struct folio *folio);
-u64 ferry_virt_phys(const void *address);
-
-void ferry_wait_init(struct wait_queue_head *wq);
-bool ferry_wait(struct wait_queue_head *wq, bool (*done)(void *data),
-		void *data, u64 ns);
-void ferry_wake(struct wait_queue_head *wq);
-void ferry_prime_lock(void (*lock)(void *data), void *data);
 
 /* What ferry_watch() tells of. */
 enum ferry_event {

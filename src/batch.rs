@@ -199,7 +199,7 @@ pub(crate) struct Batch {
     by_mover: Atomic<u32>,
 }
 
-#[cfg(CONFIG_DMA_ENGINE)]
+#[cfg(any(CONFIG_DMA_ENGINE, CONFIG_PCI))]
 impl crate::kapi::channel::Pooled for Batch {
     fn put(batch: Arc<Self>) {
         Self::put(batch);

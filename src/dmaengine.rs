@@ -1,411 +1,148 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The dmaengine migrator: channels of one provider copy the back of a batch while the mover goes on
-//! from the front.
+//! Providers of dmaengine: any of them that can copy memory is a migrator, by the name of its driver.
 //!
-//! Any provider that can copy memory is a migrator, by the name of its driver. Its channels are requested when it
-//! is selected, and held. How much of a batch they get follows from what such batches have gained
-//! ([`engine`]); with `vm.ferry.engine_share` at `all` it is everything. Those on the nodes of source and
-//! destination come first, and those that are busy are left alone.
+//! Channels are requested exclusively, and tested: one that says that a copy was good that cannot be
+//! made is refused, as it would lose content (I5), unless `vm.ferry.dma_untrusted` says otherwise.
 //!
-//! A channel that does not answer, or fails again and again, is quarantined at once; the [`Keeper`] finds
-//! out whether it is quiet (I7), and takes it back when somebody asks for it and it passes its
-//! self-test. Channels come and go with their devices.
-//!
-//! Not for migrations that must not block (I15), nor in reclaim: mapping and preparing allocate
-//! there at the expense of reserves (I8).
-//!
-//! Lock order: [`Keeper::admin`], then the locks of dmaengine, and of channels. Movers take only the
-//! latter.
-//!
-//! [`engine`]: ferry_core::engine
+//! Lock order: that of [`keeper`](crate::engine::keeper), then the locks of dmaengine.
 
-mod keeper;
-
-use self::keeper::{
-    Keeper,
-    Line,
-    State, //
-};
 use crate::{
-    batch::{
-        Batch,
-        Shared, //
+    batch::Shared,
+    engine,
+    engine::keeper::{
+        Keeper,
+        Provider, //
     },
     kapi::{
+        channel::Queue,
         dmaengine::{
             DmaChannel,
+            Event,
             Verdict,
-            Watch, //
+            Watch,
+            Watcher, //
         },
-        names::Name,
-        preempt,
-        topology,
-        worker::Worker, //
+        names::Name, //
     },
     migrator::{
         Keep,
-        Limits,
-        Made,
-        Migrator,
-        Quiet, //
+        Made, //
     },
-    stats::Counter,
-    trace, //
-};
-use ferry_core::{
-    engine,
-    engine::{
-        Sample,
-        Share,
-        Use, //
-    },
-    policy,
-    scale,
-    scale::Want, //
 };
 use kernel::{
-    fmt,
     prelude::*,
-    sync::{
-        atomic::{
-            Atomic,
-            Relaxed, //
-        },
-        Arc, //
-    },
+    sync::Arc, //
 };
 
-/// So many failures of a channel in a row, and it is quarantined.
-const MOST_ERRORS: u32 = 8;
-
-/// What a byte may take, in nanoseconds, on top of the timeout: 16 MB/s.
-const SLOWEST_NS: u64 = 64;
-
-/// How long the mover looks for the end of what has been copied, before it leaves that to the keeper.
-const REAP_NS: u64 = 200_000;
-
-/// What `want()` says of a batch that goes without the engine, to know what that costs. Larger numbers
-/// are shares.
-const SOLO: u32 = 1;
-
-/// The migrator of one provider.
-struct Engine {
-    keeper: Arc<Keeper>,
-    /// What each kind of batch has gained.
-    shares: KVec<Share<Atomic<u32>>>,
+/// The channels of one driver.
+struct Driver {
+    name: Name,
     shared: Arc<Shared>,
 }
 
-/// What ends with the selection.
-struct Held {
-    watch: Option<Watch<Keeper>>,
-    thread: Option<Worker<Keeper>>,
-    keeper: Arc<Keeper>,
-}
-
-impl Keep for Held {}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        // First nothing is told to the keeper, then its thread ends, then the channels go.
-        self.watch = None;
-        self.thread = None;
-        self.keeper.stop();
-    }
-}
+impl Keep for Watch<Keeper> {}
 
 /// Requests the channels of a provider, tests them, and makes a migrator of them.
 pub(crate) fn make(name: &Name, shared: &Arc<Shared>) -> Result<Made> {
     let most = usize::try_from(shared.knobs.dma_channels()).unwrap_or(usize::MAX);
-    let mut found = KVec::new();
-    while found.len() < most {
-        let Some(channel) = DmaChannel::request(name) else {
-            break;
-        };
-        found.push(channel, GFP_KERNEL)?;
-    }
-    if found.is_empty() {
-        return Err(ENODEV);
-    }
-    let mut good = KVec::with_capacity(found.len(), GFP_KERNEL)?;
-    for channel in found {
-        if let Some(channel) = tested(channel, name, shared)? {
-            good.push(channel, GFP_KERNEL)?;
-        }
-    }
-    let Some(first) = good.first() else {
-        return Err(EIO);
+    let driver = Driver {
+        name: *name,
+        shared: shared.clone(),
     };
-    let keeper = Keeper::new(*name, most, shared.clone())?;
-    // The watcher does nothing before there are channels.
-    let watch = Watch::new(first, keeper.clone())?;
-    for channel in good {
-        keeper.take(channel);
+    let channels = driver.channels(most)?;
+    let first = channels.first().ok_or(EIO)?;
+    let keeper = Keeper::new(*name, most, KBox::new(driver, GFP_KERNEL)?)?;
+    // It does nothing before there are channels.
+    let watch = KBox::new(Watch::new(first, keeper.clone())?, GFP_KERNEL)?;
+    for channel in channels {
+        keeper.take(KBox::new(channel, GFP_KERNEL)?);
     }
-    let mut shares = KVec::with_capacity(scale::KINDS, GFP_KERNEL)?;
-    for _ in 0..scale::KINDS {
-        shares.push(Share::new(|| Atomic::new(0)), GFP_KERNEL)?;
-    }
-    let engine = Arc::new(
-        Engine {
-            keeper: keeper.clone(),
-            shares,
-            shared: shared.clone(),
-        },
-        GFP_KERNEL,
-    )?;
-    let thread = Worker::new(topology::Cpu::current().number(), keeper.clone())?;
-    keeper.set_waker(thread.waker());
-    Ok(Made {
-        migrator: engine,
-        keep: KBox::new(
-            Held {
-                watch: Some(watch),
-                thread: Some(thread),
-                keeper,
-            },
-            GFP_KERNEL,
-        )?,
-    })
+    engine::make(keeper, watch, shared)
 }
 
-/// Tests a channel. None for one that does not work; an error if the provider must not be used at all.
-fn tested(mut channel: DmaChannel, name: &Name, shared: &Shared) -> Result<Option<DmaChannel>> {
-    let which = channel.name();
-    if channel.bounces() {
-        pr_err!("{name}: every mapping would be copied by a CPU first (swiotlb=force)\n");
-        return Err(EOPNOTSUPP);
-    }
-    let verdict = channel.self_test()?;
-    let what = match verdict {
-        Verdict::Good => {
-            channel.believe(name, true);
-            return Ok(Some(channel));
-        }
-        Verdict::Lies => "says that a copy was good that cannot be made",
-        Verdict::Unknown => {
-            "takes no copy that cannot be made, so it is not known to tell of failures"
-        }
-        Verdict::Broken => {
-            pr_warn!("{which}: {name} does not copy; left alone\n");
-            return Ok(None);
-        }
-        Verdict::Silent => {
-            pr_warn!("{which}: {name} does not answer; left alone\n");
-            return Ok(None);
-        }
-    };
-    if shared.knobs.dma_untrusted() == 0 {
-        pr_err!(
-            "{which}: {name} {what}: refused, as content could be lost (vm.ferry.dma_untrusted=1 takes it all the same)\n"
-        );
-        return Err(EOPNOTSUPP);
-    }
-    pr_warn!("{which}: {name} {what}: taken all the same, content can be lost\n");
-    channel.believe(name, false);
-    Ok(Some(channel))
-}
-
-impl Engine {
-    /// Lines that are open and idle, those of these nodes first.
-    fn idle(&self, nodes: (i32, i32), busy_too: bool) -> impl Iterator<Item = &Line> {
-        let near = move |line: &&Line| line.node() == nodes.0 || line.node() == nodes.1;
-        let usable = move |line: &&Line| {
-            line.state() == State::Live && (busy_too || line.channel().load() == 0)
-        };
-        let lines = self.keeper.lines();
-        Iterator::chain(
-            lines.iter().filter(usable).filter(near),
-            lines.iter().filter(usable).filter(move |l| !near(l)),
-        )
-    }
-
-    /// Does the engine get everything, gain or no gain?
-    fn takes_all(&self) -> bool {
-        self.shared.knobs.engine_share() != 0
-    }
-
-    fn line(&self, lane: u32) -> Option<&Line> {
-        // Lane 0 is the mover.
-        let index = usize::try_from(lane.checked_sub(1)?).ok()?;
-        self.keeper.lines().get(index)
-    }
-}
-
-impl Migrator for Engine {
-    fn limits(&self) -> Limits {
-        Limits {
-            min_bytes: 0,
-            in_reclaim: false,
-            in_async: false,
-        }
-    }
-
-    fn ready(&self, nodes: (i32, i32)) -> bool {
-        self.idle(nodes, self.takes_all()).next().is_some()
-    }
-
-    fn want(&self, kind: usize, _pieces: u32, _payer: u64) -> Want {
-        let all = Want {
-            helpers: SOLO.saturating_add(engine::ALL),
-            sample: true,
-        };
-        if self.takes_all() {
-            return all;
-        }
-        if self.shared.inject.ignores_gain() {
-            return Want {
-                helpers: SOLO.saturating_add(engine::ALL / 2),
-                sample: false,
+impl Driver {
+    /// Up to `most` channels that are free, and work. `ENODEV` if none is free.
+    fn channels(&self, most: usize) -> Result<KVec<DmaChannel>> {
+        // All of them first: one that does not work would be found again.
+        let mut found = KVec::new();
+        while found.len() < most {
+            let Some(channel) = DmaChannel::request(&self.name) else {
+                break;
             };
+            found.push(channel, GFP_KERNEL)?;
         }
-        let Some(share) = self.shares.get(kind) else {
-            return Want::NOBODY;
+        if found.is_empty() {
+            return Err(ENODEV);
+        }
+        let mut good = KVec::with_capacity(found.len(), GFP_KERNEL)?;
+        for mut channel in found {
+            if self.works(&mut channel)? {
+                good.push(channel, GFP_KERNEL)?;
+            }
+        }
+        Ok(good)
+    }
+
+    /// Tests a channel. An error if the provider must not be used at all.
+    fn works(&self, channel: &mut DmaChannel) -> Result<bool> {
+        let (name, which) = (&self.name, channel.name());
+        if channel.bounces() {
+            pr_err!("{name}: every mapping would be copied by a CPU first (swiotlb=force)\n");
+            return Err(EOPNOTSUPP);
+        }
+        let verdict = channel.self_test()?;
+        let what = match verdict {
+            Verdict::Good => {
+                channel.believe(name, true);
+                return Ok(true);
+            }
+            Verdict::Lies => "says that a copy was good that cannot be made",
+            Verdict::Unknown => {
+                "takes no copy that cannot be made, so it is not known to tell of failures"
+            }
+            Verdict::Broken => {
+                pr_warn!("{which}: {name} does not copy; left alone\n");
+                return Ok(false);
+            }
+            Verdict::Silent => {
+                pr_warn!("{which}: {name} does not answer; left alone\n");
+                return Ok(false);
+            }
         };
-        match share.next() {
-            Use::Aside => Want::NOBODY,
-            Use::Solo => Want {
-                helpers: SOLO,
-                ..all
-            },
-            Use::Engine(share) => Want {
-                helpers: SOLO.saturating_add(share),
-                ..all
-            },
+        if self.shared.knobs.dma_untrusted() == 0 {
+            pr_err!(
+                "{which}: {name} {what}: refused, as content could be lost (vm.ferry.dma_untrusted=1 takes it all the same)\n"
+            );
+            return Err(EOPNOTSUPP);
         }
+        pr_warn!("{which}: {name} {what}: taken all the same, content can be lost\n");
+        channel.believe(name, false);
+        Ok(true)
     }
+}
 
-    fn learn(&self, kind: usize, batch: &Batch, ns: u64) {
-        let did = batch.raw().by_engine();
-        if let Some(share) = self.shares.get(kind) {
-            share.learn(&Sample {
-                bytes: batch.raw().planned().bytes,
-                ns,
-                engine_bytes: did.bytes.load(Relaxed),
-                engine_ns: did.ended.load(Relaxed).saturating_sub(batch.planned_at()),
-                waited_ns: batch.waited_ns(),
-            });
+impl Provider for Driver {
+    fn find(&self, most: usize) -> Result<KVec<KBox<dyn Queue>>> {
+        let channels = self.channels(most)?;
+        let mut queues = KVec::with_capacity(channels.len(), GFP_KERNEL)?;
+        for channel in channels {
+            let queue: KBox<dyn Queue> = KBox::new(channel, GFP_KERNEL)?;
+            queues.push(queue, GFP_KERNEL)?;
         }
+        Ok(queues)
     }
+}
 
-    fn submit(&self, batch: &Arc<Batch>, wanted: u32) -> bool {
-        let Some(share) = wanted.checked_sub(SOLO) else {
-            return false;
-        };
-        let planned = batch.raw().planned();
-        // Something, if anything: it is how small batches are measured.
-        let least = u32::from(share != 0);
-        let taken = engine::part_of(share, planned.pieces).max(least);
-        let nodes = batch.raw().nodes();
-        let busy_too = self.takes_all();
-        let usable = u32::try_from(self.idle(nodes, busy_too).count()).unwrap_or(u32::MAX);
-        if taken == 0 || usable == 0 {
-            return share == 0;
+impl Watcher for Keeper {
+    fn event(&self, event: Event) {
+        match event {
+            Event::Unbind(device) => self.leave(|queue| queue.is_of(device)),
+            // The driver has ended what it had.
+            Event::Unbound => self.call(),
+            Event::Bound => self.arrive(),
+            Event::Halt => self.halt(),
+            Event::Resume => self.resume(),
         }
-        // About as much as they get.
-        let bytes = policy::bytes_of(planned.bytes, taken, planned.pieces);
-        let channels = engine::channels_for(bytes, taken, usable);
-        let mut chunks = 0u32;
-        for (n, line) in (0..channels).zip(self.idle(nodes, busy_too)) {
-            let range = engine::nth_range(planned.pieces, taken, channels, n);
-            let inject = &self.shared.inject;
-            let did = (line.channel()).submit(batch, range, || inject.fail_chunk());
-            if did.chunks == 0 {
-                continue;
-            }
-            chunks = chunks.saturating_add(did.chunks);
-            batch.mark_given(line.lane().index().into());
-            if let Some(session) = batch.session() {
-                let stats = &session.stats;
-                stats.add(Counter::Descriptors, did.descriptors.into());
-                stats.add(Counter::Mappings, did.mappings.into());
-                stats.add(Counter::EngineSubmits, 1);
-            }
-        }
-        chunks != 0
-    }
-
-    fn pass_on(&self, _batch: &Arc<Batch>) {}
-
-    fn wait(&self, batch: &Batch, i: u32, chunk: u32, timeout_ns: u64) -> Result {
-        let Some(lane) = batch.raw().in_flight(chunk) else {
-            return Ok(());
-        };
-        let line = self.line(lane.index().into()).ok_or(EINVAL)?;
-        let all = timeout_ns.saturating_add(line.channel().load().saturating_mul(SLOWEST_NS));
-        // One timeout for all channels of a batch: an engine that hangs, hangs with all of them.
-        let passed = preempt::clock().saturating_sub(batch.begun());
-        line.channel()
-            .wait(batch.raw(), i, chunk, all.saturating_sub(passed))
-    }
-
-    fn quiesce(&self, batch: &Batch, chunk: u32) -> Quiet {
-        let Some(lane) = batch.raw().in_flight(chunk) else {
-            return Quiet::Yes;
-        };
-        // Proof takes longer than a mover can wait for.
-        if let Some(line) = self.line(lane.index().into()) {
-            self.keeper.quarantine(line, State::Hung);
-            if let Some(session) = batch.session() {
-                session.stats.add(Counter::EngineTimeouts, 1);
-            }
-        }
-        Quiet::No
-    }
-
-    fn over(&self, batch: &Arc<Batch>) {
-        let mut left = false;
-        for line in self.keeper.lines() {
-            if !batch.is_given(line.lane().index().into()) {
-                continue;
-            }
-            if line.channel().errors_in_a_row() != 0 {
-                trace::engine_error(line.lane().index().into(), EIO.to_errno());
-                if line.channel().errors_in_a_row() >= MOST_ERRORS {
-                    self.keeper.quarantine(line, State::Failing);
-                }
-            }
-            // Whoever was told of the end of the last descriptor may still be about to say so.
-            let from = preempt::clock();
-            loop {
-                line.channel().reap();
-                if !line.channel().has(batch) {
-                    break;
-                }
-                if preempt::clock().saturating_sub(from) > REAP_NS {
-                    left = true;
-                    break;
-                }
-                kernel::processor::cpu_relax();
-            }
-        }
-        if left {
-            self.keeper.call();
-        }
-    }
-
-    fn rearm(&self) -> Result {
-        self.keeper.rearm();
-        Ok(())
-    }
-
-    fn show(&self, f: &mut dyn fmt::Write) -> fmt::Result {
-        self.keeper.show(f)?;
-        for (kind, share) in self.shares.iter().enumerate() {
-            let Some((part, with, without)) = share.known() else {
-                continue;
-            };
-            match scale::kind_bytes(kind) {
-                (folio, Some(batch)) => write!(f, "gain early {folio} {batch}")?,
-                (folio, None) => write!(f, "gain now {folio} {folio}")?,
-            }
-            writeln!(
-                f,
-                " share {part}/{} with {with} without {without}",
-                engine::ALL
-            )?;
-        }
-        Ok(())
     }
 }

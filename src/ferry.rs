@@ -3,11 +3,11 @@
 //! Ferry: moves the content of folios during page migration.
 //!
 //! Dependencies run one way: `control` → `dispatch` → `migrator` (the registry) → migrators (`cpu`,
-//! `dmaengine`) → `batch` → `kapi` → `ferry_bindings`; `ferry_core` depends on nothing. Unsafe code is in `kapi` alone.
+//! `dmaengine` → `engine`) → `batch` → `kapi` → `ferry_bindings`; `ferry_core` depends on nothing. Unsafe code is in `kapi` alone.
 
 #![deny(unsafe_code)]
 // Without engines, what only they use is built all the same.
-#![cfg_attr(not(CONFIG_DMA_ENGINE), allow(dead_code))]
+#![cfg_attr(not(any(CONFIG_DMA_ENGINE, CONFIG_PCI)), allow(dead_code))]
 
 mod batch;
 mod control;
@@ -15,6 +15,8 @@ mod cpu;
 mod dispatch;
 #[cfg(CONFIG_DMA_ENGINE)]
 mod dmaengine;
+#[cfg(any(CONFIG_DMA_ENGINE, CONFIG_PCI))]
+mod engine;
 mod inject;
 #[allow(unsafe_code)]
 mod kapi;

@@ -5,7 +5,7 @@
 //! The only unsafe code of Ferry is below this module; the crate root denies it elsewhere.
 
 pub(crate) mod batch;
-#[cfg(CONFIG_DMA_ENGINE)]
+#[cfg(any(CONFIG_DMA_ENGINE, CONFIG_PCI))]
 pub(crate) mod channel;
 #[cfg(CONFIG_KUNIT = "y")]
 mod copy_test;

@@ -166,6 +166,8 @@ struct Common {
     lane: Lane,
     waiters: Opaque<bindings::wait_queue_head>,
     device: Atomic<usize>,
+    /// Its node; negative for none.
+    node: Atomic<i32>,
     /// Bytes in flight.
     bytes: Atomic<u64>,
     /// Descriptors that have failed, all and since the last good one.
@@ -318,6 +320,7 @@ impl<B: Pooled> Channel<B> {
                 lane,
                 waiters: Opaque::new(Default::default()),
                 device: Atomic::new(0),
+                node: Atomic::new(-1),
                 bytes: Atomic::new(0),
                 errors: Atomic::new(0),
                 row: Atomic::new(0),
@@ -389,6 +392,9 @@ impl<B: Pooled> Channel<B> {
         // SAFETY: The device lives as long as the queue, which is longer than this call.
         let device = unsafe { fb::ferry_device_get(queue.device().as_ptr()) };
         let old = self.common.device.xchg(device as usize, Relaxed);
+        // SAFETY: As above.
+        let node = unsafe { fb::ferry_device_node(device) };
+        self.common.node.store(node, Relaxed);
         self.common.row.store(0, Relaxed);
         ring.queue = Some(queue);
         ring.open = true;
@@ -421,6 +427,11 @@ impl<B: Pooled> Channel<B> {
     pub(crate) fn with_queue<R>(&self, f: impl FnOnce(&mut dyn Queue) -> R) -> Option<R> {
         let mut ring = self.ring.lock();
         ring.queue.as_mut().map(|queue| f(&mut **queue))
+    }
+
+    /// The node of its device; negative for none.
+    pub(crate) fn node(&self) -> i32 {
+        self.common.node.load(Relaxed)
     }
 
     /// Bytes in flight.

@@ -121,12 +121,6 @@ impl DmaChannel {
         Name::new(name.to_bytes()).unwrap_or_default()
     }
 
-    /// The node of its device; negative for none.
-    pub(crate) fn node(&self) -> i32 {
-        // SAFETY: We hold the channel.
-        unsafe { fb::ferry_device_node(self.device().as_ptr()) }
-    }
-
     /// Does every mapping for it copy (`swiotlb=force`)?
     pub(crate) fn bounces(&self) -> bool {
         // SAFETY: We hold the channel.

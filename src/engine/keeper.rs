@@ -7,22 +7,14 @@
 //! what takes long; devices that go are dealt with where they are announced, so that their channels
 //! have been given back when their drivers go.
 //!
-//! Lock order: [`Keeper::admin`], then the locks of dmaengine and of channels.
+//! Lock order: [`Keeper::admin`], then the locks of providers and of channels.
 
 use crate::{
-    batch::{
-        Batch,
-        Shared, //
-    },
+    batch::Batch,
     kapi::{
         channel::{
             Channel,
-            Device, //
-        },
-        dmaengine::{
-            DmaChannel,
-            Event,
-            Watcher, //
+            Queue, //
         },
         log,
         names::Name,
@@ -115,7 +107,6 @@ pub(super) struct Line {
     channel: Arc<Channel<Batch>>,
     /// Orders nothing: whoever submits looks at the channel itself.
     state: Atomic<u32>,
-    node: Atomic<i32>,
     quarantines: Atomic<u32>,
 }
 
@@ -128,10 +119,6 @@ impl Line {
         self.channel.lane()
     }
 
-    pub(super) fn node(&self) -> i32 {
-        self.node.load(Relaxed)
-    }
-
     pub(super) fn state(&self) -> State {
         State::from_word(self.state.load(Relaxed))
     }
@@ -141,12 +128,19 @@ impl Line {
     }
 }
 
+/// Where channels come from.
+pub(crate) trait Provider: Send + Sync {
+    /// Up to `most` channels that are free, and work. An error if none may be used, which has been
+    /// logged. Sleeps.
+    fn find(&self, most: usize) -> Result<KVec<KBox<dyn Queue>>>;
+}
+
 /// The keeper of the channels of one provider.
 #[pin_data]
 pub(crate) struct Keeper {
     name: Name,
     lines: KVec<Line>,
-    shared: Arc<Shared>,
+    provider: KBox<dyn Provider>,
     waker: SetOnce<Waker>,
     /// There is something to do. Stored with release by who calls, read with acquire by the thread.
     called: Atomic<u32>,
@@ -166,14 +160,13 @@ pub(crate) struct Keeper {
 
 impl Keeper {
     /// With so many lines, all of them empty.
-    pub(super) fn new(name: Name, most: usize, shared: Arc<Shared>) -> Result<Arc<Self>> {
+    pub(crate) fn new(name: Name, most: usize, provider: KBox<dyn Provider>) -> Result<Arc<Self>> {
         let mut lines = KVec::with_capacity(most, GFP_KERNEL)?;
         for lane in (1..=u8::MAX).take(most) {
             lines.push(
                 Line {
                     channel: Channel::new(Lane::new(lane))?,
                     state: Atomic::new(State::Empty as u32),
-                    node: Atomic::new(-1),
                     quarantines: Atomic::new(0),
                 },
                 GFP_KERNEL,
@@ -183,7 +176,7 @@ impl Keeper {
             pin_init!(Self {
                 name,
                 lines,
-                shared,
+                provider,
                 waker: SetOnce::new(),
                 called: Atomic::new(0),
                 rearm: Atomic::new(0),
@@ -206,7 +199,7 @@ impl Keeper {
     }
 
     /// Wakes the thread.
-    pub(super) fn call(&self) {
+    pub(crate) fn call(&self) {
         self.called.store(1, Release);
         if let Some(waker) = self.waker.as_ref() {
             waker.wake();
@@ -214,17 +207,13 @@ impl Keeper {
     }
 
     /// Takes a channel that has been tested.
-    pub(super) fn take(&self, channel: DmaChannel) {
+    pub(crate) fn take(&self, queue: KBox<dyn Queue>) {
         let _admin = self.admin.lock();
-        self.take_locked(channel);
+        self.take_locked(queue);
     }
 
-    fn take_locked(&self, channel: DmaChannel) {
+    fn take_locked(&self, queue: KBox<dyn Queue>) {
         let Some(line) = self.lines.iter().find(|l| l.state() == State::Empty) else {
-            return;
-        };
-        line.node.store(channel.node(), Relaxed);
-        let Ok(queue) = KBox::new(channel, GFP_KERNEL) else {
             return;
         };
         if line.channel.open(queue) {
@@ -301,12 +290,11 @@ impl Keeper {
         );
     }
 
-    /// The driver of a device is about to be unbound: it gets its channels back before.
-    fn unbind(&self, device: Device) {
+    /// A device is about to go, of which these channels are: it gets them back before.
+    pub(crate) fn leave(&self, is_of: impl Fn(&dyn Queue) -> bool) {
         let _admin = self.admin.lock();
         for line in &self.lines {
-            let its = (line.channel).with_queue(|queue| queue.is_of(device));
-            if its != Some(true) {
+            if line.channel.with_queue(|queue| is_of(queue)) != Some(true) {
                 continue;
             }
             if !line.state().is_quarantined() {
@@ -319,8 +307,14 @@ impl Keeper {
         }
     }
 
+    /// A device may have come.
+    pub(crate) fn arrive(&self) {
+        self.look.store(1, Relaxed);
+        self.call();
+    }
+
     /// The machine sleeps, or goes down.
-    fn halt(&self) {
+    pub(crate) fn halt(&self) {
         let _admin = self.admin.lock();
         for line in &self.lines {
             if line.state() == State::Live {
@@ -332,7 +326,8 @@ impl Keeper {
         }
     }
 
-    fn resume(&self) {
+    /// It is back.
+    pub(crate) fn resume(&self) {
         let _admin = self.admin.lock();
         for line in &self.lines {
             if line.state() == State::Halted {
@@ -345,15 +340,13 @@ impl Keeper {
     /// Looks for channels that were not there before.
     fn look(&self) {
         let _admin = self.admin.lock();
-        while self.over.load(Relaxed) == 0 && self.lines.iter().any(|l| l.state() == State::Empty) {
-            let Some(channel) = DmaChannel::request(&self.name) else {
-                break;
-            };
-            match super::tested(channel, &self.name, &self.shared) {
-                Ok(Some(channel)) => self.take_locked(channel),
-                // It would be found again and again.
-                Ok(None) | Err(_) => break,
-            }
+        let empty = self.lines.iter().filter(|l| l.state() == State::Empty);
+        if self.over.load(Relaxed) != 0 {
+            return;
+        }
+        // Whatever is wrong with them has been said.
+        for queue in self.provider.find(empty.count()).into_iter().flatten() {
+            self.take_locked(queue);
         }
     }
 
@@ -402,7 +395,7 @@ impl Keeper {
                 "channel {} {} node {} descriptors {} bytes {} busy {} errors {} quarantines {} strange {}",
                 line.lane().index(),
                 line.state().text(),
-                line.node(),
+                line.channel.node(),
                 seen.descriptors,
                 seen.bytes,
                 seen.busy,
@@ -412,21 +405,6 @@ impl Keeper {
             )?;
         }
         Ok(())
-    }
-}
-
-impl Watcher for Keeper {
-    fn event(&self, event: Event) {
-        match event {
-            Event::Unbind(device) => self.unbind(device),
-            Event::Unbound => self.call(),
-            Event::Bound => {
-                self.look.store(1, Relaxed);
-                self.call();
-            }
-            Event::Halt => self.halt(),
-            Event::Resume => self.resume(),
-        }
     }
 }
 

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* What engines of any kind need: mapping, and waiting. */
+#ifndef _FERRY_ENGINE_H
+#define _FERRY_ENGINE_H
+
+#include <linux/device.h>
+#include <linux/mm_types.h>
+#include <linux/types.h>
+#include <linux/wait.h>
+
+/**
+ * struct ferry_end - whom to tell that a descriptor has ended
+ * @fn: called once, in any context but a hard interrupt's, with whether all of
+ *	it has been copied; nothing of the engine touches its memory any more.
+ */
+struct ferry_end {
+	void (*fn)(const struct ferry_end *end, bool ok);
+};
+
+bool ferry_dma_bounces(struct device *dev);
+int ferry_device_node(struct device *dev);
+struct device *ferry_device_get(struct device *dev);
+void ferry_device_put(struct device *dev);
+bool ferry_device_is_bound(struct device *dev);
+int ferry_dma_map(struct device *dev, u64 phys, size_t len, bool from, u64 *dma);
+void ferry_dma_unmap(struct device *dev, u64 dma, size_t len, bool from);
+u64 ferry_folio_phys(const struct folio *folio);
+u64 ferry_virt_phys(const void *address);
+
+void ferry_wait_init(struct wait_queue_head *wq);
+bool ferry_wait(struct wait_queue_head *wq, bool (*done)(void *data),
+		void *data, u64 ns);
+void ferry_wake(struct wait_queue_head *wq);
+void ferry_prime_lock(void (*lock)(void *data), void *data);
+
+#endif /* _FERRY_ENGINE_H */
