@@ -16,5 +16,6 @@
 mod claim;
 mod handoff;
 mod order;
+mod sdxi;
 mod shared;
 mod support;
