@@ -18,6 +18,10 @@ static const struct {
 	{ "cgroup_workers", { "0", "1", "8", "64" } },
 	{ "cpu_node", { "destination", "source", "destination", "source" } },
 	{ "copy_routine", { "auto", "cached", "nontemporal", "nontemporal" } },
+	{ "engine_share", { "auto", "all", "auto", "all" } },
+	{ "dma_channels", { "1", "4", "16", "64" } },
+	/* Changes nothing: the engines of guests have shown that they tell of failures. */
+	{ "dma_untrusted", { "0", "1", "0", "1" } },
 	{ "timeout_ms", { "10", "1000", "5000", "60000" } },
 };
 
