@@ -195,10 +195,13 @@ impl Context {
         drop(old);
     }
 
-    pub(super) fn notify(&self) {
-        if let Some(client) = &*self.client.lock() {
+    /// Tells the client. Says whether there is one.
+    pub(super) fn notify(&self) -> bool {
+        let client = self.client.lock();
+        if let Some(client) = &*client {
             client.notify(self);
         }
+        client.is_some()
     }
 
     /// Room for copies; 0 if it does not run.
@@ -296,7 +299,7 @@ impl Context {
     }
 
     /// The device has been proven not to work for it any more: what is outstanding can be
-    /// reported, and is, if there is a client who asks.
+    /// reported, and is when the client asks. Without one, nobody wants to know.
     pub(super) fn stopped(&self) {
         {
             let mut inner = self.inner.lock();
@@ -304,11 +307,11 @@ impl Context {
                 inner.life = Life::Stopped;
             }
         }
-        self.notify();
+        let heard = self.notify();
         let mut guard = self.inner.lock();
         let inner = &mut *guard;
         if let (Life::Stopped, Some(channel)) = (inner.life, &mut inner.channel) {
-            if channel.outstanding() == 0 {
+            if !heard || channel.outstanding() == 0 {
                 channel.abandon(|_, _| {});
                 inner.life = Life::Idle;
             }

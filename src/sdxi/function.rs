@@ -367,6 +367,10 @@ impl Function {
             self.wake();
             return Err(EAGAIN);
         }
+        if context.life() == Life::Stopped {
+            // Again, as its client may have gone meanwhile.
+            context.stopped();
+        }
         match context.life() {
             Life::Running => {}
             Life::Idle => {

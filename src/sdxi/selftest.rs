@@ -78,7 +78,7 @@ pub(super) struct Outcome {
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.count == 0 {
-            return f.write_str("write \"CONTEXT COUNT LENGTH\"\n");
+            return Ok(());
         }
         writeln!(
             f,

@@ -31,9 +31,9 @@ use kernel::{
 #[pin_data]
 pub(super) struct View {
     function: Arc<Function>,
-    /// One test at a time; the last one's outcome.
+    /// Of each context, the outcome of its last test; none while there is one.
     #[pin]
-    outcome: Mutex<Outcome>,
+    outcomes: Mutex<KVec<Option<Outcome>>>,
 }
 
 fn state(view: &View, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -119,7 +119,26 @@ fn counters(view: &View, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 }
 
 fn show_test(view: &View, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    write!(f, "{}", *view.outcome.lock())
+    f.write_str("# write \"CONTEXT COUNT LENGTH\"\n")?;
+    for outcome in view.outcomes.lock().iter().flatten() {
+        write!(f, "{outcome}")?;
+    }
+    Ok(())
+}
+
+/// Makes a test, if the context has none, and keeps its outcome.
+fn test(view: &View, context: u16, count: u64, length: usize) -> Result {
+    let at = usize::from(context).checked_sub(1).ok_or(EINVAL)?;
+    let begun = match view.outcomes.lock().get_mut(at) {
+        Some(outcome) => outcome.take(),
+        None => return Err(EINVAL),
+    };
+    let before = begun.ok_or(EBUSY)?;
+    let result = selftest::run(&view.function, context, count, length);
+    if let Some(outcome) = view.outcomes.lock().get_mut(at) {
+        *outcome = Some(*result.as_ref().unwrap_or(&before));
+    }
+    result.map(|_| ())
 }
 
 fn run_test(view: &View, reader: &mut UserSliceReader) -> Result {
@@ -137,21 +156,23 @@ fn run_test(view: &View, reader: &mut UserSliceReader) -> Result {
     if words.next().is_some() {
         return Err(EINVAL);
     }
-    let mut outcome = view.outcome.lock();
-    *outcome = selftest::run(
-        &view.function,
+    test(
+        view,
         u16::try_from(context)?,
         count,
         usize::try_from(length)?,
-    )?;
-    Ok(())
+    )
 }
 
 /// Makes the files of a function, which are there until this is dropped.
 pub(super) fn files(dir: &Dir, function: &Arc<Function>) -> Result<Pin<KBox<Scope<View>>>> {
+    let mut outcomes = KVec::with_capacity(function.contexts().len(), GFP_KERNEL)?;
+    for _ in function.contexts() {
+        outcomes.push(Some(Outcome::default()), GFP_KERNEL)?;
+    }
     let view = pin_init!(View {
         function: function.clone(),
-        outcome <- new_mutex!(Outcome::default(), "sdxi::View::outcome"),
+        outcomes <- new_mutex!(outcomes, "sdxi::View::outcomes"),
     });
     let name = function.dev().name();
     KBox::pin_init(
