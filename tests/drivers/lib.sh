@@ -98,10 +98,11 @@ struck() {
 }
 
 # No fault is left to the next test.
+kinds="ptdma ae4dma"
 calm() {
 	local k
 
-	for k in ptdma ae4dma; do
+	for k in $kinds; do
 		ctl $k '{"cmd":"clear"}'
 		ctl $k '{"cmd":"release"}'
 		ctl $k '{"cmd":"limit"}'
@@ -129,6 +130,19 @@ qmp() {
 	try_qmp "$1" && return
 	bad "QEMU says '$answer' to $1"
 	return 1
+}
+
+# plug_in NUMBER: plugs a model in again that has been unplugged. QEMU takes the
+# name again when it has forgotten the device that has gone.
+plug_in() {
+	local vm
+
+	vm=$(sed 's/.*ferry_vm=\([^ ]*\).*/\1/' /proc/cmdline)
+	for _ in {1..100}; do
+		try_qmp "{\"execute\":\"device_add\",\"arguments\":{\"driver\":\"vfio-user-pci\",\"id\":\"dev$1\",\"bus\":\"slot$1\",\"socket\":{\"type\":\"unix\",\"path\":\"$vm/dev$1.sock\"}}}" && return
+		sleep 0.2
+	done
+	bad "QEMU says '$answer'"
 }
 
 # wait_for WHAT COMMAND...: up to 20 seconds.
