@@ -103,9 +103,9 @@ calm() {
 	local k
 
 	for k in $kinds; do
-		ctl $k '{"cmd":"clear"}'
-		ctl $k '{"cmd":"release"}'
-		ctl $k '{"cmd":"limit"}'
+		ctl "$k" '{"cmd":"clear"}'
+		ctl "$k" '{"cmd":"release"}'
+		ctl "$k" '{"cmd":"limit"}'
 	done
 }
 
