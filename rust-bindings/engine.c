@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /* What engines of any kind need: mapping, and waiting. */
 #include <linux/dma-mapping.h>
-#include <linux/jiffies.h>
+#include <linux/ktime.h>
 #include <linux/mm.h>
 #include <linux/sched/mm.h>
 #include <linux/swiotlb.h>
@@ -76,7 +76,8 @@ void ferry_wait_init(struct wait_queue_head *wq)
 bool ferry_wait(struct wait_queue_head *wq, bool (*done)(void *data),
 		void *data, u64 ns)
 {
-	return wait_event_timeout(*wq, done(data), nsecs_to_jiffies(ns) + 1);
+	return !wait_event_hrtimeout(*wq, done(data), ns_to_ktime(ns)) ||
+	       done(data);
 }
 
 void ferry_wake(struct wait_queue_head *wq)

@@ -68,9 +68,6 @@ use kernel::{
     },
 };
 
-/// So many failures of a channel in a row, and it is quarantined.
-const MOST_ERRORS: u32 = 8;
-
 /// What a byte may take, in nanoseconds, on top of the timeout: 16 MB/s.
 const SLOWEST_NS: u64 = 64;
 
@@ -295,7 +292,7 @@ impl Migrator for Engine {
             }
             if line.channel().errors_in_a_row() != 0 {
                 trace::engine_error(line.lane().index().into(), EIO.to_errno());
-                if line.channel().errors_in_a_row() >= MOST_ERRORS {
+                if line.channel().is_failing() {
                     self.keeper.quarantine(line, State::Failing);
                 }
             }

@@ -79,6 +79,9 @@ const POLL_NS: u64 = 10_000;
 /// How long it sleeps before it has the queue look for a completion whose interrupt has been lost.
 const LOST_NS: u64 = 50_000_000;
 
+/// So many failures of a channel in a row are too many.
+const MOST_ERRORS: u32 = 8;
+
 /// How descriptors get to an engine, and what it says of them.
 ///
 /// # Safety
@@ -114,6 +117,27 @@ pub(crate) unsafe trait Queue: Send {
 
     /// Looks for what has completed without telling.
     fn poll(&mut self);
+
+    /// How long a mover that waits leaves it at that it will be told, before it has it look. At most
+    /// [`LOST_NS`] counts.
+    fn look_ns(&self) -> u64 {
+        LOST_NS
+    }
+
+    /// The longest copy that it takes.
+    fn longest(&self) -> u64 {
+        MAX_RUN
+    }
+
+    /// Does it take copies now?
+    fn is_ready(&self) -> bool {
+        true
+    }
+
+    /// Does it fail too often, given how many descriptors in a row have failed?
+    fn is_failing(&self, row: u32) -> bool {
+        row >= MOST_ERRORS
+    }
 
     /// Ends what the engine has, and says whether there is proof that it touches nothing any more. May
     /// sleep for long.
@@ -173,6 +197,8 @@ struct Common {
     /// Descriptors that have failed, all and since the last good one.
     errors: Atomic<u64>,
     row: Atomic<u32>,
+    /// What [`Queue::look_ns()`] says.
+    look_ns: Atomic<u64>,
     /// Ends of descriptors that had ended before.
     strange: Atomic<u64>,
 }
@@ -324,6 +350,7 @@ impl<B: Pooled> Channel<B> {
                 bytes: Atomic::new(0),
                 errors: Atomic::new(0),
                 row: Atomic::new(0),
+                look_ns: Atomic::new(LOST_NS),
                 strange: Atomic::new(0),
             },
             GFP_KERNEL,
@@ -396,6 +423,8 @@ impl<B: Pooled> Channel<B> {
         let node = unsafe { fb::ferry_device_node(device) };
         self.common.node.store(node, Relaxed);
         self.common.row.store(0, Relaxed);
+        let look_ns = queue.look_ns().min(LOST_NS);
+        self.common.look_ns.store(look_ns, Relaxed);
         ring.queue = Some(queue);
         ring.open = true;
         drop(ring);
@@ -444,6 +473,12 @@ impl<B: Pooled> Channel<B> {
         self.common.row.load(Relaxed)
     }
 
+    /// Does its queue fail too often?
+    pub(crate) fn is_failing(&self) -> bool {
+        let row = self.errors_in_a_row();
+        row != 0 && self.with_queue(|queue| queue.is_failing(row)) == Some(true)
+    }
+
     /// For a person.
     pub(crate) fn seen(&self) -> Seen {
         let ring = self.ring.lock();
@@ -479,7 +514,11 @@ impl<B: Pooled> Channel<B> {
         let (true, Some(queue)) = (ring.open, ring.queue.as_mut()) else {
             return did;
         };
+        if !queue.is_ready() {
+            return did;
+        }
         let free = (SLOTS as u64).saturating_sub(ring.head.wrapping_sub(ring.tail));
+        let mut merger = Merger::new(queue.longest().min(MAX_RUN));
         let mut maker = Maker {
             channel: self,
             batch,
@@ -490,7 +529,6 @@ impl<B: Pooled> Channel<B> {
             did: &mut did,
         };
         let raw: &RawBatch = (**batch).as_ref();
-        let mut merger = Merger::new(MAX_RUN);
         let mut claimed = range.start..range.start;
         for chunk in range {
             // With the run that is not finished.
@@ -539,9 +577,13 @@ impl<B: Pooled> Channel<B> {
     pub(crate) fn wait(&self, batch: &RawBatch, i: u32, chunk: u32, timeout_ns: u64) -> Result {
         let from = preempt::clock();
         let passed = || preempt::clock().saturating_sub(from);
+        let look_ns = self.common.look_ns.load(Relaxed);
         while passed() < POLL_NS {
             if !batch.waiting(i, chunk) {
                 return Ok(());
+            }
+            if look_ns < LOST_NS {
+                self.poll();
             }
             kernel::processor::cpu_relax();
         }
@@ -561,13 +603,17 @@ impl<B: Pooled> Channel<B> {
                     self.common.waiters.get(),
                     Some(no_more_waiting),
                     data,
-                    left.min(LOST_NS),
+                    // What has taken long may take a little longer.
+                    left.min(look_ns.max(passed() / 4)).min(LOST_NS),
                 )
             };
             if done {
                 return Ok(());
             }
             self.poll();
+            if !batch.waiting(i, chunk) {
+                return Ok(());
+            }
             if left == 0 {
                 return Err(ETIMEDOUT);
             }
