@@ -3,7 +3,7 @@
 //! Ferry: moves the content of folios during page migration.
 //!
 //! Dependencies run one way: `control` → `dispatch` → `migrator` (the registry) → migrators (`cpu`,
-//! `dmaengine` → `engine`) → `batch` → `kapi` → `ferry_bindings`; `ferry_core` depends on nothing. Unsafe code is in `kapi` alone.
+//! `dmaengine` and `sdxi` → `engine`) → `batch` → `kapi` → `ferry_bindings`; `ferry_core` depends on nothing. Unsafe code is in `kapi` alone.
 
 #![deny(unsafe_code)]
 // Without engines, what only they use is built all the same.
@@ -85,6 +85,8 @@ impl kernel::Module for Ferry {
         let sysctls = Sysctls::register(shared.clone(), registry.clone(), debug.clone())?;
         #[cfg(CONFIG_PCI)]
         let sdxi = sdxi::Sdxi::new(module, debug.dir())?;
+        #[cfg(CONFIG_PCI)]
+        registry.set_sdxi(sdxi.functions().clone());
         #[cfg(not(CONFIG_PCI))]
         let _ = module;
         Ok(Self {

@@ -9,6 +9,8 @@ pub(crate) mod batch;
 pub(crate) mod channel;
 #[cfg(CONFIG_KUNIT = "y")]
 mod copy_test;
+#[cfg(CONFIG_PCI)]
+pub(crate) mod counters;
 #[cfg(CONFIG_DMA_ENGINE)]
 pub(crate) mod dmaengine;
 pub(crate) mod log;

@@ -10,6 +10,8 @@
 
 #[cfg(CONFIG_DMA_ENGINE)]
 use crate::dmaengine;
+#[cfg(CONFIG_PCI)]
+use crate::sdxi;
 use crate::{
     batch::{
         Batch,
@@ -148,6 +150,8 @@ struct Current {
 pub(crate) struct Registry {
     shared: Arc<Shared>,
     kinds: [Kind; MAX_KINDS],
+    #[cfg(CONFIG_PCI)]
+    sdxi: SetOnce<Arc<sdxi::Functions>>,
     #[pin]
     current: Mutex<Option<Current>>,
 }
@@ -177,6 +181,8 @@ impl Registry {
         Ok(pin_init!(Self {
             shared,
             kinds,
+            #[cfg(CONFIG_PCI)]
+            sdxi: SetOnce::new(),
             current <- new_mutex!(None, "ferry::registry"),
         }))
     }
@@ -205,7 +211,7 @@ impl Registry {
         let made = if name.as_str() == CPU {
             cpu::make(&self.shared)?
         } else {
-            engine(&name, &self.shared)?
+            self.engine(&name)?
         };
         let stats = self.stats_of(&name).ok_or(ENOSPC)?.clone();
         let session = Arc::new(
@@ -234,7 +240,7 @@ impl Registry {
         write!(f, "{OFF} {CPU}")?;
         let selected = self.selected();
         let mut listed = selected.is_none_or(|name| name.as_str() == CPU);
-        for name in providers().iter() {
+        for name in self.providers().iter() {
             listed |= selected == Some(*name);
             write!(f, " {}", name.as_str())?;
         }
@@ -274,27 +280,41 @@ impl Registry {
             None => Ok(()),
         }
     }
-}
 
-/// Makes the migrator of an engine.
-#[cfg(CONFIG_DMA_ENGINE)]
-fn engine(name: &Name, shared: &Arc<Shared>) -> Result<Made> {
-    if providers().iter().any(|n| n == name) {
-        dmaengine::make(name, shared)
-    } else {
+    /// Where SDXI functions are found. Once.
+    #[cfg(CONFIG_PCI)]
+    pub(crate) fn set_sdxi(&self, functions: Arc<sdxi::Functions>) {
+        self.sdxi.populate(functions);
+    }
+
+    /// The engines that are there now.
+    fn providers(&self) -> Providers {
+        #[cfg(CONFIG_DMA_ENGINE)]
+        let mut all = Providers::look();
+        #[cfg(not(CONFIG_DMA_ENGINE))]
+        let mut all = Providers::default();
+        #[cfg(CONFIG_PCI)]
+        if let (Some(name), Some(true)) = (
+            Name::new(sdxi::migrator::NAME.as_bytes()),
+            self.sdxi.as_ref().map(|functions| functions.any()),
+        ) {
+            all.add(name);
+        }
+        all
+    }
+
+    /// Makes the migrator of an engine.
+    fn engine(&self, name: &Name) -> Result<Made> {
+        if !self.providers().iter().any(|n| n == name) {
+            return Err(EINVAL);
+        }
+        #[cfg(CONFIG_PCI)]
+        if let (sdxi::migrator::NAME, Some(functions)) = (name.as_str(), self.sdxi.as_ref()) {
+            return sdxi::migrator::make(functions, &self.shared);
+        }
+        #[cfg(CONFIG_DMA_ENGINE)]
+        return dmaengine::make(name, &self.shared);
+        #[cfg(not(CONFIG_DMA_ENGINE))]
         Err(EINVAL)
     }
-}
-
-#[cfg(not(CONFIG_DMA_ENGINE))]
-fn engine(_: &Name, _: &Arc<Shared>) -> Result<Made> {
-    Err(EINVAL)
-}
-
-/// The engines that are there now.
-fn providers() -> Providers {
-    #[cfg(CONFIG_DMA_ENGINE)]
-    return Providers::look();
-    #[cfg(not(CONFIG_DMA_ENGINE))]
-    Providers::default()
 }

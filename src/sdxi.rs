@@ -1,21 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The driver of SDXI functions (PCI class 0x120100), which knows nothing of migration.
+//! The driver of SDXI functions (PCI class 0x120100), and their [`migrator`]. What is not in that
+//! knows nothing of migration.
 //!
-//! A function has contexts, each with a ring of descriptors. Who copies asks [`Functions`] for what
-//! is bound, opens contexts, and submits copies to them; see [`context`] for how, and [`function`]
-//! for what happens meanwhile. `Documentation/sdxi.rst` says how this maps to the standard.
+//! A function has contexts, each with a ring of descriptors. Who copies watches [`Functions`] for what
+//! is bound, claims and opens contexts, and submits copies to them; see
+//! [`context`](crate::kapi::sdxi::context) for how, and [`function`] for what happens meanwhile.
+//! `Documentation/sdxi.rst` says how this maps to the standard.
 //!
 //! [`Functions`] owns what is bound. Who else has references to a function gives them back when
 //! [`Watcher::leaving()`] says so, else its BARs stay taken.
 //!
 //! Locks: the list's, then those of a function.
 
-#![allow(dead_code)] // Until a migrator uses all of it.
-
-pub(crate) mod context;
-mod counters;
-pub(crate) mod function;
+mod function;
+pub(crate) mod migrator;
 mod selftest;
 mod show;
 
@@ -48,14 +47,14 @@ pub(crate) trait Watcher: Send + Sync {
     /// A function has been bound, or was when the watcher came.
     fn arrived(&self, function: &Arc<Function>);
 
-    /// A function is about to leave. When this returns, the watcher has no reference to it any more,
-    /// and has nothing outstanding that it needs to hear of.
+    /// A function leaves, or the watcher does. The function has stopped then, or the watcher asks for
+    /// it. When this returns, the watcher has no reference to it any more.
     fn leaving(&self, function: &Arc<Function>);
 }
 
 struct Bound {
     // Dropped first: waits for who reads, or tests.
-    files: Option<Pin<KBox<Scope<show::View>>>>,
+    _files: Option<Pin<KBox<Scope<show::View>>>>,
     function: Arc<Function>,
 }
 
@@ -73,6 +72,11 @@ pub(crate) struct Functions {
 }
 
 impl Functions {
+    /// Is any function bound?
+    pub(crate) fn any(&self) -> bool {
+        !self.list.lock().bound.is_empty()
+    }
+
     /// Who is told of functions that come and go, those that are there already included.
     pub(crate) fn watch(&self, watcher: Arc<dyn Watcher>) {
         let mut list = self.list.lock();
@@ -101,7 +105,7 @@ impl Driver for Functions {
         // Files are not worth a failure.
         let files = show::files(&self.dir, &function).ok();
         let bound = Bound {
-            files,
+            _files: files,
             function: function.clone(),
         };
         let mut list = self.list.lock();
@@ -119,6 +123,8 @@ impl Driver for Functions {
     fn remove(&self, function: Arc<Function>) {
         let bound = {
             let mut list = self.list.lock();
+            // What it had has been reported, so that there is nothing to wait for.
+            function.remove();
             if let Some(watcher) = &list.watcher {
                 watcher.leaving(&function);
             }
@@ -126,7 +132,6 @@ impl Driver for Functions {
             at.and_then(|at| list.bound.remove(at).ok())
         };
         drop(bound);
-        function.remove();
     }
 
     fn suspend(function: &Function) {

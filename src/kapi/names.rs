@@ -59,7 +59,7 @@ pub(crate) struct Providers([Option<Name>; MAX_PROVIDERS]);
 
 impl Providers {
     /// Adds a name, if it is not there, and there is room.
-    pub(super) fn add(&mut self, name: Name) {
+    pub(crate) fn add(&mut self, name: Name) {
         if self.iter().all(|n| *n != name) {
             if let Some(room) = self.0.iter_mut().find(|n| n.is_none()) {
                 *room = Some(name);

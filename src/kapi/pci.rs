@@ -7,6 +7,7 @@
 //!
 //! The PCI core calls all of [`Driver`] with the lock of the device held, one at a time.
 
+use super::channel;
 use core::{
     marker::PhantomData,
     ptr, //
@@ -49,6 +50,11 @@ impl Device {
     pub(super) fn as_raw_device(&self) -> *mut bindings::device {
         // SAFETY: The device is valid, and this only makes a pointer to a field.
         unsafe { &raw mut (*self.as_raw()).dev }
+    }
+
+    /// To be compared.
+    pub(crate) fn id(&self) -> channel::Device {
+        channel::Device(self.as_raw_device())
     }
 
     /// For messages.
@@ -422,7 +428,7 @@ pub(crate) trait Handler: Send + Sync + 'static {
     fn interrupt(&self) -> bool;
 
     /// The thread. May sleep.
-    fn thread(&self) {}
+    fn thread(&self);
 }
 
 /// An interrupt with its handler, until dropped; waits then for the handler to return.
@@ -470,19 +476,17 @@ impl<H: Handler> Irq<H> {
         n: u32,
         name: &'static CStr,
         handler: Arc<H>,
-        threaded: bool,
     ) -> Result<Self> {
         // SAFETY: The device is valid.
         let number = unsafe { bindings::pci_irq_vector(vectors.dev.as_raw(), n) };
         let number = u32::try_from(number).map_err(|_| EINVAL)?;
-        let thread = threaded.then_some(thread::<H> as unsafe extern "C" fn(_, _) -> _);
         // SAFETY: The functions are the ones for an `H`, which lives until `drop()` has freed the
         // interrupt, as the name does.
         to_result(unsafe {
             bindings::request_threaded_irq(
                 number,
                 Some(interrupt::<H>),
-                thread,
+                Some(thread::<H>),
                 0,
                 name.as_char_ptr(),
                 Arc::as_ptr(&handler).cast_mut().cast(),

@@ -7,6 +7,8 @@
 //! * Code outside `kapi` cannot name memory. Descriptors of copies take [`DeviceAddress`]es, which
 //!   only `kapi` makes; the addresses of rings, tables and logs stay in here; the registers that
 //!   lead to memory are written in here.
+//! * What was outstanding when a context was stopped is reported only with proof that it has
+//!   stopped, by [`Channel::abandon()`], which looks for it itself.
 //! * Rings, tables and logs are never freed while the function could access them: they are when
 //!   [`Bars::prove_quiet()`] has seen it stopped, or gone for good, and it has not been told to run
 //!   since. Without proof they are kept for ever, and counted ([`leaked()`]).
@@ -16,7 +18,10 @@
 //!   [`Buffer`].
 //!
 //! Memory of the device is read and written in words of 64 bits, each at once, and every index is
-//! checked. Takes no locks.
+//! checked. Takes no locks, but for [`context`].
+
+pub(crate) mod context;
+pub(crate) mod queue;
 
 use super::pci::Device;
 use core::ptr::{
@@ -188,6 +193,9 @@ pub(crate) struct Bars {
     stride: Atomic<usize>,
     /// The function accesses no memory.
     quiet: Atomic<bool>,
+    /// Contexts that the administrative context has said to have stopped, and that were not started
+    /// since.
+    stopped: [Atomic<bool>; L1_ENTRIES],
 }
 
 struct Enabled(Device);
@@ -215,6 +223,7 @@ impl Bars {
             enabled,
             stride: Atomic::new(usize::MAX),
             quiet: Atomic::new(false),
+            stopped: [const { Atomic::new(false) }; L1_ENTRIES],
         };
         Ok(Arc::new(bars, GFP_KERNEL)?)
     }
@@ -260,6 +269,16 @@ impl Bars {
         let quiet = self.state() == State::Stop || self.dev().has_left();
         self.quiet.store(quiet, Release);
         quiet
+    }
+
+    fn set_stopped(&self, context: u16, stopped: bool) {
+        if let Some(word) = self.stopped.get(usize::from(context)) {
+            word.store(stopped, Release);
+        }
+    }
+
+    fn has_stopped(&self, context: u16) -> bool {
+        (self.stopped.get(usize::from(context))).is_some_and(|word| word.load(Acquire))
     }
 
     fn ring(&self, context: u16, index: u64) {
@@ -542,13 +561,14 @@ pub(crate) enum Command {
     Update(u16),
     /// Waits until that is done.
     SyncUpdate(u16),
-    /// Starts a context.
-    Start(u16),
     /// Stops a context, whatever it is doing.
     Stop(u16),
     /// Waits until it has stopped.
     SyncStop(u16),
 }
+
+/// The tag of a command whose end proves nothing. That of [`Command::SyncStop`] is its context.
+const NO_PROOF: u32 = u32::MAX;
 
 /// A context: its ring, and all of its memory.
 pub(crate) struct Channel {
@@ -557,6 +577,8 @@ pub(crate) struct Channel {
     number: u16,
     interrupt: Option<u16>,
     longest: u64,
+    /// Proven not to be running, and not prepared to run since.
+    quiet: bool,
 }
 
 impl Channel {
@@ -590,14 +612,16 @@ impl Channel {
             number,
             interrupt,
             longest: limits.bytes(),
+            quiet: true,
         })
     }
 
     /// As it must be before the context is started. It is not running, and nothing is outstanding.
-    pub(crate) fn prepare(&self) -> Result {
-        if self.ring.outstanding() != 0 || self.ring.indices() != (0, 0) {
+    pub(crate) fn prepare(&mut self) -> Result {
+        if self.ring.outstanding() != 0 || self.ring.indices() != (0, 0) || !self.prove_quiet() {
             return Err(EBUSY);
         }
+        self.quiet = false;
         let Memory {
             ring,
             blocks,
@@ -643,7 +667,7 @@ impl Channel {
 
     /// Copies `len` bytes.
     #[inline]
-    pub(crate) fn push_copy(
+    fn push_copy(
         &mut self,
         dst: DeviceAddress,
         src: DeviceAddress,
@@ -660,7 +684,7 @@ impl Channel {
     /// An interrupt when all that was pushed before is done, if the context has one and there is
     /// room.
     #[inline]
-    pub(crate) fn push_interrupt(&mut self) -> Result<(), Refused> {
+    fn push_interrupt(&mut self) -> Result<(), Refused> {
         if self.interrupt.is_none() {
             return Err(Refused::Invalid);
         }
@@ -669,17 +693,42 @@ impl Channel {
     }
 
     /// Something that only the administrative context can do.
-    pub(crate) fn push_command(&mut self, command: Command, tag: u32) -> Result<(), Refused> {
-        let descriptor = match command {
-            Command::Update(n) => Descriptor::update(Range::one(n)),
-            Command::SyncUpdate(n) => Descriptor::sync(Awaited::Contexts, Range::one(n)),
-            Command::Start(n) => Descriptor::start(Range::one(n)),
-            Command::Stop(n) => Descriptor::stop(Range::one(n), true),
-            Command::SyncStop(n) => Descriptor::sync(Awaited::Stop, Range::one(n)),
+    pub(crate) fn push_command(&mut self, command: Command) -> Result<(), Refused> {
+        let (descriptor, tag) = match command {
+            Command::Update(n) => (Descriptor::update(Range::one(n)), NO_PROOF),
+            Command::SyncUpdate(n) => {
+                let sync = Descriptor::sync(Awaited::Contexts, Range::one(n));
+                (sync, NO_PROOF)
+            }
+            Command::Stop(n) => (Descriptor::stop(Range::one(n), true), NO_PROOF),
+            Command::SyncStop(n) => {
+                let sync = Descriptor::sync(Awaited::Stop, Range::one(n));
+                (sync, n.into())
+            }
         };
-        Ok(self
-            .ring
-            .push(&self.memory, &descriptor, Report::Tag(tag))?)
+        Ok((self.ring).push(&self.memory, &descriptor, Report::Tag(tag))?)
+    }
+
+    /// Has the administrative context start one that was prepared. Refused as long as there are
+    /// commands that the device has not carried out: they could be taken for proof later.
+    pub(crate) fn push_start(&mut self, channel: &Self) -> Result<(), Refused> {
+        if channel.quiet || self.ring.outstanding() != self.ring.unpublished() {
+            return Err(Refused::Invalid);
+        }
+        self.memory.page.bars.set_stopped(channel.number, false);
+        let start = Descriptor::start(Range::one(channel.number));
+        Ok((self.ring).push(&self.memory, &start, Report::Tag(NO_PROOF))?)
+    }
+
+    /// Of the administrative context: reports which commands have been carried out.
+    pub(crate) fn reap_commands(&mut self, mut report: impl FnMut(bool)) -> usize {
+        let bars = &self.memory.page.bars;
+        self.ring.reap(&self.memory, |tag, good| {
+            if let (Ok(number), true) = (u16::try_from(tag), good) {
+                bars.set_stopped(number, true);
+            }
+            report(good);
+        })
     }
 
     /// Hands what was pushed to the device, with one doorbell. False if there was nothing.
@@ -690,18 +739,35 @@ impl Channel {
 
     /// Reports what is done.
     #[inline]
-    pub(crate) fn reap(&mut self, report: impl FnMut(u32, bool)) -> usize {
+    fn reap(&mut self, report: impl FnMut(u32, bool)) -> usize {
         self.ring.reap(&self.memory, report)
     }
 
-    /// Reports everything, and begins anew. The context has been proven to have stopped.
-    pub(crate) fn abandon(&mut self, report: impl FnMut(u32, bool)) -> usize {
-        self.ring.abandon(&self.memory, report)
+    /// Is there proof that the device does not work for it: that the function has stopped since it
+    /// was prepared, or the context has?
+    fn prove_quiet(&mut self) -> bool {
+        let bars = &self.memory.page.bars;
+        self.quiet |= bars.quiet.load(Acquire) || bars.has_stopped(self.number);
+        self.quiet
+    }
+
+    /// Reports everything, and begins anew, if there is proof that the device does not work for it
+    /// any more.
+    fn abandon(&mut self, report: impl FnMut(u32, bool)) -> Option<usize> {
+        if !self.prove_quiet() {
+            return None;
+        }
+        Some(self.ring.abandon(&self.memory, report))
+    }
+
+    /// The same for the administrative context, whose commands nobody waits for any more.
+    pub(crate) fn abandon_commands(&mut self) {
+        self.abandon(|_, _| {});
     }
 
     /// Free slots.
     #[inline]
-    pub(crate) fn free(&self) -> usize {
+    fn free(&self) -> usize {
         self.ring.free()
     }
 

@@ -8,16 +8,10 @@
 //! administrative context has said so, or the function has stopped; and the function when STS0
 //! says so, after a reset if need be.
 //!
-//! Locks: the mutex, then those of `context`.
+//! Locks: the mutex, then those of [`context`](crate::kapi::sdxi::context).
 
-use super::{
-    context::{
-        Context,
-        Life, //
-    },
-    counters::counters, //
-};
 use crate::kapi::{
+    counters::counters,
     log::allowed,
     pci::{
         self,
@@ -28,10 +22,16 @@ use crate::kapi::{
         Waker, //
     },
     sdxi::{
+        context::{
+            Context,
+            Life, //
+        },
+        queue::Owner,
         Bars,
         Channel,
         Command,
         ErrorLog,
+        Refused,
         Tables,
         MAX_CONTEXT, //
     },
@@ -284,12 +284,12 @@ impl Function {
     }
 
     fn request_irqs(self: &Arc<Self>, vectors: &Arc<Vectors>) -> Result {
-        let errors = Irq::new(vectors, 0, c"ferry_sdxi", self.clone(), true)?;
+        let errors = Irq::new(vectors, 0, c"ferry_sdxi", self.clone())?;
         let mut irqs = KVec::with_capacity(self.contexts.len(), GFP_KERNEL)?;
         if self.vectors > 1 {
             for context in &self.contexts {
                 let n = u32::from(context.number());
-                let irq = Irq::new(vectors, n, c"ferry_sdxi", context.clone(), false)?;
+                let irq = Irq::new(vectors, n, c"ferry_sdxi", context.clone())?;
                 irqs.push(irq, GFP_KERNEL)?;
             }
         }
@@ -446,7 +446,7 @@ impl Function {
 
     fn all_stopped(&self, control: &mut Control) {
         if let Some(own) = &mut control.memory {
-            own.admin.abandon(|_, _| {});
+            own.admin.abandon_commands();
         }
         for context in &self.contexts {
             context.stopped();
@@ -512,22 +512,26 @@ impl Function {
         log.open()
     }
 
-    /// Has the administrative context carry out commands, all of them or an error.
-    fn command(&self, control: &mut Control, commands: &[Command]) -> Result {
+    /// Has the administrative context carry out the commands that `push` pushes, all of them or an
+    /// error. After an error the function has to be stopped.
+    fn command(
+        &self,
+        control: &mut Control,
+        push: impl FnOnce(&mut Channel) -> Result<(), Refused>,
+    ) -> Result {
         let admin = &mut control.memory.as_mut().ok_or(ENODEV)?.admin;
-        for (tag, command) in (0..).zip(commands) {
-            admin.push_command(*command, tag).map_err(|_| EBUSY)?;
-        }
+        push(admin).map_err(|_| EBUSY)?;
+        let commands = admin.unpublished();
         admin.publish();
         let clock = Clock::start();
         let (mut done, mut good) = (0, true);
         loop {
-            admin.reap(|_, ok| {
+            admin.reap_commands(|ok| {
                 done += 1;
                 good &= ok;
             });
             let failed = admin.state() != ContextState::Run;
-            let result = match done == commands.len() {
+            let result = match done == commands {
                 true if good => return Ok(()),
                 true => Err(EIO),
                 false if failed || self.state() != State::Active => Err(EIO),
@@ -552,21 +556,21 @@ impl Function {
         }
         let own = control.memory.as_ref().ok_or(ENODEV)?;
         own.tables.retire(number);
-        context.with(|inner| match (&inner.channel, inner.life) {
+        context.with(|inner| match (&mut inner.channel, inner.life) {
             (Some(channel), Life::Idle) => {
                 channel.prepare()?;
                 own.tables.publish(channel, &self.limits)
             }
             _ => Err(EBUSY),
         })?;
-        self.command(
-            control,
-            &[
-                Command::Update(number),
-                Command::SyncUpdate(number),
-                Command::Start(number),
-            ],
-        )?;
+        self.command(control, |admin| {
+            admin.push_command(Command::Update(number))?;
+            admin.push_command(Command::SyncUpdate(number))?;
+            context.with(|inner| match &inner.channel {
+                Some(channel) => admin.push_start(channel),
+                None => Err(Refused::Invalid),
+            })
+        })?;
         let runs = context.with(|inner| {
             let state = inner.channel.as_ref().map(Channel::state);
             let runs = state == Some(ContextState::Run);
@@ -599,7 +603,10 @@ impl Function {
     /// Stops a context, and proves it.
     fn stop_context(&self, control: &mut Control, context: &Context) -> Result {
         let number = context.number();
-        self.command(control, &[Command::Stop(number), Command::SyncStop(number)])?;
+        self.command(control, |admin| {
+            admin.push_command(Command::Stop(number))?;
+            admin.push_command(Command::SyncStop(number))
+        })?;
         let state = context.with(|inner| inner.channel.as_ref().map(Channel::state));
         if matches!(
             state,
@@ -780,10 +787,16 @@ impl Function {
         }
         control.saved = None;
         for context in &self.contexts {
-            context.set_client(None);
+            context.leave();
             let channel = context.with(|inner| inner.channel.take());
             drop(channel);
         }
+    }
+}
+
+impl Owner for Function {
+    fn quiesce(&self, context: &Context) {
+        Self::quiesce(self, context);
     }
 }
 

@@ -4,15 +4,16 @@
 //!
 //! Uses a context as a migrator does, by interrupts as long as they come, else by polling.
 
-use super::{
+use super::function::Function;
+use crate::kapi::sdxi::{
     context::{
+        Claim,
         Client,
         Context,
         Unavailable, //
     },
-    function::Function, //
+    Buffer, //
 };
-use crate::kapi::sdxi::Buffer;
 use core::fmt;
 use kernel::{
     prelude::*,
@@ -73,6 +74,13 @@ pub(super) struct Outcome {
     unquiet: bool,
     /// The error that ended it.
     error: Option<Error>,
+}
+
+impl Outcome {
+    /// All copies were made.
+    pub(super) fn is_good(&self) -> bool {
+        self.count > 0 && self.good == self.count
+    }
 }
 
 impl fmt::Display for Outcome {
@@ -283,20 +291,26 @@ impl Test<'_> {
 }
 
 /// Waits for a context to run.
-fn open(function: &Function, number: u16) -> Result<Arc<Context>> {
+fn open(function: &Function, number: u16) -> Result {
     let start: Instant<Monotonic> = Instant::now();
     loop {
         match function.open(number) {
             Err(e) if e == EAGAIN && start.elapsed().as_millis() < DOWN_MS => {
                 fsleep(Delta::from_millis(10));
             }
-            result => return result,
+            result => return result.map(|_| ()),
         }
     }
 }
 
 /// Makes `count` copies of `length` bytes on a context.
-pub(super) fn run(function: &Function, number: u16, count: u64, length: usize) -> Result<Outcome> {
+pub(super) fn run(
+    function: &Function,
+    context: &Claim,
+    count: u64,
+    length: usize,
+) -> Result<Outcome> {
+    let number = context.number();
     if count == 0 || count > MOST || length == 0 || length > LONGEST {
         return Err(EINVAL);
     }
@@ -306,15 +320,11 @@ pub(super) fn run(function: &Function, number: u16, count: u64, length: usize) -
         length,
         ..Outcome::default()
     };
-    let context = match open(function, number) {
-        Ok(context) => context,
-        Err(e) if e == EINVAL => return Err(e),
-        Err(e) => {
-            outcome.left = count;
-            outcome.error = Some(e);
-            return Ok(outcome);
-        }
-    };
+    if let Err(e) = open(function, number) {
+        outcome.left = count;
+        outcome.error = Some(e);
+        return Ok(outcome);
+    }
     // A guard behind each copy, and copies that do not begin at a page.
     let stride = (length + 8).div_ceil(64) * 8;
     let lanes = (BYTES / 8 / stride).clamp(1, MOST_LANES);
@@ -325,7 +335,7 @@ pub(super) fn run(function: &Function, number: u16, count: u64, length: usize) -
         seeds.push(0, GFP_KERNEL)?;
     }
     let mut test = Test {
-        context: &context,
+        context,
         lanes: Arc::new(Lanes(states), GFP_KERNEL)?,
         seeds,
         src: Buffer::new(function.bars(), stride * 8 * lanes)?,
@@ -335,9 +345,9 @@ pub(super) fn run(function: &Function, number: u16, count: u64, length: usize) -
         outcome,
     };
     let before = context.counters.interrupts.load(Relaxed);
-    context.set_client(Some(test.lanes.clone()));
+    context.set_client(test.lanes.clone());
     let result = test.run(function);
-    context.set_client(None);
+    context.leave();
     let mut outcome = test.outcome;
     outcome.interrupts = context
         .counters

@@ -9,7 +9,10 @@ use super::{
         Outcome, //
     },
 };
-use crate::kapi::sdxi::leaked;
+use crate::kapi::sdxi::{
+    context::Claim,
+    leaked, //
+};
 use core::str;
 use ferry_core::sdxi::log::Entry;
 use kernel::{
@@ -31,9 +34,9 @@ use kernel::{
 #[pin_data]
 pub(super) struct View {
     function: Arc<Function>,
-    /// Of each context, the outcome of its last test; none while there is one.
+    /// Of each context, the outcome of its last test.
     #[pin]
-    outcomes: Mutex<KVec<Option<Outcome>>>,
+    outcomes: Mutex<KVec<Outcome>>,
 }
 
 fn state(view: &View, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -120,25 +123,20 @@ fn counters(view: &View, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 
 fn show_test(view: &View, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     f.write_str("# write \"CONTEXT COUNT LENGTH\"\n")?;
-    for outcome in view.outcomes.lock().iter().flatten() {
+    for outcome in view.outcomes.lock().iter() {
         write!(f, "{outcome}")?;
     }
     Ok(())
 }
 
-/// Makes a test, if the context has none, and keeps its outcome.
-fn test(view: &View, context: u16, count: u64, length: usize) -> Result {
-    let at = usize::from(context).checked_sub(1).ok_or(EINVAL)?;
-    let begun = match view.outcomes.lock().get_mut(at) {
-        Some(outcome) => outcome.take(),
-        None => return Err(EINVAL),
-    };
-    let before = begun.ok_or(EBUSY)?;
-    let result = selftest::run(&view.function, context, count, length);
-    if let Some(outcome) = view.outcomes.lock().get_mut(at) {
-        *outcome = Some(*result.as_ref().unwrap_or(&before));
+/// Makes a test, if nobody else uses the context, and keeps its outcome.
+fn test(view: &View, number: u16, count: u64, length: usize) -> Result {
+    let claim = Claim::new(view.function.context(number)?).ok_or(EBUSY)?;
+    let outcome = selftest::run(&view.function, &claim, count, length)?;
+    if let Some(place) = (view.outcomes.lock()).get_mut(usize::from(number - 1)) {
+        *place = outcome;
     }
-    result.map(|_| ())
+    Ok(())
 }
 
 fn run_test(view: &View, reader: &mut UserSliceReader) -> Result {
@@ -168,7 +166,7 @@ fn run_test(view: &View, reader: &mut UserSliceReader) -> Result {
 pub(super) fn files(dir: &Dir, function: &Arc<Function>) -> Result<Pin<KBox<Scope<View>>>> {
     let mut outcomes = KVec::with_capacity(function.contexts().len(), GFP_KERNEL)?;
     for _ in function.contexts() {
-        outcomes.push(Some(Outcome::default()), GFP_KERNEL)?;
+        outcomes.push(Outcome::default(), GFP_KERNEL)?;
     }
     let view = pin_init!(View {
         function: function.clone(),

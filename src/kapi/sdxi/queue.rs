@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Contexts as queues of [`channel`](crate::kapi::channel)s.
+//!
+//! What is prepared is in the ring, and not valid, until it is issued: one doorbell for all of it, and
+//! one interrupt at its end, whatever who prepares it asks for. Each descriptor can be looked at long
+//! before, in its completion status block, which costs a read of memory.
+
+use super::{
+    context::{
+        Claim,
+        Context,
+        Life,
+        Unavailable, //
+    },
+    DeviceAddress, //
+};
+use crate::kapi::{
+    channel,
+    channel::Queue,
+    pci, //
+};
+use core::ptr::NonNull;
+use ferry_bindings as fb;
+use kernel::{
+    bindings,
+    prelude::*,
+    sync::Arc, //
+};
+
+/// A mover that waits looks so often.
+const LOOK_NS: u64 = 50_000;
+
+/// Who can have a context stopped.
+pub(crate) trait Owner: Send + Sync {
+    /// Has it stopped, by whatever it takes. May sleep for long.
+    fn quiesce(&self, context: &Context);
+}
+
+/// A context as a queue.
+pub(crate) struct ContextQueue {
+    dev: pci::Device,
+    claim: Claim,
+    owner: Arc<dyn Owner>,
+    longest: u64,
+}
+
+impl ContextQueue {
+    /// A queue of a context of this device, which takes copies of `longest` bytes at most.
+    pub(crate) fn new(
+        dev: &pci::Device,
+        claim: Claim,
+        owner: Arc<dyn Owner>,
+        longest: u64,
+    ) -> Self {
+        claim.tell_ends();
+        Self {
+            dev: dev.clone(),
+            claim,
+            owner,
+            longest,
+        }
+    }
+
+    /// Does every mapping for this device copy (`swiotlb=force`)?
+    pub(crate) fn bounces(dev: &pci::Device) -> bool {
+        // SAFETY: The device is valid.
+        unsafe { fb::ferry_dma_bounces(dev.as_raw_device()) }
+    }
+}
+
+// SAFETY: A copy is pushed with its end, and the device is told of nothing else. Ends are called when
+// the context reports, once for each copy and in their order: the completion status block says that
+// the device is through with the descriptor, or `Channel::abandon()` has seen proof that it has stopped.
+// That is with the listener's lock, and that of the ring, which `push()` takes, is not held.
+// `quiesce()` says that it is quiet when every end has been called. Dropping the claim forgets the
+// others under the listener's lock. Good is what the block says is good.
+unsafe impl Queue for ContextQueue {
+    fn device(&self) -> NonNull<bindings::device> {
+        NonNull::new(self.dev.as_raw_device()).unwrap_or(NonNull::dangling())
+    }
+
+    fn align(&self) -> u64 {
+        1
+    }
+
+    unsafe fn copy(
+        &mut self,
+        dst: u64,
+        src: u64,
+        len: u64,
+        _interrupt: bool,
+        end: *const fb::ferry_end,
+    ) -> Result {
+        let (dst, src) = (DeviceAddress::new(dst), DeviceAddress::new(src));
+        // SAFETY: By the requirements of this function; dropping the claim, as quiet or after it, leaves
+        // the context.
+        unsafe { self.claim.push(dst, src, len, end) }.map_err(|why| match why {
+            Unavailable::Full => EAGAIN,
+            Unavailable::Invalid => EINVAL,
+            Unavailable::Down => EIO,
+        })
+    }
+
+    fn issue(&mut self) {
+        self.claim.hand_over();
+    }
+
+    fn poll(&mut self) {
+        self.claim.notify();
+    }
+
+    fn look_ns(&self) -> u64 {
+        LOOK_NS
+    }
+
+    fn longest(&self) -> u64 {
+        self.longest
+    }
+
+    fn is_ready(&self) -> bool {
+        self.claim.life() == Life::Running
+    }
+
+    fn is_failing(&self, _row: u32) -> bool {
+        // One error fails all that the context has.
+        self.claim.is_failing()
+    }
+
+    fn quiesce(&mut self) -> bool {
+        self.owner.quiesce(&self.claim);
+        self.claim.notify();
+        self.claim.all_told()
+    }
+
+    fn is_bound(&self) -> bool {
+        // SAFETY: The device is valid.
+        unsafe { fb::ferry_device_is_bound(self.dev.as_raw_device()) }
+    }
+
+    fn is_of(&self, device: channel::Device) -> bool {
+        self.dev.id() == device
+    }
+}

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The migrator `sdxi`: contexts of all functions that are bound, as channels of an [`engine`].
+//!
+//! Contexts are taken of one function after the other, so that few of them are of many functions, and
+//! tested by a copy. A function that comes brings its contexts; one that leaves has stopped before,
+//! and gets them back. One that is reset keeps them: what they had fails, and they go on when it does.
+//!
+//! Locks: that of [`Functions`], then that of [`keeper`](crate::engine::keeper), then [`Known::list`].
+
+use super::{
+    function::Function,
+    selftest,
+    Functions,
+    Watcher, //
+};
+use crate::{
+    batch::Shared,
+    engine,
+    engine::keeper::{
+        Keeper,
+        Provider, //
+    },
+    kapi::{
+        channel::Queue,
+        log,
+        names::Name,
+        sdxi::{
+            context::{
+                Claim,
+                Context, //
+            },
+            queue::ContextQueue, //
+        },
+    },
+    migrator::{
+        Keep,
+        Made, //
+    },
+};
+use kernel::{
+    new_mutex,
+    prelude::*,
+    sync::{
+        Arc,
+        Mutex, //
+    },
+};
+
+/// Its name.
+pub(crate) const NAME: &str = "sdxi";
+
+/// Bytes of the copy that a context is tested with.
+const TEST_BYTES: usize = 4096;
+
+/// The functions that the migrator knows of.
+#[pin_data]
+struct Known {
+    #[pin]
+    list: Mutex<KVec<Arc<Function>>>,
+}
+
+impl Known {
+    /// Up to `most` contexts that nobody uses, and that work. An error if mappings are of no use.
+    fn find(&self, most: usize) -> Result<KVec<KBox<dyn Queue>>> {
+        let mut functions = KVec::new();
+        for function in self.list.lock().iter() {
+            functions.push(function.clone(), GFP_KERNEL)?;
+        }
+        let mut queues = KVec::new();
+        let highest = functions.iter().map(|f| f.contexts().len()).max();
+        for n in 0..highest.unwrap_or(0) {
+            for function in &functions {
+                if queues.len() >= most {
+                    return Ok(queues);
+                }
+                if let Some(context) = function.contexts().get(n) {
+                    if let Some(queue) = queue_of(function, context)? {
+                        queues.push(queue, GFP_KERNEL)?;
+                    }
+                }
+            }
+        }
+        Ok(queues)
+    }
+}
+
+/// The queue of a context, if nobody uses it, and it works.
+fn queue_of(function: &Arc<Function>, context: &Arc<Context>) -> Result<Option<KBox<dyn Queue>>> {
+    let dev = function.dev();
+    if ContextQueue::bounces(dev) {
+        pr_err!(
+            "{}: every mapping would be copied by a CPU first (swiotlb=force)\n",
+            dev.name().to_str()?
+        );
+        return Err(EOPNOTSUPP);
+    }
+    let Some(claim) = Claim::new(context) else {
+        return Ok(None);
+    };
+    if !selftest::run(function, &claim, 1, TEST_BYTES)?.is_good() {
+        if log::allowed() {
+            pr_warn!(
+                "{}: context {} does not copy; left alone\n",
+                dev.name().to_str()?,
+                context.number()
+            );
+        }
+        return Ok(None);
+    }
+    let queue = ContextQueue::new(dev, claim, function.clone(), function.limits.bytes());
+    Ok(Some(KBox::new(queue, GFP_KERNEL)?))
+}
+
+/// What a keeper finds.
+struct Contexts(Arc<Known>);
+
+impl Provider for Contexts {
+    fn find(&self, most: usize) -> Result<KVec<KBox<dyn Queue>>> {
+        self.0.find(most)
+    }
+}
+
+/// Tells the keeper of functions.
+struct Teller {
+    keeper: Arc<Keeper>,
+    known: Arc<Known>,
+}
+
+impl Watcher for Teller {
+    fn arrived(&self, function: &Arc<Function>) {
+        let pushed = (self.known.list.lock()).push(function.clone(), GFP_KERNEL);
+        if pushed.is_ok() {
+            self.keeper.arrive();
+        }
+    }
+
+    fn leaving(&self, function: &Arc<Function>) {
+        self.known.list.lock().retain(|f| !Arc::ptr_eq(f, function));
+        let id = function.dev().id();
+        self.keeper.leave(|queue| queue.is_of(id));
+    }
+}
+
+/// The keeper is told until this is dropped.
+struct Watch(Arc<Functions>);
+
+impl Watch {
+    fn new(functions: &Arc<Functions>, teller: Arc<Teller>) -> Result<KBox<Self>> {
+        let watch = KBox::new(Self(functions.clone()), GFP_KERNEL)?;
+        functions.watch(teller);
+        Ok(watch)
+    }
+}
+
+impl Keep for Watch {}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.0.unwatch();
+    }
+}
+
+/// Makes the migrator of the functions that are bound. `ENODEV` if no context is free and works.
+pub(crate) fn make(functions: &Arc<Functions>, shared: &Arc<Shared>) -> Result<Made> {
+    let most = usize::try_from(shared.knobs.dma_channels()).unwrap_or(usize::MAX);
+    let known = Arc::pin_init(
+        pin_init!(Known {
+            list <- new_mutex!(KVec::new(), "sdxi::Known::list"),
+        }),
+        GFP_KERNEL,
+    )?;
+    let provider = KBox::new(Contexts(known.clone()), GFP_KERNEL)?;
+    let name = Name::new(NAME.as_bytes()).ok_or(EINVAL)?;
+    let keeper = Keeper::new(name, most, provider)?;
+    let teller = Teller {
+        keeper: keeper.clone(),
+        known: known.clone(),
+    };
+    let watch = Watch::new(functions, Arc::new(teller, GFP_KERNEL)?)?;
+    let queues = known.find(most)?;
+    if queues.is_empty() {
+        return Err(ENODEV);
+    }
+    for queue in queues {
+        keeper.take(queue);
+    }
+    engine::make(keeper, watch, shared)
+}
