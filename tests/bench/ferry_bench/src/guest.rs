@@ -137,15 +137,27 @@ pub fn cpu_model() -> String {
         .unwrap_or_default()
 }
 
-/// System, interrupt and soft interrupt time of all CPUs so far.
-pub fn system_s() -> Result<f64> {
+/// Time of all CPUs so far, in seconds, in steps of 10 ms.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CpuTimes {
+    /// In the system, interrupts and soft interrupts, by the task that a tick met.
+    pub system_s: f64,
+    /// Idle, by the clock.
+    pub idle_s: f64,
+}
+
+pub fn cpu_times() -> Result<CpuTimes> {
     let text = read("/proc/stat")?;
-    system_ticks(&text)
-        .map(|ticks| ticks as f64 / sys::clock_ticks_per_s())
+    cpu_ticks(&text)
+        .map(|ticks| {
+            let [system_s, idle_s] = ticks.map(|ticks| ticks as f64 / sys::clock_ticks_per_s());
+            CpuTimes { system_s, idle_s }
+        })
         .ok_or_else(|| Error::Unusable("/proc/stat: no line of all CPUs".into()))
 }
 
-fn system_ticks(stat: &str) -> Option<u64> {
+/// In the system, and idle.
+fn cpu_ticks(stat: &str) -> Option<[u64; 2]> {
     let fields: Vec<u64> = stat
         .lines()
         .next()?
@@ -153,7 +165,27 @@ fn system_ticks(stat: &str) -> Option<u64> {
         .split_whitespace()
         .map(|field| field.parse().ok())
         .collect::<Option<_>>()?;
-    Some(fields.get(2)? + fields.get(5)? + fields.get(6)?)
+    let sum = |indices: &[usize]| -> Option<u64> { indices.iter().map(|&i| fields.get(i)).sum() };
+    Some([sum(&[2, 5, 6])?, sum(&[3, 4])?])
+}
+
+/// Interrupts so far of the devices that a PCI driver is bound to; `None` if there is no such driver.
+pub fn interrupts_of(driver: &str) -> Option<u64> {
+    let devices = fs::read_dir(Path::new("/sys/bus/pci/drivers").join(driver)).ok()?;
+    let numbers = devices.flatten().flat_map(|device| {
+        let vectors = fs::read_dir(device.path().join("msi_irqs"));
+        vectors.into_iter().flatten().flatten()
+    });
+    let counts = numbers.map(|number| {
+        let counts = Path::new("/sys/kernel/irq").join(number.file_name());
+        // One number for each CPU.
+        let counts = read(counts.join("per_cpu_count")).unwrap_or_default();
+        counts
+            .split(',')
+            .filter_map(|n| n.parse::<u64>().ok())
+            .sum::<u64>()
+    });
+    Some(counts.sum())
 }
 
 /// Lets anonymous memory consist of folios of one size only.
@@ -220,6 +252,10 @@ pub struct Knobs {
     pub all_workers: bool,
     pub batch_folios: Option<u64>,
     pub batch_bytes: Option<u64>,
+    /// Engines get all that they can have, whatever they gain.
+    pub all_to_engine: bool,
+    /// So many channels of an engine, not fewer.
+    pub channels: Option<u32>,
 }
 
 /// The name under which a kernel without the module is measured.
@@ -254,8 +290,12 @@ pub struct Ferry {
     workers: Option<Own>,
     batch_folios: Option<Own>,
     batch_bytes: Option<Own>,
-    /// Not every module has it.
+    /// Not every module has these.
     all_workers: Option<Own>,
+    engine_share: Option<Own>,
+    dma_channels: Option<Own>,
+    /// The migrator that is selected, and the channels that it was given.
+    selected: (String, Option<u32>),
     /// To load it again after [`UNLOADED`].
     module: Option<PathBuf>,
     loaded: bool,
@@ -270,6 +310,9 @@ impl Ferry {
             batch_folios: None,
             batch_bytes: None,
             all_workers: None,
+            engine_share: None,
+            dma_channels: None,
+            selected: Default::default(),
             module: module.map(PathBuf::from),
             loaded: Path::new(FERRY).exists(),
         };
@@ -290,10 +333,12 @@ impl Ferry {
                 "{FERRY_DEBUG}/stats is not there: mount -t debugfs debugfs /sys/kernel/debug"
             )));
         }
-        let force = Path::new(FERRY_DEBUG).join("inject/all_workers");
-        if force.exists() {
-            ferry.all_workers = Some(Own::new(force, &mut ferry.restore)?);
-        }
+        let mut optional = |path: PathBuf| -> Result<Option<Own>> {
+            path.exists().then(|| Own::new(path, restore)).transpose()
+        };
+        ferry.all_workers = optional(Path::new(FERRY_DEBUG).join("inject/all_workers"))?;
+        ferry.engine_share = optional(Path::new(FERRY).join("engine_share"))?;
+        ferry.dma_channels = optional(Path::new(FERRY).join("dma_channels"))?;
         Ok(Some(ferry))
     }
 
@@ -331,11 +376,17 @@ impl Ferry {
                 write(Path::new(FERRY).join("migrator"), "off")?;
                 sys::unload_module(c"ferry").map_err(in_call("delete_module"))?;
                 self.loaded = false;
+                self.selected = Default::default();
             }
             return Ok(());
         }
         if !self.loaded {
             self.load()?;
+        }
+        let (selected, channels) = &self.selected;
+        if selected == migrator && *channels != knobs.channels {
+            // Channels are requested when it is selected.
+            write(Path::new(FERRY).join("migrator"), "off")?;
         }
         if let Some(own) = &self.workers {
             own.set(knobs.workers)?;
@@ -349,8 +400,34 @@ impl Ferry {
         if let Some(own) = &self.all_workers {
             own.set(knobs.all_workers.then_some(1))?;
         }
+        if let Some(own) = &self.engine_share {
+            own.set(knobs.all_to_engine.then_some(ferry_results::engine::ALL))?;
+        }
+        if let Some(own) = &self.dma_channels {
+            own.set(knobs.channels)?;
+        }
         self.restore
-            .set(&Path::new(FERRY).join("migrator"), migrator)
+            .set(&Path::new(FERRY).join("migrator"), migrator)?;
+        self.selected = (migrator.into(), knobs.channels);
+        match (knobs.channels, self.channels()?) {
+            (Some(wanted), held) if held != Some(wanted) => Err(Error::Unusable(format!(
+                "{migrator} has {} channels to give, {wanted} are to be measured",
+                held.unwrap_or(0)
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Channels of the engine that is selected; `None` if it is no engine.
+    pub fn channels(&self) -> Result<Option<u32>> {
+        Ok(parse_channels(&read(Path::new(FERRY_DEBUG).join("state"))?))
+    }
+
+    /// The migrators that are drivers of engines.
+    pub fn engines(&self) -> Result<Vec<String>> {
+        let mut names = self.migrators()?;
+        names.retain(|name| is_engine(name));
+        Ok(names)
     }
 
     /// CPU time of the helpers' threads so far. They are new ones after each selection.
@@ -393,6 +470,17 @@ impl Ferry {
         }
         Ok(parse_counters(&read(Path::new(FERRY_DEBUG).join("stats"))?))
     }
+}
+
+/// All that are not Ferry's own.
+pub fn is_engine(migrator: &str) -> bool {
+    !["off", "cpu", "auto", UNLOADED].contains(&migrator)
+}
+
+/// From a text with a line `channels N`.
+fn parse_channels(state: &str) -> Option<u32> {
+    let mut lines = state.lines();
+    lines.find_map(|line| line.strip_prefix("channels ")?.trim().parse().ok())
 }
 
 /// Lines of `NAME VALUE`.
@@ -472,8 +560,9 @@ mod tests {
     #[test]
     fn stat_of_all_cpus() {
         let text = "cpu  10 2 300 4000 5 60 7 0 0 0\ncpu0 1 1 1 1 1 1 1 0 0 0\n";
-        assert_eq!(system_ticks(text), Some(367));
-        assert_eq!(system_ticks("intr 5"), None);
+        assert_eq!(cpu_ticks(text), Some([367, 4005]));
+        assert_eq!(cpu_ticks("cpu  10 2 300\n"), None);
+        assert_eq!(cpu_ticks("intr 5"), None);
     }
 
     #[test]
@@ -481,6 +570,14 @@ mod tests {
         let counters = parse_counters("batches 12\nbytes_early 4096\nheading\nstate idle\n");
         assert_eq!(counters.len(), 2);
         assert_eq!(counters["bytes_early"], 4096);
+    }
+
+    #[test]
+    fn channels_of_engines() {
+        let state = "migrator ae4dma\nparked 0\nchannels 16\nlost 0\nchannel 1 live node 0\n";
+        assert_eq!(parse_channels(state), Some(16));
+        assert_eq!(parse_channels("migrator cpu\nworkers 2\n"), None);
+        assert!(is_engine("ptdma") && !is_engine("cpu") && !is_engine(UNLOADED));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 mod error;
 mod guest;
 mod measure;
+mod model;
 mod pattern;
 mod plan;
 mod probe;
@@ -23,9 +24,11 @@ use error::{in_call, Error, Result};
 use ferry_results::{parse_size, Part, Results};
 use guest::{Ferry, Group, Restore};
 use measure::{Bench, Variant};
+use model::Model;
 use plan::Step;
 use region::Region;
 use spin::Spinners;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
@@ -38,15 +41,16 @@ const ENOUGH_ROUNDS: u32 = 5;
 /// Needs root. Without ferry.ko only the stock kernel (`off`) is measured.
 #[derive(Parser, Debug)]
 struct Args {
-    /// Parts of the long benchmark: sizes, workers, batch, busy. Without, every size once, as the
-    /// options say.
+    /// Parts of the long benchmark: sizes, workers, batch, busy, engines, channels. Without, every
+    /// size once, as the options say.
     #[arg(long, value_delimiter = ',', value_parser = parse_part, conflicts_with = "busy")]
     parts: Vec<Part>,
     /// Folio sizes; all parts but `sizes` take the smallest and the largest of them.
     #[arg(long, value_delimiter = ',', value_parser = parse_size,
           default_value = "4K,16K,64K,256K,1M,2M")]
     sizes: Vec<u64>,
-    /// Migrators to compare; all that the module offers if not given.
+    /// Migrators to compare; all that the module offers if not given, but engines only in the parts
+    /// `engines` and `channels`.
     #[arg(long, value_delimiter = ',')]
     migrators: Vec<String>,
     /// ferry.ko: loaded if it is not, and unloaded for the migrator `unloaded`, which is the
@@ -65,6 +69,16 @@ struct Args {
     #[arg(long, value_delimiter = ',', value_parser = parse_size,
           default_value = "2M,4M,8M,16M,32M,64M")]
     batch_bytes: Vec<u64>,
+    /// Numbers of an engine's channels in the part `channels`: values of vm.ferry.dma_channels.
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=64),
+          default_value = "1,2,4,8,16")]
+    channels: Vec<u32>,
+    /// Bytes in a second of each channel there, if the engine is a model.
+    #[arg(long, default_value = "32M", value_parser = parse_size)]
+    channel_limit: u64,
+    /// Batches there, and the longer ones in the part `engines`: values of vm.ferry.batch_bytes.
+    #[arg(long, default_value = "32M", value_parser = parse_size)]
+    engine_batch: u64,
     /// In a control group of its own: shows how much of the helpers' time was charged to it.
     #[arg(long)]
     charge: bool,
@@ -172,6 +186,7 @@ struct Machine<'a> {
     cpu: usize,
     probe_cpu: Option<usize>,
     ferry: Option<&'a mut Ferry>,
+    models: &'a mut BTreeMap<String, Model>,
     group: Option<&'a Group>,
 }
 
@@ -208,17 +223,14 @@ fn measure_step(
         variants: &step.variants,
         nodes,
         ferry: machine.ferry,
+        models: machine.models,
         spinners: spinners.as_ref(),
         group: machine.group,
         level: level.then_some((machine.cpus, machine.cpu)),
+        cpus: machine.cpus.len(),
+        settle: step.settle,
     };
-    let mut all = bench.speed(
-        &mut region,
-        step.rounds,
-        ENOUGH_ROUNDS,
-        speed_until,
-        &mut progress,
-    )?;
+    let mut all = bench.speed(&mut region, step, ENOUGH_ROUNDS, speed_until, &mut progress)?;
     if let Some(probe_cpu) = machine.probe_cpu.filter(|_| step.calls > 0) {
         bench.latency(&mut region, step, until, probe_cpu, &mut all)?;
         let first: usize = all.iter().map(|series| series.gap_us.len()).sum();
@@ -249,7 +261,15 @@ fn measure_all(args: &Args) -> Result<Vec<String>> {
     let nodes = two_nodes(args)?;
     let cpus = guest::online_cpus()?;
     let mut ferry = Ferry::find(args.module.as_deref())?;
-    let steps = plan::steps(args, ferry.as_ref(), cpus.len())?;
+    let mut models = BTreeMap::new();
+    if let Some(ferry) = &ferry {
+        for engine in ferry.engines()? {
+            if let Some(model) = Model::find(&engine)? {
+                models.insert(engine, model);
+            }
+        }
+    }
+    let steps = plan::steps(args, ferry.as_ref(), cpus.len(), &models)?;
     let largest = steps.iter().map(|step| step.region_bytes).max();
     check_room(nodes, largest.unwrap_or(0))?;
     let probe_cpu = cpus.iter().rev().copied().find(|&cpu| cpu != args.cpu);
@@ -314,6 +334,7 @@ fn measure_all(args: &Args) -> Result<Vec<String>> {
                 cpu: args.cpu,
                 probe_cpu,
                 ferry: ferry.as_mut(),
+                models: &mut models,
                 group: group.as_ref(),
             },
             share,

@@ -5,13 +5,14 @@
 
 use crate::error::{in_call, Result};
 use crate::guest::{self, Ferry, Group, Knobs};
+use crate::model::Model;
 use crate::plan::Step;
 use crate::probe::{Probe, Seen};
 use crate::region::Region;
 use crate::spin::Spinners;
 use crate::sys;
 use crate::tables;
-use ferry_results::{size_name, Charge};
+use ferry_results::{engine, size_name, Charge};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Instant;
@@ -22,11 +23,17 @@ pub const BATCH_BYTES: u64 = 512 * guest::PAGE;
 /// Calls under the probe before it is another variant's turn.
 const CALLS_IN_TURN: usize = 25;
 
+/// So many are not counted where variants have to settle: an engine is tried out in twelve batches of
+/// each direction before anything is decided.
+const SETTLING_CALLS: usize = 14;
+
 /// One thing to compare: a migrator, and what was asked for besides.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Variant {
     pub migrator: String,
     pub knobs: Knobs,
+    /// Bytes in a second that each channel of the engine's model is limited to.
+    pub limit: Option<u64>,
 }
 
 impl Variant {
@@ -34,6 +41,18 @@ impl Variant {
         Variant {
             migrator: migrator.into(),
             knobs: Knobs::default(),
+            limit: None,
+        }
+    }
+
+    /// The engine gets all that it can have.
+    pub fn with_all(&self) -> Variant {
+        Variant {
+            knobs: Knobs {
+                all_to_engine: true,
+                ..self.knobs.clone()
+            },
+            ..self.clone()
         }
     }
 
@@ -58,16 +77,23 @@ impl Variant {
         self.is_off() || self.migrator == guest::UNLOADED
     }
 
-    /// `cpu`, `cpu/2` with two workers, `cpu@512` and `cpu@16M` with a limit of the batch.
+    /// `cpu`, `cpu/2` with two workers, `cpu@512` and `cpu@16M` with a limit of the batch; `ptdma`,
+    /// `ptdma+all` if it gets all, `ae4dma/4` with four channels, `ae4dma~32M` if each is limited.
     pub fn name(&self) -> String {
         let mut name = self.migrator.clone();
-        if let Some(workers) = self.knobs.workers {
-            name += &format!("/{workers}");
+        if let Some(helpers) = self.knobs.workers.or(self.knobs.channels) {
+            name += &format!("/{helpers}");
+        }
+        if self.knobs.all_to_engine {
+            name += &format!("+{}", engine::ALL);
         }
         match (self.knobs.batch_folios, self.knobs.batch_bytes) {
             (Some(folios), _) => name += &format!("@{folios}"),
             (None, Some(bytes)) => name += &format!("@{}", size_name(bytes)),
             (None, None) => {}
+        }
+        if let Some(limit) = self.limit {
+            name += &format!("~{}", size_name(limit));
         }
         name
     }
@@ -85,10 +111,15 @@ pub struct Series {
     pub user_s: f64,
     pub sys_s: f64,
     pub guest_sys_s: f64,
+    pub guest_busy_s: f64,
     /// Steps of the spinning threads in each move.
     pub busy_work: Both<Vec<u64>>,
     pub charge: Charge,
     pub ferry: BTreeMap<String, u64>,
+    /// Of engines: the channels held, what the model counted, and interrupts that CPUs took.
+    pub channels: Option<u32>,
+    pub model: Option<BTreeMap<String, u64>>,
+    pub interrupts_taken: Option<u64>,
     pub bad_bytes: u64,
     pub off_target: u64,
     /// The lowest share of right-sized folios in what moved.
@@ -106,11 +137,17 @@ pub struct Bench<'a> {
     pub variants: &'a [Variant],
     pub nodes: Both<i32>,
     pub ferry: Option<&'a mut Ferry>,
+    /// Models of engines, by the migrators' names.
+    pub models: &'a mut BTreeMap<String, Model>,
     pub spinners: Option<&'a Spinners>,
     /// To see who pays for the helpers.
     pub group: Option<&'a Group>,
     /// The CPUs whose tables are levelled before each variant's turn, and the mover's.
     pub level: Option<(&'a [usize], usize)>,
+    /// CPUs of this machine.
+    pub cpus: usize,
+    /// What a variant learns begins anew when it is its turn: moves before its turn that do not count.
+    pub settle: bool,
 }
 
 /// CPU time so far.
@@ -120,12 +157,79 @@ struct Used {
     group_s: f64,
 }
 
+/// What an engine's devices have counted so far.
+struct Devices {
+    model: Option<BTreeMap<String, u64>>,
+    interrupts: Option<u64>,
+}
+
+/// Adds to `sum` what counters have gained.
+fn add_gains(
+    sum: &mut BTreeMap<String, u64>,
+    before: &BTreeMap<String, u64>,
+    after: BTreeMap<String, u64>,
+) {
+    for (name, value) in after {
+        let gained = value.saturating_sub(before.get(&name).copied().unwrap_or(0));
+        *sum.entry(name).or_default() += gained;
+    }
+}
+
 impl Bench<'_> {
     fn select(&mut self, variant: &Variant) -> Result<()> {
+        for (name, model) in self.models.iter_mut() {
+            model.limit(variant.limit.filter(|_| *name == variant.migrator))?;
+        }
         match &mut self.ferry {
             Some(ferry) => ferry.select(&variant.migrator, &variant.knobs),
             None => Ok(()),
         }
+    }
+
+    /// It is a variant's turn: it is as it is after a while.
+    fn begin_turn(
+        &mut self,
+        variant: &Variant,
+        region: &mut Region,
+        series: &mut Series,
+    ) -> Result<()> {
+        self.select(variant)?;
+        if let Some((cpus, home)) = self.level {
+            tables::level(cpus, home)?;
+        }
+        // Nothing is learnt of an engine that gets all in any case.
+        if self.settle && !variant.knobs.all_to_engine {
+            self.uncounted(variant, region, series)?;
+        }
+        Ok(())
+    }
+
+    /// There and back, without a measurement.
+    fn uncounted(
+        &mut self,
+        variant: &Variant,
+        region: &mut Region,
+        series: &mut Series,
+    ) -> Result<()> {
+        let mut own = Series::default();
+        for direction in 0..2 {
+            self.timed_move(variant, region, direction, &mut own)?;
+        }
+        series.bad_bytes += own.bad_bytes;
+        series.off_target += own.off_target;
+        series.right_size_share = series.right_size_share.min(own.right_size_share);
+        Ok(())
+    }
+
+    fn devices(&self, variant: &Variant) -> Result<Option<Devices>> {
+        if !guest::is_engine(&variant.migrator) {
+            return Ok(None);
+        }
+        let model = self.models.get(&variant.migrator);
+        Ok(Some(Devices {
+            model: model.map(Model::counters).transpose()?,
+            interrupts: guest::interrupts_of(&variant.migrator),
+        }))
     }
 
     fn counters(&self) -> Result<BTreeMap<String, u64>> {
@@ -154,6 +258,7 @@ impl Bench<'_> {
     /// Moves the region once, takes the time, then checks place and content.
     fn timed_move(
         &mut self,
+        variant: &Variant,
         region: &mut Region,
         direction: usize,
         series: &mut Series,
@@ -165,15 +270,20 @@ impl Bench<'_> {
         let mut status = vec![-1; folios.len()];
 
         let counters = self.counters()?;
+        let devices = self.devices(variant)?;
         let used_before = self.used()?;
         let work = self.spinners.map_or(0, Spinners::work);
-        let guest_sys = guest::system_s()?;
+        let times = guest::cpu_times()?;
+        let begin = Instant::now();
         let usage = sys::thread_usage();
         let start = Instant::now();
         sys::move_pages(folios, &nodes, &mut status).map_err(in_call("move_pages"))?;
         let seconds = start.elapsed().as_secs_f64();
         let used = sys::thread_usage();
-        series.guest_sys_s += guest::system_s()? - guest_sys;
+        let passed = begin.elapsed().as_secs_f64();
+        let times_after = guest::cpu_times()?;
+        series.guest_sys_s += times_after.system_s - times.system_s;
+        series.guest_busy_s += self.cpus as f64 * passed - (times_after.idle_s - times.idle_s);
         series.busy_work[direction].push(self.spinners.map_or(0, Spinners::work) - work);
         series.sys_s += used.sys_s - usage.sys_s;
         series.user_s += used.user_s - usage.user_s;
@@ -184,9 +294,18 @@ impl Bench<'_> {
             series.charge.charged_s +=
                 after.group_s - before.group_s - (after.own_s - before.own_s);
         }
-        for (name, value) in self.counters()? {
-            let gained = value.saturating_sub(counters.get(&name).copied().unwrap_or(0));
-            *series.ferry.entry(name).or_default() += gained;
+        add_gains(&mut series.ferry, &counters, self.counters()?);
+        if let (Some(before), Some(after)) = (devices, self.devices(variant)?) {
+            if let (Some(before), Some(after)) = (before.model, after.model) {
+                add_gains(series.model.get_or_insert_default(), &before, after);
+            }
+            if let (Some(before), Some(after)) = (before.interrupts, after.interrupts) {
+                *series.interrupts_taken.get_or_insert_default() += after.saturating_sub(before);
+            }
+            series.channels = match &self.ferry {
+                Some(ferry) => ferry.channels()?,
+                None => None,
+            };
         }
         self.verify(region, pieces, target, series)
     }
@@ -210,12 +329,12 @@ impl Bench<'_> {
         region.prepare(pieces, target)
     }
 
-    /// `rounds` times: each variant moves the region there and back. After `enough` rounds it also
-    /// ends when the time is up.
+    /// Each variant in its turn moves the region there and back, as often as the step says. After
+    /// `enough` rounds, and two turns, it also ends when the time is up.
     pub fn speed(
         &mut self,
         region: &mut Region,
-        rounds: u32,
+        step: &Step,
         enough: u32,
         until: Instant,
         mut progress: impl FnMut(String),
@@ -224,33 +343,28 @@ impl Bench<'_> {
         let mut all = vec![Series::default(); variants.len()];
         // Not counted: page tables, caches and the allocator find their state.
         self.select(&variants[0])?;
-        let mut warm_up = Series::default();
-        for direction in 0..2 {
-            self.timed_move(region, direction, &mut warm_up)?;
-        }
-        all[0].bad_bytes += warm_up.bad_bytes;
-        all[0].off_target += warm_up.off_target;
-        all[0].right_size_share = warm_up.right_size_share;
-        for round in 1..=rounds {
+        self.uncounted(&variants[0], region, &mut all[0])?;
+        let mut done = 0;
+        for turn in 1.. {
             // What changes slowly on the machine is not one variant's alone.
-            for v in in_turns(variants.len(), round as usize) {
-                self.select(&variants[v])?;
-                if let Some((cpus, home)) = self.level {
-                    tables::level(cpus, home)?;
-                }
-                for direction in 0..2 {
-                    self.timed_move(region, direction, &mut all[v])?;
+            for v in in_turns(variants.len(), turn) {
+                self.begin_turn(&variants[v], region, &mut all[v])?;
+                for direction in (0..step.rounds_in_turn).flat_map(|_| 0..2) {
+                    self.timed_move(&variants[v], region, direction, &mut all[v])?;
                 }
             }
+            done += step.rounds_in_turn;
             let speeds = variants.iter().zip(&all).map(|(variant, series)| {
                 let speed = series.round_speeds().last().copied().unwrap_or(0.0);
                 format!("  {} {speed:.3}", variant.name())
             });
             progress(format!(
-                "round {round}/{rounds}, GiB/s:{}",
+                "round {done}/{}, GiB/s:{}",
+                step.rounds,
                 speeds.collect::<String>()
             ));
-            if round >= enough && Instant::now() >= until {
+            let late = done >= enough && turn > 1 && Instant::now() >= until;
+            if done >= step.rounds || late {
                 break;
             }
         }
@@ -312,15 +426,18 @@ impl Bench<'_> {
         all: &mut [Series],
     ) -> Result<Vec<Sample>> {
         let variants = self.variants;
-        let in_turn = region.pieces().min(CALLS_IN_TURN);
+        let settling = if self.settle { SETTLING_CALLS } else { 0 };
+        let in_turn = (CALLS_IN_TURN + settling).min(region.pieces());
+        // As many of a small region as leave something to be counted.
+        let settling = settling.min(in_turn / 2);
         let mut samples = vec![];
         let (mut done, mut number) = (0, 0);
         for turn in 0.. {
             if done >= step.calls || done >= step.fewest_calls && Instant::now() >= until {
                 break;
             }
-            let now = in_turn.min(step.calls - done);
-            done += now;
+            let now = in_turn.min(step.calls - done + settling);
+            done += now - settling;
             for v in in_turns(variants.len(), turn) {
                 self.select(&variants[v])?;
                 // A few there, then the same back again.
@@ -337,7 +454,7 @@ impl Bench<'_> {
                     let target = self.nodes[1 - direction];
                     self.verify(region, piece..piece + 1, target, &mut all[v])?;
                     // The first call after a switch finds helpers that have never run.
-                    if (direction, piece) != (0, 0) || now == 1 {
+                    if piece >= settling && ((direction, piece) != (0, 0) || now == 1) {
                         samples.push(Sample {
                             variant: v,
                             direction,
@@ -403,9 +520,13 @@ impl Default for Series {
             user_s: 0.0,
             sys_s: 0.0,
             guest_sys_s: 0.0,
+            guest_busy_s: 0.0,
             busy_work: Default::default(),
             charge: Charge::default(),
             ferry: BTreeMap::new(),
+            channels: None,
+            model: None,
+            interrupts_taken: None,
             bad_bytes: 0,
             off_target: 0,
             right_size_share: 1.0,
@@ -489,6 +610,22 @@ mod tests {
         assert_eq!(limited.name(), "cpu@16M");
         limited.knobs.batch_folios = Some(4096);
         assert_eq!(limited.name(), "cpu@4096");
+        let mut engine = Variant::plain("ae4dma").with_all();
+        assert_eq!(engine.name(), "ae4dma+all");
+        engine.knobs.channels = Some(4);
+        engine.knobs.batch_bytes = Some(32 << 20);
+        engine.limit = Some(16 << 20);
+        assert_eq!(engine.name(), "ae4dma/4+all@32M~16M");
+    }
+
+    #[test]
+    fn gains_add_up() {
+        let of = |n: u64| BTreeMap::from([("bytes".to_string(), n)]);
+        let mut sum = of(1);
+        add_gains(&mut sum, &of(10), of(15));
+        add_gains(&mut sum, &BTreeMap::new(), of(2));
+        add_gains(&mut sum, &of(9), of(3));
+        assert_eq!(sum["bytes"], 8, "a counter that was reset gains nothing");
     }
 
     #[test]

@@ -3,10 +3,12 @@
 //! What is measured, and in which order: one step for each folio size of each part.
 
 use crate::error::{Error, Result};
-use crate::guest::{Ferry, Knobs, PAGE, UNLOADED};
+use crate::guest::{is_engine, Ferry, Knobs, PAGE, UNLOADED};
 use crate::measure::{Variant, BATCH_BYTES};
+use crate::model::Model;
 use crate::Args;
 use ferry_results::{size_name, Part};
+use std::collections::BTreeMap;
 
 /// Batches in each direction that are watched for first-folio latency, however long it takes.
 const FEWEST_BATCHES: usize = 25;
@@ -16,6 +18,14 @@ const FEWEST_CALLS: usize = 10;
 const MANY_BATCHES: usize = 400;
 /// Rounds of a busy machine: what its scheduler does differs more between rounds than the rest.
 const BUSY_ROUNDS: u32 = 41;
+/// In the part `engines` between the smallest and the largest size.
+const BETWEEN: u64 = 64 << 10;
+/// Of each round of an engine that decides by itself so many are counted in a turn.
+const ENGINE_ROUNDS: u32 = 3;
+/// Moved at once where engines decide by themselves: with [`TRIED_ROUNDS`] there and back, 256
+/// batches in each direction, in which an engine that brings nothing is tried again once.
+const TRIED_BYTES: u64 = 64 << 20;
+const TRIED_ROUNDS: u32 = 8;
 
 /// One folio size in one part.
 pub struct Step {
@@ -25,6 +35,9 @@ pub struct Step {
     pub variants: Vec<Variant>,
     pub busy: bool,
     pub rounds: u32,
+    pub rounds_in_turn: u32,
+    /// Moves that are not counted at the beginning of a turn.
+    pub settle: bool,
     pub region_bytes: u64,
     /// Bytes of one call under the probe.
     pub call_bytes: u64,
@@ -91,15 +104,30 @@ fn check_size(size: u64) -> Result<()> {
 }
 
 /// All steps. Without parts it is the demo's: every size, once.
-pub fn steps(args: &Args, ferry: Option<&Ferry>, cpus: usize) -> Result<Vec<Step>> {
+pub fn steps(
+    args: &Args,
+    ferry: Option<&Ferry>,
+    cpus: usize,
+    models: &BTreeMap<String, Model>,
+) -> Result<Vec<Step>> {
     args.sizes.iter().try_for_each(|&size| check_size(size))?;
     if args.region % BATCH_BYTES != 0 {
         return unusable("the region must be a multiple of 2M".into());
     }
-    let migrators = migrators(args, ferry)?;
+    let mut migrators = migrators(args, ferry)?;
+    let all_of_them = migrators.clone();
+    if !args.parts.is_empty() && args.migrators.is_empty() {
+        // They have parts of their own.
+        migrators.retain(|name| !is_engine(name));
+    }
+    let engines = (all_of_them.iter())
+        .filter(|name| is_engine(name))
+        .map(|name| (name.clone(), models.get(name).map(Model::channels)))
+        .collect();
     let planner = Planner {
         args,
         migrators: &migrators,
+        engines,
         cpus,
         can_force: ferry.is_some_and(Ferry::can_force),
     };
@@ -135,6 +163,19 @@ pub fn steps(args: &Args, ferry: Option<&Ferry>, cpus: usize) -> Result<Vec<Step
                 }
             }
             Part::Busy => steps.extend(ends.iter().map(|&size| planner.busy(size))),
+            Part::Engines => {
+                let sizes = (args.sizes.iter().copied())
+                    .filter(|size| ends.contains(size) || *size == BETWEEN);
+                for size in sizes {
+                    steps.push(planner.engines(size, size == large)?);
+                }
+            }
+            Part::Channels => {
+                for (engine, channels) in planner.scalable()? {
+                    steps.push(planner.channels_all(large, engine, &channels)?);
+                    steps.push(planner.channels_auto(small, engine, &channels));
+                }
+            }
         }
     }
     Ok(steps)
@@ -143,6 +184,8 @@ pub fn steps(args: &Args, ferry: Option<&Ferry>, cpus: usize) -> Result<Vec<Step
 struct Planner<'a> {
     args: &'a Args,
     migrators: &'a [String],
+    /// Drivers of engines, and the channels of their models.
+    engines: Vec<(String, Option<u32>)>,
     cpus: usize,
     can_force: bool,
 }
@@ -169,6 +212,8 @@ impl Planner<'_> {
             variants,
             busy: self.args.busy,
             rounds: self.args.rounds,
+            rounds_in_turn: 1,
+            settle: false,
             region_bytes: self.args.region,
             call_bytes: BATCH_BYTES,
             calls: self
@@ -242,6 +287,7 @@ impl Planner<'_> {
                     batch_bytes: Some(bytes(limit).max(BATCH_BYTES)),
                     ..Knobs::default()
                 },
+                limit: None,
             }));
         }
         Ok(Step {
@@ -255,6 +301,117 @@ impl Planner<'_> {
             speed_share: 0.5,
             ..self.demo(folio_bytes)
         })
+    }
+
+    /// What is no engine, and all engines: by what they gain, and with all that they can have.
+    fn engines(&self, folio_bytes: u64, batches: bool) -> Result<Step> {
+        if self.engines.is_empty() {
+            return unusable("no engine to measure: no driver of one is there".into());
+        }
+        let others = self.plain().into_iter();
+        let mut variants: Vec<_> = others.filter(|v| !is_engine(&v.migrator)).collect();
+        for (engine, _) in &self.engines {
+            let plain = Variant::plain(engine);
+            let all = plain.with_all();
+            variants.extend([plain, all.clone()]);
+            if batches {
+                let knobs = Knobs {
+                    batch_bytes: Some(self.args.engine_batch),
+                    ..all.knobs.clone()
+                };
+                variants.push(Variant { knobs, ..all });
+            }
+        }
+        let thorough = folio_bytes != BETWEEN;
+        Ok(Step {
+            part: Some(Part::Engines),
+            variants,
+            rounds_in_turn: ENGINE_ROUNDS,
+            settle: true,
+            region_bytes: self.args.region.min(TRIED_BYTES),
+            calls: (self.args.latency_batches).unwrap_or(if thorough { 150 } else { 0 }),
+            weight: if thorough { 5 } else { 3 },
+            speed_share: if thorough { 0.7 } else { 1.0 },
+            ..self.demo(folio_bytes)
+        })
+    }
+
+    /// Engines of more than one channel, and the numbers of channels to compare.
+    fn scalable(&self) -> Result<Vec<(&str, Vec<u32>)>> {
+        let found: Vec<_> = (self.engines.iter())
+            .map(|(engine, there)| {
+                let counts = self.args.channels.iter().copied();
+                let counts = counts.filter(|&n| there.is_none_or(|there| n <= there));
+                (engine.as_str(), counts.collect::<Vec<_>>())
+            })
+            .filter(|(_, counts)| counts.len() > 1)
+            .collect();
+        if found.is_empty() {
+            return unusable("no engine with several channels to measure".into());
+        }
+        Ok(found)
+    }
+
+    fn of_channels(&self, engine: &str, channels: u32) -> Variant {
+        let mut variant = Variant::plain(engine);
+        variant.knobs.channels = Some(channels);
+        if self
+            .engines
+            .iter()
+            .any(|(e, model)| e == engine && model.is_some())
+        {
+            variant.limit = Some(self.args.channel_limit);
+        }
+        variant
+    }
+
+    /// Long batches, all of them for the engine: one channel without a limit, and more and more with.
+    fn channels_all(&self, folio_bytes: u64, engine: &str, channels: &[u32]) -> Result<Step> {
+        let batch_bytes = self.args.engine_batch;
+        if batch_bytes % BATCH_BYTES != 0 {
+            return unusable(format!(
+                "a batch of {} for engines is no multiple of 2M",
+                size_name(batch_bytes)
+            ));
+        }
+        let variant = |n: u32| {
+            let mut variant = self.of_channels(engine, n).with_all();
+            variant.knobs.batch_bytes = Some(batch_bytes);
+            variant
+        };
+        let mut variants = vec![Variant::plain("off")];
+        let unlimited = Variant {
+            limit: None,
+            ..variant(1)
+        };
+        variants.extend(variant(1).limit.is_some().then_some(unlimited));
+        variants.extend(channels.iter().map(|&n| variant(n)));
+        Ok(Step {
+            part: Some(Part::Channels),
+            variants,
+            region_bytes: 2 * batch_bytes,
+            calls: 0,
+            weight: 3,
+            speed_share: 1.0,
+            ..self.demo(folio_bytes)
+        })
+    }
+
+    /// The same without being told to use it, so that it is left out where it brings nothing.
+    fn channels_auto(&self, folio_bytes: u64, engine: &str, channels: &[u32]) -> Step {
+        let mut variants = vec![Variant::plain("off")];
+        variants.extend(channels.iter().map(|&n| self.of_channels(engine, n)));
+        Step {
+            part: Some(Part::Channels),
+            variants,
+            rounds_in_turn: TRIED_ROUNDS,
+            settle: true,
+            region_bytes: self.args.region.min(TRIED_BYTES),
+            calls: 0,
+            weight: 4,
+            speed_share: 1.0,
+            ..self.demo(folio_bytes)
+        }
     }
 
     fn busy(&self, folio_bytes: u64) -> Step {
@@ -285,6 +442,7 @@ mod tests {
         let planner = Planner {
             args: &args,
             migrators: &migrators,
+            engines: vec![],
             cpus: 2,
             can_force: true,
         };
@@ -323,6 +481,7 @@ mod tests {
         let planner = Planner {
             args: &args,
             migrators: &["off".into(), "cpu".into()],
+            engines: vec![],
             cpus: 2,
             can_force: false,
         };
@@ -335,11 +494,51 @@ mod tests {
 
     #[test]
     fn without_parts_it_is_the_demo() {
-        let steps = steps(&args("--sizes 4K,2M"), None, 2).unwrap();
-        assert_eq!(steps.len(), 2);
-        assert!(steps.iter().all(|s| s.part.is_none() && s.calls == 100));
-        assert!(super::steps(&args("--sizes 3K"), None, 2).is_err());
-        assert!(super::steps(&args("--region 1M"), None, 2).is_err());
-        assert!(super::steps(&args("--migrators cpu"), None, 2).is_err());
+        let steps = |line: &str| super::steps(&args(line), None, 2, &BTreeMap::new());
+        let demo = steps("--sizes 4K,2M").unwrap();
+        assert_eq!(demo.len(), 2);
+        assert!(demo.iter().all(|s| s.part.is_none() && s.calls == 100));
+        assert!(steps("--sizes 3K").is_err());
+        assert!(steps("--region 1M").is_err());
+        assert!(steps("--migrators cpu").is_err());
+        assert!(steps("--parts engines").is_err(), "there is none");
+        assert!(steps("--parts channels").is_err());
+    }
+
+    #[test]
+    fn engines_have_parts_of_their_own() {
+        let args = args("--channels 1,4,16,64 --engine-batch 16M --channel-limit 8M");
+        let planner = Planner {
+            args: &args,
+            migrators: &["off".into(), "cpu".into()],
+            engines: vec![
+                ("ptdma".into(), Some(1)),
+                ("ae4dma".into(), Some(16)),
+                ("hardware".into(), None),
+            ],
+            cpus: 2,
+            can_force: true,
+        };
+        let names = |step: &Step| step.variants.iter().map(Variant::name).collect::<Vec<_>>();
+        let small = planner.engines(4096, false).unwrap();
+        let expected = ["off", "cpu", "ptdma", "ptdma+all", "ae4dma", "ae4dma+all"];
+        assert_eq!(names(&small)[..6], expected);
+        assert!(small.settle);
+        let large = planner.engines(2 << 20, true).unwrap();
+        assert_eq!(names(&large)[4], "ptdma+all@16M");
+        let scalable = planner.scalable().unwrap();
+        let counts: Vec<_> = scalable.iter().map(|(name, n)| (*name, n.len())).collect();
+        assert_eq!(counts, [("ae4dma", 3), ("hardware", 4)]);
+        let all = planner.channels_all(2 << 20, "ae4dma", &[1, 16]).unwrap();
+        let expected = [
+            "off",
+            "ae4dma/1+all@16M",
+            "ae4dma/1+all@16M~8M",
+            "ae4dma/16+all@16M~8M",
+        ];
+        assert_eq!(names(&all), expected);
+        assert_eq!(all.region_bytes, 32 << 20);
+        let auto = planner.channels_auto(4096, "hardware", &[1, 64]);
+        assert_eq!(names(&auto), ["off", "hardware/1", "hardware/64"]);
     }
 }

@@ -2,11 +2,13 @@
 
 //! From series to the results file and the table.
 
-use crate::guest::{Knobs, UNLOADED};
-use crate::measure::{Series, Variant};
+use crate::guest::{is_engine, Knobs, UNLOADED};
+use crate::measure::{Series, Variant, BATCH_BYTES};
 use crate::plan::Step;
+use ferry_results::engine::{self, Cost, Counted, Engine};
 use ferry_results::stats::{median, percentile};
 use ferry_results::{size_name, Direction, Part, Quantiles, Range, Results, Run};
+use std::collections::BTreeMap;
 
 /// One run for each variant of a step; ratios are to the variant that is off, else to the first.
 /// `right_size_share` is that of the whole region, before and after all moves.
@@ -18,13 +20,68 @@ pub fn runs(
     all: &[Series],
 ) -> Vec<Run> {
     let off = &all[step.variants.iter().position(Variant::is_off).unwrap_or(0)];
-    (step.variants.iter().zip(all))
+    let mut runs: Vec<Run> = (step.variants.iter().zip(all))
         .map(|(variant, series)| Run {
             right_size_share: series.right_size_share.min(right_size_share),
             charge: charged.then_some(series.charge),
             ..run(step, nodes, variant, series, off)
         })
-        .collect()
+        .collect();
+    if step.part == Some(Part::Channels) {
+        compare_with_linear(&mut runs);
+    }
+    runs
+}
+
+/// Where all bytes are the engine's: against the run that has one channel and the same limit.
+fn compare_with_linear(runs: &mut [Run]) {
+    let speeds: Vec<_> = (runs.iter())
+        .filter_map(|run| {
+            let engine = run.engine.as_ref().filter(|e| e.share == engine::ALL)?;
+            Some((
+                engine.channels,
+                engine.limit_bytes_per_s,
+                run.gib_per_s.median,
+            ))
+        })
+        .collect();
+    for run in runs {
+        let Some(engine) = run.engine.as_mut().filter(|e| e.share == engine::ALL) else {
+            continue;
+        };
+        let one = |s: &&(u32, Option<u64>, f64)| s.0 == 1 && s.1 == engine.limit_bytes_per_s;
+        engine.of_linear = speeds.iter().find(one).and_then(|&(_, _, of_one)| {
+            engine::of_linear(run.gib_per_s.median, of_one, engine.channels)
+        });
+    }
+}
+
+fn engine_of(step: &Step, variant: &Variant, series: &Series) -> Option<Engine> {
+    let counted = Counted {
+        bytes: series.bytes,
+        ferry: &series.ferry,
+        model: series.model.as_ref(),
+        interrupts_taken: series.interrupts_taken,
+    };
+    let share = if variant.knobs.all_to_engine {
+        engine::ALL
+    } else {
+        "auto"
+    };
+    is_engine(&variant.migrator).then(|| Engine {
+        share: share.into(),
+        channels: series.channels.unwrap_or(0),
+        limit_bytes_per_s: variant.limit,
+        model: series.model.clone(),
+        interrupts_taken: series.interrupts_taken,
+        copied_share: counted.copied_share(),
+        cost: counted.cost(),
+        one_each: Cost::one_each(
+            step.folio_bytes,
+            variant.knobs.batch_bytes.unwrap_or(BATCH_BYTES),
+        ),
+        of_linear: None,
+    })
 }
 
 fn range(values: &[f64]) -> Range {
@@ -85,6 +142,7 @@ fn run(step: &Step, nodes: [i32; 2], variant: &Variant, series: &Series, off: &S
         page_gap_us: Quantiles::of(&series.page_gap_us),
         page_gap_ratio: over(median, &series.page_gap_us, &off.page_gap_us),
         guest_sys_s: series.guest_sys_s,
+        guest_busy_s: series.guest_busy_s,
         right_size_share: series.right_size_share,
         pages_off_target: series.off_target,
         busy_work_per_s: work.map(|work| work.median),
@@ -93,20 +151,25 @@ fn run(step: &Step, nodes: [i32; 2], variant: &Variant, series: &Series, off: &S
             .zip(off_work)
             .map(|(work, off)| work.median / off.median),
         charge: None,
+        engine: engine_of(step, variant, series),
         ferry: series.ferry.clone(),
     }
 }
 
-/// Bytes that the migrator brought to their new place, early or now.
+/// Bytes that the migrator brought to their new place, early or now; of an engine, without those
+/// that the mover copied.
 pub fn copied_bytes(run: &Run) -> u64 {
-    ["bytes_early", "bytes_now"]
-        .iter()
-        .filter_map(|name| run.ferry.get(*name))
-        .sum()
+    let names: &[&str] = match run.engine {
+        Some(_) => &["engine_bytes"],
+        None => &["bytes_early", "bytes_now"],
+    };
+    names.iter().filter_map(|name| run.ferry.get(*name)).sum()
 }
 
 /// The variant's name.
 fn name(run: &Run) -> String {
+    let engine = run.engine.as_ref();
+    let by_channels = engine.filter(|_| run.part == Some(Part::Channels));
     Variant {
         migrator: run.migrator.clone(),
         knobs: Knobs {
@@ -114,9 +177,20 @@ fn name(run: &Run) -> String {
             all_workers: run.all_workers,
             batch_folios: run.batch_folios,
             batch_bytes: run.batch_bytes,
+            all_to_engine: engine.is_some_and(|e| e.share == engine::ALL),
+            channels: by_channels.map(|e| e.channels),
         },
+        limit: engine.and_then(|e| e.limit_bytes_per_s),
     }
     .name()
+}
+
+/// Bytes that the engine says it copied, and the model does not know of.
+fn unknown_to_model(run: &Run) -> Option<u64> {
+    let model = run.engine.as_ref()?.model.as_ref()?;
+    let copied = |counters: &BTreeMap<String, u64>, name| counters.get(name).copied().unwrap_or(0);
+    let unknown = copied(&run.ferry, "engine_bytes").saturating_sub(copied(model, "bytes"));
+    (unknown > 0).then_some(unknown)
 }
 
 /// The share of the chunks that others than the mover copied.
@@ -149,6 +223,11 @@ pub fn failures(results: &Results) -> Vec<String> {
                 run.right_size_share * 100.0
             ));
         }
+        if let Some(bytes) = unknown_to_model(run) {
+            failures.push(format!(
+                "{name}: {bytes} bytes were copied by the engine, but not by its model"
+            ));
+        }
         let of_all = |alike: &dyn Fn(&&Run) -> bool| -> u64 {
             let same = |other: &&Run| other.migrator == run.migrator && alike(other);
             results.runs.iter().filter(same).map(copied_bytes).sum()
@@ -161,6 +240,10 @@ pub fn failures(results: &Results) -> Vec<String> {
             "auto" => of_all(&|_| true),
             // So may others with some limit of a batch.
             _ if run.part == Some(Part::Batch) => of_all(&|other| other.part == run.part),
+            // An engine that brings nothing is left alone, unless it is to have all.
+            _ if run.engine.as_ref().is_some_and(|e| e.share != engine::ALL) => {
+                of_all(&|other| other.part == run.part)
+            }
             _ => copied_bytes(run),
         };
         if copied == 0 {
@@ -171,6 +254,8 @@ pub fn failures(results: &Results) -> Vec<String> {
 }
 
 type Column = (&'static str, fn(&Run) -> String);
+/// What an engine needed, or would have needed.
+type CostColumn = (&'static str, fn(&Cost) -> Option<f64>);
 
 fn pair(quantiles: Option<Quantiles>) -> String {
     quantiles.map_or("-".into(), |q| format!("{:.0}/{:.0}", q.p50, q.p99))
@@ -225,6 +310,25 @@ const BUSY: [Column; 4] = [
         percent(run.busy_work.map(|work| work.noise()))
     }),
 ];
+const LINEAR: [Column; 2] = [
+    ("x linear", |run| {
+        times(run.engine.as_ref().and_then(|e| e.of_linear))
+    }),
+    ("engine", copied_by_engine),
+];
+const TIME: [Column; 3] = [
+    ("sys s/GiB", |run| format!("{:.3}", run.sys_s_per_gib())),
+    ("busy s/GiB", |run| format!("{:.3}", run.busy_s_per_gib())),
+    ("engine", copied_by_engine),
+];
+const ENGINE: [CostColumn; 6] = [
+    ("descriptors/MiB", |cost| Some(cost.descriptors_per_mib)),
+    ("mappings/MiB", |cost| Some(cost.mappings_per_mib)),
+    ("interrupts/MiB", |cost| cost.interrupts_per_mib),
+    ("/batch", |cost| cost.interrupts_per_batch),
+    ("doorbells/GiB", |cost| cost.doorbells_per_gib),
+    ("/batch", |cost| cost.doorbells_per_batch),
+];
 const COST: [Column; 4] = [
     ("sys s", |run| format!("{:.2}", run.sys_s)),
     ("all sys", |run| format!("{:.2}", run.guest_sys_s)),
@@ -232,22 +336,64 @@ const COST: [Column; 4] = [
     ("bad bytes", |run| run.bad_bytes.to_string()),
 ];
 
-/// Columns as wide as what is in them.
-fn aligned(columns: &[Column], runs: &[&Run]) -> String {
+fn copied_by_engine(run: &Run) -> String {
+    percent(run.engine.as_ref().map(|e| e.copied_share))
+}
+
+fn of_runs(columns: &[Column], runs: &[&Run]) -> String {
     let mut lines = vec![columns.iter().map(|(title, _)| title.to_string()).collect()];
     lines.extend(
         (runs.iter())
             .map(|run| -> Vec<String> { columns.iter().map(|(_, cell)| cell(run)).collect() }),
     );
+    aligned(&lines)
+}
+
+/// What engines needed, by folio size, each size with what the obvious way would have needed.
+fn of_engines(runs: &[&Run]) -> String {
+    let line = |folio: String, name: String, cost: &Cost| -> Vec<String> {
+        let cells = ENGINE.iter().map(|(_, value)| {
+            value(cost).map_or("-".into(), |value| {
+                let digits = if value >= 100.0 { 0 } else { 2 };
+                format!("{value:.digits$}")
+            })
+        });
+        [folio, name].into_iter().chain(cells).collect()
+    };
+    let titles = ["folio", "migrator"].into_iter();
+    let titles = titles.chain(ENGINE.map(|(title, _)| title));
+    let mut lines = vec![titles.map(String::from).collect()];
+    let mut last: Option<(u64, Cost)> = None;
+    for run in runs {
+        let Some(engine) = &run.engine else { continue };
+        let size = size_name(run.folio_bytes);
+        if last.is_none_or(|(folio, _)| folio != run.folio_bytes) {
+            let obvious = engine.one_each;
+            lines.push(line(size.clone(), "one each (computed)".into(), &obvious));
+            last = Some((run.folio_bytes, obvious));
+        }
+        lines.push(line(size, name(run), &engine.cost));
+    }
+    aligned(&lines)
+}
+
+/// Columns as wide as what is in them.
+fn aligned(lines: &[Vec<String>]) -> String {
+    let columns = lines.first().map_or(0, Vec::len);
     let width = |column: usize| lines.iter().map(|line| line[column].len()).max();
-    let widths: Vec<usize> = (0..columns.len()).filter_map(width).collect();
+    let widths: Vec<usize> = (0..columns).filter_map(width).collect();
     let mut out = String::new();
-    for line in &lines {
+    for line in lines {
         let cells = (line.iter().zip(&widths)).map(|(cell, &width)| format!("{cell:>width$}"));
         out += &cells.collect::<Vec<_>>().join(" ");
         out.push('\n');
     }
     out
+}
+
+fn has_models(results: &Results) -> bool {
+    let engines = results.runs.iter().filter_map(|run| run.engine.as_ref());
+    engines.into_iter().any(|engine| engine.model.is_some())
 }
 
 /// The results for people.
@@ -272,7 +418,15 @@ pub fn table(results: &Results) -> String {
                 FIRST_GAP
             });
         }
-        columns.extend(COST);
+        let by_channels = part == Some(Part::Channels);
+        match part {
+            Some(Part::Engines) => columns.extend(TIME),
+            Some(Part::Channels) => columns.extend(LINEAR),
+            _ => columns.extend(COST),
+        }
+        if by_channels || part == Some(Part::Engines) {
+            columns.push(("bad bytes", |run| run.bad_bytes.to_string()));
+        }
         if let Some(part) = part {
             out += &format!(
                 "{}{}:\n",
@@ -280,7 +434,13 @@ pub fn table(results: &Results) -> String {
                 part.name()
             );
         }
-        out += &aligned(&columns, &runs);
+        out += &of_runs(&columns, &runs);
+        if part == Some(Part::Engines) {
+            out += &format!("\nWhat engines needed:\n{}", of_engines(&runs));
+        }
+    }
+    if has_models(results) {
+        out += "\nEngines are models: what they copy, other CPUs of the machine below copy.\n";
     }
     if let Some(overcommit) = results.overcommit() {
         out += &format!("\n{overcommit}.\n");
@@ -330,6 +490,69 @@ fn summary(results: &Results) -> String {
                     line(text, format!("{ratio:.3}"), ">= 0.97", how);
                 }
             }
+            Some(Part::Channels) if run.engine.is_some() => {
+                let text = format!(
+                    "{} {}: speed against off",
+                    size_name(run.folio_bytes),
+                    name(run)
+                );
+                line(
+                    text,
+                    format!("{:.2}", run.ratio_to_off),
+                    ">= 1",
+                    noise(run.noise_of_off),
+                );
+            }
+            _ => {}
+        }
+    }
+    for run in &results.runs {
+        let Some(engine) = &run.engine else { continue };
+        let what = |what: &str| format!("{} {}: {what}", size_name(run.folio_bytes), name(run));
+        match run.part {
+            Some(Part::Channels) => {
+                let Some(of_linear) = engine.of_linear.filter(|_| engine.channels > 1) else {
+                    continue;
+                };
+                let how = format!("noise {:.0} %", run.noise * 100.0);
+                line(
+                    what("speed against linear"),
+                    format!("{of_linear:.2}"),
+                    ">= 0.90",
+                    how,
+                );
+            }
+            Some(Part::Engines) => {
+                let all = engine.share == engine::ALL;
+                if !all && run.folio_bytes == 4096 {
+                    let how = noise(run.noise_of_off);
+                    line(
+                        what("speed against off"),
+                        format!("{:.2}", run.ratio_to_off),
+                        ">= 1",
+                        how,
+                    );
+                }
+                if let Some(ratio) = run.first_folio_p99_ratio.filter(|_| run.folio_bytes > 4096) {
+                    let how = format!("{} calls", run.first_folio_samples);
+                    line(
+                        what("first folio p99 against off"),
+                        format!("{ratio:.2}"),
+                        "<= 1.10",
+                        how,
+                    );
+                }
+                if let Some((sys, busy)) = time_of_cpu(results, run).filter(|_| all) {
+                    let how = format!("the mover's own {sys:.2}");
+                    let wanted = wanted_time(&run.migrator);
+                    line(
+                        what("busy CPUs against cpu"),
+                        format!("{busy:.2}"),
+                        wanted,
+                        how,
+                    );
+                }
+            }
             _ => {}
         }
     }
@@ -350,6 +573,27 @@ fn summary(results: &Results) -> String {
     out
 }
 
+/// The time of all CPUs by the GiB that an engine may need, against the migrator `cpu` at 2M.
+fn wanted_time(engine: &str) -> &'static str {
+    match engine {
+        "sdxi" => "<= 0.20",
+        _ => "<= 0.25",
+    }
+}
+
+/// The mover's system time and that of all CPUs against those of `cpu`, at the largest size.
+fn time_of_cpu(results: &Results, run: &Run) -> Option<(f64, f64)> {
+    let alike = || results.runs.iter().filter(|other| other.part == run.part);
+    if alike().any(|other| other.folio_bytes > run.folio_bytes) {
+        return None;
+    }
+    let cpu = alike().find(|o| o.migrator == "cpu" && o.folio_bytes == run.folio_bytes)?;
+    Some((
+        run.sys_s_per_gib() / cpu.sys_s_per_gib(),
+        run.busy_s_per_gib() / cpu.busy_s_per_gib(),
+    ))
+}
+
 fn busy_noise_of_off(results: &Results, run: &Run) -> f64 {
     let off = results.runs.iter().find(|other| {
         other.migrator == "off" && other.part == run.part && other.folio_bytes == run.folio_bytes
@@ -364,7 +608,6 @@ mod tests {
     use crate::{plan, Args};
     use clap::Parser;
     use ferry_results::Charge;
-    use std::collections::BTreeMap;
 
     fn series(there: f64, back: f64, copied: u64) -> Series {
         Series {
@@ -379,7 +622,7 @@ mod tests {
 
     fn results(all: &[Series]) -> Results {
         let args = Args::try_parse_from(["ferry_bench", "--sizes", "64K"]).unwrap();
-        let mut steps = plan::steps(&args, None, 2).unwrap();
+        let mut steps = plan::steps(&args, None, 2, &BTreeMap::new()).unwrap();
         let mut step = steps.remove(0);
         step.variants = vec![Variant::plain("off"), Variant::plain("cpu")];
         Results {

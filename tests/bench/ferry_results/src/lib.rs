@@ -12,6 +12,7 @@
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+pub mod engine;
 pub mod native;
 pub mod stats;
 pub mod time;
@@ -56,10 +57,21 @@ pub enum Part {
     Batch,
     /// The smallest and the largest size, with a spinning thread on each CPU.
     Busy,
+    /// Engines beside the stock copy and the CPUs, with what they cost.
+    Engines,
+    /// The smallest and the largest size, by number of channels of an engine.
+    Channels,
 }
 
 impl Part {
-    pub const ALL: [Part; 4] = [Part::Sizes, Part::Workers, Part::Batch, Part::Busy];
+    pub const ALL: [Part; 6] = [
+        Part::Sizes,
+        Part::Workers,
+        Part::Batch,
+        Part::Busy,
+        Part::Engines,
+        Part::Channels,
+    ];
 
     /// As a person types it.
     pub fn name(self) -> &'static str {
@@ -68,6 +80,8 @@ impl Part {
             Part::Workers => "workers",
             Part::Batch => "batch",
             Part::Busy => "busy",
+            Part::Engines => "engines",
+            Part::Channels => "channels",
         }
     }
 }
@@ -163,6 +177,10 @@ pub struct Run {
     /// System, interrupt and soft interrupt time of all CPUs in the timed moves (10 ms steps).
     #[serde(default)]
     pub guest_sys_s: f64,
+    /// Time in the timed moves that CPUs were not idle, all of them together: the mover's, that of
+    /// helpers, interrupts and soft interrupts, and of whatever else ran.
+    #[serde(default)]
+    pub guest_busy_s: f64,
     /// Share of the region's bytes that lay in folios of the wanted size, the lowest seen.
     #[serde(default)]
     pub right_size_share: f64,
@@ -182,9 +200,28 @@ pub struct Run {
     /// Who paid for the helpers, if the benchmark was in a cgroup of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub charge: Option<Charge>,
+    /// What the engine did, if the migrator is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<engine::Engine>,
     /// What Ferry's own counters gained in the timed moves.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub ferry: BTreeMap<String, u64>,
+}
+
+impl Run {
+    fn gib(&self) -> f64 {
+        self.total_bytes as f64 / (1u64 << 30) as f64
+    }
+
+    /// System time of the process that moves, by the GiB.
+    pub fn sys_s_per_gib(&self) -> f64 {
+        self.sys_s / self.gib()
+    }
+
+    /// Busy time of all CPUs, by the GiB.
+    pub fn busy_s_per_gib(&self) -> f64 {
+        self.guest_busy_s / self.gib()
+    }
 }
 
 /// A whole run of the benchmark.
@@ -324,12 +361,14 @@ mod tests {
             page_gap_us: None,
             page_gap_ratio: None,
             guest_sys_s: 0.75,
+            guest_busy_s: 0.875,
             right_size_share: 1.0,
             pages_off_target: 0,
             busy_work_per_s: None,
             busy_work: None,
             busy_work_ratio: None,
             charge: None,
+            engine: None,
             ferry: BTreeMap::new(),
         }
     }
@@ -376,6 +415,7 @@ mod tests {
             "batch_folios",
             "page_gap_us",
             "charge",
+            "engine",
             "all_workers",
         ] {
             assert!(!keys(&value["runs"][0]).contains(&key), "{key}");
@@ -386,6 +426,15 @@ mod tests {
         let value = serde_json::to_value(&results).unwrap();
         assert_eq!(value["runs"][0]["part"], "batch");
         assert_eq!(serde_json::from_value::<Results>(value).unwrap(), results);
+    }
+
+    #[test]
+    fn times_by_the_gib() {
+        let run = Run {
+            total_bytes: 2 << 30,
+            ..run()
+        };
+        assert_eq!((run.sys_s_per_gib(), run.busy_s_per_gib()), (0.25, 0.4375));
     }
 
     #[test]
