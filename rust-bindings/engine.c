@@ -8,10 +8,13 @@
 
 #include "engine.h"
 
-/* Does every mapping for it copy? */
+/*
+ * Would mappings for it copy: all of them, as that is forced, or those of memory
+ * that it does not reach?
+ */
 bool ferry_dma_bounces(struct device *dev)
 {
-	return is_swiotlb_force_bounce(dev);
+	return is_swiotlb_force_bounce(dev) || dma_addressing_limited(dev);
 }
 
 int ferry_device_node(struct device *dev)
@@ -34,26 +37,23 @@ bool ferry_device_is_bound(struct device *dev)
 	return READ_ONCE(dev->driver);
 }
 
-/* Maps physically contiguous memory, which is written (@from) or read. */
+/*
+ * Maps physically contiguous memory, which is written (@from) or read. Refused if
+ * it would go through a bounce buffer: two copies by a CPU to save one.
+ */
 int ferry_dma_map(struct device *dev, u64 phys, size_t len, bool from, u64 *dma)
 {
 	enum dma_data_direction dir = from ? DMA_FROM_DEVICE : DMA_TO_DEVICE;
-	dma_addr_t addr = dma_map_phys(dev, phys, len, dir, DMA_ATTR_NO_WARN);
 
-	if (dma_mapping_error(dev, addr))
-		return -ENOMEM;
-	if (dma_need_sync(dev, addr)) {
-		/* Through a bounce buffer: two copies by a CPU to save one. */
-		dma_unmap_phys(dev, addr, len, dir, DMA_ATTR_SKIP_CPU_SYNC);
-		return -EOPNOTSUPP;
-	}
-	*dma = addr;
-	return 0;
+	*dma = dma_map_phys(dev, phys, len, dir,
+			    DMA_ATTR_NO_WARN | DMA_ATTR_REQUIRE_COHERENT);
+	return dma_mapping_error(dev, *dma);
 }
 
 void ferry_dma_unmap(struct device *dev, u64 dma, size_t len, bool from)
 {
-	dma_unmap_phys(dev, dma, len, from ? DMA_FROM_DEVICE : DMA_TO_DEVICE, 0);
+	dma_unmap_phys(dev, dma, len, from ? DMA_FROM_DEVICE : DMA_TO_DEVICE,
+		       DMA_ATTR_REQUIRE_COHERENT);
 }
 
 u64 ferry_folio_phys(const struct folio *folio)

@@ -17,6 +17,7 @@ use crate::{
     kapi::{
         channel::Queue,
         dmaengine::{
+            Bus,
             DmaChannel,
             Event,
             Verdict,
@@ -32,12 +33,17 @@ use crate::{
 };
 use kernel::{
     prelude::*,
-    sync::Arc, //
+    sync::{
+        Arc,
+        SetOnce, //
+    },
 };
 
 /// The channels of one driver.
 struct Driver {
     name: Name,
+    /// The bus that devices come and go on: the first one's.
+    bus: SetOnce<Bus>,
     shared: Arc<Shared>,
 }
 
@@ -48,6 +54,7 @@ pub(crate) fn make(name: &Name, shared: &Arc<Shared>) -> Result<Made> {
     let most = usize::try_from(shared.knobs.dma_channels()).unwrap_or(usize::MAX);
     let driver = Driver {
         name: *name,
+        bus: SetOnce::new(),
         shared: shared.clone(),
     };
     let channels = driver.channels(most)?;
@@ -66,10 +73,26 @@ impl Driver {
     fn channels(&self, most: usize) -> Result<KVec<DmaChannel>> {
         // All of them first: one that does not work would be found again.
         let mut found = KVec::new();
+        let mut strangers = KVec::new();
         while found.len() < most {
             let Some(channel) = DmaChannel::request(&self.name) else {
                 break;
             };
+            let bus = self.bus.as_ref().copied().unwrap_or_else(|| {
+                let bus = channel.bus();
+                self.bus.populate(bus);
+                bus
+            });
+            if channel.bus() != bus {
+                // One bus is watched, and one driver on two of them is rare.
+                pr_warn!(
+                    "{}: {} is on another bus; left alone\n",
+                    channel.name(),
+                    self.name
+                );
+                strangers.push(channel, GFP_KERNEL)?;
+                continue;
+            }
             found.push(channel, GFP_KERNEL)?;
         }
         if found.is_empty() {
@@ -88,7 +111,7 @@ impl Driver {
     fn works(&self, channel: &mut DmaChannel) -> Result<bool> {
         let (name, which) = (&self.name, channel.name());
         if channel.bounces() {
-            pr_err!("{name}: every mapping would be copied by a CPU first (swiotlb=force)\n");
+            pr_err!("{name}: memory would be copied by a CPU first (swiotlb=force, or out of the reach of the device)\n");
             return Err(EOPNOTSUPP);
         }
         let verdict = channel.self_test()?;

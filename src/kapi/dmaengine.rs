@@ -88,6 +88,15 @@ pub(crate) enum Verdict {
     Silent,
 }
 
+/// A bus, to be compared.
+#[derive(Copy, Clone, PartialEq, Eq)]
+pub(crate) struct Bus(*const bindings::bus_type);
+
+// SAFETY: Outside `Watch::new()`, which gets it from a channel, it is only compared.
+unsafe impl Send for Bus {}
+// SAFETY: As for `Send`.
+unsafe impl Sync for Bus {}
+
 /// A channel that is held exclusively.
 pub(crate) struct DmaChannel {
     chan: NonNull<fb::ferry_dma_chan>,
@@ -121,16 +130,16 @@ impl DmaChannel {
         Name::new(name.to_bytes()).unwrap_or_default()
     }
 
-    /// Does every mapping for it copy (`swiotlb=force`)?
+    /// Would mappings for it copy: all of them (`swiotlb=force`), or those of memory out of its reach?
     pub(crate) fn bounces(&self) -> bool {
         // SAFETY: We hold the channel.
         unsafe { fb::ferry_dma_bounces(self.device().as_ptr()) }
     }
 
     /// The bus that it can come and go on.
-    pub(crate) fn bus(&self) -> *const bindings::bus_type {
+    pub(crate) fn bus(&self) -> Bus {
         // SAFETY: We hold the channel.
-        unsafe { fb::ferry_dma_bus(self.chan.as_ptr()) }
+        Bus(unsafe { fb::ferry_dma_bus(self.chan.as_ptr()) })
     }
 
     /// Sets what is believed of it.
@@ -413,7 +422,9 @@ impl<W: Watcher> Watch<W> {
         let data = kernel::sync::Arc::as_ptr(&watcher).cast_mut().cast();
         // SAFETY: `inner` and the watcher live until `drop()` has ended it; the bus, of a device that
         // has a driver, lives as long as the kernel or the module that the driver depends on.
-        to_result(unsafe { fb::ferry_watch(inner.get(), channel.bus(), Some(event::<W>), data) })?;
+        to_result(unsafe {
+            fb::ferry_watch(inner.get(), channel.bus().0, Some(event::<W>), data)
+        })?;
         Ok(Self {
             inner,
             _watcher: watcher,
