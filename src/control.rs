@@ -128,14 +128,17 @@ impl sysctl::Handler for Sysctls {
     fn store(&self, id: usize, text: &str) -> Result {
         match id {
             MIGRATOR => {
-                self.registry.select(text).inspect_err(|e| {
+                let selected = self.registry.select(text).inspect_err(|e| {
                     if *e == EINVAL {
                         refuse(fmt!("migrator: \"{}\" is not available", text));
                     } else {
                         refuse(fmt!("migrator: \"{}\" failed: {:?}", text, *e));
                     }
-                })?;
+                });
                 self.debug.show_kinds(&self.shared, &self.registry);
+                // The old one may have had to make room for one that failed.
+                self.apply_limits();
+                return selected;
             }
             REASONS => match ReasonMask::parse(text) {
                 Ok(reasons) => self.shared.knobs.set_reasons(reasons),
