@@ -94,7 +94,8 @@ TRACE_EVENT(ferry_fallback,
 				   { 2, "reason" }, { 3, "injected" },
 				   { 4, "references" }, { 5, "failed" },
 				   { 6, "unquiet" }, { 7, "busy" },
-				   { 8, "gain" }),
+				   { 8, "gain" },
+				   { 9, "context" }),
 		  __entry->bytes)
 );
 

@@ -22,7 +22,7 @@ const NAMES: [&str; 10] = [
 pub const DEMOTION: u32 = 8;
 
 /// Those whose migrations must not block, or may not.
-const ASYNC: [u32; 3] = [0, 5, DEMOTION];
+const ASYNC: [u32; 4] = [0, 5, DEMOTION, 9];
 
 /// Do migrations for this reason block? Not, if it is not known.
 pub fn may_block(reason: Option<u32>) -> bool {
