@@ -204,6 +204,18 @@ impl crate::kapi::channel::Pooled for Batch {
     fn put(batch: Arc<Self>) {
         Self::put(batch);
     }
+
+    fn copied(&self, bytes: u64) {
+        if let Some(session) = self.session() {
+            let counter = if self.raw.is_early() {
+                Counter::BytesEarly
+            } else {
+                Counter::BytesNow
+            };
+            session.stats.add(counter, bytes);
+            session.stats.add(Counter::EngineBytes, bytes);
+        }
+    }
 }
 
 impl AsRef<RawBatch> for Batch {
@@ -566,7 +578,7 @@ impl Batch {
                 let ns = preempt::clock().saturating_sub(batch.planned_at);
                 session.migrator.learn(kind, &batch, ns);
             }
-            account_engine(stats, engine, batch.raw.is_early());
+            account_engine(stats, engine);
             stats.add(Counter::ByMover, mover.into());
             stats.add(Counter::ByOthers, others.into());
             stats.add(Counter::HelperNs, helper_ns);
@@ -585,19 +597,9 @@ impl Batch {
     }
 }
 
-/// Counts what engines have copied.
-fn account_engine(stats: &Stats, engine: &ByEngine, early: bool) {
-    let bytes = if early {
-        Counter::BytesEarly
-    } else {
-        Counter::BytesNow
-    };
-    stats.add(bytes, engine.bytes.load(Relaxed));
-    stats.add(Counter::EngineBytes, engine.bytes.load(Relaxed));
+/// Counts what has become of what engines got.
+fn account_engine(stats: &Stats, engine: &ByEngine) {
     stats.add(Counter::CopiedEarly, engine.folios.load(Relaxed).into());
-    for _ in 0..engine.referenced.load(Relaxed) {
-        trace::fallback(stats, Cause::References, 0);
-    }
     for _ in 0..engine.failed.load(Relaxed) {
         trace::fallback(stats, Cause::Failed, 0);
     }

@@ -43,7 +43,8 @@ use crate::{
         Quiet, //
     },
     stats::Counter,
-    trace, //
+    trace,
+    trace::Cause, //
 };
 use ferry_core::{
     engine,
@@ -81,8 +82,9 @@ const SOLO: u32 = 1;
 /// The migrator of one provider.
 struct Engine {
     keeper: Arc<Keeper>,
-    /// What each kind of batch has gained.
+    /// What each kind of batch has gained, since the channels have been these.
     shares: KVec<Share<Atomic<u32>>>,
+    seen: Atomic<u32>,
     shared: Arc<Shared>,
 }
 
@@ -118,6 +120,7 @@ pub(crate) fn make(
         Engine {
             keeper: keeper.clone(),
             shares,
+            seen: Atomic::new(0),
             shared: shared.clone(),
         },
         GFP_KERNEL,
@@ -153,7 +156,7 @@ impl Engine {
 
     /// Does the engine get everything, gain or no gain?
     fn takes_all(&self) -> bool {
-        self.shared.knobs.engine_share() != 0
+        self.shared.knobs.engine_share() != 0 || self.shared.inject.helper_only()
     }
 
     fn line(&self, lane: u32) -> Option<&Line> {
@@ -193,6 +196,12 @@ impl Migrator for Engine {
         let Some(share) = self.shares.get(kind) else {
             return Want::NOBODY;
         };
+        // What has been learnt was of other channels.
+        let now = self.keeper.changes();
+        if self.seen.load(Relaxed) != now {
+            self.seen.store(now, Relaxed);
+            self.shares.iter().for_each(Share::forget);
+        }
         match share.next() {
             Use::Aside => Want::NOBODY,
             Use::Solo => Want {
@@ -212,6 +221,7 @@ impl Migrator for Engine {
             share.learn(&Sample {
                 bytes: batch.raw().planned().bytes,
                 ns,
+                asked: batch.nr_given() != 0,
                 engine_bytes: did.bytes.load(Relaxed),
                 engine_ns: did.ended.load(Relaxed).saturating_sub(batch.planned_at()),
                 waited_ns: batch.waited_ns(),
@@ -250,7 +260,10 @@ impl Migrator for Engine {
                 let stats = &session.stats;
                 stats.add(Counter::Descriptors, did.descriptors.into());
                 stats.add(Counter::Mappings, did.mappings.into());
-                stats.add(Counter::EngineSubmits, 1);
+                stats.add(Counter::EngineSubmits, u64::from(did.descriptors != 0));
+                for _ in 0..did.referenced {
+                    trace::fallback(stats, Cause::References, 0);
+                }
             }
         }
         chunks != 0
@@ -265,9 +278,8 @@ impl Migrator for Engine {
         let line = self.line(lane.index().into()).ok_or(EINVAL)?;
         let all = timeout_ns.saturating_add(line.channel().load().saturating_mul(SLOWEST_NS));
         // One timeout for all channels of a batch: an engine that hangs, hangs with all of them.
-        let passed = preempt::clock().saturating_sub(batch.begun());
-        line.channel()
-            .wait(batch.raw(), i, chunk, all.saturating_sub(passed))
+        let left = all.saturating_sub(batch.waited_ns());
+        line.channel().wait(batch.raw(), i, chunk, left)
     }
 
     fn quiesce(&self, batch: &Batch, chunk: u32) -> Quiet {

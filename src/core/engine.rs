@@ -156,7 +156,9 @@ pub struct Sample {
     pub bytes: u64,
     /// What it took.
     pub ns: u64,
-    /// The bytes that the engine copied.
+    /// Was the engine to copy something?
+    pub asked: bool,
+    /// The bytes that it copied.
     pub engine_bytes: u64,
     /// From the beginning of the batch to the end of the engine's last descriptor.
     pub engine_ns: u64,
@@ -220,10 +222,11 @@ impl<W: Word> Share<W> {
             .checked_div(sample.bytes)
             .unwrap_or(0);
         let cost = u32::try_from(cost).unwrap_or(u32::MAX).max(1);
-        let to = if sample.engine_bytes == 0 {
-            &self.without
-        } else {
+        // One that was asked and copied nothing has cost something all the same.
+        let to = if sample.asked {
             &self.with
+        } else {
+            &self.without
         };
         // As long as the share is looked for, only the last one counts.
         let first = self.batches.load_relaxed() <= WARM_UP / 2;
@@ -415,6 +418,7 @@ mod tests {
             s.learn(&Sample {
                 bytes,
                 ns: mover_ns.max(engine_ns),
+                asked: taken != 0,
                 engine_bytes: taken,
                 engine_ns,
                 waited_ns: engine_ns.saturating_sub(mover_ns),
@@ -457,6 +461,7 @@ mod tests {
         let sample = |engine| Sample {
             bytes: 1 << 20,
             ns: if engine { 3_000_000 } else { 1_000_000 },
+            asked: engine,
             engine_bytes: u64::from(engine) << 19,
             engine_ns: 3_000_000,
             waited_ns: 2_000_000,
@@ -479,6 +484,27 @@ mod tests {
     }
 
     #[test]
+    fn one_that_copies_nothing_is_left_out() {
+        let s = Share::new(word);
+        let mut asked = 0;
+        for i in 0..1024 {
+            let engine = match s.next() {
+                Use::Aside => continue,
+                Use::Solo => false,
+                Use::Engine(_) => true,
+            };
+            asked += u32::from(engine && i >= 512);
+            s.learn(&Sample {
+                bytes: 1 << 20,
+                ns: 1_000_000,
+                asked: engine,
+                ..Sample::default()
+            });
+        }
+        assert!(asked <= 3 * TRY);
+    }
+
+    #[test]
     fn shares_are_of_chunks() {
         assert_eq!(part_of(ALL, 32), 32);
         assert_eq!(part_of(ALL / 2, 33), 17);
@@ -495,6 +521,7 @@ mod tests {
             Sample {
                 bytes: 1,
                 ns: u64::MAX,
+                asked: true,
                 engine_bytes: u64::MAX,
                 engine_ns: u64::MAX,
                 waited_ns: u64::MAX,
@@ -502,6 +529,7 @@ mod tests {
             Sample {
                 bytes: u64::MAX,
                 ns: 0,
+                asked: false,
                 engine_bytes: 1,
                 engine_ns: 0,
                 waited_ns: 0,

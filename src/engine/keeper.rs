@@ -54,6 +54,10 @@ const DRAIN_STEP_US: i64 = 1000;
 const AGAIN_US: i64 = 10_000;
 const PROVE_EVERY: u32 = 100;
 
+/// Descriptors of channels that were given back without proof that they are quiet, since the module
+/// was loaded: they outlive the keeper.
+static LOST: Atomic<u64> = Atomic::new(0);
+
 /// What state a line is in.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 #[repr(u32)]
@@ -107,6 +111,8 @@ pub(super) struct Line {
     channel: Arc<Channel<Batch>>,
     /// Orders nothing: whoever submits looks at the channel itself.
     state: Atomic<u32>,
+    /// It is to be tried again as soon as it is quiet.
+    again: Atomic<u32>,
     quarantines: Atomic<u32>,
 }
 
@@ -144,15 +150,14 @@ pub(crate) struct Keeper {
     waker: SetOnce<Waker>,
     /// There is something to do. Stored with release by who calls, read with acquire by the thread.
     called: Atomic<u32>,
-    /// Quarantined channels are to be tried again; new ones to be looked for.
-    rearm: Atomic<u32>,
+    /// New channels are to be looked for.
     look: Atomic<u32>,
+    /// How often channels have come or gone.
+    changes: Atomic<u32>,
     /// The selection is over.
     over: Atomic<u32>,
     /// Rounds of the thread.
     rounds: Atomic<u32>,
-    /// Descriptors of channels that were given back without proof that they are quiet.
-    lost: Atomic<u64>,
     /// Held by who opens, closes or quiesces channels, and by nobody on the path of migration.
     #[pin]
     admin: Mutex<()>,
@@ -167,6 +172,7 @@ impl Keeper {
                 Line {
                     channel: Channel::new(Lane::new(lane))?,
                     state: Atomic::new(State::Empty as u32),
+                    again: Atomic::new(0),
                     quarantines: Atomic::new(0),
                 },
                 GFP_KERNEL,
@@ -179,11 +185,10 @@ impl Keeper {
                 provider,
                 waker: SetOnce::new(),
                 called: Atomic::new(0),
-                rearm: Atomic::new(0),
                 look: Atomic::new(0),
+                changes: Atomic::new(0),
                 over: Atomic::new(0),
                 rounds: Atomic::new(0),
-                lost: Atomic::new(0),
                 admin <- new_mutex!((), "ferry::admin"),
             }),
             GFP_KERNEL,
@@ -217,7 +222,9 @@ impl Keeper {
             return;
         };
         if line.channel.open(queue) {
+            line.again.store(0, Relaxed);
             line.set(State::Live);
+            self.changes.add(1u32, Relaxed);
         }
     }
 
@@ -228,6 +235,7 @@ impl Keeper {
             return;
         }
         line.set(why);
+        self.changes.add(1u32, Relaxed);
         line.quarantines.add(1u32, Relaxed);
         if log::allowed() {
             pr_warn!(
@@ -240,9 +248,16 @@ impl Keeper {
         self.call();
     }
 
-    /// Tries quarantined channels again.
+    /// How often channels have come or gone so far.
+    pub(super) fn changes(&self) -> u32 {
+        self.changes.load(Relaxed)
+    }
+
+    /// Tries quarantined channels again, each as soon as it is quiet.
     pub(super) fn rearm(&self) {
-        self.rearm.store(1, Relaxed);
+        for line in self.lines.iter().filter(|l| l.state().is_quarantined()) {
+            line.again.store(1, Relaxed);
+        }
         self.look.store(1, Relaxed);
         self.call();
     }
@@ -281,7 +296,7 @@ impl Keeper {
             line.set(State::Empty);
             return;
         }
-        self.lost.add(lost, Relaxed);
+        LOST.add(lost, Relaxed);
         line.set(State::Hung);
         pr_err!(
             "{}: channel {} given back without proof that it is quiet: {lost} descriptors, and the memory they write to, are lost\n",
@@ -297,10 +312,10 @@ impl Keeper {
             if line.channel.with_queue(|queue| is_of(queue)) != Some(true) {
                 continue;
             }
-            if !line.state().is_quarantined() {
-                line.set(State::Going);
-            }
-            if self.drain(line) {
+            let quarantined = line.state().is_quarantined();
+            line.set(State::Going);
+            // One that does not answer need not be asked for long.
+            if quarantined && line.channel.quiesce() || self.drain(line) {
                 self.give_back(line);
             }
             // Else the driver ends what it has when it goes, and says so; the thread gives it back.
@@ -317,11 +332,18 @@ impl Keeper {
     pub(crate) fn halt(&self) {
         let _admin = self.admin.lock();
         for line in &self.lines {
-            if line.state() == State::Live {
-                line.set(State::Halted);
-                if !self.drain(line) {
+            match line.state() {
+                State::Live => {
+                    line.set(State::Halted);
+                    if !self.drain(line) {
+                        line.channel.quiesce();
+                    }
+                }
+                // A late write would hit what comes after.
+                State::Hung | State::Failing => {
                     line.channel.quiesce();
                 }
+                State::Empty | State::Halted | State::Going => {}
             }
         }
     }
@@ -330,9 +352,16 @@ impl Keeper {
     pub(crate) fn resume(&self) {
         let _admin = self.admin.lock();
         for line in &self.lines {
-            if line.state() == State::Halted {
-                line.channel.reopen();
+            if line.state() != State::Halted {
+                continue;
+            }
+            if line.channel.reap() {
+                // First the state: whoever shuts it from here on has the last word.
                 line.set(State::Live);
+                line.channel.reopen();
+            } else {
+                line.set(State::Hung);
+                self.call();
             }
         }
     }
@@ -353,7 +382,6 @@ impl Keeper {
     /// Deals with what was quarantined or goes. Says whether there is something left to do.
     fn mend(&self, prove: bool) -> bool {
         let _admin = self.admin.lock();
-        let rearm = self.rearm.xchg(0, Relaxed) != 0;
         let mut left = false;
         for line in &self.lines {
             let state = line.state();
@@ -363,7 +391,7 @@ impl Keeper {
             }
             if quiet && state == State::Going {
                 self.give_back(line);
-            } else if quiet && state.is_quarantined() && rearm {
+            } else if quiet && state.is_quarantined() && line.again.xchg(0, Relaxed) != 0 {
                 self.try_again(line);
             }
             left |= !quiet;
@@ -384,7 +412,7 @@ impl Keeper {
     pub(super) fn show(&self, f: &mut dyn fmt::Write) -> fmt::Result {
         let live = self.lines.iter().filter(|l| l.state() == State::Live);
         writeln!(f, "channels {}", live.count())?;
-        writeln!(f, "lost {}", self.lost.load(Relaxed))?;
+        writeln!(f, "lost {}", LOST.load(Relaxed))?;
         for line in &self.lines {
             let seen = line.channel.seen();
             if line.state() == State::Empty && seen.descriptors == 0 {

@@ -631,8 +631,6 @@ pub(crate) struct ByEngine {
     pub(crate) chunks: Atomic<u32>,
     /// Chunks failed, or with folios that were skipped.
     pub(crate) failed: Atomic<u32>,
-    /// Folios that may not be copied early, because somebody else has a reference (I1).
-    pub(crate) referenced: Atomic<u32>,
     /// When the last descriptor ended, by the clock of the CPU that was told.
     pub(crate) ended: Atomic<u64>,
 }
@@ -644,7 +642,6 @@ impl Default for ByEngine {
             folios: Atomic::new(0),
             chunks: Atomic::new(0),
             failed: Atomic::new(0),
-            referenced: Atomic::new(0),
             ended: Atomic::new(0),
         }
     }
@@ -680,8 +677,14 @@ impl RawBatch {
     }
 
     /// The parts of a chunk that the caller has claimed for an engine: those of folios that may be
-    /// copied, at this moment (I1). False if the chunk cannot be copied as a whole.
-    pub(super) fn engine_parts(&self, chunk: u32, mut f: impl FnMut(Part)) -> bool {
+    /// copied, at this moment (I1); `referenced` counts the others. False if the chunk cannot be
+    /// copied as a whole.
+    pub(super) fn engine_parts(
+        &self,
+        chunk: u32,
+        referenced: &mut u32,
+        mut f: impl FnMut(Part),
+    ) -> bool {
         let Some(piece) = self.pieces().get(chunk as usize) else {
             return false;
         };
@@ -697,7 +700,7 @@ impl RawBatch {
             let whole = piece.len >= bytes;
             // SAFETY: The chunk is claimed, so the entry is not settled and its folios are lent.
             if self.early && !unsafe { fb::ferry_may_claim(entry) } {
-                self.by_engine.referenced.add(1u32, Relaxed);
+                *referenced += 1;
                 ok = false;
                 if whole {
                     claim::entry_mark(state, EntryState::Skipped);

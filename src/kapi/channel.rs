@@ -158,6 +158,9 @@ pub(crate) struct Device(pub(super) *const bindings::device);
 pub(crate) trait Pooled: AsRef<RawBatch> + Send + Sync + 'static {
     /// Lets go of it, in process context.
     fn put(batch: Arc<Self>);
+
+    /// So many bytes have been copied. In any context.
+    fn copied(&self, bytes: u64);
 }
 
 const FREE: u32 = 0;
@@ -239,6 +242,8 @@ pub(crate) struct Submitted {
     pub(crate) mappings: u32,
     /// Bytes of them.
     pub(crate) bytes: u64,
+    /// Folios that were left out, because somebody else has a reference (I1).
+    pub(crate) referenced: u32,
 }
 
 /// A channel of an engine, with what it has in flight for batches of type `B`.
@@ -309,6 +314,7 @@ impl<B: Pooled> Slot<B> {
             common.took(job.run.len);
             if ok {
                 common.row.store(0, Relaxed);
+                job.batch.copied(job.run.len);
             } else {
                 common.errors.add(1u64, Relaxed);
                 common.row.add(1u32, Relaxed);
@@ -530,6 +536,7 @@ impl<B: Pooled> Channel<B> {
         };
         let raw: &RawBatch = (**batch).as_ref();
         let mut claimed = range.start..range.start;
+        let mut referenced = 0;
         for chunk in range {
             // With the run that is not finished.
             if maker.free <= u64::from(raw.entries_of(chunk)) + 1 {
@@ -543,7 +550,7 @@ impl<B: Pooled> Channel<B> {
             }
             maker.did.chunks += 1;
             let whole = !fail()
-                && raw.engine_parts(chunk, |part| {
+                && raw.engine_parts(chunk, &mut referenced, |part| {
                     if let Some(run) = merger.push(part) {
                         maker.make(&run, false);
                     }
@@ -565,6 +572,7 @@ impl<B: Pooled> Channel<B> {
         if did.descriptors != 0 {
             queue.issue();
         }
+        did.referenced = referenced;
         ring.descriptors = ring.descriptors.wrapping_add(did.descriptors.into());
         ring.bytes = ring.bytes.wrapping_add(did.bytes);
         for chunk in claimed {
