@@ -13,14 +13,13 @@
  * becomes of such a copy is shown by the module's unit tests (ferry_copy_nt), with
  * page faults, which take the same way out.
  */
-#include <dirent.h>
-#include <poll.h>
 #include <setjmp.h>
 #include <signal.h>
 
 #include "kselftest_harness.h"
 #include "ferry_util.h"
 #include "hazards.h"
+#include "ports.h"
 
 #ifndef MADV_HWPOISON
 #define MADV_HWPOISON		100
@@ -217,53 +216,6 @@ TEST_F(i10, soft_offline)
 	}
 }
 
-/* Reads an answer of QEMU's monitor, for 10 s at most. */
-static bool monitor_says(int fd, const char *what)
-{
-	struct pollfd p = { .fd = fd, .events = POLLIN };
-	char text[4096];
-	size_t got = 0;
-	ssize_t n;
-
-	while (got < sizeof(text) - 1 && poll(&p, 1, 10000) == 1) {
-		n = read(fd, text + got, sizeof(text) - 1 - got);
-		if (n <= 0)
-			break;
-		got += n;
-		text[got] = '\0';
-		if (strstr(text, "\"error\""))
-			return false;
-		if (strstr(text, what))
-			return true;
-	}
-	return false;
-}
-
-/* QEMU's monitor, ready for commands; -1 if there is none. */
-static int monitor_open(void)
-{
-	static const char hello[] = "{\"execute\":\"qmp_capabilities\"}\n";
-	char path[300], name[64];
-	struct dirent *e;
-	int fd = -1;
-	DIR *d;
-
-	d = opendir("/sys/class/virtio-ports");
-	while (d && fd < 0 && (e = readdir(d))) {
-		snprintf(path, sizeof(path), "/sys/class/virtio-ports/%s/name", e->d_name);
-		if (ferry_read(path, name, sizeof(name)) <= 0 || strcmp(name, "ferry.qmp"))
-			continue;
-		snprintf(path, sizeof(path), "/dev/%s", e->d_name);
-		fd = open(path, O_RDWR | O_CLOEXEC);
-	}
-	if (d)
-		closedir(d);
-	/* Somebody may have said it before: then that is an error, and all is well. */
-	if (fd >= 0 && write(fd, hello, sizeof(hello) - 1) == sizeof(hello) - 1)
-		monitor_says(fd, "\"return\"");
-	return fd;
-}
-
 /* The memory controller has found a page that it cannot correct. */
 static bool machine_check(int fd, u64 pfn)
 {
@@ -276,7 +228,7 @@ static bool machine_check(int fd, u64 pfn)
 		     "{\"execute\":\"human-monitor-command\",\"arguments\":{\"command-line\":\"mce 0 9 %s 0x5 %#llx 0x8c\"}}\n",
 		     status, (unsigned long long)pfn * FERRY_PAGE);
 	/* It has nothing to say if it has done that. */
-	return write(fd, command, n) == n && monitor_says(fd, "\"return\": \"\"");
+	return write(fd, command, n) == n && port_says(fd, "\"return\": \"\"");
 }
 
 static bool corrupted(void *arg)

@@ -15,6 +15,7 @@
 #include "ferry_util.h"
 #include "hazards.h"
 #include "knobs.h"
+#include "movers.h"
 
 #define LEN		(2UL << 20)
 #define HOLD_MS		3000
@@ -126,85 +127,15 @@ TEST_F(i9, change_to_itself_does_not_wait)
 
 /* ---- everything at any time ---- */
 
-struct mover {
-	pthread_t thread;
-	const int *nodes;
-	unsigned int kib;
-	size_t folio;
-	char *mem;
-	long rounds;
-	size_t bad;
-};
-
-static bool stop;
-
-static bool stopped(void)
-{
-	return __atomic_load_n(&stop, __ATOMIC_RELAXED);
-}
-
-static void *mover_fn(void *arg)
-{
-	struct mover *m = arg;
-	int node = 0;
-
-	/* Only content counts here: the folios may have any size. */
-	for (; !stopped(); m->rounds++, node ^= 1) {
-		ferry_fill(m->mem, LEN, m->kib, m->rounds);
-		hz_move_pages(m->mem, LEN, FERRY_PAGE, m->nodes[node]);
-		m->bad += ferry_verify(m->mem, LEN, m->kib, m->rounds);
-	}
-	return NULL;
-}
-
-static int movers_start(struct mover *m, int n, const int *nodes)
-{
-	static const unsigned int kib[] = { 4, 2048 };
-	int i, ret;
-
-	__atomic_store_n(&stop, false, __ATOMIC_RELAXED);
-	ferry_pin_cpu(-1);
-	for (i = 0; i < n; i++) {
-		memset(&m[i], 0, sizeof(m[i]));
-		m[i].nodes = nodes;
-		m[i].kib = kib[i % ARRAY_SIZE(kib)];
-		m[i].mem = ferry_map_anon(LEN, FERRY_PMD);
-		if (m[i].mem == MAP_FAILED)
-			return -errno;
-		ret = hz_fresh(m[i].mem, LEN, m[i].kib << 10, nodes[0]);
-		if (ret)
-			return ret;
-		if (pthread_create(&m[i].thread, NULL, mover_fn, &m[i]))
-			return -EAGAIN;
-	}
-	return 0;
-}
-
-static long movers_end(struct mover *m, int n, size_t *bad)
-{
-	long rounds = 0;
-	int i;
-
-	__atomic_store_n(&stop, true, __ATOMIC_RELAXED);
-	*bad = 0;
-	for (i = 0; i < n; i++) {
-		pthread_join(m[i].thread, NULL);
-		munmap(m[i].mem, LEN);
-		rounds += m[i].rounds;
-		*bad += m[i].bad;
-	}
-	return rounds;
-}
-
 TEST_F(i9, knobs_and_switches_under_load)
 {
 	u64 end = ferry_now_ns() + ferry_iters(10, 5) * 1000000000ULL;
 	long rounds, changes = 0, switches = 0;
-	struct mover m[2];
+	struct hz_mover m[2];
 	unsigned int r = 7;
 	size_t bad, k;
 
-	ASSERT_EQ(0, movers_start(m, ARRAY_SIZE(m), self->nodes));
+	ASSERT_EQ(0, hz_movers_start(m, ARRAY_SIZE(m), self->nodes));
 	for (k = 0; k < ARRAY_SIZE(knobs); k++)
 		ASSERT_EQ(0, ferry_set_knob(knobs[k].name, "%s", knobs[k].values[0]));
 	while (ferry_now_ns() < end) {
@@ -223,7 +154,7 @@ TEST_F(i9, knobs_and_switches_under_load)
 		}
 		ferry_sleep_ms(10);
 	}
-	rounds = movers_end(m, ARRAY_SIZE(m), &bad);
+	rounds = hz_movers_end(m, ARRAY_SIZE(m), &bad);
 	ferry_note("%ld moves, %ld knobs changed, %ld migrators selected", rounds, changes,
 		   switches);
 	EXPECT_EQ(0, bad);
@@ -237,13 +168,13 @@ TEST_F(i9, module_comes_and_goes_under_load)
 	u64 end = ferry_now_ns() + ferry_iters(10, 5) * 1000000000ULL;
 	u64 latest = end + 120 * 1000000000ULL;
 	long rounds, loads = 0, busy = 0;
-	struct mover m[2];
+	struct hz_mover m[2];
 	size_t bad;
 	int ret;
 
 	if (!getenv("FERRY_MODULE"))
 		SKIP(return, "needs FERRY_MODULE");
-	ASSERT_EQ(0, movers_start(m, ARRAY_SIZE(m), self->nodes));
+	ASSERT_EQ(0, hz_movers_start(m, ARRAY_SIZE(m), self->nodes));
 	/* Taking the module out waits for batches, which take their time on a slow kernel. */
 	while (ferry_now_ns() < end || (loads < 4 && ferry_now_ns() < latest)) {
 		ret = hz_unload();
@@ -260,7 +191,7 @@ TEST_F(i9, module_comes_and_goes_under_load)
 		loads++;
 		ferry_sleep_ms(10);
 	}
-	rounds = movers_end(m, ARRAY_SIZE(m), &bad);
+	rounds = hz_movers_end(m, ARRAY_SIZE(m), &bad);
 	ferry_note("%ld moves, loaded %ld times, busy %ld times", rounds, loads, busy);
 	EXPECT_EQ(0, bad);
 	EXPECT_GT(rounds, 0);

@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Models of engines from inside the guest: the control protocol through the ports that
+ * scripts/vm --device makes, the driver's binding, and what ferry says of its channels.
+ * To be included after hazards.h.
+ */
+#ifndef FERRY_ENGINE_H
+#define FERRY_ENGINE_H
+
+#include "ports.h"
+
+/* The port of the model of kind @kind, -1 if there is none. */
+static __maybe_unused int eng_open(const char *kind)
+{
+	char name[64], end[32];
+
+	snprintf(end, sizeof(end), ".%s", kind);
+	return port_open("ferry.dev", end, name, sizeof(name));
+}
+
+/* Sends a request, and reads the answer: true if it was carried out. */
+static __maybe_unused bool eng_ask(int fd, char *answer, size_t len, const char *request)
+{
+	struct pollfd p = { .fd = fd, .events = POLLIN };
+	size_t n = 0;
+
+	if (dprintf(fd, "%s\n", request) < 0)
+		return false;
+	while (n < len - 1 && poll(&p, 1, 20000) > 0 && read(fd, answer + n, 1) == 1 &&
+	       answer[n] != '\n')
+		n++;
+	answer[n] = '\0';
+	return strstr(answer, "\"ok\":true");
+}
+
+static __maybe_unused bool eng_do(int fd, const char *request)
+{
+	char answer[8192];
+
+	if (eng_ask(fd, answer, sizeof(answer), request))
+		return true;
+	ferry_note("%s: %s", request, answer);
+	return false;
+}
+
+/* Has every fault come that was injected? */
+static __maybe_unused bool eng_struck(int fd)
+{
+	char answer[8192];
+
+	return eng_ask(fd, answer, sizeof(answer), "{\"cmd\":\"faults\"}") &&
+	       strstr(answer, "\"armed\":[]");
+}
+
+/* No faults, no limits, nothing hangs, as after power-on but for what it has in work. */
+static __maybe_unused bool eng_calm(int fd)
+{
+	return eng_do(fd, "{\"cmd\":\"clear\"}") && eng_do(fd, "{\"cmd\":\"release\"}") &&
+	       eng_do(fd, "{\"cmd\":\"limit\"}");
+}
+
+/* Channels that ferry has in use; -1 if it cannot be told. */
+static __maybe_unused long eng_channels(void)
+{
+	char buf[16384], *p;
+	long n;
+
+	if (ferry_read(FERRY_DEBUGFS "state", buf, sizeof(buf)) <= 0)
+		return -1;
+	p = strstr(buf, "\nchannels ");
+	return p && sscanf(p, "\nchannels %ld", &n) == 1 ? n : -1;
+}
+
+/* At least *(long *)arg of them. */
+static __maybe_unused bool eng_has_channels(void *arg)
+{
+	return eng_channels() >= *(long *)arg;
+}
+
+/* Has what was quarantined tried again, until there are @want channels. */
+static __maybe_unused bool eng_rearm(long want)
+{
+	int i;
+
+	for (i = 0; i < 20; i++) {
+		if (eng_channels() >= want)
+			return true;
+		ferry_write(FERRY_DEBUGFS "rearm", "1");
+		ferry_wait(eng_has_channels, &want, 2000);
+	}
+	return eng_channels() >= want;
+}
+
+/* The PCI function of the driver, in @name. */
+static __maybe_unused bool eng_function(const char *driver, char *name, size_t len)
+{
+	char path[100];
+	struct dirent *d;
+	bool found = false;
+	DIR *dir;
+
+	snprintf(path, sizeof(path), "/sys/bus/pci/drivers/%s", driver);
+	dir = opendir(path);
+	if (!dir)
+		return false;
+	while (!found && (d = readdir(dir)))
+		if (!strncmp(d->d_name, "0000:", 5)) {
+			snprintf(name, len, "%.31s", d->d_name);
+			found = true;
+		}
+	closedir(dir);
+	return found;
+}
+
+/* @what is bind or unbind. */
+static __maybe_unused int eng_bind(const char *driver, const char *what, const char *function)
+{
+	char path[100];
+
+	snprintf(path, sizeof(path), "/sys/bus/pci/drivers/%s/%s", driver, what);
+	return ferry_write(path, "%s", function);
+}
+
+#endif

@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Engines come and go while folios migrate: drivers are unbound and bound, functions removed
+ * and found again, unplugged and plugged in, and the machine sleeps. Content stays right,
+ * nothing stays parked, the pool is whole, and the engine is taken again.
+ */
+#include "kselftest_harness.h"
+#include "ferry_util.h"
+#include "hazards.h"
+#include "engine.h"
+#include "movers.h"
+
+#define WAIT_MS		60000
+#define PCI		"/sys/bus/pci/devices/"
+
+FIXTURE(comings)
+{
+	int nodes[FERRY_MAX_NODES];
+	struct hz_mover m[2];
+	struct hz_count count;
+	char function[32];
+	long channels;
+};
+
+FIXTURE_SETUP(comings)
+{
+	int port;
+
+	if (!ferry_active() || !strcmp(ferry_migrator(), "cpu"))
+		SKIP(return, "needs an engine");
+	if (ferry_mem_nodes(self->nodes) < 2)
+		SKIP(return, "needs two nodes with memory");
+	ASSERT_EQ(0, hz_prepare(self->nodes));
+	ASSERT_EQ(0, ferry_set_knob("engine_share", "all"));
+	port = eng_open(ferry_migrator());
+	ASSERT_LE(0, port);
+	EXPECT_TRUE(eng_calm(port));
+	/* So slow that there is something in flight most of the time. */
+	EXPECT_TRUE(eng_do(port, "{\"cmd\":\"limit\",\"bytes_per_s\":200000000}"));
+	close(port);
+	ASSERT_TRUE(eng_function(ferry_migrator(), self->function, sizeof(self->function)));
+	self->channels = eng_channels();
+	ASSERT_LT(0, self->channels);
+	hz_count(&self->count);
+	ASSERT_EQ(0, hz_movers_start(self->m, ARRAY_SIZE(self->m), self->nodes));
+}
+
+FIXTURE_TEARDOWN(comings)
+{
+	int port;
+
+	ferry_restore();
+	port = eng_open(ferry_migrator());
+	if (port >= 0) {
+		eng_calm(port);
+		close(port);
+	}
+}
+
+/* The engine gets something again. */
+static bool copies(void *arg)
+{
+	return ferry_stat("engine_bytes") > *(long *)arg;
+}
+
+static bool there(void *arg)
+{
+	return !access(arg, F_OK);
+}
+
+static bool gone(void *arg)
+{
+	return !there(arg);
+}
+
+/* It is back, and copies; nobody has noticed. */
+static void is_back(struct __test_metadata *_metadata, FIXTURE_DATA(comings) * self)
+{
+	long seen;
+
+	EXPECT_TRUE(ferry_wait(eng_has_channels, &self->channels, WAIT_MS));
+	seen = ferry_stat("engine_bytes");
+	EXPECT_TRUE(ferry_wait(copies, &seen, WAIT_MS));
+}
+
+static void all_is_well(struct __test_metadata *_metadata, FIXTURE_DATA(comings) * self,
+			int times)
+{
+	long rounds;
+	size_t bad;
+
+	rounds = hz_movers_end(self->m, ARRAY_SIZE(self->m), &bad);
+	hz_count_end(&self->count);
+	ferry_note("%d times, %ld moves; descriptors %ld, chunks failed %ld, timeouts %ld, unquiet %ld",
+		   times, rounds, hz_grown(&self->count, "engine_descriptors"),
+		   hz_grown(&self->count, "chunks_failed"),
+		   hz_grown(&self->count, "engine_timeouts"),
+		   hz_grown(&self->count, "folios_unquiet"));
+	EXPECT_EQ(0, bad);
+	EXPECT_GT(rounds, 0);
+	EXPECT_EQ(0, hz_grown(&self->count, "folios_unquiet"));
+	EXPECT_TRUE(ferry_wait(hz_none_parked, NULL, WAIT_MS));
+	EXPECT_TRUE(ferry_wait(hz_pool_whole, NULL, WAIT_MS));
+}
+
+TEST_F(comings, drivers_are_unbound)
+{
+	int i, times = ferry_iters(20, 5);
+
+	for (i = 0; i < times; i++) {
+		ferry_sleep_ms(i * 7 % 50);
+		ASSERT_EQ(0, eng_bind(ferry_migrator(), "unbind", self->function));
+		EXPECT_EQ(0, eng_channels());
+		ASSERT_EQ(0, eng_bind(ferry_migrator(), "bind", self->function));
+		is_back(_metadata, self);
+	}
+	all_is_well(_metadata, self, times);
+}
+
+TEST_F(comings, functions_are_removed)
+{
+	int i, times = ferry_iters(10, 3);
+	char path[64];
+
+	for (i = 0; i < times; i++) {
+		ferry_sleep_ms(i * 7 % 50);
+		snprintf(path, sizeof(path), PCI "%s/remove", self->function);
+		ASSERT_EQ(0, ferry_write(path, "1"));
+		EXPECT_EQ(0, eng_channels());
+		ASSERT_EQ(0, ferry_write("/sys/bus/pci/rescan", "1"));
+		is_back(_metadata, self);
+	}
+	all_is_well(_metadata, self, times);
+}
+
+/* QEMU takes the name again when it has forgotten the device that has gone. */
+static bool plug_in(int monitor, int number, const char *vm)
+{
+	int i;
+
+	for (i = 0; i < 100; i++) {
+		dprintf(monitor,
+			"{\"execute\":\"device_add\",\"arguments\":{\"driver\":\"vfio-user-pci\",\"id\":\"dev%d\",\"bus\":\"slot%d\",\"socket\":{\"type\":\"unix\",\"path\":\"%s/dev%d.sock\"}}}\n",
+			number, number, vm, number);
+		if (port_says(monitor, "\"return\""))
+			return true;
+		ferry_sleep_ms(200);
+	}
+	return false;
+}
+
+TEST_F(comings, functions_are_unplugged)
+{
+	char name[64], end[32], path[64], line[4096], *vm;
+	int i, times = ferry_iters(6, 2), monitor, port, number;
+
+	ASSERT_LT(0, ferry_read("/proc/cmdline", line, sizeof(line)));
+	vm = strstr(line, "ferry_vm=");
+	ASSERT_NE(NULL, vm);
+	vm = strtok(vm + strlen("ferry_vm="), " ");
+	snprintf(end, sizeof(end), ".%s", ferry_migrator());
+	port = port_open("ferry.dev", end, name, sizeof(name));
+	ASSERT_LE(0, port);
+	close(port);
+	ASSERT_EQ(1, sscanf(name, "ferry.dev%d", &number));
+	monitor = monitor_open();
+	ASSERT_LE(0, monitor);
+	snprintf(path, sizeof(path), PCI "%s", self->function);
+	for (i = 0; i < times; i++) {
+		ferry_sleep_ms(i * 7 % 50);
+		dprintf(monitor, "{\"execute\":\"device_del\",\"arguments\":{\"id\":\"dev%d\"}}\n",
+			number);
+		ASSERT_TRUE(port_says(monitor, "\"return\""));
+		ASSERT_TRUE(ferry_wait(gone, path, WAIT_MS));
+		EXPECT_EQ(0, eng_channels());
+		ASSERT_TRUE(plug_in(monitor, number, vm));
+		ASSERT_TRUE(ferry_wait(there, path, WAIT_MS));
+		is_back(_metadata, self);
+	}
+	close(monitor);
+	all_is_well(_metadata, self, times);
+}
+
+/* As of any client: a driver whose channels are in use stays; it can go when they are not. */
+TEST_F(comings, drivers_are_in_use)
+{
+	EXPECT_NE(0, syscall(SYS_delete_module, ferry_migrator(), O_NONBLOCK));
+	EXPECT_EQ(EWOULDBLOCK, errno);
+	is_back(_metadata, self);
+	all_is_well(_metadata, self, 1);
+}
+
+/* As far as the devices and back. */
+TEST_F(comings, the_machine_sleeps)
+{
+	int i, times = ferry_iters(3, 1);
+
+	if (access("/sys/power/pm_test", F_OK)) {
+		all_is_well(_metadata, self, 0);
+		SKIP(return, "needs CONFIG_SUSPEND and CONFIG_PM_DEBUG");
+	}
+	ASSERT_EQ(0, ferry_set("/sys/power/pm_test", "devices"));
+	for (i = 0; i < times; i++) {
+		ferry_sleep_ms(i * 7 % 50);
+		ASSERT_EQ(0, ferry_write("/sys/power/state", "freeze"));
+		is_back(_metadata, self);
+	}
+	all_is_well(_metadata, self, times);
+}
+
+TEST_HARNESS_MAIN

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Threads that migrate back and forth for as long as something is done to the machine, and look
+ * at the content after every move. To be included after hazards.h.
+ */
+#ifndef FERRY_MOVERS_H
+#define FERRY_MOVERS_H
+
+#define HZ_MOVER_LEN	(2UL << 20)
+
+struct hz_mover {
+	pthread_t thread;
+	const int *nodes;
+	unsigned int kib;
+	size_t folio;
+	char *mem;
+	long rounds;
+	size_t bad;
+};
+
+static bool hz_movers_stop;
+
+static __maybe_unused bool hz_movers_stopped(void)
+{
+	return __atomic_load_n(&hz_movers_stop, __ATOMIC_RELAXED);
+}
+
+static __maybe_unused void *hz_mover_fn(void *arg)
+{
+	struct hz_mover *m = arg;
+	int node = 0;
+
+	/* Only content counts here: the folios may have any size. */
+	for (; !hz_movers_stopped(); m->rounds++, node ^= 1) {
+		ferry_fill(m->mem, HZ_MOVER_LEN, m->kib, m->rounds);
+		hz_move_pages(m->mem, HZ_MOVER_LEN, FERRY_PAGE, m->nodes[node]);
+		m->bad += ferry_verify(m->mem, HZ_MOVER_LEN, m->kib, m->rounds);
+	}
+	return NULL;
+}
+
+/* Starts @n of them between the first two of @nodes, one after the other with 4K and 2M folios. */
+static __maybe_unused int hz_movers_start(struct hz_mover *m, int n, const int *nodes)
+{
+	static const unsigned int kib[] = { 4, 2048 };
+	int i, ret;
+
+	__atomic_store_n(&hz_movers_stop, false, __ATOMIC_RELAXED);
+	ferry_pin_cpu(-1);
+	for (i = 0; i < n; i++) {
+		memset(&m[i], 0, sizeof(m[i]));
+		m[i].nodes = nodes;
+		m[i].kib = kib[i % ARRAY_SIZE(kib)];
+		m[i].mem = ferry_map_anon(HZ_MOVER_LEN, FERRY_PMD);
+		if (m[i].mem == MAP_FAILED)
+			return -errno;
+		ret = hz_fresh(m[i].mem, HZ_MOVER_LEN, m[i].kib << 10, nodes[0]);
+		if (ret)
+			return ret;
+		if (pthread_create(&m[i].thread, NULL, hz_mover_fn, &m[i]))
+			return -EAGAIN;
+	}
+	return 0;
+}
+
+/* Ends them. Returns how often they have moved; @bad gets the number of wrong bytes. */
+static __maybe_unused long hz_movers_end(struct hz_mover *m, int n, size_t *bad)
+{
+	long rounds = 0;
+	int i;
+
+	__atomic_store_n(&hz_movers_stop, true, __ATOMIC_RELAXED);
+	*bad = 0;
+	for (i = 0; i < n; i++) {
+		pthread_join(m[i].thread, NULL);
+		munmap(m[i].mem, HZ_MOVER_LEN);
+		rounds += m[i].rounds;
+		*bad += m[i].bad;
+	}
+	return rounds;
+}
+
+#endif /* FERRY_MOVERS_H */
