@@ -10,7 +10,6 @@ export KSRC KDIR V JOBS
 top := $(CURDIR)
 in_env := scripts/env run
 module = scripts/kernel make $(1) --no-print-directory M=$(top) MO=$(top)/build/module-$(1)
-client = mkdir -p build/drivers-$(1) && scripts/kernel make $(1) -s --no-print-directory M=$(top)/tests/drivers MO=$(top)/build/drivers-$(1) modules
 cargo_bench = cargo build -q --release --locked --manifest-path tests/bench/Cargo.toml --target-dir build/bench
 
 help: ## this list
@@ -28,13 +27,13 @@ demo: kernel module bench-tools ## build everything, boot it, migrate memory and
 devices: env ## the models of DMA engines (build/devices)
 	@$(in_env) cargo build -q --release --locked --manifest-path tests/devices/Cargo.toml --target-dir build/devices
 
-dmaclient: kernel ## the client that tests drivers of DMA engines (build/drivers-base)
-	@$(call client,base)
+dmaclient: kernel ## what tests of drivers of DMA engines need (build/drivers-base)
+	@scripts/dma-drivers base
 
 dmaclient-debug: kernel-debug ## the same for the debug kernel (build/drivers-debug)
-	@$(call client,debug)
+	@scripts/dma-drivers debug
 
-bench: kernel module bench-tools ## the demo's long form: workers, batch limits, a busy machine (25 minutes)
+bench: kernel module devices bench-tools ## the demo's long form: workers, batch limits, a busy machine, engines (35 minutes)
 	@$(in_env) scripts/bench
 
 soak: kernel module kernel-debug module-debug selftests ## 30 minutes of migration on the plain kernel, 8 with kmemleak: nothing lost, nothing leaked
