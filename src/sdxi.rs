@@ -155,7 +155,7 @@ impl Sdxi {
     pub(crate) fn new(module: &'static ThisModule, dir: &Dir) -> Result<Self> {
         let functions = Arc::pin_init(
             pin_init!(Functions {
-                dir: dir.subdir(c"sdxi"),
+                dir: dir.subdir(c"functions"),
                 list <- new_mutex!(List {
                     bound: KVec::new(),
                     watcher: None,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! debugfs `ferry/sdxi/<function>/`: functions for people to read, and the self-test.
+//! debugfs `ferry/functions/<function>/`: functions for people to read, and the self-test.
 
 use super::{
     function::Function,
