@@ -648,6 +648,8 @@ impl Function {
                 return self.recover(control);
             }
         }
+        // What has been logged meanwhile is about contexts as they were.
+        self.read_log(control);
         self.start_wanted(control);
         if control.mode != Mode::Active {
             return self.recover(control);
@@ -706,6 +708,12 @@ impl Function {
                 continue;
             };
             counters.log_entries.fetch_add(1, Relaxed);
+            if let (log::Reaction::ContextStopped, Some(Ok(context))) =
+                (entry.reaction, entry.context.map(|n| self.context(n)))
+            {
+                // Its status may not say so yet.
+                context.accuse();
+            }
             if control.seen.len() >= SEEN {
                 // There is one, and what it was is not of interest.
                 let _ = control.seen.remove(0);

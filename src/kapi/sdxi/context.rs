@@ -204,9 +204,10 @@ impl Ends {
         }
     }
 
-    /// Nobody wants to know any more. With the listener's lock, and nobody pushes.
+    /// Nobody wants to know any more. With both locks.
     fn forget(&self) {
-        let mut n = self.told.load(Relaxed);
+        let mut n = self.ended.load(Relaxed);
+        self.told.store(n, Release);
         while n != self.pushed.load(Relaxed) {
             if let Some(word) = self.word(n) {
                 word.store(0, Relaxed);
@@ -270,6 +271,8 @@ impl Claim {
     /// Copies say themselves who is told of their ends.
     pub(super) fn tell_ends(&self) {
         self.0.listen(Listener::Ends);
+        // What was left of the one before has its place again.
+        self.0.notify();
     }
 }
 
@@ -382,7 +385,9 @@ impl Context {
     pub(crate) fn leave(&self) {
         let old = {
             let mut listener = self.listener.lock();
+            let inner = self.inner.lock();
             self.ends.forget();
+            drop(inner);
             mem::replace(&mut *listener, Listener::Nobody)
         };
         drop(old);
@@ -409,6 +414,20 @@ impl Context {
             (Some(channel), Life::Running) => channel.free().saturating_sub(1),
             _ => 0,
         }
+    }
+
+    /// Does it take copies? One of which nobody has noticed that it has stopped does not.
+    pub(crate) fn is_ready(&self) -> bool {
+        let mut guard = self.inner.lock();
+        let inner = &mut *guard;
+        if inner.life != Life::Running {
+            return false;
+        }
+        let ready = self.looks_good(inner);
+        if !ready {
+            inner.wake();
+        }
+        ready
     }
 
     /// Has it failed again and again?
@@ -529,9 +548,7 @@ impl Context {
                 let n = channel.reap(&mut count);
                 let stuck = n == 0 && channel.outstanding() > 0;
                 // A context that has stopped says so in memory, which costs little to look at.
-                if (bad || stuck) && channel.state() != ContextState::Run {
-                    inner.life = Life::Failed;
-                    self.blame();
+                if (bad || stuck) && !self.looks_good(inner) {
                     inner.wake();
                 }
                 n
@@ -588,16 +605,33 @@ impl Context {
         }
     }
 
+    /// Does it run, says the device in memory, too? It has failed if not.
+    fn looks_good(&self, inner: &mut Inner) -> bool {
+        let (Life::Running, Some(channel)) = (inner.life, &inner.channel) else {
+            return false;
+        };
+        if channel.state() == ContextState::Run {
+            return true;
+        }
+        inner.life = Life::Failed;
+        self.blame();
+        false
+    }
+
+    /// The device has said otherwise that it has stopped it.
+    pub(crate) fn accuse(&self) {
+        let mut inner = self.inner.lock();
+        if inner.life == Life::Running {
+            inner.life = Life::Failed;
+            self.blame();
+        }
+    }
+
     /// Has an error been seen, or not yet, but there is one?
     pub(crate) fn has_failed(&self) -> bool {
         let mut guard = self.inner.lock();
         let inner = &mut *guard;
-        if let (Life::Running, Some(channel)) = (inner.life, &inner.channel) {
-            if channel.state() != ContextState::Run {
-                inner.life = Life::Failed;
-                self.blame();
-            }
-        }
+        self.looks_good(inner);
         inner.life == Life::Failed
     }
 

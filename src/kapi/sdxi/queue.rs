@@ -10,7 +10,6 @@ use super::{
     context::{
         Claim,
         Context,
-        Life,
         Unavailable, //
     },
     DeviceAddress, //
@@ -119,7 +118,7 @@ unsafe impl Queue for ContextQueue {
     }
 
     fn is_ready(&self) -> bool {
-        self.claim.life() == Life::Running
+        self.claim.is_ready()
     }
 
     fn is_failing(&self, _row: u32) -> bool {
