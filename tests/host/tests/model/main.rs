@@ -16,6 +16,7 @@
 mod claim;
 mod handoff;
 mod order;
+mod pending;
 mod sdxi;
 mod shared;
 mod support;

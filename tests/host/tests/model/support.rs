@@ -36,6 +36,7 @@ pub(crate) trait Orders: Send + Sync + 'static {
     const LOAD_ACQUIRE: Ordering = Acquire;
     const STORE_RELEASE: Ordering = Release;
     const EXCHANGE_FAILS: Ordering = Acquire;
+    const EXCHANGE_SUCCEEDS: Ordering = AcqRel;
     /// False: compare-and-exchange is a load and a plain store.
     const EXCHANGE_IS_ATOMIC: bool = true;
 }
@@ -61,6 +62,12 @@ impl Orders for LoadRelaxed {
 pub(crate) struct FailureRelaxed;
 impl Orders for FailureRelaxed {
     const EXCHANGE_FAILS: Ordering = Relaxed;
+}
+
+/// Mutant: a compare-and-exchange that succeeds orders nothing.
+pub(crate) struct ExchangeRelaxed;
+impl Orders for ExchangeRelaxed {
+    const EXCHANGE_SUCCEEDS: Ordering = Relaxed;
 }
 
 /// Mutant: claims and revocations look, then store.
@@ -97,7 +104,8 @@ impl<O: Orders> Word for ModelWord<O> {
 
     fn compare_exchange(&self, old: u32, new: u32) -> Result<u32, u32> {
         if O::EXCHANGE_IS_ATOMIC {
-            return self.0.compare_exchange(old, new, AcqRel, O::EXCHANGE_FAILS);
+            let (good, bad) = (O::EXCHANGE_SUCCEEDS, O::EXCHANGE_FAILS);
+            return self.0.compare_exchange(old, new, good, bad);
         }
         let seen = self.0.load(Acquire);
         if seen != old {
