@@ -3,6 +3,10 @@
  * Engines come and go while folios migrate: drivers are unbound and bound, functions removed
  * and found again, unplugged and plugged in, and the machine sleeps. Content stays right,
  * nothing stays parked, the pool is whole, and the engine is taken again.
+ *
+ * Seen red, in a scratch copy: with channels that are not given back before their driver
+ * goes (Keeper::leave() that does nothing), those of devices that have gone stay, until
+ * there is no room for others and nothing is copied.
  */
 #include "kselftest_harness.h"
 #include "ferry_util.h"
