@@ -194,6 +194,23 @@ TEST_F(comings, drivers_are_in_use)
 	all_is_well(_metadata, self, 1);
 }
 
+/* The CPU that interrupts of the engine may go to, and that who is woken by them ran on. */
+TEST_F(comings, cpus_go_off)
+{
+	static const char online[] = "/sys/devices/system/cpu/cpu1/online";
+	int i, times = ferry_iters(5, 2);
+
+	ASSERT_EQ(0, access(online, W_OK));
+	for (i = 0; i < times; i++) {
+		ferry_sleep_ms(i * 7 % 50);
+		ASSERT_EQ(0, ferry_write(online, "0"));
+		is_back(_metadata, self);
+		ASSERT_EQ(0, ferry_write(online, "1"));
+		is_back(_metadata, self);
+	}
+	all_is_well(_metadata, self, times);
+}
+
 /* As far as the devices and back. */
 TEST_F(comings, the_machine_sleeps)
 {
