@@ -33,9 +33,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
 
-/// Rounds below which a median says little.
-const ENOUGH_ROUNDS: u32 = 5;
-
 /// Measures page migration between two NUMA nodes: GiB/s, first-folio latency, system time.
 ///
 /// Needs root. Without ferry.ko only the stock kernel (`off`) is measured.
@@ -74,10 +71,10 @@ struct Args {
           default_value = "1,2,4,8,16")]
     channels: Vec<u32>,
     /// Bytes in a second of each channel there, if the engine is a model.
-    #[arg(long, default_value = "32M", value_parser = parse_size)]
+    #[arg(long, default_value = "16M", value_parser = parse_size)]
     channel_limit: u64,
-    /// Batches there, and the longer ones in the part `engines`: values of vm.ferry.batch_bytes.
-    #[arg(long, default_value = "32M", value_parser = parse_size)]
+    /// Batches there, and the longer ones in the part `engines`: a value of vm.ferry.batch_bytes.
+    #[arg(long, default_value = "64M", value_parser = parse_size)]
     engine_batch: u64,
     /// In a control group of its own: shows how much of the helpers' time was charged to it.
     #[arg(long)]
@@ -230,7 +227,7 @@ fn measure_step(
         cpus: machine.cpus.len(),
         settle: step.settle,
     };
-    let mut all = bench.speed(&mut region, step, ENOUGH_ROUNDS, speed_until, &mut progress)?;
+    let mut all = bench.speed(&mut region, step, speed_until, &mut progress)?;
     if let Some(probe_cpu) = machine.probe_cpu.filter(|_| step.calls > 0) {
         bench.latency(&mut region, step, until, probe_cpu, &mut all)?;
         let first: usize = all.iter().map(|series| series.gap_us.len()).sum();

@@ -330,12 +330,11 @@ impl Bench<'_> {
     }
 
     /// Each variant in its turn moves the region there and back, as often as the step says. After
-    /// `enough` rounds, and two turns, it also ends when the time is up.
+    /// as many rounds as are enough, and two turns, it also ends when the time is up.
     pub fn speed(
         &mut self,
         region: &mut Region,
         step: &Step,
-        enough: u32,
         until: Instant,
         mut progress: impl FnMut(String),
     ) -> Result<Vec<Series>> {
@@ -363,7 +362,7 @@ impl Bench<'_> {
                 step.rounds,
                 speeds.collect::<String>()
             ));
-            let late = done >= enough && turn > 1 && Instant::now() >= until;
+            let late = done >= step.enough && turn > 1 && Instant::now() >= until;
             if done >= step.rounds || late {
                 break;
             }

@@ -10,6 +10,10 @@ use crate::Args;
 use ferry_results::{size_name, Part};
 use std::collections::BTreeMap;
 
+/// Rounds below which a median says little.
+const ENOUGH_ROUNDS: u32 = 5;
+/// The same where a limit decides, and nothing else.
+const ENOUGH_LIMITED: u32 = 3;
 /// Batches in each direction that are watched for first-folio latency, however long it takes.
 const FEWEST_BATCHES: usize = 25;
 /// The same for the limits of a batch, where one call has many batches.
@@ -35,6 +39,8 @@ pub struct Step {
     pub variants: Vec<Variant>,
     pub busy: bool,
     pub rounds: u32,
+    /// So many in any case.
+    pub enough: u32,
     pub rounds_in_turn: u32,
     /// Moves that are not counted at the beginning of a turn.
     pub settle: bool,
@@ -212,6 +218,7 @@ impl Planner<'_> {
             variants,
             busy: self.args.busy,
             rounds: self.args.rounds,
+            enough: ENOUGH_ROUNDS,
             rounds_in_turn: 1,
             settle: false,
             region_bytes: self.args.region,
@@ -389,7 +396,8 @@ impl Planner<'_> {
         Ok(Step {
             part: Some(Part::Channels),
             variants,
-            region_bytes: 2 * batch_bytes,
+            enough: ENOUGH_LIMITED,
+            region_bytes: batch_bytes,
             calls: 0,
             weight: 3,
             speed_share: 1.0,
@@ -537,7 +545,7 @@ mod tests {
             "ae4dma/16+all@16M~8M",
         ];
         assert_eq!(names(&all), expected);
-        assert_eq!(all.region_bytes, 32 << 20);
+        assert_eq!(all.region_bytes, 16 << 20);
         let auto = planner.channels_auto(4096, "hardware", &[1, 64]);
         assert_eq!(names(&auto), ["off", "hardware/1", "hardware/64"]);
     }

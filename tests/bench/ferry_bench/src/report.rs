@@ -321,13 +321,14 @@ const TIME: [Column; 3] = [
     ("busy s/GiB", |run| format!("{:.3}", run.busy_s_per_gib())),
     ("engine", copied_by_engine),
 ];
-const ENGINE: [CostColumn; 6] = [
+const ENGINE: [CostColumn; 7] = [
     ("descriptors/MiB", |cost| Some(cost.descriptors_per_mib)),
     ("mappings/MiB", |cost| Some(cost.mappings_per_mib)),
     ("interrupts/MiB", |cost| cost.interrupts_per_mib),
     ("/batch", |cost| cost.interrupts_per_batch),
     ("doorbells/GiB", |cost| cost.doorbells_per_gib),
     ("/batch", |cost| cost.doorbells_per_batch),
+    ("channels/batch", |cost| cost.channels_per_batch),
 ];
 const COST: [Column; 4] = [
     ("sys s", |run| format!("{:.2}", run.sys_s)),
@@ -455,7 +456,7 @@ pub fn table(results: &Results) -> String {
 fn summary(results: &Results) -> String {
     let mut out = String::from("\nMeasured, and what is wanted:\n");
     let mut line = |what: String, value: String, wanted: &str, how: String| {
-        out += &format!("  {what:<44} {value:>6}  {wanted:<8} {how}\n");
+        out += &format!("  {what:<54} {value:>6}  {wanted:<8} {how}\n");
     };
     let noise = |noise: f64| format!("noise of off {:.0} %", noise * 100.0);
     // Policies, not what a number of workers or a limit does.
@@ -533,7 +534,7 @@ fn summary(results: &Results) -> String {
                         how,
                     );
                 }
-                if let Some(ratio) = run.first_folio_p99_ratio.filter(|_| run.folio_bytes > 4096) {
+                if let Some(ratio) = run.first_folio_p99_ratio {
                     let how = format!("{} calls", run.first_folio_samples);
                     line(
                         what("first folio p99 against off"),
@@ -541,6 +542,12 @@ fn summary(results: &Results) -> String {
                         "<= 1.10",
                         how,
                     );
+                }
+                for (text, wanted, each) in CONTEXT {
+                    if let Some(n) = of_a_context(run, each).filter(|_| all) {
+                        let how = "for each context and batch".into();
+                        line(what(text), format!("{n:.2}"), wanted, how);
+                    }
                 }
                 if let Some((sys, busy)) = time_of_cpu(results, run).filter(|_| all) {
                     let how = format!("the mover's own {sys:.2}");
@@ -573,10 +580,23 @@ fn summary(results: &Results) -> String {
     out
 }
 
+/// How many of these an SDXI context needs for its part of a batch.
+fn of_a_context(run: &Run, each: fn(&Cost) -> Option<f64>) -> Option<f64> {
+    let cost = &run.engine.as_ref().filter(|_| run.migrator == SDXI)?.cost;
+    Some(each(cost)? / cost.channels_per_batch.filter(|&n| n > 0.0)?)
+}
+
+const SDXI: &str = "sdxi";
+type Promise = (&'static str, &'static str, fn(&Cost) -> Option<f64>);
+const CONTEXT: [Promise; 2] = [
+    ("doorbells", "1", |cost| cost.doorbells_per_batch),
+    ("interrupts", "<= 1", |cost| cost.interrupts_per_batch),
+];
+
 /// The time of all CPUs by the GiB that an engine may need, against the migrator `cpu` at 2M.
 fn wanted_time(engine: &str) -> &'static str {
     match engine {
-        "sdxi" => "<= 0.20",
+        SDXI => "<= 0.20",
         _ => "<= 0.25",
     }
 }
@@ -731,6 +751,106 @@ mod tests {
         ] {
             assert!(words.contains(part), "{part} is not in\n{table}");
         }
+    }
+
+    /// Results of a part with these variants of 64K.
+    fn results_of(part: Part, variants: &[Variant], all: &[Series]) -> Results {
+        let args = Args::try_parse_from(["ferry_bench", "--sizes", "64K"]).unwrap();
+        let mut step = plan::steps(&args, None, 2, &BTreeMap::new())
+            .unwrap()
+            .remove(0);
+        step.part = Some(part);
+        step.variants = variants.to_vec();
+        Results {
+            runs: runs(&step, [0, 1], 1.0, false, all),
+            ..results(&[series(1.0, 1.0, 1), series(1.0, 1.0, 1)])
+        }
+    }
+
+    /// An engine that copied so much, as far as it and its model know.
+    fn with_engine(of: Series, channels: u32, copied: u64, by_model: u64) -> Series {
+        let count = |name: &str, n: u64| (name.to_string(), n);
+        Series {
+            guest_busy_s: 3.0,
+            channels: Some(channels),
+            model: Some(BTreeMap::from([
+                count("bytes", by_model),
+                count("interrupts", 12),
+                count("doorbells", 6),
+            ])),
+            ferry: BTreeMap::from([
+                count("engine_bytes", copied),
+                count("batches", 6),
+                count("engine_submits", 6),
+            ]),
+            ..of
+        }
+    }
+
+    #[test]
+    fn engines_have_a_table_of_their_own() {
+        let cpu = Series {
+            guest_busy_s: 12.0,
+            ..series(1.0, 1.0, 1)
+        };
+        let engine = with_engine(series(1.0, 1.0, 0), 1, 6 << 30, 6 << 30);
+        let sdxi = Variant::plain("sdxi").with_all();
+        let variants = [Variant::plain("off"), Variant::plain("cpu"), sdxi];
+        let mut results = results_of(Part::Engines, &variants, &[cpu.clone(), cpu, engine]);
+        assert!(failures(&results).is_empty(), "{:?}", failures(&results));
+        let table = table(&results);
+        let words = table.split_whitespace().collect::<Vec<_>>().join(" ");
+        for part in [
+            "64K one each (computed) 16.00 32.00 16.00 32.00 16384 32.00 -",
+            "64K sdxi+all 0.00 0.00 0.00 2.00 1.00 1.00 1.00",
+            "64K sdxi+all: busy CPUs against cpu 0.25 <= 0.20",
+            "64K sdxi+all: doorbells 1.00 1 for each",
+            "64K sdxi+all: interrupts 2.00 <= 1 for each",
+            "Engines are models",
+        ] {
+            assert!(words.contains(part), "{part} is not in\n{table}");
+        }
+        let lied = with_engine(series(1.0, 1.0, 0), 1, 4096, 4095);
+        let engine = results_of(Part::Engines, &variants[2..], &[lied])
+            .runs
+            .remove(0);
+        results.runs[2] = engine;
+        assert!(failures(&results)[0].contains("1 bytes were copied"));
+    }
+
+    #[test]
+    fn an_engine_may_be_left_alone_but_not_if_it_is_to_have_all() {
+        let plain = Variant::plain("ptdma");
+        let variants = [plain.clone(), plain.with_all()];
+        let nothing = with_engine(series(1.0, 1.0, 0), 1, 0, 0);
+        let all = with_engine(series(1.0, 1.0, 0), 1, 6 << 30, 6 << 30);
+        let good = results_of(Part::Engines, &variants, &[nothing.clone(), all.clone()]);
+        assert!(failures(&good).is_empty());
+        let bad = results_of(Part::Engines, &variants, &[all, nothing]);
+        assert!(failures(&bad)[0].contains("ptdma+all: the migrator copied nothing"));
+    }
+
+    #[test]
+    fn channels_are_compared_with_one() {
+        let of = |channels: u32, limit: Option<u64>| {
+            let mut variant = Variant::plain("ae4dma").with_all();
+            variant.knobs.channels = Some(channels);
+            Variant { limit, ..variant }
+        };
+        let variants = [of(1, None), of(1, Some(1 << 20)), of(4, Some(1 << 20))];
+        let took = |s: f64, channels| with_engine(series(s, s, 0), channels, 6 << 30, 6 << 30);
+        let all = [took(0.5, 1), took(8.0, 1), took(2.5, 4)];
+        let results = results_of(Part::Channels, &variants, &all);
+        let linear: Vec<_> = (results.runs.iter())
+            .map(|run| run.engine.as_ref().unwrap().of_linear)
+            .collect();
+        assert_eq!(linear, [Some(1.0), Some(1.0), Some(0.8)]);
+        let table = table(&results);
+        let words = table.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(
+            words.contains("ae4dma/4+all~1M: speed against linear 0.80 >= 0.90"),
+            "{table}"
+        );
     }
 
     #[test]

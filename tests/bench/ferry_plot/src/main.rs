@@ -113,7 +113,7 @@ const INK: RGBColor = RGBColor(40, 44, 52);
 const FAINT: RGBColor = RGBColor(120, 126, 136);
 const GRID: RGBColor = RGBColor(226, 229, 234);
 /// The stock kernel is grey, the migrators have colours that the colour-blind can tell apart.
-const COLOURS: [RGBColor; 7] = [
+const COLOURS: [RGBColor; 9] = [
     RGBColor(170, 176, 186),
     RGBColor(0, 114, 178),
     RGBColor(230, 159, 0),
@@ -121,6 +121,8 @@ const COLOURS: [RGBColor; 7] = [
     RGBColor(204, 121, 167),
     RGBColor(86, 180, 233),
     RGBColor(213, 94, 0),
+    RGBColor(94, 60, 153),
+    RGBColor(153, 107, 61),
 ];
 
 fn label(run: &Run) -> String {

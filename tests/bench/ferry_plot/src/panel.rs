@@ -110,7 +110,8 @@ fn draw_panel<DB: DrawingBackend>(
         bottom
     };
     // A list of the series fits into what is left above them.
-    let rows = panel.series.len().div_ceil(2) as i32;
+    let columns = (area.dim_in_pixel().0 / 290).max(1) as usize;
+    let rows = panel.series.len().div_ceil(columns) as i32;
     let logarithmic = panel.logarithmic;
     let mut chart = ChartBuilder::on(area)
         .caption(&panel.title, text(15, &INK, HPos::Left, VPos::Top))
@@ -172,7 +173,8 @@ fn draw_panel<DB: DrawingBackend>(
         for point in line {
             plot.draw(&Circle::new(point, 3, colour.filled()))?;
         }
-        let (x, y) = (68 + (index as i32 % 2) * 250, 8 + (index as i32 / 2) * 18);
+        let (column, row) = ((index % columns) as i32, (index / columns) as i32);
+        let (x, y) = (68 + column * 250, 8 + row * 18);
         area.draw(&Rectangle::new([(x, y), (x + 12, y + 12)], colour.filled()))?;
         area.draw(&Text::new(
             series.name.clone(),

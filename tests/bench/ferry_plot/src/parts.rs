@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Draws the parts of the long benchmark in a virtual machine that have more to show than bars: by
-//! number of workers, by the limit of a batch, and on a busy machine.
+//! number of workers, by the limit of a batch, on a busy machine, with engines, and by number of an
+//! engine's channels.
 
 use super::panel::{self, Panel, Series, Words};
 use super::{distinct, machine};
+use ferry_results::engine::{Cost, Engine, ALL};
 use ferry_results::{size_name, Part, Range, Results, Run};
 
 /// The plots, each with what it adds to the results' name.
@@ -26,6 +28,16 @@ pub fn draw(results: &Results) -> panel::Result<Vec<(&'static str, String)>> {
             "Page migration on a busy machine: a spinning thread on each CPU",
             busy,
         ),
+        (
+            Part::Engines,
+            "Page migration with engines, by folio size",
+            engines,
+        ),
+        (
+            Part::Channels,
+            "Page migration by number of channels of an engine",
+            channels,
+        ),
     ] {
         let runs: Vec<&Run> = (results.runs.iter())
             .filter(|run| run.part == Some(part))
@@ -35,11 +47,17 @@ pub fn draw(results: &Results) -> panel::Result<Vec<(&'static str, String)>> {
         }
         let rounds = runs.iter().map(|run| run.rounds).min().unwrap_or(0);
         let bad: u64 = runs.iter().map(|run| run.bad_bytes).sum();
+        let model = |run: &&Run| run.engine.as_ref().is_some_and(|e| e.model.is_some());
+        let models = if runs.iter().any(model) {
+            " Engines are models, not hardware."
+        } else {
+            ""
+        };
         let words = Words {
             title: title.into(),
             heading: machine(results),
             foot: format!(
-                "Median, smallest and largest of at least {rounds} rounds that took turns. Bad bytes: {bad}."
+                "Median, smallest and largest of at least {rounds} rounds that took turns. Bad bytes: {bad}.{models}"
             ),
         };
         drawn.push((part.name(), panel::draw(&words, &panels(&runs))?));
@@ -215,6 +233,153 @@ fn busy(runs: &[&Run]) -> Vec<Panel> {
     ]
 }
 
+/// What a run with an engine is called.
+fn engine_name(run: &Run, engine: &Engine) -> String {
+    let all = if engine.share == ALL {
+        ", all of it"
+    } else {
+        ""
+    };
+    match run.batch_bytes {
+        Some(bytes) => format!("{}{all}, batches of {}", run.migrator, size_name(bytes)),
+        None => format!("{}{all}", run.migrator),
+    }
+}
+
+/// Speed, time, and interrupts, by folio size.
+fn engines(runs: &[&Run]) -> Vec<Panel> {
+    let sizes = distinct(runs.iter().map(|run| run.folio_bytes));
+    let name = |run: &Run| match &run.engine {
+        Some(engine) => engine_name(run, engine),
+        None => run.migrator.clone(),
+    };
+    let names = distinct(runs.iter().map(|run| name(run)));
+    type Value = fn(&Run) -> Option<[f64; 3]>;
+    let by_size = |wanted: &str, value: Value| Series {
+        name: wanted.into(),
+        points: (sizes.iter())
+            .map(|&size| {
+                let run = runs
+                    .iter()
+                    .find(|r| r.folio_bytes == size && name(r) == wanted);
+                run.and_then(|run| value(run))
+            })
+            .collect(),
+    };
+    let panel = |title: &str, value_desc, logarithmic, series| Panel {
+        title: title.into(),
+        labels: sizes.iter().map(|&size| size_name(size)).collect(),
+        label_desc: "folio size",
+        value_desc,
+        logarithmic,
+        series,
+    };
+    // Batches of another size are another question.
+    let usual = names.iter().filter(|wanted| {
+        let limited = |run: &&&Run| run.batch_bytes.is_some() && name(run) == **wanted;
+        !runs.iter().any(|run| limited(&run))
+    });
+    let usual: Vec<_> = usual.collect();
+    let all = |value: Value| usual.iter().map(|name| by_size(name, value)).collect();
+    // What is left to the CPU needs nothing of an engine, and that tells nothing of it.
+    let whole = |run: &&&Run| run.engine.as_ref().is_some_and(|e| e.share == ALL);
+    let interrupts = |cost: &Cost| cost.interrupts_per_mib.map(|n| [n; 3]);
+    let mut needed = vec![Series {
+        name: "a descriptor for each folio (computed)".into(),
+        points: (sizes.iter())
+            .map(|size| {
+                let run = runs
+                    .iter()
+                    .filter(whole)
+                    .find(|run| run.folio_bytes == *size)?;
+                interrupts(&run.engine.as_ref()?.one_each)
+            })
+            .collect(),
+    }];
+    let named = distinct(runs.iter().filter(whole).map(|run| name(run)));
+    needed.extend(named.iter().map(|name| {
+        by_size(name, |run| {
+            let cost = &run.engine.as_ref()?.cost;
+            cost.interrupts_per_mib.map(|n| [n; 3])
+        })
+    }));
+    vec![
+        panel(
+            "speed",
+            "GiB/s",
+            false,
+            all(|run| Some(values(run.gib_per_s))),
+        ),
+        panel(
+            "busy time of all CPUs",
+            "s/GiB",
+            false,
+            all(|run| Some([run.busy_s_per_gib(); 3])),
+        ),
+        panel("interrupts", "per MiB", true, needed),
+    ]
+}
+
+const LINEAR: &str = ": so many times one channel";
+
+/// A panel for each folio size: the speed with more and more channels.
+fn channels(runs: &[&Run]) -> Vec<Panel> {
+    panels(runs, |size, runs| {
+        let limited =
+            |run: &&&Run| (run.engine.as_ref()).is_some_and(|e| e.limit_bytes_per_s.is_some());
+        let any_limit = runs.iter().any(|run| limited(&run));
+        let counted = |run: &&&Run| run.engine.is_some() && (!any_limit || limited(run));
+        let held = |run: &&Run| run.engine.as_ref().map_or(0, |e| e.channels);
+        let mut counts = distinct(runs.iter().filter(counted).map(held));
+        counts.sort_unstable();
+        let mut series = vec![];
+        if let Some(off) = runs.iter().find(|run| run.migrator == "off") {
+            series.push(level(
+                "off".into(),
+                Some(values(off.gib_per_s)),
+                counts.len(),
+            ));
+        }
+        let mut limit = None;
+        for migrator in distinct(runs.iter().filter(counted).map(|run| &run.migrator)) {
+            let mine = || runs.iter().filter(|run| run.migrator == *migrator);
+            let of = |count: u32| mine().filter(counted).find(|run| held(run) == count);
+            limit = limit.or(mine().find_map(|r| r.engine.as_ref()?.limit_bytes_per_s));
+            series.push(Series {
+                name: migrator.clone(),
+                points: (counts.iter())
+                    .map(|&count| of(count).map(|run| values(run.gib_per_s)))
+                    .collect(),
+            });
+            let all = |run: &&Run| run.engine.as_ref().is_some_and(|e| e.share == ALL);
+            if let Some(one) = of(1).filter(|run| all(run)) {
+                series.push(Series {
+                    name: format!("{migrator}{LINEAR}"),
+                    points: (counts.iter())
+                        .map(|&n| Some([one.gib_per_s.median * f64::from(n); 3]))
+                        .collect(),
+                });
+            }
+            if let Some(free) = mine().find(|run| !counted(run)) {
+                let name = format!("{migrator}: one channel without a limit");
+                series.push(level(name, Some(values(free.gib_per_s)), counts.len()));
+            }
+        }
+        let each = limit.map_or(String::new(), |bytes| {
+            format!("; {} a second and channel", size_name(bytes))
+        });
+        Panel {
+            title: format!("folios of {}{each}", size_name(size)),
+            labels: counts.iter().map(u32::to_string).collect(),
+            label_desc: "channels",
+            value_desc: "GiB/s",
+            // What is linear is a line.
+            logarithmic: series.iter().any(|s| s.name.ends_with(LINEAR)),
+            series,
+        }
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -239,6 +404,23 @@ mod tests {
                 runs.push(run("busy", migrator, size, more));
             }
         }
+        let engine = |share: &str, channels: u32, more: &str| {
+            format!(
+                r#","guest_busy_s":0.5,"engine":{{"share":"{share}","channels":{channels},"copied_share":1,
+                "model":{{}},"cost":{{"descriptors_per_mib":1,"mappings_per_mib":2,"interrupts_per_mib":4}},
+                "one_each":{{"descriptors_per_mib":1,"mappings_per_mib":2,"interrupts_per_mib":256}}{more}}}"#
+            )
+        };
+        runs.push(run("engines", "off", 4096, ""));
+        runs.push(run("engines", "ptdma", 4096, &engine("auto", 1, "")));
+        runs.push(run("engines", "ptdma", 4096, &engine("all", 1, "")));
+        let limited = r#","limit_bytes_per_s":16777216"#;
+        runs.push(run("channels", "off", 4096, ""));
+        runs.push(run("channels", "ae4dma", 4096, &engine("all", 1, "")));
+        for channels in [1, 4] {
+            let more = engine("all", channels, limited);
+            runs.push(run("channels", "ae4dma", 4096, &more));
+        }
         let page = r#","page_gap_us":{"p50":70,"p99":90}"#;
         let limit = format!(r#","batch_folios":4096,"batch_bytes":16777216{page}"#);
         runs.push(run("batch", "cpu", 4096, &limit));
@@ -256,7 +438,7 @@ mod tests {
     fn each_part_has_its_plot() {
         let plots = draw(&results()).unwrap();
         let names: Vec<_> = plots.iter().map(|(name, _)| *name).collect();
-        assert_eq!(names, ["workers", "batch", "busy"]);
+        assert_eq!(names, ["workers", "batch", "busy", "engines", "channels"]);
         for (name, svg) in &plots {
             for part in ["7.3.4", "make bench", "4 virtual CPUs on 2", "Bad bytes"] {
                 assert!(svg.contains(part), "{part} is not in {name}");
@@ -266,6 +448,40 @@ mod tests {
         assert!(plots[1].1.contains("cpu: page unreachable (p50)"));
         assert!(plots[1].1.contains(">\n4096\n<") && plots[1].1.contains(">\n64M\n<"));
         assert!(plots[2].1.contains("work of the spinning threads"));
+        assert!(plots[3].1.contains("ptdma, all of it"));
+        assert!(plots[3]
+            .1
+            .contains("a descriptor for each folio (computed)"));
+        assert!(plots[4].1.contains("so many times one channel"));
+        assert!(plots[4].1.contains("16M a second and channel"));
+        assert!(plots[4].1.contains("Engines are models"));
+    }
+
+    #[test]
+    fn channels_are_beside_what_would_be_linear() {
+        let results = results();
+        let runs: Vec<&Run> = (results.runs.iter())
+            .filter(|run| run.part == Some(Part::Channels))
+            .collect();
+        let panels = channels(&runs);
+        assert_eq!(panels[0].labels, ["1", "4"]);
+        let names: Vec<_> = panels[0].series.iter().map(|s| s.name.as_str()).collect();
+        assert_eq!(names[1], "ae4dma");
+        assert_eq!(panels[0].series[2].points[1], Some([4.0; 3]));
+        assert!(names[3].contains("without a limit"));
+    }
+
+    #[test]
+    fn interrupts_are_those_of_engines_that_have_all() {
+        let results = results();
+        let runs: Vec<&Run> = (results.runs.iter())
+            .filter(|run| run.part == Some(Part::Engines))
+            .collect();
+        let panels = engines(&runs);
+        assert_eq!(panels[0].series.len(), 3);
+        assert_eq!(panels[1].series[1].points, [Some([0.5; 3])]);
+        let interrupts: Vec<_> = panels[2].series.iter().map(|s| s.points[0]).collect();
+        assert_eq!(interrupts, [Some([256.0; 3]), Some([4.0; 3])]);
     }
 
     #[test]

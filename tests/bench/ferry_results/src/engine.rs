@@ -55,6 +55,9 @@ pub struct Cost {
     pub doorbells_per_gib: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub doorbells_per_batch: Option<f64>,
+    /// Channels that were given a part of a batch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channels_per_batch: Option<f64>,
 }
 
 /// What was counted in the timed moves.
@@ -98,6 +101,7 @@ impl Counted<'_> {
             interrupts_per_batch: of_batches(interrupts),
             doorbells_per_gib: doorbells.map(|n| n / gib),
             doorbells_per_batch: of_batches(doorbells),
+            channels_per_batch: of_batches(Some(self.ferry("engine_submits"))),
         }
     }
 }
@@ -115,6 +119,7 @@ impl Cost {
             interrupts_per_batch: Some(of_batch),
             doorbells_per_gib: Some(GIB / folio_bytes as f64),
             doorbells_per_batch: Some(of_batch),
+            channels_per_batch: None,
         }
     }
 }
@@ -135,6 +140,7 @@ mod tests {
             ("engine_bytes".to_string(), 1 << 29),
             ("engine_descriptors".to_string(), 2048),
             ("engine_mappings".to_string(), 4096),
+            ("engine_submits".to_string(), 256),
             ("batches".to_string(), 96),
             ("now_calls".to_string(), 32),
         ]);
@@ -156,6 +162,7 @@ mod tests {
         assert_eq!(cost.interrupts_per_batch, Some(4.0));
         assert_eq!(cost.doorbells_per_gib, Some(128.0));
         assert_eq!(cost.doorbells_per_batch, Some(1.0));
+        assert_eq!(cost.channels_per_batch, Some(2.0));
         let hardware = Counted {
             model: None,
             ..counted
