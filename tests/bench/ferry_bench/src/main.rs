@@ -7,6 +7,7 @@
 
 mod error;
 mod guest;
+mod interrupts;
 mod measure;
 mod model;
 mod pattern;
@@ -23,6 +24,7 @@ use clap::Parser;
 use error::{in_call, Error, Result};
 use ferry_results::{parse_size, Part, Results};
 use guest::{Ferry, Group, Restore};
+use interrupts::Tracer;
 use measure::{Bench, Variant};
 use model::Model;
 use plan::Step;
@@ -184,6 +186,7 @@ struct Machine<'a> {
     probe_cpu: Option<usize>,
     ferry: Option<&'a mut Ferry>,
     models: &'a mut BTreeMap<String, Model>,
+    tracer: Option<&'a Tracer>,
     group: Option<&'a Group>,
 }
 
@@ -221,6 +224,7 @@ fn measure_step(
         nodes,
         ferry: machine.ferry,
         models: machine.models,
+        tracer: machine.tracer.filter(|_| step.part == Some(Part::Engines)),
         spinners: spinners.as_ref(),
         group: machine.group,
         level: level.then_some((machine.cpus, machine.cpu)),
@@ -278,6 +282,10 @@ fn measure_all(args: &Args) -> Result<Vec<String>> {
             "workers: no ferry/inject/all_workers, so they are numbers at most, not exact".into(),
         );
     }
+    let tracer = match args.parts.contains(&Part::Engines) {
+        true => Tracer::new()?,
+        false => None,
+    };
     let group = args.charge.then(Group::enter).transpose()?;
     let mut restore = Restore::default();
     guest::calm(&mut restore)?;
@@ -332,6 +340,7 @@ fn measure_all(args: &Args) -> Result<Vec<String>> {
                 probe_cpu,
                 ferry: ferry.as_mut(),
                 models: &mut models,
+                tracer: tracer.as_ref(),
                 group: group.as_ref(),
             },
             share,

@@ -5,6 +5,7 @@
 
 use crate::error::{in_call, Result};
 use crate::guest::{self, Ferry, Group, Knobs};
+use crate::interrupts::Tracer;
 use crate::model::Model;
 use crate::plan::Step;
 use crate::probe::{Probe, Seen};
@@ -120,6 +121,8 @@ pub struct Series {
     pub channels: Option<u32>,
     pub model: Option<BTreeMap<String, u64>>,
     pub interrupts_taken: Option<u64>,
+    /// Seconds in interrupts that came to idle CPUs, by the byte.
+    pub idle_interrupts: Option<f64>,
     pub bad_bytes: u64,
     pub off_target: u64,
     /// The lowest share of right-sized folios in what moved.
@@ -139,6 +142,8 @@ pub struct Bench<'a> {
     pub ferry: Option<&'a mut Ferry>,
     /// Models of engines, by the migrators' names.
     pub models: &'a mut BTreeMap<String, Model>,
+    /// To see the time of interrupts that come to idle CPUs.
+    pub tracer: Option<&'a Tracer>,
     pub spinners: Option<&'a Spinners>,
     /// To see who pays for the helpers.
     pub group: Option<&'a Group>,
@@ -200,6 +205,12 @@ impl Bench<'_> {
         // Nothing is learnt of an engine that gets all in any case.
         if self.settle && !variant.knobs.all_to_engine {
             self.uncounted(variant, region, series)?;
+        }
+        if let Some(tracer) = self.tracer.filter(|_| series.idle_interrupts.is_none()) {
+            tracer.start()?;
+            self.uncounted(variant, region, series)?;
+            let bytes = 2.0 * region.bytes() as f64;
+            series.idle_interrupts = tracer.stop()?.map(|seconds| seconds / bytes);
         }
         Ok(())
     }
@@ -273,17 +284,18 @@ impl Bench<'_> {
         let devices = self.devices(variant)?;
         let used_before = self.used()?;
         let work = self.spinners.map_or(0, Spinners::work);
-        let times = guest::cpu_times()?;
+        let guest_sys = guest::system_s()?;
+        // Both readings of the idle time follow one of the clock.
         let begin = Instant::now();
+        let idle = guest::idle_s()?;
         let usage = sys::thread_usage();
         let start = Instant::now();
         sys::move_pages(folios, &nodes, &mut status).map_err(in_call("move_pages"))?;
         let seconds = start.elapsed().as_secs_f64();
         let used = sys::thread_usage();
         let passed = begin.elapsed().as_secs_f64();
-        let times_after = guest::cpu_times()?;
-        series.guest_sys_s += times_after.system_s - times.system_s;
-        series.guest_busy_s += self.cpus as f64 * passed - (times_after.idle_s - times.idle_s);
+        series.guest_busy_s += self.cpus as f64 * passed - (guest::idle_s()? - idle);
+        series.guest_sys_s += guest::system_s()? - guest_sys;
         series.busy_work[direction].push(self.spinners.map_or(0, Spinners::work) - work);
         series.sys_s += used.sys_s - usage.sys_s;
         series.user_s += used.user_s - usage.user_s;
@@ -526,6 +538,7 @@ impl Default for Series {
             channels: None,
             model: None,
             interrupts_taken: None,
+            idle_interrupts: None,
             bad_bytes: 0,
             off_target: 0,
             right_size_share: 1.0,

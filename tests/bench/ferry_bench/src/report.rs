@@ -112,6 +112,7 @@ fn run(step: &Step, nodes: [i32; 2], variant: &Variant, series: &Series, off: &S
     let (first, off_first) = (series.first_us.concat(), off.first_us.concat());
     let work = Range::of(&series.round_work()).filter(|_| step.busy);
     let off_work = Range::of(&off.round_work());
+    let idle_interrupts_s = series.idle_interrupts.map(|s| s * series.bytes as f64);
     Run {
         migrator: variant.migrator.clone(),
         folio_bytes: step.folio_bytes,
@@ -142,7 +143,8 @@ fn run(step: &Step, nodes: [i32; 2], variant: &Variant, series: &Series, off: &S
         page_gap_us: Quantiles::of(&series.page_gap_us),
         page_gap_ratio: over(median, &series.page_gap_us, &off.page_gap_us),
         guest_sys_s: series.guest_sys_s,
-        guest_busy_s: series.guest_busy_s,
+        guest_busy_s: series.guest_busy_s + idle_interrupts_s.unwrap_or(0.0),
+        idle_interrupts_s,
         right_size_share: series.right_size_share,
         pages_off_target: series.off_target,
         busy_work_per_s: work.map(|work| work.median),
@@ -771,7 +773,8 @@ mod tests {
     fn with_engine(of: Series, channels: u32, copied: u64, by_model: u64) -> Series {
         let count = |name: &str, n: u64| (name.to_string(), n);
         Series {
-            guest_busy_s: 3.0,
+            guest_busy_s: 1.5,
+            idle_interrupts: Some(1.5 / (6u64 << 30) as f64),
             channels: Some(channels),
             model: Some(BTreeMap::from([
                 count("bytes", by_model),

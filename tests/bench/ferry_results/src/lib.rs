@@ -178,9 +178,13 @@ pub struct Run {
     #[serde(default)]
     pub guest_sys_s: f64,
     /// Time in the timed moves that CPUs were not idle, all of them together: the mover's, that of
-    /// helpers, interrupts and soft interrupts, and of whatever else ran.
+    /// helpers, interrupts and soft interrupts, and of whatever else ran. Interrupts that came to
+    /// idle CPUs are in it only if `idle_interrupts_s` is there.
     #[serde(default)]
     pub guest_busy_s: f64,
+    /// The part of it that interrupts to idle CPUs took, as traced in other moves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_interrupts_s: Option<f64>,
     /// Share of the region's bytes that lay in folios of the wanted size, the lowest seen.
     #[serde(default)]
     pub right_size_share: f64,
@@ -362,6 +366,7 @@ mod tests {
             page_gap_ratio: None,
             guest_sys_s: 0.75,
             guest_busy_s: 0.875,
+            idle_interrupts_s: None,
             right_size_share: 1.0,
             pages_off_target: 0,
             busy_work_per_s: None,
