@@ -113,7 +113,7 @@ const INK: RGBColor = RGBColor(40, 44, 52);
 const FAINT: RGBColor = RGBColor(120, 126, 136);
 const GRID: RGBColor = RGBColor(226, 229, 234);
 /// The stock kernel is grey, the migrators have colours that the colour-blind can tell apart.
-const COLOURS: [RGBColor; 9] = [
+const COLOURS: [RGBColor; 12] = [
     RGBColor(170, 176, 186),
     RGBColor(0, 114, 178),
     RGBColor(230, 159, 0),
@@ -123,6 +123,9 @@ const COLOURS: [RGBColor; 9] = [
     RGBColor(213, 94, 0),
     RGBColor(94, 60, 153),
     RGBColor(153, 107, 61),
+    RGBColor(40, 44, 52),
+    RGBColor(128, 128, 0),
+    RGBColor(0, 102, 102),
 ];
 
 fn label(run: &Run) -> String {

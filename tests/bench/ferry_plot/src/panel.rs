@@ -3,7 +3,7 @@
 //! Plots of several panels side by side: lines over labels, with the smallest and the largest value
 //! of each point.
 
-use super::{text, COLOURS, FAINT, GRID, INK};
+use super::{distinct, text, COLOURS, FAINT, GRID, INK};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
@@ -79,8 +79,10 @@ fn draw_panels<DB: DrawingBackend>(
     ))?;
     let (_, body) = area.split_vertically(70);
     let (body, _) = body.split_vertically(SIZE.1 as i32 - 70 - 32);
+    // What has the same name has the same colour everywhere.
+    let names = distinct(panels.iter().flat_map(|p| &p.series).map(|s| &s.name));
     for (panel, part) in panels.iter().zip(body.split_evenly((1, panels.len()))) {
-        draw_panel(&part, panel)?;
+        draw_panel(&part, panel, &names)?;
     }
     Ok(())
 }
@@ -88,6 +90,7 @@ fn draw_panels<DB: DrawingBackend>(
 fn draw_panel<DB: DrawingBackend>(
     area: &DrawingArea<DB, Shift>,
     panel: &Panel,
+    names: &[&String],
 ) -> std::result::Result<(), DrawingAreaErrorKind<DB::ErrorType>> {
     let scale = |value: f64| {
         if panel.logarithmic {
@@ -157,7 +160,8 @@ fn draw_panel<DB: DrawingBackend>(
         )?;
     }
     for (index, series) in panel.series.iter().enumerate() {
-        let colour = COLOURS[index % COLOURS.len()];
+        let place = names.iter().position(|name| **name == series.name);
+        let colour = COLOURS[place.unwrap_or(0) % COLOURS.len()];
         let points = || {
             (series.points.iter().enumerate())
                 .filter_map(|(at, values)| values.map(|values| (at as f64, values.map(scale))))

@@ -313,7 +313,7 @@ fn engines(runs: &[&Run]) -> Vec<Panel> {
         panel(
             "busy time of all CPUs",
             "s/GiB",
-            false,
+            true,
             all(|run| Some([run.busy_s_per_gib(); 3])),
         ),
         panel("interrupts", "per MiB", true, needed),
