@@ -842,9 +842,13 @@ impl Buffer {
         })
     }
 
-    /// If the channel that it was used with has nothing to do any more, the buffer can be dropped;
-    /// else dropping keeps it for ever.
-    pub(crate) fn done_with(&mut self, channel: &Channel) {
+    /// Gives it back, if the channel that it was used with has nothing to do any more. Otherwise it
+    /// is kept for ever if it is dropped before the function has been proven quiet.
+    pub(crate) fn done_with(mut self, channel: &Channel) -> Result<(), Self> {
         self.words.unused = channel.outstanding() == 0;
+        match self.words.unused {
+            true => Ok(()),
+            false => Err(self),
+        }
     }
 }

@@ -28,6 +28,7 @@ use crate::kapi::{
         },
         queue::Owner,
         Bars,
+        Buffer,
         Channel,
         Command,
         ErrorLog,
@@ -133,6 +134,8 @@ pub(super) struct Control {
     saved: Option<Configuration>,
     /// The last entries of the error log.
     pub(super) seen: KVec<[u64; log::WORDS]>,
+    /// What may be written to until it has stopped.
+    kept: KVec<Buffer>,
     strikes: u32,
     /// Copies that were good when the last strike was counted.
     good: u64,
@@ -249,6 +252,7 @@ impl Function {
                     memory: Some(own),
                     saved: Some(Configuration::save(dev)?),
                     seen: KVec::with_capacity(SEEN, GFP_KERNEL)?,
+                    kept: KVec::new(),
                     strikes: 0,
                     good: 0,
                 }, "sdxi::Function::control"),
@@ -329,6 +333,12 @@ impl Function {
     /// What it is good for.
     pub(crate) fn mode(&self) -> Mode {
         self.control.lock().mode
+    }
+
+    /// Keeps a buffer of a test until it has stopped.
+    pub(super) fn keep(&self, buffer: Buffer) {
+        // Without room it is kept for ever.
+        let _ = self.control.lock().kept.push(buffer, GFP_KERNEL);
     }
 
     pub(super) fn with_control<R>(&self, f: impl FnOnce(&mut Control) -> R) -> R {
@@ -448,6 +458,7 @@ impl Function {
         if let Some(own) = &mut control.memory {
             own.admin.abandon_commands();
         }
+        control.kept.clear();
         for context in &self.contexts {
             context.stopped();
         }
@@ -774,8 +785,9 @@ impl Function {
             *self.waker.lock() = None;
             // Orderly, if it is in order.
             if !self.stop(false) {
-                let reset = self.dev.reset_in_remove();
-                if reset.is_err() || !self.bars.prove_quiet() {
+                // One that does not answer would be waited for for minutes.
+                let reset = self.dev.is_present() && self.dev.reset_in_remove().is_ok();
+                if !reset || !self.bars.prove_quiet() {
                     dev_warn!(
                         self.dev.device(),
                         "left without proof that it has stopped\n"
@@ -793,6 +805,7 @@ impl Function {
         if let Some(own) = control.memory.take() {
             own.log.close();
         }
+        control.kept.clear();
         control.saved = None;
         for context in &self.contexts {
             context.leave();

@@ -356,9 +356,7 @@ pub(super) fn run(
         .wrapping_sub(before);
     outcome.left = count.saturating_sub(test.next);
     outcome.error = result.err();
-    let Test {
-        mut src, mut dst, ..
-    } = test;
+    let Test { src, dst, .. } = test;
     // Interrupt descriptors may still be outstanding, which touch neither.
     let start: Instant<Monotonic> = Instant::now();
     loop {
@@ -372,11 +370,14 @@ pub(super) fn run(
         }
         fsleep(Delta::from_millis(1));
     }
-    context.with(|inner| {
-        if let Some(channel) = &inner.channel {
-            src.done_with(channel);
-            dst.done_with(channel);
+    for buffer in [src, dst] {
+        let left = context.with(|inner| match &inner.channel {
+            Some(channel) => buffer.done_with(channel).err(),
+            None => Some(buffer),
+        });
+        if let Some(buffer) = left {
+            function.keep(buffer);
         }
-    });
+    }
     Ok(outcome)
 }
