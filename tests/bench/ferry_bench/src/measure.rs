@@ -147,7 +147,7 @@ pub struct Bench<'a> {
     pub spinners: Option<&'a Spinners>,
     /// To see who pays for the helpers.
     pub group: Option<&'a Group>,
-    /// The CPUs whose tables are levelled before each variant's turn, and the mover's.
+    /// The CPUs whose tables are levelled before each variant's round, and the mover's.
     pub level: Option<(&'a [usize], usize)>,
     /// CPUs of this machine.
     pub cpus: usize,
@@ -199,9 +199,7 @@ impl Bench<'_> {
         series: &mut Series,
     ) -> Result<()> {
         self.select(variant)?;
-        if let Some((cpus, home)) = self.level {
-            tables::level(cpus, home)?;
-        }
+        self.level()?;
         // Nothing is learnt of an engine that gets all in any case.
         if self.settle && !variant.knobs.all_to_engine {
             self.uncounted(variant, region, series)?;
@@ -213,6 +211,13 @@ impl Bench<'_> {
             series.idle_interrupts = tracer.stop()?.map(|seconds| seconds / bytes);
         }
         Ok(())
+    }
+
+    fn level(&self) -> Result<()> {
+        match self.level {
+            Some((cpus, home)) => tables::level(cpus, home),
+            None => Ok(()),
+        }
     }
 
     /// There and back, without a measurement.
@@ -360,8 +365,11 @@ impl Bench<'_> {
             // What changes slowly on the machine is not one variant's alone.
             for v in in_turns(variants.len(), turn) {
                 self.begin_turn(&variants[v], region, &mut all[v])?;
-                for direction in (0..step.rounds_in_turn).flat_map(|_| 0..2) {
-                    self.timed_move(&variants[v], region, direction, &mut all[v])?;
+                for _ in 0..step.rounds_in_turn {
+                    self.level()?;
+                    for direction in 0..2 {
+                        self.timed_move(&variants[v], region, direction, &mut all[v])?;
+                    }
                 }
             }
             done += step.rounds_in_turn;
