@@ -290,14 +290,19 @@ impl Registry {
     /// The engines that are there now.
     fn providers(&self) -> Providers {
         #[cfg(CONFIG_DMA_ENGINE)]
-        let mut all = Providers::look();
+        let all = Providers::look();
         #[cfg(not(CONFIG_DMA_ENGINE))]
-        let mut all = Providers::default();
+        let all = Providers::default();
         #[cfg(CONFIG_PCI)]
-        if let (Some(name), Some(true)) = (
-            Name::new(sdxi::migrator::NAME.as_bytes()),
-            self.sdxi.as_ref().map(|functions| functions.any()),
-        ) {
+        let all = self.with_sdxi(all);
+        all
+    }
+
+    /// With SDXI, if a function is bound.
+    #[cfg(CONFIG_PCI)]
+    fn with_sdxi(&self, mut all: Providers) -> Providers {
+        let any = (self.sdxi.as_ref()).is_some_and(|functions| functions.any());
+        if let (true, Some(name)) = (any, Name::new(sdxi::migrator::NAME.as_bytes())) {
             all.add(name);
         }
         all
