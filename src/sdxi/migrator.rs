@@ -70,22 +70,29 @@ impl Known {
         let mut queues = KVec::new();
         let highest = functions.iter().map(|f| f.contexts().len()).max();
         for n in 0..highest.unwrap_or(0) {
-            for function in &functions {
+            let mut i = 0;
+            while let Some(function) = functions.get(i) {
                 if queues.len() >= most {
                     return Ok(queues);
                 }
-                if let Some(context) = function.contexts().get(n) {
-                    if let Some(queue) = queue_of(function, context)? {
-                        queues.push(queue, GFP_KERNEL)?;
+                match function.contexts().get(n).map(|c| queue_of(function, c)) {
+                    Some(Ok(Some(queue))) => queues.push(queue, GFP_KERNEL)?,
+                    Some(Ok(None)) | None => {}
+                    Some(Err(e)) if e == EIO => {
+                        // Its others are not waited for, too.
+                        let _ = functions.remove(i);
+                        continue;
                     }
+                    Some(Err(e)) => return Err(e),
                 }
+                i += 1;
             }
         }
         Ok(queues)
     }
 }
 
-/// The queue of a context, if nobody uses it, and it works.
+/// The queue of a context, if nobody uses it. `EIO` if it does not work.
 fn queue_of(function: &Arc<Function>, context: &Arc<Context>) -> Result<Option<KBox<dyn Queue>>> {
     let dev = function.dev();
     if ContextQueue::bounces(dev) {
@@ -101,12 +108,12 @@ fn queue_of(function: &Arc<Function>, context: &Arc<Context>) -> Result<Option<K
     if !selftest::run(function, &claim, 1, TEST_BYTES)?.is_good() {
         if log::allowed() {
             pr_warn!(
-                "{}: context {} does not copy; left alone\n",
+                "{}: context {} does not copy: it and those after it are left alone\n",
                 dev.name().to_str()?,
                 context.number()
             );
         }
-        return Ok(None);
+        return Err(EIO);
     }
     let queue = ContextQueue::new(dev, claim, function.clone(), function.limits.bytes());
     Ok(Some(KBox::new(queue, GFP_KERNEL)?))

@@ -327,7 +327,8 @@ pub(super) fn run(
     }
     // A guard behind each copy, and copies that do not begin at a page.
     let stride = (length + 8).div_ceil(64) * 8;
-    let lanes = (BYTES / 8 / stride).clamp(1, MOST_LANES);
+    let most = usize::try_from(count).unwrap_or(MOST_LANES).min(MOST_LANES);
+    let lanes = (BYTES / 8 / stride).clamp(1, most);
     let mut states = KVec::with_capacity(lanes, GFP_KERNEL)?;
     let mut seeds = KVec::with_capacity(lanes, GFP_KERNEL)?;
     for _ in 0..lanes {
