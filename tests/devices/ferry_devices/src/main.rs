@@ -32,6 +32,8 @@ enum Command {
     Ptdma(Serve),
     /// AMD AE4DMA, 1022:149b, 16 queues
     Ae4dma(Serve),
+    /// PLX ExpressLane PEX switch DMA, 10b5:87d0, one channel
+    Plx(Serve),
     /// An SDXI 1.0 function, class 0x120100
     Sdxi(Sdxi),
     /// Sends requests to a control socket and prints the answers
@@ -146,6 +148,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Ptdma(args) => ferry_ptdma::function(!args.msi).and_then(|f| serve(&args, f)),
         Command::Ae4dma(args) => ferry_ae4dma::function(!args.msi).and_then(|f| serve(&args, f)),
+        Command::Plx(args) => ferry_plx::function(!args.msi).and_then(|f| serve(&args, f)),
         Command::Sdxi(args) => args.function().and_then(|f| serve(&args.serve, f)),
         Command::Control { socket, requests } => match converse(&socket, &requests) {
             Ok(true) => Ok(()),

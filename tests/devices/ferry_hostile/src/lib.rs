@@ -12,7 +12,7 @@ mod sdxi;
 
 pub use sdxi::sdxi;
 
-use ferry_vfio::bytes::{u32_at, u64_at};
+use ferry_vfio::bytes::{u16_at, u32_at, u64_at};
 use ferry_vfio::lane::{step, Queue};
 use ferry_vfio::memory::{Block, Dma};
 
@@ -268,6 +268,96 @@ pub fn ae4dma(data: &[u8]) {
             );
             check(&before, &after, &expected, good);
         }
+        ring.interrupt();
+    }
+}
+
+/// PLX switch DMA.
+pub fn plx(data: &[u8]) {
+    use ferry_plx::queue::{Register, Ring};
+
+    const VALID: u32 = 1 << 31;
+    let mut input = Input(data);
+    let memory = memory(&mut input);
+    let mut ring = Ring::default();
+    ring.write(Register::RingAddressHigh, 2, u32::MAX);
+    while !input.0.is_empty() {
+        match input.byte() {
+            kind @ 0..=79 => {
+                let register = Register::ALL[usize::from(kind) % Register::ALL.len()];
+                let value = match register {
+                    Register::Count if kind < 70 => u32::from(input.byte() & 0x3f),
+                    Register::RingAddressHigh if kind < 70 => 2,
+                    Register::Control => u32::from(input.half()),
+                    _ => input.near([0, 0x20, 0x400, 0x3ff0]),
+                };
+                let mask = [u32::MAX, 0xffff, 0xffff_0000][usize::from(input.byte() % 3)];
+                ring.write(register, value, mask);
+            }
+            80..=159 => {
+                let at = (u64::from(input.half()) % SIZE as u64) & !15;
+                let near = |i: &mut Input<'_>| i.near([0, 0x100, 0x1000, 0x3f00]);
+                let flags = u32::from(input.byte());
+                let len = near(&mut input) & 0x3fff;
+                let mut words = [
+                    VALID | flags << 30 & 1 << 30 | len,
+                    2 << 16 | 2,
+                    near(&mut input),
+                    near(&mut input),
+                ];
+                if flags & 0x80 != 0 {
+                    words[usize::from(input.byte() & 3)] = input.word();
+                }
+                let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+                memory.write(BASE + at, &bytes).expect("inside");
+            }
+            160..=163 => {
+                ring.reset();
+                ring.write(Register::RingAddressHigh, 2, u32::MAX);
+            }
+            // As the driver starts it.
+            _ => {
+                ring.write(Register::Control, 0x174c, 0xffff);
+            }
+        }
+        for _ in 0..STEPS {
+            let before = memory.bytes();
+            let next = ring.read(Register::NextAddress);
+            let base = ring.read(Register::RingAddress);
+            let at = u64::from(ring.read(Register::RingAddressHigh)) << 32 | u64::from(base);
+            let at = at.saturating_add(next.wrapping_sub(base).into());
+            ring.write(Register::Interrupt, u32::MAX, 0xffff_0000);
+            if !step(&mut ring, &memory) {
+                assert_eq!(before, memory.bytes(), "written without a descriptor");
+                break;
+            }
+            let place = range(at, 16);
+            let whole = place.len() == 16;
+            let descriptor = &before[place.clone()];
+            let flags = u32_at(descriptor, 0);
+            let high = |at: usize| u64::from(u16_at(descriptor, at)) << 32;
+            let expected = Expected {
+                source: u64::from(u32_at(descriptor, 12)) | high(6),
+                destination: u64::from(u32_at(descriptor, 8)) | high(4),
+                len: (flags & 0x7ff_ffff).into(),
+                status: place.start..place.start + if whole { 4 } else { 0 },
+            };
+            let after = memory.bytes();
+            let control = ring.read(Register::Control);
+            let status = ring.read(Register::Interrupt) >> 16;
+            assert_eq!(control & 1, 0, "it runs, and is paused");
+            let failed = status & 3 != 0;
+            if !failed {
+                assert!(whole && flags & VALID != 0, "no descriptor has succeeded");
+                assert_ne!(expected.len, 0, "nothing has been copied");
+            }
+            if whole && control & 1 << 2 != 0 && status & 1 << 1 != 0 {
+                let left = u32_at(&after[place], 0);
+                assert_eq!(left >> 27, 0, "invalid, and written back as something else");
+            }
+            check(&before, &after, &expected, !failed);
+        }
+        ring.quiet(&memory);
         ring.interrupt();
     }
 }

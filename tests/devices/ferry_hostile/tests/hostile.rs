@@ -17,6 +17,11 @@ proptest! {
     fn ae4dma(data in vec(any::<u8>(), 0..600)) {
         ferry_hostile::ae4dma(&data);
     }
+
+    #[test]
+    fn plx(data in vec(any::<u8>(), 0..600)) {
+        ferry_hostile::plx(&data);
+    }
 }
 
 proptest! {

@@ -51,6 +51,32 @@ pub fn write32(offset: u64, data: &[u8], mut register: impl FnMut(u64, u32)) -> 
     true
 }
 
+/// As [`write32`], where registers of 16 bits are in pairs: aligned halves can be written, too.
+/// `register` is given the offset of the whole, the value, and a mask of the bits that are written.
+#[must_use]
+pub fn write32_or_16(offset: u64, data: &[u8], mut register: impl FnMut(u64, u32, u32)) -> bool {
+    let fits = offset % 2 == 0 && !data.is_empty() && data.len() % 2 == 0;
+    if !fits || offset.checked_add(data.len() as u64).is_none() {
+        return false;
+    }
+    let (mut at, mut rest) = (offset, data);
+    while !rest.is_empty() {
+        let place = (at % 4) as usize;
+        let (now, later) = rest.split_at(rest.len().min(4 - place));
+        let (mut value, mut mask) = ([0; 4], [0; 4]);
+        value[place..place + now.len()].copy_from_slice(now);
+        mask[place..place + now.len()].fill(0xff);
+        register(
+            at - at % 4,
+            u32::from_le_bytes(value),
+            u32::from_le_bytes(mask),
+        );
+        at += now.len() as u64;
+        rest = later;
+    }
+    true
+}
+
 /// As [`write32`], to 64-bit registers, which can be written by halves: `register` is given the
 /// offset, the value, and a mask of the bits that are written.
 #[must_use]
@@ -138,6 +164,33 @@ mod tests {
         assert_eq!(seen, [(8, 1), (12, 2)]);
         for (offset, len) in [(1, 4), (0, 2), (0, 0), (0, 6), (u64::MAX - 3, 4)] {
             assert!(!write32(offset, &[0; 8][..len], |_, _| panic!("written")));
+        }
+    }
+
+    #[test]
+    fn pairs_are_written_by_halves_or_whole() {
+        let write = |offset, data: &[u8]| {
+            let mut seen = Vec::new();
+            assert!(write32_or_16(offset, data, |o, v, m| seen.push((o, v, m))));
+            seen
+        };
+        let data = [1, 0, 2, 0, 3, 0, 4, 0];
+        let (low, high) = (0xffff, 0xffff_0000);
+        assert_eq!(write(8, &data[..2]), [(8, 1, low)]);
+        assert_eq!(write(10, &data[..2]), [(8, 1 << 16, high)]);
+        assert_eq!(write(8, &data[..4]), [(8, 2 << 16 | 1, u32::MAX)]);
+        assert_eq!(
+            write(10, &data),
+            [
+                (8, 1 << 16, high),
+                (12, 3 << 16 | 2, u32::MAX),
+                (16, 4, low)
+            ]
+        );
+        for (offset, len) in [(1, 2), (0, 1), (0, 0), (0, 3), (u64::MAX - 1, 2)] {
+            assert!(!write32_or_16(offset, &data[..len], |_, _, _| panic!(
+                "written"
+            )));
         }
     }
 
