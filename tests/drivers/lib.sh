@@ -75,6 +75,11 @@ port() {
 	return 1
 }
 
+# Whether the guest has a model of this kind.
+has_model() {
+	grep -qs "^ferry\.dev[0-9]*\.$1$" /sys/class/virtio-ports/*/name
+}
+
 # ctl KIND REQUEST: asks a model; its answer is in answer.
 ctl() {
 	local fd
@@ -238,6 +243,7 @@ honest() {
 dmatest_on() {
 	local c good
 
+	[ $# -gt 3 ] || bad "no channel to test"
 	load dmatest "$drivers/dmatest.ko"
 	dmesg -C
 	echo "$1" >$dmatest/iterations
