@@ -16,6 +16,7 @@
 
 use crate::fault::Kind;
 use crate::host::Host;
+use crate::limit::Pace;
 use crate::memory::{Dma, Fault, Side, PIECE};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -294,6 +295,7 @@ struct State<Q: Queue> {
     aside: Vec<Aside<Q::Job>>,
     /// A fenced descriptor that waits for those put aside.
     fence: Option<Q::Job>,
+    pace: Pace,
     busy: bool,
     stop: bool,
 }
@@ -370,6 +372,7 @@ impl<Q: Queue> Lane<Q> {
             queue,
             aside: Vec::new(),
             fence: None,
+            pace: Pace::default(),
             busy: false,
             stop: false,
         };
@@ -519,16 +522,24 @@ impl<Q: Queue> Shared<Q> {
             self.host.interrupt(self.channel, vector);
         }
         let Some((mut job, faults)) = picked else {
+            state.pace.pause();
             return (state, false);
         };
         let epoch = self.epoch.load(Ordering::SeqCst);
+        let doorbells = self.host.counters(self.channel).doorbells.get();
+        let start = state.pace.begin(Instant::now(), doorbells);
         state.busy = true;
         drop(state);
-        let done = self.carry_out((epoch, released), &mut job, &faults);
+        let done = self.carry_out((epoch, released), start, &mut job, &faults);
         state = self.lock();
         state.busy = false;
+        // A fault takes its own time.
         match done {
-            Some(result) if self.live(epoch) => {
+            Some((_, due)) if faults.is_empty() => state.pace.end(due, doorbells),
+            _ => state.pace.pause(),
+        }
+        match done {
+            Some((result, _)) if self.live(epoch) => {
                 self.complete(&mut state, epoch, job, result, &faults);
             }
             _ => self.host.counters(self.channel).aborted.bump(),
@@ -586,14 +597,14 @@ impl<Q: Queue> Shared<Q> {
         }
     }
 
-    /// The result. `None`: the epoch ended.
+    /// The result, and when it was due. `None`: the epoch ended.
     fn carry_out(
         &self,
         (epoch, released): (u64, u64),
+        start: Instant,
         job: &mut Q::Job,
         faults: &[Kind],
-    ) -> Option<Result<(), Q::Error>> {
-        let start = Instant::now();
+    ) -> Option<(Result<(), Q::Error>, Instant)> {
         let host = &self.host;
         let wait = |until| self.pause(epoch, Some(until), || false);
         let mut io = Io {
@@ -636,7 +647,13 @@ impl<Q: Queue> Shared<Q> {
         };
         let copied = io.copied();
         host.counters(self.channel).bytes.add(copied);
-        let due = start + host.limit(self.channel).time(copied);
+        let time = host.limit(self.channel).time(copied);
+        // Without a limit it is as fast as it is.
+        let due = if time.is_zero() {
+            Instant::now()
+        } else {
+            start + time
+        };
         if !wait(due) {
             return None;
         }
@@ -649,7 +666,7 @@ impl<Q: Queue> Shared<Q> {
                 }
             }
         }
-        Some(result)
+        Some((result, due))
     }
 
     fn complete(

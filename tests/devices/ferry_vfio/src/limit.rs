@@ -3,7 +3,7 @@
 //! How fast a channel is. Pure: time is handed in.
 
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Limits of one channel; 0 is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,9 +34,63 @@ impl Limit {
     }
 }
 
+/// When the descriptors of a channel begin, so that a channel that has always something to do is as
+/// fast as its limit, however late its thread runs.
+///
+/// What was waiting begins when the one before it was due. Nothing waited for sure if the channel
+/// had nothing to do, or was told of more meanwhile.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pace {
+    /// When the last one was due, and the doorbells when it began.
+    last: Option<(Instant, u64)>,
+}
+
+impl Pace {
+    /// When a descriptor that is taken now begins, after so many doorbells.
+    pub fn begin(&self, now: Instant, doorbells: u64) -> Instant {
+        match self.last {
+            Some((due, rung)) if rung == doorbells => due.min(now),
+            _ => now,
+        }
+    }
+
+    /// It has been due, and there may be another one.
+    pub fn end(&mut self, due: Instant, doorbells: u64) {
+        self.last = Some((due, doorbells));
+    }
+
+    /// Nothing waits, or what was last says nothing of when the next one could begin.
+    pub fn pause(&mut self) {
+        self.last = None;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_waits_begins_in_time() {
+        let ms = Duration::from_millis;
+        let start = Instant::now();
+        let mut pace = Pace::default();
+        assert_eq!(pace.begin(start, 7), start, "it was idle");
+        pace.end(start + ms(10), 7);
+        // Its thread woke up late, and still has to wait for the next one, or does not.
+        assert_eq!(pace.begin(start + ms(13), 7), start + ms(10));
+        assert_eq!(
+            pace.begin(start + ms(9), 7),
+            start + ms(9),
+            "never later than now"
+        );
+        assert_eq!(
+            pace.begin(start + ms(13), 8),
+            start + ms(13),
+            "it may be new"
+        );
+        pace.pause();
+        assert_eq!(pace.begin(start + ms(13), 7), start + ms(13));
+    }
 
     #[test]
     fn times() {
