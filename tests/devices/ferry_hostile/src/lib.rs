@@ -325,7 +325,8 @@ pub fn plx(data: &[u8]) {
             let next = ring.read(Register::NextAddress);
             let base = ring.read(Register::RingAddress);
             let at = u64::from(ring.read(Register::RingAddressHigh)) << 32 | u64::from(base);
-            let at = at.saturating_add(next.wrapping_sub(base).into());
+            let offset = next.wrapping_sub(base);
+            let at = at.saturating_add(offset.into());
             ring.write(Register::Interrupt, u32::MAX, 0xffff_0000);
             if !step(&mut ring, &memory) {
                 assert_eq!(before, memory.bytes(), "written without a descriptor");
@@ -350,6 +351,7 @@ pub fn plx(data: &[u8]) {
             if !failed {
                 assert!(whole && flags & VALID != 0, "no descriptor has succeeded");
                 assert_ne!(expected.len, 0, "nothing has been copied");
+                assert!(offset / 16 < ring.read(Register::Count), "beyond the ring");
             }
             if whole && control & 1 << 2 != 0 && status & 1 << 1 != 0 {
                 let left = u32_at(&after[place], 0);
