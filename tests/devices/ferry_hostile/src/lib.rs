@@ -298,7 +298,10 @@ pub fn plx(data: &[u8]) {
                 let at = (u64::from(input.half()) % SIZE as u64) & !15;
                 let near = |i: &mut Input<'_>| i.near([0, 0x100, 0x1000, 0x3f00]);
                 let flags = u32::from(input.byte());
-                let len = near(&mut input) & 0x3fff;
+                let len = match flags & 0x60 {
+                    0x60 => 0,
+                    _ => near(&mut input) & 0x3fff,
+                };
                 let mut words = [
                     VALID | flags << 30 & 1 << 30 | len,
                     2 << 16 | 2,
