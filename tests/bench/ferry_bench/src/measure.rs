@@ -569,6 +569,12 @@ impl Series {
             .collect()
     }
 
+    /// GiB/s of all rounds together.
+    pub fn overall_speed(&self) -> f64 {
+        let seconds: f64 = self.seconds.iter().flatten().sum();
+        self.bytes as f64 / seconds / GIB
+    }
+
     /// Steps of the spinning threads in a second of each round's moves.
     pub fn round_work(&self) -> Vec<f64> {
         let both = |values: &Both<Vec<u64>>| -> Vec<u64> {
@@ -615,6 +621,7 @@ mod tests {
         assert_eq!(series.round_speeds(), [0.5, 0.5]);
         assert_eq!(series.direction_speeds(0), [1.0, 0.5]);
         assert_eq!(series.direction_speeds(1)[1], 0.5);
+        assert_eq!(series.overall_speed(), 0.5);
     }
 
     #[test]

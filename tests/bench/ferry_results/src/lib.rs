@@ -144,6 +144,10 @@ pub struct Run {
     /// Median over the rounds of (this migrator's speed / speed of `off` in the same round).
     #[serde(default)]
     pub ratio_paired: f64,
+    /// Bytes of all rounds over the time of all rounds, over that of `off`: unlike a median it has
+    /// rare rounds in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ratio_of_sums: Option<f64>,
     #[serde(default)]
     pub directions: Vec<Direction>,
     /// How long the first page of the batch could not be read, the part of `first_folio_us` that
@@ -354,6 +358,7 @@ mod tests {
             noise: 1.0,
             noise_of_off: 0.5,
             ratio_paired: 1.4,
+            ratio_of_sums: None,
             directions: vec![],
             first_folio_gap_us: None,
             first_folio_ratio: None,
