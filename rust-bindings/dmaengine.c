@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /* The client side of dmaengine, and word of devices that go. */
+#include <linux/bottom_half.h>
 #include <linux/device/bus.h>
 #include <linux/dmaengine.h>
 #include <linux/reboot.h>
@@ -104,9 +105,23 @@ static void ended(void *param, const struct dmaengine_result *result)
 	end->fn(end, !result || result->result == DMA_TRANS_NOERROR);
 }
 
-/* Prepares and submits; the caller is the only one who does so on this channel. */
+/*
+ * For providers whose engines may be at it all the same when they have given a
+ * descriptor up: that is no end.
+ */
+static void ended_unless_aborted(void *param, const struct dmaengine_result *result)
+{
+	if (!result || result->result != DMA_TRANS_ABORTED)
+		ended(param, result);
+}
+
+/*
+ * Prepares and submits; the caller is the only one who does so on this channel.
+ * @aborts: the provider aborts nothing that its engine may still be at.
+ */
 int ferry_dma_copy(struct ferry_dma_chan *chan, u64 dst, u64 src, size_t len,
-		   bool interrupt, const struct ferry_end *end, s32 *cookie)
+		   bool interrupt, bool aborts, const struct ferry_end *end,
+		   s32 *cookie)
 {
 	struct dma_async_tx_descriptor *tx;
 
@@ -115,7 +130,7 @@ int ferry_dma_copy(struct ferry_dma_chan *chan, u64 dst, u64 src, size_t len,
 				       (interrupt ? DMA_PREP_INTERRUPT : 0));
 	if (!tx)
 		return -EAGAIN;
-	tx->callback_result = ended;
+	tx->callback_result = aborts ? ended : ended_unless_aborted;
 	tx->callback_param = (void *)end;
 	*cookie = dmaengine_submit(tx);
 	return dma_submit_error(*cookie);
@@ -129,7 +144,10 @@ void ferry_dma_issue(struct ferry_dma_chan *chan)
 /* Has the provider look for what has completed without an interrupt. */
 void ferry_dma_poll(struct ferry_dma_chan *chan, s32 cookie)
 {
+	/* There are providers that take a lock of their tasklet as it is. */
+	local_bh_disable();
 	dmaengine_tx_status(of(chan), cookie, NULL);
+	local_bh_enable();
 }
 
 /*

@@ -20,7 +20,8 @@ const struct bus_type *ferry_dma_bus(struct ferry_dma_chan *chan);
 bool ferry_dma_is_of(struct ferry_dma_chan *chan, const struct device *dev);
 u32 ferry_dma_align(struct ferry_dma_chan *chan);
 int ferry_dma_copy(struct ferry_dma_chan *chan, u64 dst, u64 src, size_t len,
-		   bool interrupt, const struct ferry_end *end, s32 *cookie);
+		   bool interrupt, bool aborts, const struct ferry_end *end,
+		   s32 *cookie);
 void ferry_dma_issue(struct ferry_dma_chan *chan);
 void ferry_dma_poll(struct ferry_dma_chan *chan, s32 cookie);
 int ferry_dma_terminate(struct ferry_dma_chan *chan);

@@ -161,8 +161,7 @@ impl Watcher for Keeper {
     fn event(&self, event: Event) {
         match event {
             Event::Unbind(device) => self.leave(|queue| queue.is_of(device)),
-            // The driver has ended what it had.
-            Event::Unbound => self.call(),
+            Event::Unbound(device) => self.left(|queue| queue.is_of(device)),
             Event::Bound => self.arrive(),
             Event::Halt => self.halt(),
             Event::Resume => self.resume(),

@@ -74,6 +74,10 @@ pub(super) enum State {
     Hung = 4,
     /// Quarantined: it failed again and again.
     Failing = 5,
+    /// Its device has gone: who has not ended by now does not.
+    Gone = 6,
+    /// It was given back without proof that it is quiet.
+    Lost = 7,
 }
 
 impl State {
@@ -84,6 +88,8 @@ impl State {
             Self::Going,
             Self::Hung,
             Self::Failing,
+            Self::Gone,
+            Self::Lost,
         ]
         .into_iter()
         .find(|s| *s as u32 == word)
@@ -98,6 +104,8 @@ impl State {
             Self::Going => "going",
             Self::Hung => "quarantined (no answer)",
             Self::Failing => "quarantined (errors)",
+            Self::Gone => "gone",
+            Self::Lost => "lost",
         }
     }
 
@@ -288,7 +296,7 @@ impl Keeper {
     }
 
     fn give_back(&self, line: &Line) {
-        if line.state() == State::Empty {
+        if matches!(line.state(), State::Empty | State::Lost) {
             return;
         }
         let lost = line.channel.close();
@@ -297,7 +305,7 @@ impl Keeper {
             return;
         }
         LOST.add(lost, Relaxed);
-        line.set(State::Hung);
+        line.set(State::Lost);
         pr_err!(
             "{}: channel {} given back without proof that it is quiet: {lost} descriptors, and the memory they write to, are lost\n",
             self.name,
@@ -318,8 +326,18 @@ impl Keeper {
             if quarantined && line.channel.quiesce() || self.drain(line) {
                 self.give_back(line);
             }
-            // Else the driver ends what it has when it goes, and says so; the thread gives it back.
+            // Else the driver ends what it has when it goes, and says so; or it does not, see `left()`.
         }
+    }
+
+    /// The device has gone. What its driver has not ended is lost.
+    pub(crate) fn left(&self, is_of: impl Fn(&dyn Queue) -> bool) {
+        for line in self.lines.iter().filter(|l| l.state() == State::Going) {
+            if line.channel.with_queue(|queue| is_of(queue)) == Some(true) {
+                line.set(State::Gone);
+            }
+        }
+        self.call();
     }
 
     /// A device may have come.
@@ -343,7 +361,7 @@ impl Keeper {
                 State::Hung | State::Failing => {
                     line.channel.quiesce();
                 }
-                State::Empty | State::Halted | State::Going => {}
+                State::Empty | State::Halted | State::Going | State::Gone | State::Lost => {}
             }
         }
     }
@@ -385,16 +403,21 @@ impl Keeper {
         let mut left = false;
         for line in &self.lines {
             let state = line.state();
+            if state == State::Lost {
+                continue;
+            }
             let mut quiet = line.channel.reap();
             if state.is_quarantined() && !quiet && prove {
                 quiet = line.channel.quiesce();
             }
-            if quiet && state == State::Going {
+            if state == State::Gone || quiet && state == State::Going {
                 self.give_back(line);
-            } else if quiet && state.is_quarantined() && line.again.xchg(0, Relaxed) != 0 {
-                self.try_again(line);
+                continue;
             }
             left |= !quiet;
+            if quiet && state.is_quarantined() && line.again.xchg(0, Relaxed) != 0 {
+                self.try_again(line);
+            }
         }
         left
     }

@@ -115,9 +115,10 @@ impl DmaChannel {
         let chan = unsafe { fb::ferry_dma_request(name.as_c_str().as_char_ptr()) };
         Some(Self {
             chan: NonNull::new(chan)?,
+            // For the self-test: without results nothing of it is believed after that.
             trust: Trust {
                 results: false,
-                terminate: false,
+                terminate: QUIET_WHEN_TERMINATED.contains(&name.as_str()),
             },
             cookie: 0,
         })
@@ -284,8 +285,9 @@ unsafe extern "C" fn probed(end: *const fb::ferry_end, ok: bool) {
     unsafe { fb::ferry_wake(probe.waiters.get()) };
 }
 
-// SAFETY: dmaengine calls back once for each descriptor, when the engine is through with it. That a
-// terminate is proof is said only of providers of which it is known. After a channel was released
+// SAFETY: dmaengine calls back once for each descriptor, when the engine is through with it, or the
+// provider has given it up; the latter is passed on only of providers that have waited for the engine,
+// or reset it. That a terminate is proof is said only of the same ones. After a channel was released
 // there are no callbacks, by the contract of dmaengine. What failed is not said to be good by
 // providers that have passed the self-test; who selects another one has been told what that means.
 unsafe impl Queue for DmaChannel {
@@ -320,6 +322,7 @@ unsafe impl Queue for DmaChannel {
                 src,
                 len,
                 interrupt,
+                self.trust.terminate,
                 end,
                 &mut self.cookie,
             )
@@ -371,7 +374,7 @@ pub(crate) enum Event {
     /// The driver of this device is about to be unbound.
     Unbind(Device),
     /// It has been.
-    Unbound,
+    Unbound(Device),
     /// Some driver has been bound.
     Bound,
     /// The machine goes to sleep, or down.
@@ -407,7 +410,7 @@ unsafe extern "C" fn event<W: Watcher>(
     let watcher = unsafe { &*data.cast::<W>() };
     watcher.event(match event {
         fb::ferry_event_FERRY_UNBIND => Event::Unbind(Device(device)),
-        fb::ferry_event_FERRY_UNBOUND => Event::Unbound,
+        fb::ferry_event_FERRY_UNBOUND => Event::Unbound(Device(device)),
         fb::ferry_event_FERRY_BOUND => Event::Bound,
         fb::ferry_event_FERRY_HALT => Event::Halt,
         fb::ferry_event_FERRY_RESUME => Event::Resume,
