@@ -211,7 +211,7 @@ TEST_F(comings, cpus_go_off)
 	all_is_well(_metadata, self, times);
 }
 
-/* As far as the devices and back. */
+/* As far as everybody is told: the guest's root is on a device that does not come back from more. */
 TEST_F(comings, the_machine_sleeps)
 {
 	int i, times = ferry_iters(3, 1);
@@ -220,7 +220,7 @@ TEST_F(comings, the_machine_sleeps)
 		all_is_well(_metadata, self, 0);
 		SKIP(return, "needs CONFIG_SUSPEND and CONFIG_PM_DEBUG");
 	}
-	ASSERT_EQ(0, ferry_set("/sys/power/pm_test", "devices"));
+	ASSERT_EQ(0, ferry_set("/sys/power/pm_test", "freezer"));
 	for (i = 0; i < times; i++) {
 		ferry_sleep_ms(i * 7 % 50);
 		ASSERT_EQ(0, ferry_write("/sys/power/state", "freeze"));
