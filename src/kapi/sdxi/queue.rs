@@ -127,8 +127,11 @@ unsafe impl Queue for ContextQueue {
     }
 
     fn quiesce(&mut self) -> bool {
-        self.owner.quiesce(&self.claim);
         self.claim.notify();
+        if !self.claim.all_told() {
+            self.owner.quiesce(&self.claim);
+            self.claim.notify();
+        }
         self.claim.all_told()
     }
 
