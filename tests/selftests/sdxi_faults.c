@@ -1,19 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Faults of SDXI functions: fault x descriptor that it strikes x folio size, a line for each. What
- * engine_faults has for engines of any kind, with what only these have: contexts that fail as a
- * whole, are stopped and started again, the administrative context that does it, the error log, and
- * the function itself.
+ * Faults of SDXI functions: fault x descriptor that it strikes x folio size, a line for
+ * each. What engine_faults has for engines of any kind, with what only these have: contexts
+ * that fail as a whole, are stopped and started again, the administrative context that does
+ * it, the error log, and the function itself.
  *
- * The engine gets everything (engine_share). Whatever it does, content is right, what the stock
- * kernel would have moved is moved unless nothing proves in time that the context is quiet (I7), the
- * call ends in bounded time, and afterwards nothing is parked, the pool is whole, and all contexts
- * work again, after having been rearmed where they were quarantined.
+ * The engine gets everything (engine_share). Whatever it does, content is right, what the
+ * stock kernel would have moved is moved unless nothing proves in time that the context is
+ * quiet (I7), the call ends in bounded time, and afterwards nothing is parked, the pool is
+ * whole, and all contexts work again, after having been rearmed where they were
+ * quarantined.
  *
- * Seen red, in a scratch copy: with blocks whose errors are not looked at (Ring::reap() that takes all
- * for good), descriptor and soft_error lose content; with contexts that are taken for stopped without
- * having been (Channel::prove_quiet() that says true, Function::stop_context() that does nothing),
- * late_write overwrites what has got the freed destinations, 131047 bytes of 8 MiB with 64K folios.
+ * Seen red, in a scratch copy: with blocks whose errors are not looked at (Ring::reap() that
+ * takes all for good), descriptor and soft_error lose content; with contexts that are taken
+ * for stopped without having been (Channel::prove_quiet() that says true,
+ * Function::stop_context() that does nothing), late_write overwrites what has got the freed
+ * destinations, 131047 bytes of 8 MiB with 64K folios.
  */
 #include "kselftest_harness.h"
 #include "ferry_util.h"
@@ -37,15 +39,9 @@ enum {
 	GONE,
 };
 
-/* Of whatever comes first, of a context in work, of the administrative one, and of the function. */
-#define FIRST(times, fault)							\
-	"{\"cmd\":\"inject\",\"times\":" times ",\"fault\":{" fault "}}"
-#define LATER(times, fault)							\
-	"{\"cmd\":\"inject\",\"channel\":1,\"nth\":3,\"times\":" times ",\"fault\":{" fault "}}"
-#define ADMIN(fault)								\
-	"{\"cmd\":\"inject\",\"channel\":0,\"fault\":{" fault "}}"
-#define FUNCTION(fault)								\
-	"{\"cmd\":\"inject\",\"fault\":{" fault "}}"
+/* Of the administrative context, and of the function. */
+#define ADMIN(fault)	"{\"cmd\":\"inject\",\"channel\":0,\"fault\":{" fault "}}"
+#define FUNCTION(fault)	"{\"cmd\":\"inject\",\"fault\":{" fault "}}"
 
 #define HANG		"\"kind\":\"hang\""
 /* A failed translation of a data buffer. */
@@ -66,60 +62,32 @@ FIXTURE(sdxi)
 	int port;
 };
 
+/*
+ * At the first copy of all, and in the middle of a ring, where it may be an interrupt: what comes
+ * behind it is another batch's.
+ */
 FIXTURE_VARIANT(sdxi)
 {
-	const char *first;
-	const char *second;
 	unsigned int kib;
-	int how;
-	/* Faults that may be left. */
-	bool any;
+	bool later;
 };
 
-#define CELL(name, one, two, size, end, left)					\
-	FIXTURE_VARIANT_ADD(sdxi, name) {					\
-		.first = one, .second = two, .kib = size, .how = end, .any = left	\
-	}
-/*
- * At the first copy, and in the middle of a ring, where it may be an interrupt: what comes behind it
- * is another batch's.
- */
-#define SIZES(name, fault, times, two, end, left)				\
-	CELL(name ## _first_4k, FIRST(times, fault), two, 4, end, left);	\
-	CELL(name ## _later_4k, LATER(times, fault), two, 4, end, left);	\
-	CELL(name ## _first_64k, FIRST(times, fault), two, 64, end, left);	\
-	CELL(name ## _later_64k, LATER(times, fault), two, 64, end, left);	\
-	CELL(name ## _first_2m, FIRST(times, fault), two, 2048, end, left);	\
-	CELL(name ## _later_2m, LATER(times, fault), two, 2048, end, left)
+FIXTURE_VARIANT_ADD(sdxi, first_4k) { .kib = 4 };
+FIXTURE_VARIANT_ADD(sdxi, later_4k) { .kib = 4, .later = true };
+FIXTURE_VARIANT_ADD(sdxi, first_64k) { .kib = 64 };
+FIXTURE_VARIANT_ADD(sdxi, later_64k) { .kib = 64, .later = true };
+FIXTURE_VARIANT_ADD(sdxi, first_2m) { .kib = 2048 };
+FIXTURE_VARIANT_ADD(sdxi, later_2m) { .kib = 2048, .later = true };
 
-SIZES(buffer, BUFFER, "1", NULL, SOON, false);
-SIZES(block, BLOCK, "1", NULL, SOON, false);
-SIZES(descriptor, DESCRIPTOR, "1", NULL, SOON, false);
-SIZES(akey, AKEY, "1", NULL, SOON, false);
-SIZES(soft_error, "\"kind\":\"soft_error\",\"code\":138", "1", NULL, SOON, false);
-SIZES(errors, BUFFER, "0", NULL, SOON, true);
-SIZES(partial, "\"kind\":\"partial\",\"bytes\":1024", "1", NULL, SOON, false);
-SIZES(lost_interrupt, "\"kind\":\"lost_interrupt\"", "0", NULL, SOON, true);
-SIZES(late_interrupt, "\"kind\":\"late_interrupt\",\"ms\":100", "1", NULL, SOON, false);
-SIZES(duplicate, "\"kind\":\"duplicate\",\"ms\":20", "1", NULL, SOON, false);
-SIZES(out_of_order, "\"kind\":\"out_of_order\",\"count\":1000", "0", NULL, SOON, true);
-SIZES(lazy_read_index, "\"kind\":\"lazy_read_index\",\"count\":5000", "0", NULL, SOON, true);
-SIZES(slow_write, "\"kind\":\"late_write\",\"ms\":200", "1", NULL, SOON, false);
-SIZES(function_error, "\"kind\":\"function_error\"", "1", NULL, SOON, false);
-/* The log, and who is to stop the context, fail with it. */
-SIZES(log_full, BUFFER, "1", FUNCTION("\"kind\":\"log_full\""), SOON, false);
-SIZES(lost_log_interrupt, BUFFER, "1", FUNCTION("\"kind\":\"lost_log_interrupt\""), SOON, false);
-SIZES(slow_sync, BUFFER, "1", FUNCTION("\"kind\":\"slow_sync\",\"ms\":300"), SOON, false);
-SIZES(admin_error, BUFFER, "1", ADMIN(DESCRIPTOR), SOON, false);
-SIZES(init_error, "\"kind\":\"function_error\"", "1", FUNCTION("\"kind\":\"init_error\""), SOON,
-      false);
-SIZES(hang, HANG, "1", NULL, LATE, false);
-SIZES(lost_completion, "\"kind\":\"lost_completion\"", "1", NULL, LATE, false);
-SIZES(lost_doorbell, "\"kind\":\"lost_doorbell\"", "1", NULL, LATE, false);
-SIZES(late_write, "\"kind\":\"late_write\",\"ms\":2500", "1", NULL, LATE, false);
-SIZES(hang_admin, HANG, "1", ADMIN(HANG), LATE, false);
-SIZES(stuck_stop, HANG, "1", FUNCTION("\"kind\":\"stuck_stop\",\"hard\":true"), LATE, true);
-SIZES(disappear, "\"kind\":\"disappear\"", "1", NULL, GONE, false);
+struct fault {
+	const char *what;
+	/* All copies from there on, and faults may be left in the end. */
+	bool all;
+	/* A whole request, and whether it may be left. */
+	const char *second;
+	bool left;
+	int how;
+};
 
 static bool struck(void *arg)
 {
@@ -176,17 +144,22 @@ FIXTURE_TEARDOWN(sdxi)
 	}
 }
 
-TEST_F(sdxi, content_is_right)
+static void cell(struct __test_metadata *_metadata, FIXTURE_DATA(sdxi) * self, bool later,
+		 const struct fault *fault)
 {
 	struct hz_count c;
+	char request[300];
 	u64 from, ms;
 	long there;
 
 	ASSERT_EQ(0, hz_fresh(self->mem, LEN, self->folio, self->nodes[0]));
 	ferry_fill(self->mem, LEN, self->folio, 1);
-	ASSERT_TRUE(eng_do(self->port, variant->first));
-	if (variant->second)
-		ASSERT_TRUE(eng_do(self->port, variant->second));
+	snprintf(request, sizeof(request),
+		 "{\"cmd\":\"inject\",%s,\"times\":%d,\"fault\":{%s}}",
+		 later ? "\"channel\":1,\"nth\":3" : "\"nth\":1", fault->all ? 0 : 1, fault->what);
+	ASSERT_TRUE(eng_do(self->port, request));
+	if (fault->second)
+		ASSERT_TRUE(eng_do(self->port, fault->second));
 	hz_count(&c);
 	from = ferry_now_ns();
 	hz_move_pages(self->mem, LEN, self->folio, self->nodes[1]);
@@ -197,35 +170,32 @@ TEST_F(sdxi, content_is_right)
 	/* One timeout for each batch that finds a context not yet quarantined. */
 	EXPECT_LT(ms, 4 * TIMEOUT_MS + SLACK_MS);
 	there = ferry_count_on(self->mem, LEN, FERRY_PAGE, self->nodes[1]);
-	ferry_note("%ld of %lu pages moved in %llu ms; descriptors %ld, chunks failed %ld, timeouts %ld, unquiet %ld",
-		   there, LEN / FERRY_PAGE, ms, hz_grown(&c, "engine_descriptors"),
-		   hz_grown(&c, "chunks_failed"), hz_grown(&c, "engine_timeouts"),
+	ferry_note("%ld of %lu pages moved in %llu ms; unquiet %ld", there, LEN / FERRY_PAGE, ms,
 		   hz_grown(&c, "folios_unquiet"));
+	ferry_note("descriptors %ld, chunks failed %ld, timeouts %ld",
+		   hz_grown(&c, "engine_descriptors"), hz_grown(&c, "chunks_failed"),
+		   hz_grown(&c, "engine_timeouts"));
 	/* What was not moved is what nobody could vouch for. */
 	EXPECT_EQ(LEN / FERRY_PAGE - there,
 		  hz_grown(&c, "folios_unquiet") * (self->folio / FERRY_PAGE));
-	if (variant->how == SOON) {
-		EXPECT_EQ(0, hz_grown(&c, "folios_unquiet"));
-	} else {
-		EXPECT_GT(hz_grown(&c, "folios_unquiet"), 0);
-	}
+	EXPECT_EQ(fault->how != SOON, hz_grown(&c, "folios_unquiet") > 0);
 	/* Whoever writes late, what is said from here on stays said. */
 	ferry_fill(self->mem, LEN, self->folio, 3);
-	if (variant->how == GONE) {
+	if (fault->how == GONE) {
 		/* What is not there may be back any time, and go on. */
 		EXPECT_FALSE(hz_none_parked(NULL));
 		EXPECT_TRUE(eng_do(self->port, "{\"cmd\":\"restore\"}"));
 	}
 	EXPECT_TRUE(ferry_wait(hz_none_parked, NULL, SLACK_MS));
 	EXPECT_TRUE(ferry_wait(hz_pool_whole, NULL, SLACK_MS));
-	if (!variant->any)
+	if (!fault->all && !fault->left)
 		EXPECT_TRUE(ferry_wait(struck, &self->port, SLACK_MS));
 	EXPECT_EQ(0, ferry_verify(self->mem, LEN, self->folio, 3));
 
 	/* What was parked is somebody else's now: it must not be written to any more. */
 	ASSERT_EQ(0, hz_fresh(self->mem, LEN, self->folio, self->nodes[1]));
 	ferry_fill(self->mem, LEN, self->folio, 2);
-	if (variant->how == LATE)
+	if (fault->how == LATE)
 		ferry_sleep_ms(LATE_MS);
 	EXPECT_TRUE(eng_calm(self->port));
 	EXPECT_EQ(0, ferry_verify(self->mem, LEN, self->folio, 2));
@@ -239,6 +209,209 @@ TEST_F(sdxi, content_is_right)
 	EXPECT_EQ(0, ferry_verify(self->mem, LEN, self->folio, 2));
 	EXPECT_GT(hz_grown(&c, "engine_bytes"), 0);
 	EXPECT_EQ(0, hz_grown(&c, "chunks_failed"));
+}
+
+TEST_F(sdxi, buffer)
+{
+	const struct fault fault = { .what = BUFFER };
+
+	cell(_metadata, self, variant->later, &fault);
+}
+
+TEST_F(sdxi, block)
+{
+	const struct fault fault = { .what = BLOCK };
+
+	cell(_metadata, self, variant->later, &fault);
+}
+
+TEST_F(sdxi, descriptor)
+{
+	const struct fault fault = { .what = DESCRIPTOR };
+
+	cell(_metadata, self, variant->later, &fault);
+}
+
+TEST_F(sdxi, akey)
+{
+	const struct fault fault = { .what = AKEY };
+
+	cell(_metadata, self, variant->later, &fault);
+}
+
+TEST_F(sdxi, soft_error)
+{
+	const struct fault fault = { .what = "\"kind\":\"soft_error\",\"code\":138" };
+
+	cell(_metadata, self, variant->later, &fault);
+}
+
+TEST_F(sdxi, errors)
+{
+	const struct fault fault = { .what = BUFFER, .all = true };
+
+	cell(_metadata, self, variant->later, &fault);
+}
+
+TEST_F(sdxi, partial)
+{
+	const struct fault fault = { .what = "\"kind\":\"partial\",\"bytes\":1024" };
+
+	cell(_metadata, self, variant->later, &fault);
+}
+
+TEST_F(sdxi, lost_interrupt)
+{
+	const struct fault fault = { .what = "\"kind\":\"lost_interrupt\"", .all = true };
+
+	cell(_metadata, self, variant->later, &fault);
+}
+
+TEST_F(sdxi, late_interrupt)
+{
+	const struct fault fault = { .what = "\"kind\":\"late_interrupt\",\"ms\":100" };
+
+	cell(_metadata, self, variant->later, &fault);
+}
+
+TEST_F(sdxi, duplicate)
+{
+	const struct fault fault = { .what = "\"kind\":\"duplicate\",\"ms\":20" };
+
+	cell(_metadata, self, variant->later, &fault);
+}
+
+TEST_F(sdxi, out_of_order)
+{
+	const struct fault fault = {
+		.what = "\"kind\":\"out_of_order\",\"count\":1000",
+		.all = true,
+	};
+
+	cell(_metadata, self, variant->later, &fault);
+}
+
+TEST_F(sdxi, lazy_read_index)
+{
+	const struct fault fault = {
+		.what = "\"kind\":\"lazy_read_index\",\"count\":5000",
+		.all = true,
+	};
+
+	cell(_metadata, self, variant->later, &fault);
+}
+
+TEST_F(sdxi, slow_write)
+{
+	const struct fault fault = { .what = "\"kind\":\"late_write\",\"ms\":200" };
+
+	cell(_metadata, self, variant->later, &fault);
+}
+
+TEST_F(sdxi, function_error)
+{
+	const struct fault fault = { .what = "\"kind\":\"function_error\"" };
+
+	cell(_metadata, self, variant->later, &fault);
+}
+
+/* The log, and who is to stop the context, fail with it. */
+TEST_F(sdxi, log_full)
+{
+	const struct fault fault = { .what = BUFFER, .second = FUNCTION("\"kind\":\"log_full\"") };
+
+	cell(_metadata, self, variant->later, &fault);
+}
+
+TEST_F(sdxi, lost_log_interrupt)
+{
+	const struct fault fault = {
+		.what = BUFFER,
+		.second = FUNCTION("\"kind\":\"lost_log_interrupt\""),
+	};
+
+	cell(_metadata, self, variant->later, &fault);
+}
+
+TEST_F(sdxi, slow_sync)
+{
+	const struct fault fault = {
+		.what = BUFFER,
+		.second = FUNCTION("\"kind\":\"slow_sync\",\"ms\":300"),
+	};
+
+	cell(_metadata, self, variant->later, &fault);
+}
+
+TEST_F(sdxi, admin_error)
+{
+	const struct fault fault = { .what = BUFFER, .second = ADMIN(DESCRIPTOR) };
+
+	cell(_metadata, self, variant->later, &fault);
+}
+
+TEST_F(sdxi, init_error)
+{
+	const struct fault fault = {
+		.what = "\"kind\":\"function_error\"",
+		.second = FUNCTION("\"kind\":\"init_error\""),
+	};
+
+	cell(_metadata, self, variant->later, &fault);
+}
+
+TEST_F(sdxi, hang)
+{
+	const struct fault fault = { .what = HANG, .how = LATE };
+
+	cell(_metadata, self, variant->later, &fault);
+}
+
+TEST_F(sdxi, lost_completion)
+{
+	const struct fault fault = { .what = "\"kind\":\"lost_completion\"", .how = LATE };
+
+	cell(_metadata, self, variant->later, &fault);
+}
+
+TEST_F(sdxi, lost_doorbell)
+{
+	const struct fault fault = { .what = "\"kind\":\"lost_doorbell\"", .how = LATE };
+
+	cell(_metadata, self, variant->later, &fault);
+}
+
+TEST_F(sdxi, late_write)
+{
+	const struct fault fault = { .what = "\"kind\":\"late_write\",\"ms\":2500", .how = LATE };
+
+	cell(_metadata, self, variant->later, &fault);
+}
+
+TEST_F(sdxi, hang_admin)
+{
+	const struct fault fault = { .what = HANG, .second = ADMIN(HANG), .how = LATE };
+
+	cell(_metadata, self, variant->later, &fault);
+}
+
+TEST_F(sdxi, stuck_stop)
+{
+	const struct fault fault = {
+		.what = HANG,
+		.second = FUNCTION("\"kind\":\"stuck_stop\",\"hard\":true"),
+		.left = true,
+		.how = LATE,
+	};
+
+	cell(_metadata, self, variant->later, &fault);
+}
+
+TEST_F(sdxi, disappear)
+{
+	const struct fault fault = { .what = "\"kind\":\"disappear\"", .how = GONE };
+
+	cell(_metadata, self, variant->later, &fault);
 }
 
 TEST_HARNESS_MAIN

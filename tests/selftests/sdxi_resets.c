@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * SDXI functions are reset while folios migrate: by the PCI core, and since they fail. What they had
- * fails, and is proven not to be written to any more; content stays right, nothing stays parked, and
- * all contexts go on.
+ * SDXI functions are reset while folios migrate: by the PCI core, and since they fail. What
+ * they had fails, and is proven not to be written to any more; content stays right, nothing
+ * stays parked, and all contexts go on.
  *
  * Seen red, in a scratch copy: with contexts that do not tell who waits that they have stopped
  * (Context::stopped() without notify()), nothing is copied any more after an error of the function.
@@ -88,7 +88,7 @@ static void all_is_well(struct __test_metadata *_metadata, FIXTURE_DATA(resets) 
 
 	rounds = hz_movers_end(self->m, ARRAY_SIZE(self->m), &bad);
 	hz_count_end(&self->count);
-	ferry_note("%d times, %ld moves; descriptors %ld, chunks failed %ld, timeouts %ld, unquiet %ld",
+	ferry_note("%d times, %ld moves; descriptors %ld, failed %ld, timeouts %ld, unquiet %ld",
 		   times, rounds, hz_grown(&self->count, "engine_descriptors"),
 		   hz_grown(&self->count, "chunks_failed"),
 		   hz_grown(&self->count, "engine_timeouts"),
@@ -120,6 +120,8 @@ TEST_F(resets, by_the_pci_core)
 	all_is_well(_metadata, self, times);
 }
 
+#define FUNCTION_ERROR	"{\"cmd\":\"inject\",\"nth\":7,\"fault\":{\"kind\":\"function_error\"}}"
+
 /* Errors of the function, which it comes back from by stopping and starting again. */
 TEST_F(resets, after_errors_of_the_function)
 {
@@ -127,7 +129,7 @@ TEST_F(resets, after_errors_of_the_function)
 	int i, times = ferry_iters(20, 5);
 
 	for (i = 0; i < times; i++) {
-		ASSERT_TRUE(eng_do(self->port, "{\"cmd\":\"inject\",\"nth\":7,\"fault\":{\"kind\":\"function_error\"}}"));
+		ASSERT_TRUE(eng_do(self->port, FUNCTION_ERROR));
 		goes_on(_metadata);
 		ferry_sleep_ms(i * 7 % 50);
 	}

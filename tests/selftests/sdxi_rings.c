@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Rings of SDXI contexts, by what the driver counts: one doorbell for each context and batch, one
- * interrupt at most, what adjoins is one descriptor, rings that wrap around many times, and all
- * contexts of all functions at once.
+ * Rings of SDXI contexts, by what the driver counts: one doorbell for each context and
+ * batch, one interrupt at most, what adjoins is one descriptor, rings that wrap around many
+ * times, and all contexts of all functions at once.
  *
- * Seen red, in a scratch copy: with a queue that hands over each copy as it comes (Context::push() that
- * publishes), the first two count more doorbells than submissions.
+ * Seen red, in a scratch copy: with a queue that hands over each copy as it comes
+ * (Context::push() that publishes), the first two count more doorbells than submissions.
  */
 #include <dirent.h>
 
@@ -164,11 +164,11 @@ static void end(struct __test_metadata *_metadata, FIXTURE_DATA(rings) * self)
 
 	ASSERT_TRUE(add_up(a));
 	hz_count_end(&self->count);
-	ferry_note("%d functions, %d contexts; %ld copies of %ld MiB, %ld doorbells for %ld submissions of %ld batches, %ld interrupts",
-		   a->functions, a->contexts, a->copies - b->copies,
-		   hz_grown(&self->count, "engine_bytes") >> 20, a->doorbells - b->doorbells,
-		   hz_grown(&self->count, "engine_submits"), hz_grown(&self->count, "batches"),
-		   a->interrupts - b->interrupts);
+	ferry_note("%d functions, %d contexts; %ld copies of %ld MiB", a->functions, a->contexts,
+		   a->copies - b->copies, hz_grown(&self->count, "engine_bytes") >> 20);
+	ferry_note("%ld doorbells for %ld submissions of %ld batches, %ld interrupts",
+		   a->doorbells - b->doorbells, hz_grown(&self->count, "engine_submits"),
+		   hz_grown(&self->count, "batches"), a->interrupts - b->interrupts);
 	EXPECT_GT(hz_grown(&self->count, "engine_submits"), 0);
 	EXPECT_EQ(a->doorbells - b->doorbells, hz_grown(&self->count, "engine_submits"));
 	EXPECT_LE(a->interrupts - b->interrupts, a->doorbells - b->doorbells);
