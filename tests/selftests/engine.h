@@ -91,15 +91,21 @@ static __maybe_unused bool eng_rearm(long want)
 	return eng_channels() >= want;
 }
 
-/* The PCI function of the driver, in @name. */
-static __maybe_unused bool eng_function(const char *driver, char *name, size_t len)
+/* The PCI driver of a migrator. */
+static __maybe_unused const char *eng_driver(const char *migrator)
+{
+	return strcmp(migrator, "sdxi") ? migrator : "ferry_sdxi";
+}
+
+/* The PCI function of the migrator, in @name. */
+static __maybe_unused bool eng_function(const char *migrator, char *name, size_t len)
 {
 	char path[100];
 	struct dirent *d;
 	bool found = false;
 	DIR *dir;
 
-	snprintf(path, sizeof(path), "/sys/bus/pci/drivers/%s", driver);
+	snprintf(path, sizeof(path), "/sys/bus/pci/drivers/%s", eng_driver(migrator));
 	dir = opendir(path);
 	if (!dir)
 		return false;
@@ -113,11 +119,11 @@ static __maybe_unused bool eng_function(const char *driver, char *name, size_t l
 }
 
 /* @what is bind or unbind. */
-static __maybe_unused int eng_bind(const char *driver, const char *what, const char *function)
+static __maybe_unused int eng_bind(const char *migrator, const char *what, const char *function)
 {
 	char path[100];
 
-	snprintf(path, sizeof(path), "/sys/bus/pci/drivers/%s/%s", driver, what);
+	snprintf(path, sizeof(path), "/sys/bus/pci/drivers/%s/%s", eng_driver(migrator), what);
 	return ferry_write(path, "%s", function);
 }
 

@@ -95,11 +95,10 @@ static void all_is_well(struct __test_metadata *_metadata, FIXTURE_DATA(comings)
 
 	rounds = hz_movers_end(self->m, ARRAY_SIZE(self->m), &bad);
 	hz_count_end(&self->count);
-	ferry_note("%d times, %ld moves; descriptors %ld, chunks failed %ld, timeouts %ld, unquiet %ld",
+	ferry_note("%d times, %ld moves; descriptors %ld, chunks failed %ld, timeouts %ld",
 		   times, rounds, hz_grown(&self->count, "engine_descriptors"),
 		   hz_grown(&self->count, "chunks_failed"),
-		   hz_grown(&self->count, "engine_timeouts"),
-		   hz_grown(&self->count, "folios_unquiet"));
+		   hz_grown(&self->count, "engine_timeouts"));
 	EXPECT_EQ(0, bad);
 	EXPECT_GT(rounds, 0);
 	EXPECT_EQ(0, hz_grown(&self->count, "folios_unquiet"));
@@ -166,7 +165,7 @@ TEST_F(comings, functions_are_unplugged)
 	port = port_open("ferry.dev", end, name, sizeof(name));
 	ASSERT_LE(0, port);
 	close(port);
-	ASSERT_EQ(1, sscanf(name, "ferry.dev%d", &number));
+	number = atoi(name + strlen("ferry.dev"));
 	monitor = monitor_open();
 	ASSERT_LE(0, monitor);
 	snprintf(path, sizeof(path), PCI "%s", self->function);
@@ -188,6 +187,10 @@ TEST_F(comings, functions_are_unplugged)
 /* As of any client: a driver whose channels are in use stays; it can go when they are not. */
 TEST_F(comings, drivers_are_in_use)
 {
+	if (strcmp(eng_driver(ferry_migrator()), ferry_migrator())) {
+		all_is_well(_metadata, self, 0);
+		SKIP(return, "the driver is in ferry.ko");
+	}
 	EXPECT_NE(0, syscall(SYS_delete_module, ferry_migrator(), O_NONBLOCK));
 	EXPECT_EQ(EWOULDBLOCK, errno);
 	is_back(_metadata, self);
@@ -211,7 +214,7 @@ TEST_F(comings, cpus_go_off)
 	all_is_well(_metadata, self, times);
 }
 
-/* As far as everybody is told: the guest's root is on a device that does not come back from more. */
+/* As far as everybody is told: the guest's root is on a device that dies of more. */
 TEST_F(comings, the_machine_sleeps)
 {
 	int i, times = ferry_iters(3, 1);

@@ -47,35 +47,17 @@ FIXTURE(fault)
 
 FIXTURE_VARIANT(fault)
 {
-	const char *fault;
+	/* The descriptor that is struck. */
 	unsigned int nth;
-	unsigned int times;
 	unsigned int kib;
-	int how;
 };
 
-#define CELL(name, text, n, t, size, end)					\
-	FIXTURE_VARIANT_ADD(fault, name) {					\
-		.fault = text, .nth = n, .times = t, .kib = size, .how = end	\
-	}
-#define SIZES(name, text, t, end)						\
-	CELL(name ## _first_4k, text, 1, t, 4, end);				\
-	CELL(name ## _later_4k, text, 3, t, 4, end);				\
-	CELL(name ## _first_64k, text, 1, t, 64, end);				\
-	CELL(name ## _later_64k, text, 2, t, 64, end);				\
-	CELL(name ## _first_2m, text, 1, t, 2048, end);				\
-	CELL(name ## _later_2m, text, 2, t, 2048, end)
-
-SIZES(error, "{\"kind\":\"error\"}", 1, SOON);
-SIZES(errors, "{\"kind\":\"error\"}", 40, SOON);
-SIZES(partial, "{\"kind\":\"partial\",\"bytes\":1024}", 1, SOON);
-SIZES(lost_interrupt, "{\"kind\":\"lost_interrupt\"}", 2, SOON);
-SIZES(late_interrupt, "{\"kind\":\"late_interrupt\",\"ms\":100}", 1, SOON);
-SIZES(duplicate, "{\"kind\":\"duplicate\",\"ms\":20}", 4, SOON);
-SIZES(slow_write, "{\"kind\":\"late_write\",\"ms\":200}", 1, SOON);
-SIZES(late_write, "{\"kind\":\"late_write\",\"ms\":2500}", 1, LATE);
-SIZES(hang, "{\"kind\":\"hang\"}", 1, LATE);
-SIZES(disappear, "{\"kind\":\"disappear\"}", 1, GONE);
+FIXTURE_VARIANT_ADD(fault, first_4k) { .nth = 1, .kib = 4 };
+FIXTURE_VARIANT_ADD(fault, later_4k) { .nth = 3, .kib = 4 };
+FIXTURE_VARIANT_ADD(fault, first_64k) { .nth = 1, .kib = 64 };
+FIXTURE_VARIANT_ADD(fault, later_64k) { .nth = 2, .kib = 64 };
+FIXTURE_VARIANT_ADD(fault, first_2m) { .nth = 1, .kib = 2048 };
+FIXTURE_VARIANT_ADD(fault, later_2m) { .nth = 2, .kib = 2048 };
 
 FIXTURE_SETUP(fault)
 {
@@ -111,7 +93,10 @@ FIXTURE_TEARDOWN(fault)
 	}
 }
 
-TEST_F(fault, content_is_right)
+/* Migrates with a fault that befalls so many descriptors, and then without. */
+static void strike(struct __test_metadata *_metadata, FIXTURE_DATA(fault) * self,
+		   const FIXTURE_VARIANT(fault) * variant, const char *fault,
+		   unsigned int times, int how)
 {
 	struct hz_count c;
 	char request[300];
@@ -122,7 +107,7 @@ TEST_F(fault, content_is_right)
 	ferry_fill(self->mem, LEN, self->folio, 1);
 	snprintf(request, sizeof(request),
 		 "{\"cmd\":\"inject\",\"nth\":%u,\"times\":%u,\"fault\":%s}", variant->nth,
-		 variant->times, variant->fault);
+		 times, fault);
 	ASSERT_TRUE(eng_do(self->port, request));
 	hz_count(&c);
 	from = ferry_now_ns();
@@ -131,18 +116,18 @@ TEST_F(fault, content_is_right)
 	hz_count_end(&c);
 	EXPECT_EQ(0, ferry_verify(self->mem, LEN, self->folio, 1));
 	EXPECT_GT(hz_grown(&c, "engine_descriptors"), 0);
-	if (variant->times == 1)
+	if (times == 1)
 		EXPECT_TRUE(eng_struck(self->port));
 	/* One timeout for each batch that finds the engine not yet quarantined. */
 	EXPECT_LT(ms, 4 * TIMEOUT_MS + SLACK_MS);
 	there = ferry_count_on(self->mem, LEN, FERRY_PAGE, self->nodes[1]);
-	ferry_note("%ld of %lu pages moved in %llu ms; descriptors %ld, chunks failed %ld, unquiet %ld",
+	ferry_note("%ld of %lu pages moved in %llu ms; descriptors %ld, failed %ld, unquiet %ld",
 		   there, LEN / FERRY_PAGE, ms, hz_grown(&c, "engine_descriptors"),
 		   hz_grown(&c, "chunks_failed"), hz_grown(&c, "folios_unquiet"));
-	if (variant->how == SOON) {
+	if (how == SOON) {
 		EXPECT_EQ(LEN / FERRY_PAGE, there);
 		EXPECT_EQ(0, hz_grown(&c, "folios_unquiet"));
-	} else if (variant->how == LATE) {
+	} else if (how == LATE) {
 		/* What was not moved is what nobody could vouch for. */
 		EXPECT_EQ(LEN / FERRY_PAGE - there,
 			  hz_grown(&c, "folios_unquiet") * (self->folio / FERRY_PAGE));
@@ -152,7 +137,7 @@ TEST_F(fault, content_is_right)
 	/* Whoever writes late, what is said from here on stays said. */
 	ferry_fill(self->mem, LEN, self->folio, 3);
 	EXPECT_TRUE(eng_do(self->port, "{\"cmd\":\"clear\"}"));
-	if (variant->how == GONE) {
+	if (how == GONE) {
 		EXPECT_EQ(0, eng_bind(ferry_migrator(), "unbind", self->function));
 		EXPECT_TRUE(eng_do(self->port, "{\"cmd\":\"restore\"}"));
 		EXPECT_EQ(0, eng_bind(ferry_migrator(), "bind", self->function));
@@ -164,7 +149,7 @@ TEST_F(fault, content_is_right)
 	/* What was parked is somebody else's now: it must not be written to any more. */
 	ASSERT_EQ(0, hz_fresh(self->mem, LEN, self->folio, self->nodes[1]));
 	ferry_fill(self->mem, LEN, self->folio, 2);
-	if (variant->how == LATE)
+	if (how == LATE)
 		ferry_sleep_ms(LATE_MS);
 	EXPECT_TRUE(eng_calm(self->port));
 	EXPECT_EQ(0, ferry_verify(self->mem, LEN, self->folio, 2));
@@ -176,6 +161,56 @@ TEST_F(fault, content_is_right)
 	hz_count_end(&c);
 	EXPECT_EQ(0, ferry_verify(self->mem, LEN, self->folio, 2));
 	EXPECT_GT(hz_grown(&c, "engine_bytes"), 0);
+}
+
+TEST_F(fault, error)
+{
+	strike(_metadata, self, variant, "{\"kind\":\"error\"}", 1, SOON);
+}
+
+TEST_F(fault, errors)
+{
+	strike(_metadata, self, variant, "{\"kind\":\"error\"}", 40, SOON);
+}
+
+TEST_F(fault, partial)
+{
+	strike(_metadata, self, variant, "{\"kind\":\"partial\",\"bytes\":1024}", 1, SOON);
+}
+
+TEST_F(fault, lost_interrupt)
+{
+	strike(_metadata, self, variant, "{\"kind\":\"lost_interrupt\"}", 2, SOON);
+}
+
+TEST_F(fault, late_interrupt)
+{
+	strike(_metadata, self, variant, "{\"kind\":\"late_interrupt\",\"ms\":100}", 1, SOON);
+}
+
+TEST_F(fault, duplicate)
+{
+	strike(_metadata, self, variant, "{\"kind\":\"duplicate\",\"ms\":20}", 4, SOON);
+}
+
+TEST_F(fault, slow_write)
+{
+	strike(_metadata, self, variant, "{\"kind\":\"late_write\",\"ms\":200}", 1, SOON);
+}
+
+TEST_F(fault, late_write)
+{
+	strike(_metadata, self, variant, "{\"kind\":\"late_write\",\"ms\":2500}", 1, LATE);
+}
+
+TEST_F(fault, hang)
+{
+	strike(_metadata, self, variant, "{\"kind\":\"hang\"}", 1, LATE);
+}
+
+TEST_F(fault, disappear)
+{
+	strike(_metadata, self, variant, "{\"kind\":\"disappear\"}", 1, GONE);
 }
 
 TEST_HARNESS_MAIN

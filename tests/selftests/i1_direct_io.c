@@ -233,7 +233,8 @@ TEST_F(i1, direct_read_that_ends_between_submit_and_check)
 		} else if (declined > 0) {
 			hits++;
 			EXPECT_EQ(0, left);
-			EXPECT_GE(declined, LEN / 2 / (variant->kib << 10));
+			/* The first folio is moved before the others are submitted. */
+			EXPECT_GE(declined, LEN / 2 / (variant->kib << 10) - 1);
 		}
 	}
 	EXPECT_EQ(iters, hits)
@@ -297,7 +298,8 @@ TEST_F(i1_i4, vmspliced_pages_stay)
 		ASSERT_LE(0, hz_move_pages(self->mem, LEN, FERRY_PAGE, to));
 		hz_count_end(&c);
 		declined += hz_grown(&c, "folios_declined_i1");
-		others += hz_grown(&c, "chunks_by_others");
+		/* A chunk with folios left out is none that an engine has copied. */
+		others += hz_grown(&c, "chunks_by_others") + hz_grown(&c, "engine_bytes");
 		for (j = 0; j < LEN; j += FERRY_PAGE)
 			ASSERT_EQ(j % (4 * FERRY_PAGE) ? to : from,
 				  ferry_node_of(self->mem + j));
