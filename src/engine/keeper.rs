@@ -332,6 +332,7 @@ impl Keeper {
 
     /// The device has gone. What its driver has not ended is lost.
     pub(crate) fn left(&self, is_of: impl Fn(&dyn Queue) -> bool) {
+        let _admin = self.admin.lock();
         for line in self.lines.iter().filter(|l| l.state() == State::Going) {
             if line.channel.with_queue(|queue| is_of(queue)) == Some(true) {
                 line.set(State::Gone);
