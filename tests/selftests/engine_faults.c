@@ -131,8 +131,11 @@ static void strike(struct __test_metadata *_metadata, FIXTURE_DATA(fault) * self
 		/* What was not moved is what nobody could vouch for; it may be tried again. */
 		EXPECT_LE(LEN / FERRY_PAGE - there,
 			  hz_grown(&c, "folios_unquiet") * (self->folio / FERRY_PAGE));
-		EXPECT_GT(hz_grown(&c, "folios_unquiet"), 0);
-		EXPECT_EQ(1, hz_grown(&c, "engine_timeouts"));
+		/* A mover that is slow itself may find that it has ended meanwhile. */
+		if (ms < LATE_MS) {
+			EXPECT_GT(hz_grown(&c, "folios_unquiet"), 0);
+			EXPECT_EQ(1, hz_grown(&c, "engine_timeouts"));
+		}
 	}
 	/* Whoever writes late, what is said from here on stays said. */
 	ferry_fill(self->mem, LEN, self->folio, 3);

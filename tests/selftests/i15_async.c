@@ -231,7 +231,7 @@ TEST_F(i15, numa_faults)
  * Direct compaction for huge pages, which begins with MIGRATE_ASYNC: batches of 32 pages
  * or less, copied early. The node has no free block of 2M, but enough free pages.
  */
-/* A fragmented node, and who needs large folios there. Returns how often somebody had to compact. */
+/* A fragmented node, and who needs large folios there. Returns how often it was compacted. */
 static long compact(struct __test_metadata *_metadata, FIXTURE_DATA(i15) * self)
 {
 	long stalls = 0, was, moved, wanted = ferry_iters(12, 4);
