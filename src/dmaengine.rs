@@ -111,8 +111,7 @@ impl Driver {
     fn works(&self, channel: &mut DmaChannel) -> Result<bool> {
         let (name, which) = (&self.name, channel.name());
         if channel.bounces() {
-            pr_err!("{name}: memory would be copied by a CPU first (swiotlb=force, or out of the reach of the device)\n");
-            return Err(EOPNOTSUPP);
+            return Err(engine::bounces(name.as_str()));
         }
         let verdict = channel.self_test()?;
         let what = match verdict {

@@ -140,6 +140,14 @@ pub(crate) fn make(
     })
 }
 
+/// The error of an engine for which a CPU would copy first, which is logged.
+pub(crate) fn bounces(name: &str) -> Error {
+    pr_err!(
+        "{name}: memory would be copied by a CPU first (swiotlb=force, or out of the reach of the device)\n"
+    );
+    EOPNOTSUPP
+}
+
 impl Engine {
     /// Lines that are open and idle, those of these nodes first.
     fn idle(&self, nodes: (i32, i32), busy_too: bool) -> impl Iterator<Item = &Line> {

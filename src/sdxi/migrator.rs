@@ -96,11 +96,7 @@ impl Known {
 fn queue_of(function: &Arc<Function>, context: &Arc<Context>) -> Result<Option<KBox<dyn Queue>>> {
     let dev = function.dev();
     if ContextQueue::bounces(dev) {
-        pr_err!(
-            "{}: every mapping would be copied by a CPU first (swiotlb=force)\n",
-            dev.name().to_str()?
-        );
-        return Err(EOPNOTSUPP);
+        return Err(engine::bounces(dev.name().to_str()?));
     }
     let Some(claim) = Claim::new(context) else {
         return Ok(None);

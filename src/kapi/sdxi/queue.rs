@@ -61,7 +61,8 @@ impl ContextQueue {
         }
     }
 
-    /// Does every mapping for this device copy (`swiotlb=force`)?
+    /// Would mappings for this device copy: all of them (`swiotlb=force`), or those of memory out of its
+    /// reach?
     pub(crate) fn bounces(dev: &pci::Device) -> bool {
         // SAFETY: The device is valid.
         unsafe { fb::ferry_dma_bounces(dev.as_raw_device()) }
