@@ -31,6 +31,8 @@ enum {
 	SOON,
 	/* Not before the timeout: folios may stay, and the channel is quarantined. */
 	LATE,
+	/* The same, and not at all before it is reset. */
+	HUNG,
 	/* The function is gone until the driver is bound anew. */
 	GONE,
 };
@@ -127,12 +129,12 @@ static void strike(struct __test_metadata *_metadata, FIXTURE_DATA(fault) * self
 	if (how == SOON) {
 		EXPECT_EQ(LEN / FERRY_PAGE, there);
 		EXPECT_EQ(0, hz_grown(&c, "folios_unquiet"));
-	} else if (how == LATE) {
+	} else if (how != GONE) {
 		/* What was not moved is what nobody could vouch for; it may be tried again. */
 		EXPECT_LE(LEN / FERRY_PAGE - there,
 			  hz_grown(&c, "folios_unquiet") * (self->folio / FERRY_PAGE));
 		/* A mover that is slow itself may find that it has ended meanwhile. */
-		if (ms < LATE_MS) {
+		if (ms < LATE_MS || how == HUNG) {
 			EXPECT_GT(hz_grown(&c, "folios_unquiet"), 0);
 			EXPECT_EQ(1, hz_grown(&c, "engine_timeouts"));
 		}
@@ -152,7 +154,7 @@ static void strike(struct __test_metadata *_metadata, FIXTURE_DATA(fault) * self
 	/* What was parked is somebody else's now: it must not be written to any more. */
 	ASSERT_EQ(0, hz_fresh(self->mem, LEN, self->folio, self->nodes[1]));
 	ferry_fill(self->mem, LEN, self->folio, 2);
-	if (how == LATE)
+	if (how == LATE || how == HUNG)
 		ferry_sleep_ms(LATE_MS);
 	EXPECT_TRUE(eng_calm(self->port));
 	EXPECT_EQ(0, ferry_verify(self->mem, LEN, self->folio, 2));
@@ -208,7 +210,7 @@ TEST_F(fault, late_write)
 
 TEST_F(fault, hang)
 {
-	strike(_metadata, self, variant, "{\"kind\":\"hang\"}", 1, LATE);
+	strike(_metadata, self, variant, "{\"kind\":\"hang\"}", 1, HUNG);
 }
 
 TEST_F(fault, disappear)

@@ -12,7 +12,6 @@ struct hz_mover {
 	pthread_t thread;
 	const int *nodes;
 	unsigned int kib;
-	size_t folio;
 	char *mem;
 	long rounds;
 	size_t bad;
