@@ -340,6 +340,11 @@ impl Batch {
         self.planned_at = preempt::clock();
     }
 
+    /// Its kind, if how long it takes is worth knowing.
+    pub(crate) fn kind(&self) -> Option<usize> {
+        self.kind
+    }
+
     /// Sets how many more helpers it is worth.
     pub(crate) fn set_wanted(&self, helpers: u32) {
         self.wanted.store(helpers, Relaxed);

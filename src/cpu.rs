@@ -235,7 +235,7 @@ impl Migrator for Cpu {
             return Want::NOBODY;
         }
         match self.scales.get(kind) {
-            Some(scale) if !self.shared.inject.ignores_gain() => scale.want(most),
+            Some(scale) if !self.shared.inject.ignores_gain() => scale.want(most, 1),
             _ => Want {
                 helpers: most,
                 sample: false,
@@ -299,19 +299,12 @@ impl Migrator for Cpu {
                 self.placement.llc(i),
             )?;
         }
-        for (kind, scale) in self.scales.iter().enumerate() {
-            let mut costs = scale.known_costs().peekable();
-            if costs.peek().is_none() {
-                continue;
-            }
+        for (kind, scale) in self.scales.iter().enumerate().filter(|(_, s)| s.knows()) {
             match scale::kind_bytes(kind) {
                 (folio, Some(batch)) => write!(f, "gain early {folio} {batch}")?,
                 (folio, None) => write!(f, "gain now {folio} {folio}")?,
             }
-            for (helpers, ns) in costs {
-                write!(f, " {helpers}:{ns}")?;
-            }
-            writeln!(f)?;
+            writeln!(f, "{scale}")?;
         }
         Ok(())
     }

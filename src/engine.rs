@@ -17,6 +17,7 @@
 //! Lock order: that of [`keeper`]. Movers take only the locks of channels.
 //!
 //! [`engine`]: ferry_core::engine
+//! [`scale`]: ferry_core::scale
 
 pub(crate) mod keeper;
 
@@ -55,7 +56,10 @@ use ferry_core::{
     },
     policy,
     scale,
-    scale::Want, //
+    scale::{
+        Scale,
+        Want, //
+    }, //
 };
 use kernel::{
     fmt,
@@ -84,6 +88,8 @@ struct Engine {
     keeper: Arc<Keeper>,
     /// What each kind of batch has gained, since the channels have been these.
     shares: KVec<Share<Atomic<u32>>>,
+    /// And with how many of them.
+    scales: KVec<Scale<Atomic<u32>>>,
     seen: Atomic<u32>,
     shared: Arc<Shared>,
 }
@@ -113,13 +119,16 @@ pub(crate) fn make(
     shared: &Arc<Shared>,
 ) -> Result<Made> {
     let mut shares = KVec::with_capacity(scale::KINDS, GFP_KERNEL)?;
+    let mut scales = KVec::with_capacity(scale::KINDS, GFP_KERNEL)?;
     for _ in 0..scale::KINDS {
         shares.push(Share::new(|| Atomic::new(0)), GFP_KERNEL)?;
+        scales.push(Scale::new(|| Atomic::new(0)), GFP_KERNEL)?;
     }
     let engine = Arc::new(
         Engine {
             keeper: keeper.clone(),
             shares,
+            scales,
             seen: Atomic::new(0),
             shared: shared.clone(),
         },
@@ -167,6 +176,25 @@ impl Engine {
         self.shared.knobs.engine_share() != 0 || self.shared.inject.helper_only()
     }
 
+    /// How many channels a batch is worth that gets so many bytes, of at most `most`.
+    fn channels(&self, batch: &Batch, most: u32) -> u32 {
+        let scale = batch.kind().and_then(|kind| self.scales.get(kind));
+        match scale {
+            Some(scale) if !self.shared.inject.ignores_gain() => scale.want(most, most).helpers,
+            _ => most,
+        }
+    }
+
+    /// What has been learnt was of other channels, if they have changed.
+    fn forget_others(&self) {
+        let now = self.keeper.changes();
+        if self.seen.load(Relaxed) != now {
+            self.seen.store(now, Relaxed);
+            self.shares.iter().for_each(Share::forget);
+            self.scales.iter().for_each(Scale::forget);
+        }
+    }
+
     fn line(&self, lane: u32) -> Option<&Line> {
         // Lane 0 is the mover.
         let index = usize::try_from(lane.checked_sub(1)?).ok()?;
@@ -188,6 +216,7 @@ impl Migrator for Engine {
     }
 
     fn want(&self, kind: usize, _pieces: u32, _payer: u64) -> Want {
+        self.forget_others();
         let all = Want {
             helpers: SOLO.saturating_add(engine::ALL),
             sample: true,
@@ -204,12 +233,6 @@ impl Migrator for Engine {
         let Some(share) = self.shares.get(kind) else {
             return Want::NOBODY;
         };
-        // What has been learnt was of other channels.
-        let now = self.keeper.changes();
-        if self.seen.load(Relaxed) != now {
-            self.seen.store(now, Relaxed);
-            self.shares.iter().for_each(Share::forget);
-        }
         match share.next() {
             Use::Aside => Want::NOBODY,
             Use::Solo => Want {
@@ -225,15 +248,20 @@ impl Migrator for Engine {
 
     fn learn(&self, kind: usize, batch: &Batch, ns: u64) {
         let did = batch.raw().by_engine();
+        let channels = batch.nr_given();
+        let sample = Sample {
+            bytes: batch.raw().planned().bytes,
+            ns,
+            asked: channels != 0,
+            engine_bytes: did.bytes.load(Relaxed),
+            engine_ns: did.ended.load(Relaxed).saturating_sub(batch.planned_at()),
+            waited_ns: batch.waited_ns(),
+        };
         if let Some(share) = self.shares.get(kind) {
-            share.learn(&Sample {
-                bytes: batch.raw().planned().bytes,
-                ns,
-                asked: batch.nr_given() != 0,
-                engine_bytes: did.bytes.load(Relaxed),
-                engine_ns: did.ended.load(Relaxed).saturating_sub(batch.planned_at()),
-                waited_ns: batch.waited_ns(),
-            });
+            share.learn(&sample);
+        }
+        if let Some(scale) = self.scales.get(kind).filter(|_| sample.engine_bytes != 0) {
+            scale.learn(channels, sample.engine_bytes, sample.engine_ns);
         }
     }
 
@@ -253,7 +281,7 @@ impl Migrator for Engine {
         }
         // About as much as they get.
         let bytes = policy::bytes_of(planned.bytes, taken, planned.pieces);
-        let channels = engine::channels_for(bytes, taken, usable);
+        let channels = self.channels(batch, engine::channels_for(bytes, taken, usable));
         let mut chunks = 0u32;
         for (n, line) in (0..channels).zip(self.idle(nodes, busy_too)) {
             let range = engine::nth_range(planned.pieces, taken, channels, n);
@@ -342,7 +370,7 @@ impl Migrator for Engine {
 
     fn show(&self, f: &mut dyn fmt::Write) -> fmt::Result {
         self.keeper.show(f)?;
-        for (kind, share) in self.shares.iter().enumerate() {
+        for (kind, (share, scale)) in self.shares.iter().zip(&self.scales).enumerate() {
             let Some((part, with, without)) = share.known() else {
                 continue;
             };
@@ -350,11 +378,15 @@ impl Migrator for Engine {
                 (folio, Some(batch)) => write!(f, "gain early {folio} {batch}")?,
                 (folio, None) => write!(f, "gain now {folio} {folio}")?,
             }
-            writeln!(
+            write!(
                 f,
                 " share {part}/{} with {with} without {without}",
                 engine::ALL
             )?;
+            if scale.knows() {
+                write!(f, " channels{scale}")?;
+            }
+            writeln!(f)?;
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How many helpers batches of one kind are worth, by what they have gained so far.
+//! How many helpers batches of one kind are worth, by what they have gained so far. So are channels of
+//! an engine counted, which begin with all of them.
 //!
 //! For each number of helpers ([`LEVELS`]) there is a running median of what a byte has cost, and the
 //! smallest number is taken that costs little more than the best one. Its neighbours are tried
@@ -11,14 +12,20 @@
 //! sample to each other, and any mixture of old and new values is a valid one.
 
 use crate::word::Word;
+use core::fmt;
 
 /// Numbers of helpers that are told apart.
 pub const LEVELS: [u32; 13] = [0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64];
+/// The last of them.
+const MOST: u32 = 64;
 
 /// So many samples say nothing: helpers that have not been called for long wake up slowly.
 const WARM_UP: u32 = 2;
 /// The least of those up to this one is where a median begins.
 const KNOWN: u32 = 10;
+/// A batch of so many bytes is one sample, and so many samples at most if it is longer.
+const LONG: u64 = 2 << 20;
+const LONGEST: u64 = 4;
 /// A neighbour is tried again each time after so many batches, for so many batches in a row, of
 /// which the first ones say nothing.
 const TRY_EVERY: u32 = 256;
@@ -102,8 +109,19 @@ impl<W: Word> Scale<W> {
         costs().find(|&(_, cost)| cost <= enough).map(|(l, _)| l)
     }
 
-    /// How many helpers the next batch should have, of at most `most`.
-    pub fn want(&self, most: u32) -> Want {
+    /// Starts anew: who helps are others.
+    pub fn forget(&self) {
+        for seen in &self.seen {
+            for word in [&seen.samples, &seen.cost, &seen.run] {
+                word.store_relaxed(0);
+            }
+        }
+        self.batches.store_relaxed(0);
+    }
+
+    /// How many helpers the next batch should have, of at most `most`. As long as nothing is known,
+    /// `first`.
+    pub fn want(&self, most: u32, first: u32) -> Want {
         let top = level(most);
         let batch = self.batches.load_relaxed().wrapping_add(1);
         self.batches.store_relaxed(batch);
@@ -122,11 +140,14 @@ impl<W: Word> Scale<W> {
                 }
                 unknown.or(trial.and(retry)).unwrap_or(now)
             }
-            // The first batches of a kind have one.
-            None => top.min(1),
+            None => level(first).min(top),
         };
         Want {
-            helpers: LEVELS.get(now).copied().unwrap_or(0),
+            helpers: if now == top {
+                most.min(MOST)
+            } else {
+                LEVELS.get(now).copied().unwrap_or(0)
+            },
             // What has been chosen is looked at less often, to be left alone.
             sample: match trial {
                 Some(since) => since >= WARM_UP,
@@ -167,13 +188,29 @@ impl<W: Word> Scale<W> {
         };
         seen.cost.store_relaxed(new);
         if samples < KNOWN {
-            seen.samples.store_relaxed(samples.saturating_add(1));
+            // A long batch says more.
+            let weight = (bytes / LONG).clamp(1, LONGEST) as u32;
+            seen.samples
+                .store_relaxed(samples.saturating_add(weight).min(KNOWN));
         }
     }
 
-    /// What is known: numbers of helpers and nanoseconds for 64 KiB with them.
-    pub fn known_costs(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
+    /// Numbers of helpers that are known, and nanoseconds for 64 KiB with them.
+    fn known_costs(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
         (LEVELS.iter().enumerate()).filter_map(|(l, &n)| Some((n, self.known(l)?)))
+    }
+
+    /// Is anything known?
+    pub fn knows(&self) -> bool {
+        self.known_costs().next().is_some()
+    }
+}
+
+/// What is known: ` HELPERS:NS` for each number of them, NS for 64 KiB.
+impl<W: Word> fmt::Display for Scale<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.known_costs()
+            .try_for_each(|(helpers, ns)| write!(f, " {helpers}:{ns}"))
     }
 }
 
@@ -253,9 +290,19 @@ mod tests {
         most: u32,
         ns: impl Fn(u32, u32) -> u64,
     ) -> [u32; 13] {
+        run_from(s, batches, most, 1, ns)
+    }
+
+    fn run_from(
+        s: &Scale<TestWord>,
+        batches: u32,
+        most: u32,
+        first: u32,
+        ns: impl Fn(u32, u32) -> u64,
+    ) -> [u32; 13] {
         let mut last = [0; 13];
         for i in 0..batches {
-            let Want { helpers: n, sample } = s.want(most);
+            let Want { helpers: n, sample } = s.want(most, first);
             assert!(n <= most);
             if sample {
                 s.learn(n, 2 << 20, ns(n, i));
@@ -295,6 +342,46 @@ mod tests {
         let last = run(&s, 3000, 2, knee(64));
         assert!(last[2] > 900);
         assert_eq!(run(&s, 1000, 0, knee(64))[0], 1000);
+    }
+
+    #[test]
+    fn all_that_are_worth_it_are_found_from_above_too() {
+        for (at, helpers) in [(1, 1), (2, 1), (4, 3), (9, 8), (17, 16), (64, 16)] {
+            let s = scale();
+            assert_eq!(s.want(16, 16).helpers, 16);
+            let last = run_from(&s, 3000, 16, 16, knee(at));
+            assert!(last[level(helpers)] > 900);
+        }
+    }
+
+    #[test]
+    fn long_batches_say_more() {
+        let s = scale();
+        for _ in 0..3 {
+            assert!(!s.knows());
+            s.learn(8, 64 << 20, 1_000_000);
+        }
+        assert!(s.knows());
+    }
+
+    #[test]
+    fn all_are_all() {
+        let s = scale();
+        assert_eq!(s.want(7, 7).helpers, 7);
+        assert_eq!(s.want(200, 200).helpers, 64);
+        assert_eq!(s.want(7, 1).helpers, 1);
+        assert_eq!(s.want(1, 1).helpers, 1);
+        assert_eq!(s.want(0, 1).helpers, 0);
+    }
+
+    #[test]
+    fn forgets() {
+        let s = scale();
+        run(&s, 100, 4, knee(4));
+        assert!(s.known_costs().count() > 1);
+        s.forget();
+        assert_eq!(s.known_costs().count(), 0);
+        assert_eq!(s.want(8, 8).helpers, 8);
     }
 
     #[test]
@@ -356,7 +443,7 @@ mod tests {
         s.learn(3, 0, 5);
         s.learn(u32::MAX, 1, u64::MAX);
         s.learn(0, u64::MAX, 0);
-        assert!(s.want(64).helpers <= 64);
+        assert!(s.want(64, 1).helpers <= 64);
         assert_eq!(s.known_costs().count(), 0);
     }
 
