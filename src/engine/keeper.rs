@@ -330,7 +330,7 @@ impl Keeper {
         }
     }
 
-    /// The device has gone. What its driver has not ended is lost.
+    /// The device has gone. What its driver has not ended is lost; channels of others take its place.
     pub(crate) fn left(&self, is_of: impl Fn(&dyn Queue) -> bool) {
         let _admin = self.admin.lock();
         for line in self.lines.iter().filter(|l| l.state() == State::Going) {
@@ -338,10 +338,10 @@ impl Keeper {
                 line.set(State::Gone);
             }
         }
-        self.call();
+        self.arrive();
     }
 
-    /// A device may have come.
+    /// A device may have come, or one has gone that spare channels of others can stand in for.
     pub(crate) fn arrive(&self) {
         self.look.store(1, Relaxed);
         self.call();

@@ -142,6 +142,7 @@ impl Watcher for Teller {
         self.known.list.lock().retain(|f| !Arc::ptr_eq(f, function));
         let id = function.dev().id();
         self.keeper.leave(|queue| queue.is_of(id));
+        self.keeper.arrive();
     }
 }
 
