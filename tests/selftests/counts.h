@@ -316,7 +316,10 @@ static void say(const struct counts *c, int n)
 
 #define KMEMLEAK	"/sys/kernel/debug/kmemleak"
 
-/* What kmemleak finds; -1 if the kernel has none, or it is off. */
+/*
+ * What kmemleak finds; -1 if the kernel has none, or it is off. Seen to find one object with
+ * a module that forgets 300 bytes as it is loaded.
+ */
 static int kmemleak(void)
 {
 	static char text[1 << 16];

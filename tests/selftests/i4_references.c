@@ -498,7 +498,7 @@ TEST_F(i4, walkers_of_page_frames)
 			ASSERT_EQ(0, pthread_create(&w[k].thread, NULL, walk_fn, &w[k]));
 		}
 		for (k = 0; k < ARRAY_SIZE(paths); k++)
-			EXPECT_TRUE(ferry_wait(has_walked, &w[k], 20000)) TH_LOG("walker %d", k);
+			EXPECT_TRUE(ferry_wait(has_walked, &w[k], 60000)) TH_LOG("walker %d", k);
 		ret = hz_move_pages(self->mem, self->len, self->folio, to);
 		ASSERT_LE(0, ret);
 		left += ret;

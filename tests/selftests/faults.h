@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * A fault of an engine, from its injection to the engine that works again.
+ *
+ * The engine gets everything (engine_share). Whatever it does, content is right, what the
+ * stock kernel would have moved is moved unless nothing proves in time that the engine is
+ * quiet (I7), the call ends in bounded time, and afterwards nothing is parked, the pool is
+ * whole, and the engine works again, after having been rearmed where it was quarantined.
+ * To be included after engine.h.
+ */
+#ifndef FERRY_FAULTS_H
+#define FERRY_FAULTS_H
+
+/* Two descriptors of most, and one of less, without the first folio: all merges notwithstanding. */
+#define FLT_LEN		(8UL << 20)
+#define FLT_TIMEOUT_MS	1000
+/* A write that comes after the timeout, by itself. */
+#define FLT_LATE_MS	2500
+#define FLT_LATE	"\"kind\":\"late_write\",\"ms\":2500"
+/* For a machine that emulates several others. */
+#define FLT_SLACK_MS	60000
+
+struct flt {
+	int nodes[FERRY_MAX_NODES];
+	char function[32];
+	size_t folio;
+	long channels;
+	char *mem;
+	int port;
+};
+
+enum flt_how {
+	/* It comes back by itself. */
+	FLT_SOON,
+	/* Not before the timeout: folios may stay, and the channel is quarantined. */
+	FLT_LATER,
+	/* The same, and not at all before it is reset. */
+	FLT_HUNG,
+	/* The function is gone. */
+	FLT_GONE,
+};
+
+struct flt_fault {
+	/* The fault itself, members of its object. */
+	const char *what;
+	/* Of how many descriptors; 0: of all from there on. */
+	unsigned int times;
+	/* A whole request that goes with it. */
+	const char *second;
+	/* Some of it may not have come in the end. */
+	bool left;
+	enum flt_how how;
+	/* Gets a function back that is gone. */
+	void (*back)(struct __test_metadata *_metadata, struct flt *f);
+	/* More of what is true when it works again. */
+	bool (*ready)(void *f);
+};
+
+/* Sets all up for folios of @kib. @f->mem is MAP_FAILED and @f->port -1 before. */
+static void flt_begin(struct __test_metadata *_metadata, struct flt *f, const char *kind,
+		      unsigned int kib, long channels)
+{
+	f->port = eng_open(kind);
+	ASSERT_LE(0, f->port);
+	ASSERT_TRUE(eng_calm(f->port));
+	ASSERT_TRUE(eng_function(kind, f->function, sizeof(f->function)));
+	ASSERT_EQ(0, hz_prepare(f->nodes));
+	f->channels = channels;
+	ASSERT_TRUE(eng_rearm(f->channels));
+	ASSERT_EQ(0, ferry_set_knob("engine_share", "all"));
+	ASSERT_EQ(0, ferry_set_knob("timeout_ms", "%d", FLT_TIMEOUT_MS));
+	ASSERT_EQ(0, ferry_set_knob("min_folio_bytes", "65536"));
+	f->folio = (size_t)kib << 10;
+	f->mem = ferry_map_anon(FLT_LEN, FERRY_PMD);
+	ASSERT_NE(MAP_FAILED, f->mem);
+}
+
+static void flt_end(struct flt *f)
+{
+	if (f->mem != MAP_FAILED)
+		munmap(f->mem, FLT_LEN);
+	ferry_restore();
+	if (f->port >= 0) {
+		eng_calm(f->port);
+		close(f->port);
+	}
+}
+
+static bool flt_struck(void *f)
+{
+	return eng_struck(((struct flt *)f)->port);
+}
+
+/* Migrates with the fault, which begins at the descriptor @where says, and then without. */
+static void flt_strike(struct __test_metadata *_metadata, struct flt *f, const char *where,
+		       const struct flt_fault *fault)
+{
+	const long pages = FLT_LEN / FERRY_PAGE, each = f->folio / FERRY_PAGE;
+	struct hz_count c;
+	char request[300];
+	long there, unquiet;
+	u64 from, ms;
+
+	ASSERT_EQ(0, hz_fresh(f->mem, FLT_LEN, f->folio, f->nodes[0]));
+	ferry_fill(f->mem, FLT_LEN, f->folio, 1);
+	snprintf(request, sizeof(request),
+		 "{\"cmd\":\"inject\",%s,\"times\":%u,\"fault\":{%s}}", where, fault->times,
+		 fault->what);
+	ASSERT_TRUE(eng_do(f->port, request));
+	if (fault->second)
+		ASSERT_TRUE(eng_do(f->port, fault->second));
+	hz_count(&c);
+	from = ferry_now_ns();
+	hz_move_pages(f->mem, FLT_LEN, f->folio, f->nodes[1]);
+	ms = (ferry_now_ns() - from) / 1000000;
+	hz_count_end(&c);
+	EXPECT_EQ(0, ferry_verify(f->mem, FLT_LEN, f->folio, 1));
+	EXPECT_GT(hz_grown(&c, "engine_descriptors"), 0);
+	/* One timeout for each batch that finds a channel not yet quarantined. */
+	EXPECT_LT(ms, 4 * FLT_TIMEOUT_MS + FLT_SLACK_MS);
+	there = ferry_count_on(f->mem, FLT_LEN, FERRY_PAGE, f->nodes[1]);
+	unquiet = hz_grown(&c, "folios_unquiet");
+	ferry_note("%ld of %ld pages moved in %llu ms; unquiet %ld", there, pages,
+		   (unsigned long long)ms, unquiet);
+	ferry_note("descriptors %ld, chunks failed %ld, timeouts %ld",
+		   hz_grown(&c, "engine_descriptors"), hz_grown(&c, "chunks_failed"),
+		   hz_grown(&c, "engine_timeouts"));
+	/* What comes with another one may take effect later, as the engine is brought back. */
+	if (fault->times == 1 && !fault->second)
+		EXPECT_TRUE(flt_struck(f));
+	/* What was not moved is what nobody could vouch for; a slow mover may try it again. */
+	EXPECT_LE(pages - there, unquiet * each);
+	if (ms < FLT_LATE_MS)
+		EXPECT_EQ(pages - there, unquiet * each);
+	if (fault->how == FLT_SOON)
+		EXPECT_EQ(0, unquiet);
+	/* A mover that is slow itself may find that it has ended meanwhile. */
+	if (fault->how == FLT_HUNG || (fault->how == FLT_LATER && ms < FLT_LATE_MS)) {
+		EXPECT_GT(unquiet, 0);
+		EXPECT_EQ(1, hz_grown(&c, "engine_timeouts"));
+	}
+
+	/* Whoever writes late, what is said from here on stays said. */
+	ferry_fill(f->mem, FLT_LEN, f->folio, 3);
+	if (fault->back)
+		fault->back(_metadata, f);
+	EXPECT_TRUE(ferry_wait(hz_none_parked, NULL, FLT_SLACK_MS));
+	EXPECT_TRUE(ferry_wait(hz_pool_whole, NULL, FLT_SLACK_MS));
+	if (fault->times == 1 && !fault->left)
+		EXPECT_TRUE(ferry_wait(flt_struck, f, FLT_SLACK_MS));
+	EXPECT_EQ(0, ferry_verify(f->mem, FLT_LEN, f->folio, 3));
+
+	/* What was parked is somebody else's now: it must not be written to any more. */
+	ASSERT_EQ(0, hz_fresh(f->mem, FLT_LEN, f->folio, f->nodes[1]));
+	ferry_fill(f->mem, FLT_LEN, f->folio, 2);
+	if (fault->how == FLT_LATER || fault->how == FLT_HUNG)
+		ferry_sleep_ms(FLT_LATE_MS);
+	EXPECT_TRUE(eng_calm(f->port));
+	EXPECT_EQ(0, ferry_verify(f->mem, FLT_LEN, f->folio, 2));
+
+	/* And again, the other way, without faults. */
+	ASSERT_TRUE(eng_rearm(f->channels));
+	if (fault->ready)
+		EXPECT_TRUE(ferry_wait(fault->ready, f, FLT_SLACK_MS));
+	hz_count(&c);
+	EXPECT_EQ(0, ferry_move_range(f->mem, FLT_LEN, f->folio, f->nodes[0], NULL));
+	hz_count_end(&c);
+	EXPECT_EQ(0, ferry_verify(f->mem, FLT_LEN, f->folio, 2));
+	EXPECT_GT(hz_grown(&c, "engine_bytes"), 0);
+	EXPECT_EQ(0, hz_grown(&c, "chunks_failed"));
+}
+
+#endif
