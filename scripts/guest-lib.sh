@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash
+#
+# For what runs in a guest of scripts/vm, in the top directory: source it.
+
+# The drivers of the models that the guest has (scripts/vm --device).
+engines() {
+	local dir=build/kernel-${FERRY_KERNEL:-base}/drivers/dma kind driver
+
+	for kind in ptdma ae4dma plx; do
+		grep -qs "\.$kind$" /sys/class/virtio-ports/*/name || continue
+		set --
+		case $kind in
+		ae4dma) driver=amd/ae4dma/ae4dma; set -- max_hw_q=4 ;;
+		plx) driver=plx_dma ;;
+		*) driver=amd/$kind/$kind ;;
+		esac
+		[ ! -d "/sys/module/${driver##*/}" ] || continue
+		insmod "$dir/$driver.ko" "$@" || return
+		translated "${driver##*/}" || return
+	done
+}
+
+# An IOMMU that lets everything through shows nothing (scripts/vm --iommu).
+translated() {
+	grep -qw intel_iommu=on /proc/cmdline || return 0
+	grep -q DMA "/sys/bus/pci/drivers/$1"/0000:*/iommu_group/type
+}
+
+# load_ferry FILE: the module, and the drivers that it needs.
+load_ferry() {
+	engines || return
+	insmod "$1" || return
+	! grep -qs '\.sdxi$' /sys/class/virtio-ports/*/name || translated ferry_sdxi
+}
