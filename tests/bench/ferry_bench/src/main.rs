@@ -230,6 +230,7 @@ fn measure_step(
         level: level.then_some((machine.cpus, machine.cpu)),
         cpus: machine.cpus.len(),
         settle: step.settle,
+        moves: 0,
     };
     let mut all = bench.speed(&mut region, step, speed_until, &mut progress)?;
     if let Some(probe_cpu) = machine.probe_cpu.filter(|_| step.calls > 0) {

@@ -16,7 +16,8 @@ use crate::tables;
 use ferry_results::{engine, size_name, Charge};
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::time::Instant;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
 
 /// Base pages in a batch, `NR_MAX_BATCHED_MIGRATION` of the stock kernel.
 pub const BATCH_BYTES: u64 = 512 * guest::PAGE;
@@ -27,6 +28,15 @@ const CALLS_IN_TURN: usize = 25;
 /// So many are not counted where variants have to settle: an engine is tried out in twelve batches of
 /// each direction before anything is decided.
 const SETTLING_CALLS: usize = 14;
+
+/// So many batches of each direction tell an engine how many of its channels to use, long ones four
+/// times as much, and so long is waited for it.
+const SETTLING_SAMPLES: u64 = 80;
+const SETTLING: Duration = Duration::from_secs(6);
+
+/// What is held at most of the node that a move goes to, and of that of a single batch.
+const HELD_BYTES: u64 = 32 << 20;
+const HELD_BYTES_OF_CALL: u64 = 1 << 20;
 
 /// One thing to compare: a migrator, and what was asked for besides.
 #[derive(Clone, Debug, PartialEq)]
@@ -153,6 +163,8 @@ pub struct Bench<'a> {
     pub cpus: usize,
     /// What a variant learns begins anew when it is its turn: moves before its turn that do not count.
     pub settle: bool,
+    /// Moves so far.
+    pub moves: u64,
 }
 
 /// CPU time so far.
@@ -200,15 +212,43 @@ impl Bench<'_> {
     ) -> Result<()> {
         self.select(variant)?;
         self.level()?;
-        // Nothing is learnt of an engine that gets all in any case.
-        if self.settle && !variant.knobs.all_to_engine {
-            self.uncounted(variant, region, series)?;
+        if self.settle {
+            self.settled(variant, region, series)?;
         }
         if let Some(tracer) = self.tracer.filter(|_| series.idle_interrupts.is_none()) {
             tracer.start()?;
             self.uncounted(variant, region, series)?;
             let bytes = 2.0 * region.bytes() as f64;
             series.idle_interrupts = tracer.stop()?.map(|seconds| seconds / bytes);
+        }
+        Ok(())
+    }
+
+    /// Moves until a migrator knows what there is to know of such batches, or a while.
+    fn settled(
+        &mut self,
+        variant: &Variant,
+        region: &mut Region,
+        series: &mut Series,
+    ) -> Result<()> {
+        let channels = match &self.ferry {
+            Some(ferry) => ferry.channels()?.unwrap_or(0),
+            None => 0,
+        };
+        // How much an engine gets is learnt unless it gets all, and of how many channels it is.
+        let wanted = match (variant.knobs.all_to_engine, channels) {
+            (true, 0..=1) => 0,
+            (false, 0..=1) => 1,
+            _ => SETTLING_SAMPLES,
+        };
+        let batch = variant.knobs.batch_bytes.unwrap_or(BATCH_BYTES);
+        let samples = (region.bytes() / batch).max(1) * (batch / BATCH_BYTES).clamp(1, 4);
+        let from = Instant::now();
+        for _ in 0..wanted.div_ceil(samples) {
+            self.uncounted(variant, region, series)?;
+            if from.elapsed() >= SETTLING {
+                break;
+            }
         }
         Ok(())
     }
@@ -284,6 +324,8 @@ impl Bench<'_> {
         let target = self.nodes[1 - direction];
         let nodes = vec![target; folios.len()];
         let mut status = vec![-1; folios.len()];
+        self.moves += 1;
+        let _held = held(target, region.folio_bytes(), HELD_BYTES, self.moves)?;
 
         let counters = self.counters()?;
         let devices = self.devices(variant)?;
@@ -467,11 +509,12 @@ impl Bench<'_> {
                     } else {
                         0
                     };
+                    let to = self.nodes[1 - direction];
+                    let _held = held(to, region.folio_bytes(), HELD_BYTES_OF_CALL, number)?;
                     let (call, seen) =
                         self.one_call(region, piece, direction, page, number, probe)?;
                     all[v].bad_bytes += seen.bad_bytes;
-                    let target = self.nodes[1 - direction];
-                    self.verify(region, piece..piece + 1, target, &mut all[v])?;
+                    self.verify(region, piece..piece + 1, to, &mut all[v])?;
                     // The first call after a switch finds helpers that have never run.
                     if piece >= settling && ((direction, piece) != (0, 0) || now == 1) {
                         samples.push(Sample {
@@ -513,6 +556,23 @@ impl Bench<'_> {
 /// The variants in turns: every other turn in the opposite order.
 fn in_turns(variants: usize, turn: usize) -> impl Iterator<Item = usize> {
     (0..variants).map(move |v| if turn % 2 == 0 { variants - 1 - v } else { v })
+}
+
+/// Folios on the node that the next move goes to, another number of them each time. Without them its
+/// copies come from what the last one has left, in the same order: how far each lies from its folio,
+/// which matters (see [`tables`]), would be the same for many rounds, and then another.
+fn held(node: i32, folio_bytes: u64, most_bytes: u64, number: u64) -> Result<sys::Mapping> {
+    let most = (most_bytes / folio_bytes).clamp(1, 256) as usize;
+    let bytes = page_at(number, most) * folio_bytes as usize;
+    let memory = sys::Mapping::new(bytes).map_err(in_call("mmap"))?;
+    (memory.advise_huge(folio_bytes > guest::PAGE)).map_err(in_call("madvise"))?;
+    sys::allocate_on(Some(node)).map_err(in_call("set_mempolicy"))?;
+    let page = guest::PAGE as usize / size_of::<u64>();
+    for word in memory.words().iter().step_by(page) {
+        word.store(1, Relaxed);
+    }
+    sys::allocate_on(None).map_err(in_call("set_mempolicy"))?;
+    Ok(memory)
 }
 
 /// Pages but the first, evenly spread however many there are of them: multiples of the golden

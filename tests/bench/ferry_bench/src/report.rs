@@ -133,6 +133,7 @@ fn run(step: &Step, nodes: [i32; 2], variant: &Variant, series: &Series, off: &S
         noise_of_off: off_speed.noise(),
         ratio_paired: median(&pairs).expect("at least one round"),
         ratio_of_sums: Some(series.overall_speed() / off.overall_speed()),
+        rounds_gib_per_s: speeds.clone(),
         directions,
         first_folio_gap_us: Quantiles::of(&series.gap_us),
         first_folio_ratio: over(median, &first, &off_first),

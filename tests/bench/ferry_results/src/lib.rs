@@ -148,6 +148,9 @@ pub struct Run {
     /// rare rounds in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ratio_of_sums: Option<f64>,
+    /// GiB/s of each round, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rounds_gib_per_s: Vec<f64>,
     #[serde(default)]
     pub directions: Vec<Direction>,
     /// How long the first page of the batch could not be read, the part of `first_folio_us` that
@@ -359,6 +362,7 @@ mod tests {
             noise_of_off: 0.5,
             ratio_paired: 1.4,
             ratio_of_sums: None,
+            rounds_gib_per_s: vec![],
             directions: vec![],
             first_folio_gap_us: None,
             first_folio_ratio: None,
