@@ -30,10 +30,10 @@ use kernel::{
     prelude::*,
     str::CStrExt,
     sync::atomic::{
-        Acquire,
         Atomic,
-        Release, //
+        Relaxed, //
     },
+    time::msecs_to_jiffies,
     types::Opaque, //
 };
 
@@ -207,7 +207,7 @@ impl DmaChannel {
             fb::ferry_dma_unmap(device, dst, PROBE_BYTES, true);
         }
         let same = to.get(..len) == from.get(..len);
-        Ok(match (made, probe.told.load(Acquire)) {
+        Ok(match (made, probe.told.load(Relaxed)) {
             (Err(_), _) => Probed::Refused,
             (Ok(()), TOLD_GOOD) if same => Probed::Good,
             _ => Probed::Failed,
@@ -219,7 +219,7 @@ impl DmaChannel {
 const PROBE_BYTES: usize = 4096;
 
 /// How long a self-test waits for a copy.
-const PROBE_NS: u64 = 2_000_000_000;
+const PROBE_MS: u32 = 2_000;
 
 const TOLD_GOOD: u32 = 1;
 const TOLD_FAILED: u32 = 2;
@@ -237,9 +237,11 @@ enum Probed {
 struct Probe {
     /// First, so that a pointer to it is one to the probe.
     end: fb::ferry_end,
-    /// Stored with release when it has ended, read with acquire by who waits.
+    /// Stored before `done` is, read after it was waited for, which orders them.
     told: Atomic<u32>,
-    waiters: Opaque<bindings::wait_queue_head>,
+    /// Who waits for it frees the probe: that is why it is not a wait queue, which its waker still
+    /// uses when the waiter has seen all it wants to see.
+    done: Opaque<bindings::completion>,
 }
 
 impl Probe {
@@ -248,26 +250,21 @@ impl Probe {
             Self {
                 end: fb::ferry_end { fn_: Some(probed) },
                 told: Atomic::new(0),
-                waiters: Opaque::new(Default::default()),
+                done: Opaque::new(Default::default()),
             },
             GFP_KERNEL,
         )?;
         // SAFETY: Pinned, and not used by anybody yet.
-        unsafe { fb::ferry_wait_init(probe.waiters.get()) };
+        unsafe { bindings::init_completion(probe.done.get()) };
         Ok(probe)
     }
 
+    /// Has it ended in time? If so, `probed()` uses it no more: `complete()` keeps the completion's lock
+    /// until it is through with it, and this takes it.
     fn wait(&self) -> bool {
-        /// # Safety
-        ///
-        /// `data` is a `Probe` that lives until this returns.
-        unsafe extern "C" fn told(data: *mut ffi::c_void) -> bool {
-            // SAFETY: By the requirement of this function.
-            unsafe { &*data.cast::<Probe>() }.told.load(Acquire) != 0
-        }
-        let data = (&raw const *self).cast_mut().cast();
-        // SAFETY: `told()` gets what it expects, for the time of the call.
-        unsafe { fb::ferry_wait(self.waiters.get(), Some(told), data, PROBE_NS) }
+        let limit = msecs_to_jiffies(PROBE_MS);
+        // SAFETY: Initialised by `new()`; callers can sleep.
+        unsafe { bindings::wait_for_completion_timeout(self.done.get(), limit) != 0 }
     }
 }
 
@@ -275,14 +272,14 @@ impl Probe {
 ///
 /// # Safety
 ///
-/// `end` is the first field of a `Probe` that lives.
+/// `end` is the first field of a `Probe` that lives until it has been told.
 unsafe extern "C" fn probed(end: *const fb::ferry_end, ok: bool) {
     // SAFETY: By the requirement of this function.
     let probe = unsafe { &*end.cast::<Probe>() };
     let told = if ok { TOLD_GOOD } else { TOLD_FAILED };
-    probe.told.store(told, Release);
-    // SAFETY: Initialised by `Probe::new()`.
-    unsafe { fb::ferry_wake(probe.waiters.get()) };
+    probe.told.store(told, Relaxed);
+    // SAFETY: Initialised by `Probe::new()`. Nothing of the probe is used after this.
+    unsafe { bindings::complete(probe.done.get()) };
 }
 
 // SAFETY: dmaengine calls back once for each descriptor, when the engine is through with it, or the
