@@ -82,6 +82,7 @@ use kernel::{
         },
         Arc, //
     },
+    task::might_sleep, //
 };
 
 /// Descriptors of a ring: what every function accepts.
@@ -361,6 +362,8 @@ impl Words {
 
 impl Drop for Words {
     fn drop(&mut self) {
+        // Behind an IOMMU freeing does (`__iommu_dma_free()`).
+        might_sleep();
         if !self.unused && !self.bars.quiet.load(Acquire) {
             LEAKED.fetch_add(self.len as u64 * 8, Relaxed);
             return;
@@ -844,11 +847,18 @@ impl Buffer {
 
     /// Gives it back, if the channel that it was used with has nothing to do any more. Otherwise it
     /// is kept for ever if it is dropped before the function has been proven quiet.
-    pub(crate) fn done_with(mut self, channel: &Channel) -> Result<(), Self> {
+    pub(crate) fn done_with(mut self, channel: &Channel) -> Result<Unused, Self> {
         self.words.unused = channel.outstanding() == 0;
         match self.words.unused {
-            true => Ok(()),
+            true => Ok(Unused { _words: self.words }),
             false => Err(self),
         }
     }
+}
+
+/// A buffer that nobody uses any more. To be dropped where one may sleep, which freeing does behind an
+/// IOMMU (`__iommu_dma_free()`): not with the lock of the channel.
+#[must_use]
+pub(crate) struct Unused {
+    _words: Words,
 }

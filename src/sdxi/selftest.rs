@@ -372,12 +372,13 @@ pub(super) fn run(
         fsleep(Delta::from_millis(1));
     }
     for buffer in [src, dst] {
-        let left = context.with(|inner| match &inner.channel {
-            Some(channel) => buffer.done_with(channel).err(),
-            None => Some(buffer),
+        let done = context.with(|inner| match &inner.channel {
+            Some(channel) => buffer.done_with(channel),
+            None => Err(buffer),
         });
-        if let Some(buffer) = left {
-            function.keep(buffer);
+        match done {
+            Ok(unused) => drop(unused),
+            Err(buffer) => function.keep(buffer),
         }
     }
     Ok(outcome)
