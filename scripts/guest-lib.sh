@@ -11,7 +11,12 @@ engines() {
 		grep -qs "\.$kind$" /sys/class/virtio-ports/*/name || continue
 		set --
 		case $kind in
-		ae4dma) driver=amd/ae4dma/ae4dma; set -- max_hw_q=4 ;;
+		ae4dma)
+			# It uses the other's functions.
+			[ -d /sys/module/ptdma ] || insmod "$dir/amd/ptdma/ptdma.ko" || return
+			driver=amd/ae4dma/ae4dma
+			set -- max_hw_q=4
+			;;
 		plx) driver=plx_dma ;;
 		*) driver=amd/$kind/$kind ;;
 		esac
