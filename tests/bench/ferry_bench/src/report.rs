@@ -326,13 +326,13 @@ const TIME: [Column; 3] = [
     ("engine", copied_by_engine),
 ];
 const ENGINE: [CostColumn; 7] = [
-    ("descriptors/MiB", |cost| Some(cost.descriptors_per_mib)),
-    ("mappings/MiB", |cost| Some(cost.mappings_per_mib)),
-    ("interrupts/MiB", |cost| cost.interrupts_per_mib),
-    ("/batch", |cost| cost.interrupts_per_batch),
-    ("doorbells/GiB", |cost| cost.doorbells_per_gib),
-    ("/batch", |cost| cost.doorbells_per_batch),
-    ("channels/batch", |cost| cost.channels_per_batch),
+    ("descs/MiB", |cost| Some(cost.descriptors_per_mib)),
+    ("maps/MiB", |cost| Some(cost.mappings_per_mib)),
+    ("irqs/MiB", |cost| cost.interrupts_per_mib),
+    ("irqs/batch", |cost| cost.interrupts_per_batch),
+    ("bells/GiB", |cost| cost.doorbells_per_gib),
+    ("bells/batch", |cost| cost.doorbells_per_batch),
+    ("chans/batch", |cost| cost.channels_per_batch),
 ];
 const COST: [Column; 4] = [
     ("sys s", |run| format!("{:.2}", run.sys_s)),
@@ -382,16 +382,45 @@ fn of_engines(runs: &[&Run]) -> String {
     aligned(&lines)
 }
 
-/// Columns as wide as what is in them.
+/// Most characters in a line of a table: what a terminal and a mail show without wrapping.
+const MAX_WIDTH: usize = 100;
+
+/// Columns that say which run a line is about: every table begins with them.
+const KEYS: usize = 2;
+
+/// Returns the lines as a table, or as several below each other where one would be wider than
+/// [`MAX_WIDTH`]. Each column is as wide as its widest cell.
 fn aligned(lines: &[Vec<String>]) -> String {
     let columns = lines.first().map_or(0, Vec::len);
     let width = |column: usize| lines.iter().map(|line| line[column].len()).max();
     let widths: Vec<usize> = (0..columns).filter_map(width).collect();
+    let keys = KEYS.min(columns);
+    let of_keys: usize = widths[..keys].iter().map(|width| width + 1).sum();
+    let mut tables: Vec<Vec<usize>> = vec![(0..keys).collect()];
+    let mut used = of_keys;
+    for (column, width) in widths.iter().enumerate().skip(keys) {
+        if used + width > MAX_WIDTH && used > of_keys {
+            tables.push((0..keys).collect());
+            used = of_keys;
+        }
+        used += width + 1;
+        if let Some(table) = tables.last_mut() {
+            table.push(column);
+        }
+    }
     let mut out = String::new();
-    for line in lines {
-        let cells = (line.iter().zip(&widths)).map(|(cell, &width)| format!("{cell:>width$}"));
-        out += &cells.collect::<Vec<_>>().join(" ");
-        out.push('\n');
+    for (number, table) in tables.iter().enumerate() {
+        if number > 0 {
+            out.push('\n');
+        }
+        for line in lines {
+            let cells = (table.iter()).map(|&column| {
+                let width = widths[column];
+                format!("{:>width$}", line[column])
+            });
+            out += &cells.collect::<Vec<_>>().join(" ");
+            out.push('\n');
+        }
     }
     out
 }
@@ -687,6 +716,19 @@ mod tests {
         assert!(table(&results)
             .lines()
             .any(|line| line.contains("cpu") && line.contains("2.00")));
+    }
+
+    #[test]
+    fn a_table_is_not_wider_than_a_terminal() {
+        let cells = |cell: &str| vec![cell.to_string(); 12];
+        let table = aligned(&[cells("a title of a column"), cells("1")]);
+        let lines: Vec<&str> = table.lines().collect();
+        assert!(lines.iter().all(|line| line.len() <= MAX_WIDTH), "{table}");
+        assert_eq!(table.matches("a title").count(), KEYS * 4 + 10, "{table}");
+        assert_eq!(lines.iter().filter(|line| line.is_empty()).count(), 3);
+        assert_eq!(aligned(&[cells("1")]).lines().count(), 1);
+        let demo = super::table(&results(&[series(1.0, 3.0, 0), series(0.5, 1.5, 1)]));
+        assert!(demo.lines().all(|line| line.len() <= MAX_WIDTH), "{demo}");
     }
 
     #[test]
