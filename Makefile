@@ -42,6 +42,9 @@ soak: kernel module kernel-debug module-debug selftests ## 30 minutes of migrati
 check: kernel module kernel-debug module-debug selftests devices dmaclient bench-tools ## all tests; ends with "N passed, N failed, N skipped"
 	@$(in_env) scripts/check --base --devices --debug-short
 
+check-quick: kernel module selftests devices ## what a change should pass before it is shown: 10 minutes from a built tree
+	@$(in_env) scripts/check --quick
+
 check-debug: kernel-debug module-debug selftests devices dmaclient-debug ## the whole test set on the debug kernel (KASAN, lockdep, ...)
 	@$(in_env) scripts/check --debug --devices-debug
 
@@ -108,6 +111,6 @@ clean: ## remove what was built, but for the kernels and the build root
 distclean: ## remove build/
 	rm -rf --one-file-system build
 
-.PHONY: help devices dmaclient dmaclient-debug demo check check-debug kernel kernel-debug kernel-um module \
+.PHONY: help devices dmaclient dmaclient-debug demo check check-quick check-debug kernel kernel-debug kernel-um module \
 	module-debug module-um selftests soak bench bench-tools bench-native host-tests \
 	objcheck lint shell env series patch-kernel modules clean distclean

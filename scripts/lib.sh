@@ -71,8 +71,24 @@ lock() {
 	fi
 }
 
-# watched WHAT LOG CMD...: runs CMD with its output in LOG, says every half
-# minute that it still goes on, and on failure shows what went wrong.
+# progress SECONDS LINES STEPS: how far a command is, in words, if STEPS says how many lines its
+# log will have (0: unknown).
+progress() {
+	local rest
+
+	if [ "$3" -eq 0 ] || [ "$2" -lt $(($3 / 50 + 1)) ]; then
+		echo "$2 lines of log"
+	elif [ "$2" -ge "$3" ]; then
+		echo "99 %, nearly done"
+	else
+		rest=$(($1 * ($3 - $2) / $2))
+		echo "$(($2 * 100 / $3)) %, about $(elapsed $rest) left"
+	fi
+}
+
+# watched WHAT LOG CMD...: runs CMD with its output in LOG, reports every half
+# minute how far it is (by STEPS, the number of lines LOG will have, if that is
+# set), and on failure shows what went wrong.
 watched() {
 	local what=$1 log=$2 start=$SECONDS pid next=30 rc=0
 
@@ -85,7 +101,7 @@ watched() {
 	while kill -0 "$pid" 2>/dev/null; do
 		sleep 0.2
 		if [ $((SECONDS - start)) -ge "$next" ]; then
-			say "  $what: $(elapsed $((SECONDS - start))), $(wc -l <"$log") lines of log, last: $(tail -n1 "$log" | tr -s '[:space:]' ' ' | cut -c1-60)"
+			say "  $what: $(elapsed $((SECONDS - start))), $(progress $((SECONDS - start)) "$(wc -l <"$log")" "${STEPS:-0}"), last: $(tail -n1 "$log" | tr -s '[:space:]' ' ' | cut -c1-60)"
 			next=$((next + 30))
 		fi
 	done
