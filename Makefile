@@ -39,7 +39,7 @@ bench: kernel module devices bench-tools ## the demo's long form: workers, batch
 soak: kernel module kernel-debug module-debug selftests ## 30 minutes of migration on the plain kernel, 8 with kmemleak: nothing lost, nothing leaked
 	@$(in_env) scripts/soak
 
-check: kernel module kernel-debug module-debug selftests devices dmaclient bench-tools ## all tests; ends with "N passed, N failed, N skipped"
+check: kernel module kernel-debug module-debug selftests devices dmaclient dmaclient-debug bench-tools ## all tests; ends with "N passed, N failed, N skipped"
 	@$(in_env) scripts/check --base --devices --debug-short
 
 check-quick: kernel module selftests devices ## what a change should pass before it is shown: 10 minutes from a built tree
