@@ -9,6 +9,8 @@ engines() {
 
 	for kind in ptdma ae4dma plx; do
 		grep -qs "\.$kind$" /sys/class/virtio-ports/*/name || continue
+		# The library that AMD's drivers are built on.
+		[ "$kind" = plx ] || [ -d /sys/module/virt_dma ] || insmod "$dir/virt-dma.ko" || return
 		set --
 		case $kind in
 		ae4dma)

@@ -202,8 +202,14 @@ load() {
 	[ -d "/sys/module/$1" ] || insmod "$2" "${@:3}" || bad "$1 does not load"
 }
 
+# What AMD's drivers are built on, whatever build of them is tested.
+load_library() {
+	load virt_dma "$top/build/kernel-$kernel/drivers/dma/virt-dma.ko"
+}
+
 # load_drivers [QUEUES]
 load_drivers() {
+	load_library
 	load ptdma "$drivers/amd/ptdma/ptdma.ko"
 	[ "$(channels_of ae4dma | wc -l)" = "${1:-2}" ] || rmmod ae4dma 2>/dev/null
 	load ae4dma "$drivers/amd/ae4dma/ae4dma.ko" "max_hw_q=${1:-2}"
