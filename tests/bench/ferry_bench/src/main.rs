@@ -104,6 +104,9 @@ struct Args {
     /// One spinning thread on each CPU meanwhile.
     #[arg(long)]
     busy: bool,
+    /// What the order of the variants is drawn from; the time if not given. The results say it.
+    #[arg(long)]
+    seed: Option<u64>,
     /// Where the results go as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -188,6 +191,8 @@ struct Machine<'a> {
     models: &'a mut BTreeMap<String, Model>,
     tracer: Option<&'a Tracer>,
     group: Option<&'a Group>,
+    /// What the order of the variants is drawn from.
+    seed: u64,
 }
 
 fn measure_step(
@@ -230,6 +235,7 @@ fn measure_step(
         level: level.then_some((machine.cpus, machine.cpu)),
         cpus: machine.cpus.len(),
         settle: step.settle,
+        seed: machine.seed,
         moves: 0,
     };
     let mut all = bench.speed(&mut region, step, speed_until, &mut progress)?;
@@ -251,6 +257,7 @@ fn measure_step(
         nodes,
         right_size_share,
         machine.group.is_some(),
+        machine.seed,
         &all,
     ))
 }
@@ -310,6 +317,10 @@ fn measure_all(args: &Args) -> Result<Vec<String>> {
         knobs: ferry.as_ref().map(Ferry::knobs).unwrap_or_default(),
         host_cpus: args.host_cpus,
         host_load: args.host_load,
+        seed: args.seed.unwrap_or_else(|| {
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+            now.map_or(0, |now| now.as_secs())
+        }),
         wall_s: 0.0,
         failures: vec![],
     };
@@ -343,6 +354,7 @@ fn measure_all(args: &Args) -> Result<Vec<String>> {
                 models: &mut models,
                 tracer: tracer.as_ref(),
                 group: group.as_ref(),
+                seed: results.seed,
             },
             share,
             &mut restore,

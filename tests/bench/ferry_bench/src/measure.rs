@@ -163,6 +163,8 @@ pub struct Bench<'a> {
     pub cpus: usize,
     /// What a variant learns begins anew when it is its turn: moves before its turn that do not count.
     pub settle: bool,
+    /// What the order of the variants is drawn from.
+    pub seed: u64,
     /// Moves so far.
     pub moves: u64,
 }
@@ -405,7 +407,7 @@ impl Bench<'_> {
         let mut done = 0;
         for turn in 1.. {
             // What changes slowly on the machine is not one variant's alone.
-            for v in in_turns(variants.len(), turn) {
+            for v in in_turns(variants.len(), turn, self.seed) {
                 self.begin_turn(&variants[v], region, &mut all[v])?;
                 for _ in 0..step.rounds_in_turn {
                     self.level()?;
@@ -499,7 +501,7 @@ impl Bench<'_> {
             }
             let now = in_turn.min(step.calls - done + settling);
             done += now - settling;
-            for v in in_turns(variants.len(), turn) {
+            for v in in_turns(variants.len(), turn, self.seed) {
                 self.select(&variants[v])?;
                 // A few there, then the same back again.
                 for (direction, piece) in (0..2).flat_map(|d| (0..now).map(move |k| (d, k))) {
@@ -553,9 +555,12 @@ impl Bench<'_> {
     }
 }
 
-/// The variants in turns: every other turn in the opposite order.
-fn in_turns(variants: usize, turn: usize) -> impl Iterator<Item = usize> {
-    (0..variants).map(move |v| if turn % 2 == 0 { variants - 1 - v } else { v })
+/// Returns the variants in the order of a turn, drawn anew for each turn: what changes on the
+/// machine in step with the turns is not one variant's alone.
+fn in_turns(variants: usize, turn: usize, seed: u64) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..variants).collect();
+    fastrand::Rng::with_seed(seed.wrapping_add(turn as u64)).shuffle(&mut order);
+    order
 }
 
 /// Folios on the node that the next move goes to, another number of them each time. Without them its
@@ -716,9 +721,16 @@ mod tests {
     }
 
     #[test]
-    fn everybody_is_first_in_turn() {
-        assert_eq!(in_turns(3, 1).collect::<Vec<_>>(), [0, 1, 2]);
-        assert_eq!(in_turns(3, 2).collect::<Vec<_>>(), [2, 1, 0]);
+    fn each_variant_has_each_place_about_as_often() {
+        let mut first = [0; 3];
+        for turn in 0..300 {
+            let mut order = in_turns(3, turn, 5);
+            first[order[0]] += 1;
+            order.sort_unstable();
+            assert_eq!(order, [0, 1, 2]);
+        }
+        assert!(first.iter().all(|&n| (70..=130).contains(&n)), "{first:?}");
+        assert_eq!(in_turns(3, 2, 5), in_turns(3, 2, 5));
     }
 
     #[test]

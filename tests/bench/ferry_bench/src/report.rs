@@ -6,7 +6,7 @@ use crate::guest::{is_engine, Knobs, UNLOADED};
 use crate::measure::{Series, Variant, BATCH_BYTES};
 use crate::plan::Step;
 use ferry_results::engine::{self, Cost, Counted, Engine};
-use ferry_results::stats::{median, percentile};
+use ferry_results::stats::{interval_of_median, median, percentile};
 use ferry_results::{size_name, Direction, Part, Quantiles, Range, Results, Run};
 use std::collections::BTreeMap;
 
@@ -17,6 +17,7 @@ pub fn runs(
     nodes: [i32; 2],
     right_size_share: f64,
     charged: bool,
+    seed: u64,
     all: &[Series],
 ) -> Vec<Run> {
     let off = &all[step.variants.iter().position(Variant::is_off).unwrap_or(0)];
@@ -24,7 +25,7 @@ pub fn runs(
         .map(|(variant, series)| Run {
             right_size_share: series.right_size_share.min(right_size_share),
             charge: charged.then_some(series.charge),
-            ..run(step, nodes, variant, series, off)
+            ..run(step, nodes, seed, variant, series, off)
         })
         .collect();
     if step.part == Some(Part::Channels) {
@@ -93,7 +94,14 @@ fn over(of: fn(&[f64]) -> Option<f64>, values: &[f64], off: &[f64]) -> Option<f6
     Some(of(values)? / of(off)?)
 }
 
-fn run(step: &Step, nodes: [i32; 2], variant: &Variant, series: &Series, off: &Series) -> Run {
+fn run(
+    step: &Step,
+    nodes: [i32; 2],
+    seed: u64,
+    variant: &Variant,
+    series: &Series,
+    off: &Series,
+) -> Run {
     let (speeds, off_speeds) = (series.round_speeds(), off.round_speeds());
     let (speed, off_speed) = (range(&speeds), range(&off_speeds));
     let pairs: Vec<f64> = speeds.iter().zip(&off_speeds).map(|(a, b)| a / b).collect();
@@ -132,6 +140,7 @@ fn run(step: &Step, nodes: [i32; 2], variant: &Variant, series: &Series, off: &S
         noise: speed.noise(),
         noise_of_off: off_speed.noise(),
         ratio_paired: median(&pairs).expect("at least one round"),
+        ratio_interval: interval_of_median(&pairs, seed).filter(|_| !std::ptr::eq(series, off)),
         ratio_of_sums: Some(series.overall_speed() / off.overall_speed()),
         rounds_gib_per_s: speeds.clone(),
         directions,
@@ -280,14 +289,29 @@ fn seconds_of_a_round(run: &Run) -> f64 {
 
 const GIB: f64 = (1u64 << 30) as f64;
 
-const SPEED: [Column; 6] = [
+/// Returns the ratio of a run to `off`: what no measurement tells from 1 is no difference.
+fn ratio(run: &Run) -> String {
+    match run.ratio_interval {
+        Some(interval) if interval.includes_one() => "no difference".into(),
+        Some(_) => format!("{:.2}", run.ratio_paired),
+        None => format!("{:.2}", run.ratio_to_off),
+    }
+}
+
+fn interval(run: &Run) -> String {
+    run.ratio_interval
+        .map_or("-".into(), |i| format!("{:.2}-{:.2}", i.low, i.high))
+}
+
+const SPEED: [Column; 7] = [
     ("folio", |run| size_name(run.folio_bytes)),
     ("migrator", name),
     ("GiB/s", |run| format!("{:.3}", run.gib_per_s.median)),
     ("min-max", |run| {
         format!("{:.3}-{:.3}", run.gib_per_s.min, run.gib_per_s.max)
     }),
-    ("ratio", |run| format!("{:.2}", run.ratio_to_off)),
+    ("ratio", ratio),
+    ("95 %", interval),
     ("noise", |run| percent(Some(run.noise))),
 ];
 const FIRST: [Column; 3] = [
@@ -489,7 +513,7 @@ pub fn table(results: &Results) -> String {
 fn summary(results: &Results) -> String {
     let mut out = String::from("\nMeasured, and what is wanted:\n");
     let mut line = |what: String, value: String, wanted: &str, how: String| {
-        out += &format!("  {what:<54} {value:>6}  {wanted:<8} {how}\n");
+        out += &format!("  {what:<54} {value:>13}  {wanted:<8} {how}\n");
     };
     let noise = |noise: f64| format!("noise of off {:.0} %", noise * 100.0);
     // Policies, not what a number of workers or a limit does.
@@ -501,10 +525,9 @@ fn summary(results: &Results) -> String {
         let what = |what: &str| format!("{} {}: {what}", size_name(run.folio_bytes), run.migrator);
         match run.part {
             Some(Part::Sizes) => {
-                let ratio = format!("{:.2}", run.ratio_to_off);
                 line(
                     what("speed against off"),
-                    ratio,
+                    ratio(run),
                     ">= 1",
                     noise(run.noise_of_off),
                 );
@@ -681,7 +704,7 @@ mod tests {
             cpus: 2,
             date: String::new(),
             command: String::new(),
-            runs: runs(&step, [0, 1], 1.0, false, all),
+            runs: runs(&step, [0, 1], 1.0, false, 1, all),
             bench_command: String::new(),
             cpu_model: String::new(),
             nodes: vec![],
@@ -690,6 +713,7 @@ mod tests {
             knobs: BTreeMap::new(),
             host_cpus: None,
             host_load: None,
+            seed: 1,
             wall_s: 0.0,
             failures: vec![],
         }
@@ -805,7 +829,7 @@ mod tests {
         step.part = Some(part);
         step.variants = variants.to_vec();
         Results {
-            runs: runs(&step, [0, 1], 1.0, false, all),
+            runs: runs(&step, [0, 1], 1.0, false, 1, all),
             ..results(&[series(1.0, 1.0, 1), series(1.0, 1.0, 1)])
         }
     }

@@ -25,6 +25,13 @@ pub struct Range {
     pub max: f64,
 }
 
+/// The interval that holds a value with 95 % confidence.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Interval {
+    pub low: f64,
+    pub high: f64,
+}
+
 /// Two quantiles of a series of latencies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Quantiles {
@@ -144,6 +151,10 @@ pub struct Run {
     /// Median over the rounds of (this migrator's speed / speed of `off` in the same round).
     #[serde(default)]
     pub ratio_paired: f64,
+    /// Where `ratio_paired` lies with 95 % confidence, by a bootstrap over the rounds. Absent if
+    /// there were fewer than five.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ratio_interval: Option<Interval>,
     /// Bytes of all rounds over the time of all rounds, over that of `off`: unlike a median it has
     /// rare rounds in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -272,6 +283,9 @@ pub struct Results {
     /// was to do makes figures worse and noisier.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_load: Option<f64>,
+    /// What the order of the variants in each turn, and the bootstrap, were drawn from.
+    #[serde(default)]
+    pub seed: u64,
     /// Seconds the benchmark took.
     #[serde(default)]
     pub wall_s: f64,
@@ -361,6 +375,7 @@ mod tests {
             noise: 1.0,
             noise_of_off: 0.5,
             ratio_paired: 1.4,
+            ratio_interval: None,
             ratio_of_sums: None,
             rounds_gib_per_s: vec![],
             directions: vec![],
@@ -403,6 +418,7 @@ mod tests {
             knobs: BTreeMap::new(),
             host_cpus: None,
             host_load: None,
+            seed: 1,
             wall_s: 1.0,
             failures: vec![],
         }
