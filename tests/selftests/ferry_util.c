@@ -81,7 +81,7 @@ static long read_file(const char *path, char *buf, size_t len)
 	return got;
 }
 
-static char *read_all(const char *path)
+char *ferry_read_all(const char *path)
 {
 	size_t size = 1 << 16, got = 0;
 	char *buf = malloc(size), *more;
@@ -287,7 +287,7 @@ static void restore_all(void)
 
 static void mount_missing(const char *type, const char *where)
 {
-	char *mounts = read_all("/proc/mounts");
+	char *mounts = ferry_read_all("/proc/mounts");
 	char want[128];
 
 	snprintf(want, sizeof(want), " %s %s ", where, type);
@@ -412,7 +412,7 @@ int ferry_stats_get(struct ferry_stats *s)
 	char *text, *line, *next = NULL;
 
 	s->n = 0;
-	text = read_all(FERRY_DEBUGFS "stats");
+	text = ferry_read_all(FERRY_DEBUGFS "stats");
 	if (!text)
 		return ferry_loaded() ? -EIO : 0;
 	for (line = strtok_r(text, "\n", &next); line;
@@ -429,7 +429,7 @@ int ferry_stats_get(struct ferry_stats *s)
 
 int ferry_workers(struct ferry_worker *w, int max)
 {
-	char *text = read_all(FERRY_DEBUGFS "state"), *line, *next = NULL;
+	char *text = ferry_read_all(FERRY_DEBUGFS "state"), *line, *next = NULL;
 	int n = 0;
 
 	if (!text)
@@ -501,7 +501,7 @@ bool ferry_stats_used(const struct ferry_stats *before,
 
 static long counter_in(const char *path, const char *name)
 {
-	char *text = read_all(path), *p = text;
+	char *text = ferry_read_all(path), *p = text;
 	size_t len = strlen(name);
 	long ret = -1;
 
@@ -1407,7 +1407,7 @@ int ferry_trace_clear(void)
 
 char *ferry_trace_read(void)
 {
-	return read_all(TRACEFS "/trace");
+	return ferry_read_all(TRACEFS "/trace");
 }
 
 /* ---- time ---- */

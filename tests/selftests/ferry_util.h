@@ -73,6 +73,8 @@ int ferry_iters(int full, int brief);
 long ferry_read(const char *path, char *buf, size_t len);
 /* Reads a number; LONG_MIN if there is none. */
 long ferry_read_long(const char *path);
+/* The whole of a file, to be freed; NULL on failure. */
+char *ferry_read_all(const char *path);
 /* Writes, without remembering the old value. */
 __printf(2, 3) int ferry_write(const char *path, const char *fmt, ...);
 /*

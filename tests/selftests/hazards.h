@@ -314,6 +314,8 @@ static __maybe_unused void hz_reset_stats(void)
 
 struct hz_event {
 	int pid;
+	bool in_interrupt;
+	u64 ns;		/* since boot, to the microsecond */
 	const char *name;
 	const char *args;
 };
@@ -324,7 +326,8 @@ struct hz_event {
  */
 static __maybe_unused bool hz_next_event(char **text, struct hz_event *e)
 {
-	char *line, *cpu, *name, *args;
+	char *line, *cpu, *name, *args, flags[16];
+	unsigned long long s, us;
 
 	/* "comm-pid   [cpu] flags seconds: name: args" */
 	while ((line = strsep(text, "\n"))) {
@@ -334,6 +337,12 @@ static __maybe_unused bool hz_next_event(char **text, struct hz_event *e)
 		if (!args)
 			continue;
 		*args = '\0';
+		*name = '\0';
+		if (sscanf(cpu, " [%*d] %15s %llu.%llu", flags, &s, &us) != 3)
+			continue;
+		e->ns = s * 1000000000 + us * 1000;
+		/* The third flag: h, H, s, z or Z. */
+		e->in_interrupt = strlen(flags) > 2 && strchr("hHszZ", flags[2]);
 		e->name = name + 2;
 		e->args = args + 2;
 		while (cpu > line && cpu[-1] == ' ')

@@ -3,16 +3,31 @@
  * I8: nothing on the path of a migration allocates; when the pool of batch objects is
  * empty, the stock kernel copies, and that is counted.
  *
+ * What is allocated the kernel says itself, by its events of slabs, pages and per-CPU
+ * memory, for the mover and for all helpers. The mover allocates destinations, and then
+ * unmaps their folios (set_migration_pte, set_migration_pmd): from the last one unmapped
+ * until the last one is mapped again (remove_migration_*) and the batch is over
+ * (ferry_finish) there is nothing to allocate, with the migrator and with "off". Helpers
+ * allocate at no time. What interrupts allocate meanwhile is nobody's of the two.
+ *
+ * Descriptors of engines whose drivers are in the kernel are allocated by these; they must
+ * not enter reclaim, nor draw on reserves. The SDXI driver is ours, and allocates nothing.
+ *
  * exhaust_pool makes the pool look empty, as many migrations at a time would. Every
  * batch and every copy in place has to be declined then, nothing may be copied by the
  * migrator, and all of it has to arrive. Afterwards the pool is whole and in use again.
  *
  * Seen red, in a scratch copy: with Pool::take() making a new batch object where there is
- * none left, nothing is declined, and batches and bytes_early grow.
+ * none left, nothing is declined, and batches and bytes_early grow. With
+ * kfree(kmalloc(64, GFP_NOWAIT)) in ferry_may_claim(), 8176 allocations of helpers with 4K
+ * folios, 322 of them and 62 of the mover on its path with 2M.
  */
+#include <dirent.h>
+
 #include "kselftest_harness.h"
 #include "ferry_util.h"
 #include "hazards.h"
+#include "tracing.h"
 
 #define SIZED_LEN	(8UL << 20)
 #include "sized.h"
@@ -62,6 +77,158 @@ TEST_F(sized, i8_empty_pool_declines)
 		return;
 	EXPECT_EQ(0, hz_grown(&c, "batches_declined_pool"));
 	EXPECT_GT(hz_grown(&c, "batches"), 0);
+}
+
+/* The ids of the module's threads. */
+static int threads_of_ferry(int *pids, int most)
+{
+	DIR *d = opendir("/proc");
+	struct dirent *e;
+	char path[300], text[64];
+	int n = 0;
+
+	while (d && n < most && (e = readdir(d))) {
+		snprintf(path, sizeof(path), "/proc/%s/comm", e->d_name);
+		if (isdigit((unsigned char)*e->d_name) &&
+		    ferry_read(path, text, sizeof(text)) > 0 && !strncmp(text, "ferry/", 6))
+			pids[n++] = atoi(e->d_name);
+	}
+	if (d)
+		closedir(d);
+	return n;
+}
+
+/* What a trace of allocations says. */
+struct allocated {
+	long seen;		/* by the mover, of whatever sort: there is something to see */
+	long on_path;
+	long by_driver;		/* of an engine; they are not in the one before */
+	long by_helpers;
+	long helpers_ran;	/* times that a helper came to its CPU */
+};
+
+static bool is_allocation(const char *name)
+{
+	return !strcmp(name, "kmalloc") || !strcmp(name, "kmem_cache_alloc") ||
+	       !strcmp(name, "mm_page_alloc") || !strcmp(name, "percpu_alloc_percpu");
+}
+
+/* One that a driver of an engine may make: without reclaim, and not out of reserves. */
+static bool is_drivers(const struct hz_event *e)
+{
+	static const char * const never[] = {
+		"GFP_KERNEL", "GFP_ATOMIC", "GFP_NOIO", "GFP_NOFS", "__GFP_DIRECT_RECLAIM",
+		"__GFP_RECLAIM", "__GFP_HIGH", "__GFP_MEMALLOC", "__GFP_NOFAIL",
+	};
+	int i;
+
+	if (!ferry_active() || !strcmp(ferry_migrator(), "cpu") ||
+	    strstr(ferry_migrator(), "sdxi"))
+		return false;
+	for (i = 0; i < ARRAY_SIZE(never); i++)
+		if (strstr(e->args, never[i]))
+			return false;
+	/* A slab that had no object left gets pages for more. */
+	return !strcmp(e->name, "mm_page_alloc") ||
+	       (strstr(e->args, " [") && !strstr(e->args, "[ferry]"));
+}
+
+static void look_at_allocations(struct __test_metadata *_metadata, const struct trc *t,
+				const int *helpers, int nr_helpers, struct allocated *got)
+{
+	char *text = trc_read(t), *next = text, first[300] = "";
+	long pending = 0, drivers = 0;
+	int mover = getpid(), i;
+	struct hz_event e;
+
+	memset(got, 0, sizeof(*got));
+	ASSERT_NE(NULL, text);
+	while (hz_next_event(&next, &e)) {
+		if (e.in_interrupt)
+			continue;
+		for (i = 0; i < nr_helpers && helpers[i] != e.pid; i++)
+			;
+		if (i < nr_helpers) {
+			got->helpers_ran += !strcmp(e.name, "sched_switch");
+			if (!is_allocation(e.name))
+				continue;
+			if (!got->by_helpers++)
+				ferry_note("a helper: %s: %s", e.name, e.args);
+		}
+		if (e.pid != mover)
+			continue;
+		if (is_allocation(e.name)) {
+			got->seen++;
+			if (is_drivers(&e)) {
+				drivers++;
+				continue;
+			}
+			if (!pending++)
+				snprintf(first, sizeof(first), "%s: %s", e.name, e.args);
+		} else if (!strncmp(e.name, "set_migration_", 14)) {
+			/* They were destinations, of this folio or one that did not want to. */
+			pending = 0;
+			drivers = 0;
+		} else if (!strncmp(e.name, "remove_migration_", 17) ||
+			   !strcmp(e.name, "ferry_finish")) {
+			if (pending && !got->on_path)
+				ferry_note("the mover: %s", first);
+			got->on_path += pending;
+			got->by_driver += drivers;
+			pending = 0;
+			drivers = 0;
+		}
+	}
+	free(text);
+}
+
+TEST_F(sized, i8_nothing_is_allocated)
+{
+	static const char * const events[] = {
+		"kmem/kmalloc", "kmem/kmem_cache_alloc", "kmem/mm_page_alloc",
+		"percpu/percpu_alloc_percpu", "migrate/set_migration_pte",
+		"migrate/remove_migration_pte", "thp/set_migration_pmd",
+		"thp/remove_migration_pmd", "sched/sched_switch",
+	};
+	int helpers[256], n, i;
+	struct allocated got;
+	struct hz_count c;
+	struct trc trace;
+
+	n = threads_of_ferry(helpers, ARRAY_SIZE(helpers));
+	ASSERT_EQ(0, trc_begin(&trace, "i8_pool", 8192));
+	ASSERT_EQ(0, trc_pid(&trace, getpid()));
+	for (i = 0; i < n; i++)
+		ASSERT_EQ(0, trc_pid(&trace, helpers[i]));
+	for (i = 0; i < ARRAY_SIZE(events); i++)
+		ASSERT_EQ(0, trc_event(&trace, events[i], NULL));
+	if (ferry_loaded()) {
+		ASSERT_EQ(0, trc_event(&trace, "ferry/ferry_finish", NULL));
+		ASSERT_EQ(0, ferry_inject("helper_only", 1));
+	}
+	hz_count(&c);
+	moves(_metadata, self, 83);
+	hz_count_end(&c);
+	ASSERT_EQ(0, trc_on(&trace, false));
+	look_at_allocations(_metadata, &trace, helpers, n, &got);
+	trc_end(&trace);
+	ferry_note("%ld allocations by the mover, %ld of them on the path, %ld there by a driver",
+		   got.seen, got.on_path, got.by_driver);
+	ferry_note("%d helpers, %ld times on a CPU, %ld allocations",
+		   n, got.helpers_ran, got.by_helpers);
+	ferry_note("%ld chunks by others, %ld descriptors", hz_grown(&c, "chunks_by_others"),
+		   hz_grown(&c, "engine_descriptors"));
+	/* Destinations at least. */
+	EXPECT_GE(got.seen, 4 * (long)(SIZED_LEN / self->folio));
+	EXPECT_EQ(0, got.on_path);
+	EXPECT_EQ(0, got.by_helpers);
+	if (!ferry_active())
+		return;
+	EXPECT_GT(hz_grown(&c, "chunks_by_others"), 0);
+	if (!strcmp(ferry_migrator(), "cpu"))
+		EXPECT_GT(got.helpers_ran, 0);
+	/* An object for each descriptor, and what slabs need for them. */
+	EXPECT_LE(got.by_driver, 2 * hz_grown(&c, "engine_descriptors"));
 }
 
 TEST_HARNESS_MAIN
