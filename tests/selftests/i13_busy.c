@@ -8,6 +8,9 @@
  * take HOLD_MS for (delay_in_chunk_us): the helper, at nice 19, would get back to it after
  * seconds if it could be preempted, for 8 spinners have a weight of 8 * 1024 to its 15.
  *
+ * A mover that waits for the end of a chunk does not sleep, as the scheduler says
+ * (sched_switch), not the module: it would come back later than the chunk is done.
+ *
  * The bound: a wait lasts HOLD_MS and a chunk's copy. What is tolerated is SLACK_MS more,
  * because in a virtual machine without its own CPUs the helper's virtual CPU can be taken
  * away by the host while it holds the claim; on a host so busy that this takes longer
@@ -16,12 +19,16 @@
  * Seen red, in a scratch copy: with preemption on in Batch::help() (no NoPreempt) the
  * longest wait of preempted_helper_holds_no_claim was above 34 s, one ran into the timeout
  * of 60 s, and move_pages() of 1 MiB took 18 s on average; else 67 ms at most, for waits.
+ * With wait::poll() sleeping 100 ms between two looks, the mover sleeps 8 times in 4 batches
+ * instead of 4, which is the delay after each submit, and 3 times in waits.
  */
 #include <sched.h>
 
 #include "kselftest_harness.h"
 #include "ferry_util.h"
 #include "hazards.h"
+#include "tracing.h"
+#include "sleeps.h"
 
 #define LEN		(1024UL << 10)
 #define HOLD_MS		100
@@ -84,6 +91,7 @@ FIXTURE(i13)
 {
 	int nodes[FERRY_MAX_NODES];
 	char *mem;
+	struct trc trace;
 };
 
 FIXTURE_SETUP(i13)
@@ -94,13 +102,31 @@ FIXTURE_SETUP(i13)
 	ASSERT_EQ(0, hz_prepare(self->nodes));
 	self->mem = ferry_map_anon(4UL << 20, FERRY_PMD);
 	ASSERT_NE(MAP_FAILED, self->mem);
+	ASSERT_EQ(0, slp_begin(&self->trace, "i13_busy"));
 }
 
 FIXTURE_TEARDOWN(i13)
 {
+	trc_end(&self->trace);
 	if (self->mem != MAP_FAILED)
 		munmap(self->mem, 4UL << 20);
 	ferry_restore();
+}
+
+/*
+ * A mover that waits for a helper stays on its CPU, or has it taken away. In all of the
+ * migration it sleeps as often as it was told to.
+ */
+static void no_sleep(struct __test_metadata *_metadata, FIXTURE_DATA(i13) * self, long told)
+{
+	struct slp_seen seen;
+
+	ASSERT_EQ(0, slp_look(&self->trace, NULL, "syscall_or_cpuset", &seen));
+	ferry_note("%ld migrations, %ld waits; their movers slept %ld times, %ld of them in waits",
+		   seen.migrations, seen.waits, seen.sleeps, seen.in_waits);
+	EXPECT_GT(seen.migrations, 0);
+	EXPECT_EQ(0, seen.in_waits);
+	EXPECT_LE(seen.sleeps, told);
 }
 
 /*
@@ -147,9 +173,10 @@ TEST_F(i13, preempted_helper_holds_no_claim)
 		ASSERT_TRUE(hz_all_on(self->mem, LEN, self->nodes[!(i & 1)]));
 	}
 	end_spinners();
+	hz_count_end(&c);
+	no_sleep(_metadata, self, ferry_active() ? hz_grown(&c, "batches") : 0);
 	if (!ferry_active())
 		return;
-	hz_count_end(&c);
 	ASSERT_EQ(0, hz_hist("hist_wait_ns", &waits));
 	ferry_note("%ld waits, the longest up to %llu ms; moves %ld ms on average, longest %llu",
 		   waits.n,
@@ -197,9 +224,10 @@ TEST_F(i13, busy_machine)
 		ASSERT_EQ(0, ferry_verify(self->mem, len, 14, i));
 	}
 	end_spinners();
+	hz_count_end(&c);
+	no_sleep(_metadata, self, 0);
 	if (!ferry_active())
 		return;
-	hz_count_end(&c);
 	ASSERT_EQ(0, hz_hist("hist_wait_ns", &waits));
 	ferry_note("%ld waits, the longest up to %llu us", waits.n,
 		   (unsigned long long)waits.max / 1000);
