@@ -17,7 +17,6 @@
 #include <linux/hash.h>
 #include <linux/hugetlb.h>
 #include <linux/list.h>
-#include <linux/memfd.h>
 #include <linux/migrate.h>
 #include <linux/migrate_copy.h>
 #include <linux/mutex.h>
@@ -126,12 +125,10 @@ static bool migrate_copy_eligible(struct folio *src, struct folio *dst)
 		return false;
 	if (folio_test_anon(src))
 		return true;
-#ifdef MEMFD_PIN_FOLIOS_LOCKS
+	/* shmem obeys because memfd_pin_folios() locks what it has pinned. */
 	mapping = src->mapping;
-	if (mapping && shmem_mapping(mapping) && !mapping_inaccessible(mapping))
-		return true;
-#endif
-	return false;
+	return mapping && shmem_mapping(mapping) &&
+	       !mapping_inaccessible(mapping);
 }
 
 /* migrate_copy_submit() with a provider. */
