@@ -31,16 +31,6 @@ size_t ferry_folio_size(const struct folio *folio)
 	return folio_size(folio);
 }
 
-void ferry_folio_get(struct folio *folio)
-{
-	folio_get(folio);
-}
-
-void ferry_folio_put(struct folio *folio)
-{
-	folio_put(folio);
-}
-
 /*
  * Returns how many bytes were not copied because of a machine check. The shim
  * depends on X86_64, so folios are contiguous in the direct map.

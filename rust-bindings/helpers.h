@@ -10,8 +10,6 @@
 bool ferry_may_claim(const struct migrate_copy_entry *e);
 int ferry_folio_nid(const struct folio *folio);
 size_t ferry_folio_size(const struct folio *folio);
-void ferry_folio_get(struct folio *folio);
-void ferry_folio_put(struct folio *folio);
 unsigned long ferry_copy_mc(struct folio *dst, struct folio *src,
 			    size_t offset, size_t len);
 unsigned long ferry_copy_mc_nt(struct folio *dst, struct folio *src,

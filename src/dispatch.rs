@@ -22,8 +22,7 @@ use crate::{
         preempt,
         shim::{
             self,
-            Provider,
-            Submitted, //
+            Provider, //
         },
     },
     stats::Counter,
@@ -110,9 +109,10 @@ impl Provider for Dispatcher {
         Some(batch)
     }
 
-    fn submit(mut batch: Pin<UniqueArc<Batch>>) -> Submitted<Batch> {
+    fn submit(mut batch: Pin<UniqueArc<Batch>>) -> Option<Arc<Batch>> {
         let Some(session) = batch.session().cloned() else {
-            return Err(Some(batch));
+            Batch::give_back(batch);
+            return None;
         };
         let shared = &session.shared;
         let (nr, anon, shmem) = batch.raw().filled();
@@ -128,7 +128,8 @@ impl Provider for Dispatcher {
         let min = (shared.knobs.min_batch_bytes()).max(session.migrator.limits().min_bytes);
         if !policy::worth_submitting(planned.bytes, planned.entries, min) || planned.pieces < 2 {
             trace::fallback(stats, Cause::Small, planned.bytes);
-            return Err(Some(batch));
+            Batch::give_back(batch);
+            return None;
         }
 
         let kind = scale::kind_early(planned.bytes, anon.saturating_add(shmem));
@@ -136,15 +137,16 @@ impl Provider for Dispatcher {
         let want = (session.migrator).want(kind, planned.pieces, batch.payer());
         if want.helpers == 0 {
             trace::fallback(stats, Cause::Gain, planned.bytes);
-            return Err(Some(batch));
+            Batch::give_back(batch);
+            return None;
         }
         batch.set_kind(want.sample.then_some(kind));
 
         let batch = Arc::from(batch);
         if !session.migrator.submit(&batch, want.helpers) {
             trace::fallback(stats, Cause::Busy, planned.bytes);
-            // Nobody has been told of it, so it is ours alone again.
-            return Err(Arc::into_unique_or_drop(batch));
+            Batch::put(batch);
+            return None;
         }
         stats.add(Counter::Batches, 1);
         stats.add(Counter::Folios, nr.into());
@@ -157,7 +159,7 @@ impl Provider for Dispatcher {
             mode,
             reason,
         );
-        Ok(batch)
+        Some(batch)
     }
 
     fn abandon(batch: Pin<UniqueArc<Batch>>) {
@@ -206,7 +208,8 @@ impl Provider for Dispatcher {
         Batch::finish(batch);
     }
 
-    fn copy_now(&self, folio: &Pair, reason: Option<u32>) -> NowDone {
+    fn copy_now(&self, folio: &Pair, call: Option<(u32, u32)>) -> NowDone {
+        let reason = call.map(|(_, reason)| reason);
         let session = &self.session;
         let shared = &session.shared;
         let bytes = folio.bytes();

@@ -77,7 +77,8 @@ pub(crate) const MAX_CHUNKS: usize = 1024;
 /// Bytes in a page.
 const PAGE: u64 = kernel::page::PAGE_SIZE as u64;
 
-const PARKED_WORDS: usize = MAX_ENTRIES.div_ceil(u32::BITS as usize);
+/// Words in a bitmap with a bit for each entry.
+const BITMAP_WORDS: usize = MAX_ENTRIES.div_ceil(ffi::c_ulong::BITS as usize);
 
 /// Says that an entry is settled, and how.
 ///
@@ -231,8 +232,8 @@ struct Header {
 ///
 /// # Invariants
 ///
-/// * `entries` and `states` have [`MAX_ENTRIES`] elements at stable addresses, which `header.c` points
-///   to.
+/// * `entries` and `states` have [`MAX_ENTRIES`] elements, and the bitmaps as many bits, at stable
+///   addresses, which `header.c` points to.
 /// * The first `header.c.nr` of them hold folios that are lent (see the module) from when the
 ///   object is shared until they are settled.
 /// * The first `planned.pieces` of `pieces` and `chunks` belong together, and every piece lies in
@@ -253,16 +254,15 @@ pub(crate) struct RawBatch {
     ticket: Ticket<Atomic<u32>>,
     /// Folios may change until they are claimed, so their references count (I1).
     early: bool,
-    /// Entries whose destinations have been parked with us as the cookie, a bit each, and whose
-    /// sources we hold a reference to. The mover's while the object is shared.
-    parked: [Atomic<u32>; PARKED_WORDS],
+    /// The shim's: which entries are parked, and of which of them the migration has failed.
+    _bitmaps: [KVec<UnsafeCell<ffi::c_ulong>>; 2],
 }
 
 // SAFETY: The raw pointers in it are to folios, which are not tied to a thread, to `entries` and to
 // `states`.
 unsafe impl Send for RawBatch {}
 // SAFETY: While shared, entries are only read, states are atomic, and folios are only touched under a claim. `header.owner` and the fields of `header.c` but for `cursor` are the
-// mover's.
+// mover's; the bitmaps are for the shim, which has a lock for them.
 unsafe impl Sync for RawBatch {}
 
 impl RawBatch {
@@ -282,11 +282,21 @@ impl RawBatch {
             chunks.push(Chunk::new(Atomic::new(0)), GFP_KERNEL)?;
             pending.push(Pending::new(Atomic::new(0)), GFP_KERNEL)?;
         }
+        let bitmap = || -> Result<KVec<UnsafeCell<ffi::c_ulong>>> {
+            let mut words = KVec::with_capacity(BITMAP_WORDS, GFP_KERNEL)?;
+            for _ in 0..BITMAP_WORDS {
+                words.push(UnsafeCell::new(0), GFP_KERNEL)?;
+            }
+            Ok(words)
+        };
+        let (mut parked, mut left) = (bitmap()?, bitmap()?);
         let header = KBox::new(
             Header {
                 c: Opaque::new(fb::migrate_copy_batch {
                     entries: entries.as_mut_ptr().cast(),
                     state: states.as_mut_ptr().cast(),
+                    parked: parked.as_mut_ptr().cast(),
+                    left: left.as_mut_ptr().cast(),
                     max: MAX_ENTRIES as u32,
                     ..Default::default()
                 }),
@@ -305,7 +315,7 @@ impl RawBatch {
             planned: Planned::default(),
             ticket: Ticket::new(Atomic::new(0)),
             early: false,
-            parked: [const { Atomic::new(0) }; PARKED_WORDS],
+            _bitmaps: [parked, left],
         })
     }
 
@@ -548,25 +558,13 @@ impl RawBatch {
                 .is_none_or(|s| claim::entry_state(s) == EntryState::Pending)
     }
 
-    /// Gives up waiting for entry `i`: its destination is kept from being reused (I7) until the
-    /// last one who has this object lets it go, and the folio fails.
-    ///
-    /// So is its source, by a reference, as whoever cannot be stopped reads there too: its owner may
-    /// free it, and its memory may be taken out of the machine. It cannot be migrated meanwhile.
+    /// Gives up waiting for entry `i`: its destination is kept from being reused (I7), and its source
+    /// from being freed, until the last one who has this object lets it go; and the folio fails.
     pub(crate) fn park(&self, i: u32) -> Settled {
-        let (word, bit) = (i / u32::BITS, 1 << (i % u32::BITS));
-        if let (Some(entry), Some(word)) = (self.entry(i), self.parked.get(word as usize)) {
-            let old = word.load(Relaxed);
-            if old & bit == 0 {
-                // Nobody else writes it now, and who reads it in the end has the object alone.
-                word.store(old | bit, Relaxed);
-                // SAFETY: The mover holds the lock of `dst`, and has it on no list while it settles
-                // or copies it, which is when this is called; and it has a reference to `src`.
-                unsafe {
-                    fb::ferry_folio_get(entry.src);
-                    fb::migrate_copy_park(entry.dst, self.header.c.get().cast());
-                }
-            }
+        if i < self.filled().0 {
+            // SAFETY: The entry has been filled. The mover holds the locks of its folios, and has them
+            // on no list while it settles or copies them, which is when this is called.
+            unsafe { fb::migrate_copy_park(self.header.c.get(), i) };
         }
         Settled {
             code: EBUSY.to_errno(),
@@ -578,28 +576,8 @@ impl RawBatch {
     ///
     /// Returns how many destinations that were.
     pub(crate) fn unpark(&mut self) -> u32 {
-        let mut any = false;
-        // Each time a batch ends, so not beyond the words that can have a bit: one for a single folio.
-        let words = self.filled().0.div_ceil(u32::BITS) as usize;
-        for (word, first) in
-            (self.parked.iter_mut().take(words)).zip((0..).step_by(u32::BITS as usize))
-        {
-            let mut bits = core::mem::take(word.get_mut());
-            while bits != 0 {
-                any = true;
-                if let Some(entry) = self.entries.get(first + bits.trailing_zeros() as usize) {
-                    // SAFETY: We are the only one who has the object, the entry is as it was when
-                    // its bit was set, and `park()` took the reference that is given back here.
-                    unsafe { fb::ferry_folio_put((*entry.get()).src) };
-                }
-                bits &= bits - 1;
-            }
-        }
-        if !any {
-            return 0;
-        }
-        // SAFETY: Any pointer is a valid cookie.
-        unsafe { fb::migrate_copy_unpark(self.header.c.get().cast()) }
+        // SAFETY: We are the only one who has the object.
+        unsafe { fb::migrate_copy_unpark(self.header.c.get()) }
     }
 
     /// Spoils the destination of an entry that is settled. For fault injection.

@@ -34,10 +34,6 @@ use kernel::{
     types::Opaque, //
 };
 
-/// What a provider says to a batch that has been filled: submitted, or declined and given back, or
-/// let go.
-pub(crate) type Submitted<B> = Result<Arc<B>, Option<Pin<UniqueArc<B>>>>;
-
 /// What the shim calls.
 pub(crate) trait Provider: Send + Sync + Sized + 'static {
     /// The batch object that the shim holds on to.
@@ -47,11 +43,11 @@ pub(crate) trait Provider: Send + Sync + Sized + 'static {
     /// declines.
     fn begin(&self, first: &Pair, mode: u32, reason: u32) -> Option<Pin<UniqueArc<Self::Batch>>>;
 
-    /// A batch has been filled: makes it known to whoever copies, or declines and gives it back,
-    /// or lets it go (nothing follows then).
-    fn submit(batch: Pin<UniqueArc<Self::Batch>>) -> Submitted<Self::Batch>;
+    /// Makes a batch that has been filled known to whoever copies and returns it, or keeps it: then
+    /// it is declined, and the shim has nothing to do with it any more.
+    fn submit(batch: Pin<UniqueArc<Self::Batch>>) -> Option<Arc<Self::Batch>>;
 
-    /// A batch that was filled will not be used.
+    /// Takes back a batch that will not be offered to [`Provider::submit()`].
     fn abandon(batch: Pin<UniqueArc<Self::Batch>>);
 
     /// The turn to move of entry `i` has come.
@@ -60,8 +56,9 @@ pub(crate) trait Provider: Send + Sync + Sized + 'static {
     /// All entries have been settled.
     fn finish(batch: Arc<Self::Batch>);
 
-    /// Copies one folio, at once. The reason of the migration may not be known.
-    fn copy_now(&self, folio: &Pair, reason: Option<u32>) -> NowDone;
+    /// Copies one folio, at once, for a call of `migrate_pages()` with this mode and reason; None
+    /// where they are not known.
+    fn copy_now(&self, folio: &Pair, call: Option<(u32, u32)>) -> NowDone;
 }
 
 /// Calls [`Provider::begin()`].
@@ -74,8 +71,8 @@ unsafe extern "C" fn begin<P: Provider>(
     ctx: *mut ffi::c_void,
     dst: *mut bindings::folio,
     src: *mut bindings::folio,
-    mode: bindings::migrate_mode,
-    reason: bindings::migrate_reason,
+    mode: ffi::c_uint,
+    reason: ffi::c_uint,
 ) -> *mut fb::migrate_copy_batch {
     // SAFETY: `Registration` registered a `P` that it keeps alive until it has unregistered.
     let provider = unsafe { &*ctx.cast::<P>() };
@@ -100,17 +97,11 @@ unsafe extern "C" fn submit<P: Provider>(batch: *mut fb::migrate_copy_batch) -> 
         return EINVAL.to_errno();
     };
     match P::submit(unique) {
-        Ok(shared) => {
+        Some(shared) => {
             lend::<P>(shared);
             0
         }
-        Err(declined) => {
-            // `abandon()` follows, which takes it back if there is something to take back.
-            if let Some(unique) = declined {
-                lend::<P>(unique.into());
-            }
-            EAGAIN.to_errno()
-        }
+        None => EAGAIN.to_errno(),
     }
 }
 
@@ -118,7 +109,7 @@ unsafe extern "C" fn submit<P: Provider>(batch: *mut fb::migrate_copy_batch) -> 
 ///
 /// # Safety
 ///
-/// `batch` is from [`begin()`] and is not used afterwards.
+/// `batch` is from [`begin()`], was not submitted, and is not used afterwards.
 unsafe extern "C" fn abandon<P: Provider>(batch: *mut fb::migrate_copy_batch) {
     // SAFETY: The shim passes what `begin::<P>()` gave it.
     if let Some(unique) = unsafe { take_back::<P>(batch) }.and_then(Arc::into_unique_or_drop) {
@@ -162,12 +153,13 @@ unsafe extern "C" fn copy_now<P: Provider>(
     ctx: *mut ffi::c_void,
     dst: *mut bindings::folio,
     src: *mut bindings::folio,
+    mode: ffi::c_uint,
     reason: ffi::c_int,
 ) -> ffi::c_int {
     // SAFETY: As in `begin()`.
     let provider = unsafe { &*ctx.cast::<P>() };
-    let reason = u32::try_from(reason).ok();
-    provider.copy_now(&Pair { dst, src }, reason).0
+    let call = u32::try_from(reason).ok().map(|reason| (mode, reason));
+    provider.copy_now(&Pair { dst, src }, call).0
 }
 
 /// A provider that is registered with the shim, until dropped.

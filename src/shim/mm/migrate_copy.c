@@ -12,6 +12,7 @@
  * from process context and one after the other. Apart from these, when a
  * destination has to be parked, the mover takes no lock here.
  */
+#include <linux/bitmap.h>
 #include <linux/cgroup.h>
 #include <linux/export.h>
 #include <linux/hash.h>
@@ -74,6 +75,7 @@ unsigned int migrate_copy_max_pages __read_mostly = MIGRATE_COPY_STOCK_PAGES;
 #define MIGRATE_COPY_SLOT_BITS	7
 struct migrate_copy_slot {
 	struct task_struct *task;
+	unsigned int mode;
 	int reason;
 };
 
@@ -81,20 +83,18 @@ static struct migrate_copy_slot
 migrate_copy_slots[1 << MIGRATE_COPY_SLOT_BITS];
 
 /*
- * Destinations that may still be written; under migrate_copy_parked_lock.
+ * Batches with destinations that may still be written, and the number of these;
+ * with the bitmaps of these batches under migrate_copy_parked_lock.
  *
- * Two parties have to let go of one: whoever may still write to it, and the
- * migration that fails because of it. The last of them frees it, or keeps it to
- * free it as usual. The folio's index, which nobody looks at while the folio is
- * in no mapping, holds the cookie, a pointer, and who has let go in its low
- * bits.
+ * Two parties have to let go of a destination: the batch, when nothing that has
+ * to do with it can write any more, and the migration, which fails because of
+ * it. If the migration comes first, it finds the destination parked and leaves
+ * it (the bit in &migrate_copy_batch.left), and the batch frees it. If the batch
+ * comes first, the migration finds nothing, and frees the destination as usual.
  */
-#define MIGRATE_COPY_PARKED_QUIET	1UL
-#define MIGRATE_COPY_PARKED_LEFT	2UL
-#define MIGRATE_COPY_PARKED_FLAGS	3UL
-static LIST_HEAD(migrate_copy_parked_folios);
+static LIST_HEAD(migrate_copy_parked_batches);
 static DEFINE_SPINLOCK(migrate_copy_parked_lock);
-atomic_t migrate_copy_nr_parked = ATOMIC_INIT(0);
+unsigned int migrate_copy_nr_parked;
 
 /*
  * Held for reading by the mover from submit to finish, where it may wait for
@@ -182,12 +182,15 @@ __migrate_copy_submit(struct list_head *src_folios, struct folio *src,
 		dst = list_next_entry(dst, lru);
 	}
 
-	if (batch->nr_anon + batch->nr_shmem > 1 &&
-	    !batch->ops->submit(batch)) {
-		lock_map_acquire_read(&migrate_copy_map);
-		return batch;
+	if (batch->nr_anon + batch->nr_shmem <= 1) {
+		batch->ops->abandon(batch);
+		goto unlock;
 	}
-	provider->ops->abandon(batch);
+	/* Declined, it is the provider's again, and perhaps in use already. */
+	if (provider->ops->submit(batch))
+		goto unlock;
+	lock_map_acquire_read(&migrate_copy_map);
+	return batch;
 unlock:
 	srcu_read_unlock_fast(&migrate_copy_srcu, reader);
 	return NULL;
@@ -245,16 +248,20 @@ static struct migrate_copy_slot *migrate_copy_slot(void)
 }
 
 /* migrate_copy_enter() with a provider. */
-struct migrate_copy_scope __migrate_copy_enter(enum migrate_reason reason)
+struct migrate_copy_scope __migrate_copy_enter(enum migrate_mode mode,
+					       enum migrate_reason reason)
 {
 	struct migrate_copy_scope scope = { .slot = migrate_copy_slot(),
 					    .outer = -1 };
 
 	/* Only we write ourselves, so nothing is ordered or raced here. */
-	if (READ_ONCE(scope.slot->task) == current)
+	if (READ_ONCE(scope.slot->task) == current) {
+		scope.outer_mode = scope.slot->mode;
 		scope.outer = scope.slot->reason;
-	else if (cmpxchg_relaxed(&scope.slot->task, NULL, current))
+	} else if (cmpxchg_relaxed(&scope.slot->task, NULL, current)) {
 		return (struct migrate_copy_scope) {};
+	}
+	scope.slot->mode = mode;
 	scope.slot->reason = reason;
 	return scope;
 }
@@ -262,6 +269,7 @@ struct migrate_copy_scope __migrate_copy_enter(enum migrate_reason reason)
 /* migrate_copy_exit() of a slot. */
 void __migrate_copy_exit(struct migrate_copy_scope scope)
 {
+	scope.slot->mode = scope.outer_mode;
 	scope.slot->reason = scope.outer;
 	if (scope.outer >= 0)
 		return;
@@ -278,16 +286,20 @@ int __migrate_copy_folio(struct folio *dst, struct folio *src)
 	struct migrate_copy_slot *slot = migrate_copy_slot();
 	struct migrate_copy_provider *provider;
 	struct srcu_ctr __percpu *reader;
+	unsigned int mode = MIGRATE_ASYNC;
 	int rc = 1, reason = -1;
 
-	if (READ_ONCE(slot->task) == current)
+	if (READ_ONCE(slot->task) == current) {
+		mode = slot->mode;
 		reason = slot->reason;
+	}
 	reader = srcu_read_lock_fast(&migrate_copy_srcu);
 	provider = srcu_dereference(migrate_copy_provider, &migrate_copy_srcu);
 	/* Never let anybody read known poison. */
 	if (provider && !folio_contain_hwpoisoned_page(src)) {
 		lock_map_acquire_read(&migrate_copy_map);
-		rc = provider->ops->copy_now(provider->ctx, dst, src, reason);
+		rc = provider->ops->copy_now(provider->ctx, dst, src, mode,
+					     reason);
 		lock_map_release(&migrate_copy_map);
 	}
 	srcu_read_unlock_fast(&migrate_copy_srcu, reader);
@@ -341,15 +353,19 @@ void migrate_copy_unregister(const struct migrate_copy_ops *ops)
 EXPORT_SYMBOL_GPL(migrate_copy_unregister);
 
 /**
- * migrate_copy_park() - Keep a destination that may still be written.
- * @dst: destination folio, locked, on no list but that of hugetlb folios in use.
- * @cookie: names whoever may still write to it.
+ * migrate_copy_park() - Keep the destination of an entry from being reused.
+ * @batch: a batch of the caller, filled.
+ * @i: entry whose destination may still be written. Both folios are locked, the
+ *	destination is on no list but that of hugetlb folios in use.
  *
- * The migration of the folio must fail with -EBUSY. @dst stays locked and out
- * of use until migrate_copy_unpark() is called with the same cookie.
+ * The migration of the folio must fail with -EBUSY. The destination stays locked
+ * and out of use until migrate_copy_unpark(), and the source is not freed before
+ * that, as whatever writes to the one reads the other.
  */
-void migrate_copy_park(struct folio *dst, void *cookie)
+void migrate_copy_park(struct migrate_copy_batch *batch, unsigned int i)
 {
+	struct folio *dst = batch->entries[i].dst;
+
 	VM_WARN_ON_ONCE_FOLIO(!folio_test_locked(dst), dst);
 
 #ifdef CONFIG_HUGETLB_PAGE
@@ -360,52 +376,53 @@ void migrate_copy_park(struct folio *dst, void *cookie)
 		spin_unlock_irq(&hugetlb_lock);
 	}
 #endif
-	spin_lock(&migrate_copy_parked_lock);
-	dst->index = (unsigned long)cookie;
-	list_add_tail(&dst->lru, &migrate_copy_parked_folios);
-	atomic_inc(&migrate_copy_nr_parked);
-	spin_unlock(&migrate_copy_parked_lock);
+	guard(spinlock)(&migrate_copy_parked_lock);
+	if (__test_and_set_bit(i, batch->parked))
+		return;
+	folio_get(batch->entries[i].src);
+	if (!batch->nr_parked++)
+		list_add_tail(&batch->parked_node,
+			      &migrate_copy_parked_batches);
+	WRITE_ONCE(migrate_copy_nr_parked, migrate_copy_nr_parked + 1);
 }
 EXPORT_SYMBOL_GPL(migrate_copy_park);
 
 /**
- * migrate_copy_unpark() - Let go of the destinations parked with a cookie.
- * @cookie: names whoever is now proven not to write to them any more.
+ * migrate_copy_unpark() - Let go of the destinations parked with a batch.
+ * @batch: a batch that the caller alone has, so that nothing touches its folios
+ *	any more.
  *
  * Frees them, but for those whose migration has not got to know yet that it
- * failed; these it frees itself.
+ * failed; these it frees itself. Afterwards no entry is parked.
  *
  * Return: how many folios were freed.
  */
-unsigned int migrate_copy_unpark(void *cookie)
+unsigned int migrate_copy_unpark(struct migrate_copy_batch *batch)
 {
-	struct folio *dst, *next;
-	unsigned int nr = 0;
-	LIST_HEAD(quiet);
+	unsigned int i, nr = 0;
 
-	if (!atomic_read(&migrate_copy_nr_parked))
+	if (!batch->nr_parked)
 		return 0;
 	spin_lock(&migrate_copy_parked_lock);
-	list_for_each_entry_safe(dst, next, &migrate_copy_parked_folios, lru) {
-		if ((dst->index & ~MIGRATE_COPY_PARKED_FLAGS) !=
-		    (unsigned long)cookie)
-			continue;
-		if (!(dst->index & MIGRATE_COPY_PARKED_LEFT)) {
-			dst->index |= MIGRATE_COPY_PARKED_QUIET;
-			continue;
-		}
-		list_move(&dst->lru, &quiet);
-		atomic_dec(&migrate_copy_nr_parked);
-	}
+	list_del(&batch->parked_node);
+	WRITE_ONCE(migrate_copy_nr_parked,
+		   migrate_copy_nr_parked - batch->nr_parked);
 	spin_unlock(&migrate_copy_parked_lock);
 
-	list_for_each_entry_safe(dst, next, &quiet, lru) {
-		list_del_init(&dst->lru);
-		dst->index = 0;
-		folio_unlock(dst);
-		folio_put(dst);
+	/* No migration finds the batch any more, so the bits are final. */
+	batch->nr_parked = 0;
+	for_each_set_bit(i, batch->parked, batch->nr) {
+		struct migrate_copy_entry *e = &batch->entries[i];
+
+		folio_put(e->src);
+		if (!test_bit(i, batch->left))
+			continue;
+		folio_unlock(e->dst);
+		folio_put(e->dst);
 		nr++;
 	}
+	bitmap_zero(batch->parked, batch->nr);
+	bitmap_zero(batch->left, batch->nr);
 	return nr;
 }
 EXPORT_SYMBOL_GPL(migrate_copy_unpark);
@@ -417,32 +434,26 @@ EXPORT_SYMBOL_GPL(migrate_copy_unpark);
  */
 unsigned int migrate_copy_count_parked(void)
 {
-	return atomic_read(&migrate_copy_nr_parked);
+	return READ_ONCE(migrate_copy_nr_parked);
 }
 EXPORT_SYMBOL_GPL(migrate_copy_count_parked);
 
 /* migrate_copy_parked() while any folio is parked. */
 bool __migrate_copy_parked(struct folio *dst)
 {
-	struct folio *folio;
-	bool parked = false;
+	struct migrate_copy_batch *batch;
+	unsigned int i;
 
-	spin_lock(&migrate_copy_parked_lock);
-	list_for_each_entry(folio, &migrate_copy_parked_folios, lru) {
-		if (folio != dst)
-			continue;
-		if (dst->index & MIGRATE_COPY_PARKED_QUIET) {
-			list_del_init(&dst->lru);
-			dst->index = 0;
-			atomic_dec(&migrate_copy_nr_parked);
-		} else {
-			dst->index |= MIGRATE_COPY_PARKED_LEFT;
-			parked = true;
+	guard(spinlock)(&migrate_copy_parked_lock);
+	list_for_each_entry(batch, &migrate_copy_parked_batches, parked_node) {
+		for_each_set_bit(i, batch->parked, batch->nr) {
+			if (batch->entries[i].dst != dst)
+				continue;
+			__set_bit(i, batch->left);
+			return true;
 		}
-		break;
 	}
-	spin_unlock(&migrate_copy_parked_lock);
-	return parked;
+	return false;
 }
 
 /**

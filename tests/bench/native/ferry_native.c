@@ -336,7 +336,8 @@ static void native_say(struct native_copied *c, unsigned long nr,
 static void native_batch(struct native_copied *c, unsigned long first,
 			 unsigned long nr, enum native_how how)
 {
-	struct migrate_copy_scope (*enter_fn)(enum migrate_reason) =
+	struct migrate_copy_scope (*enter_fn)(enum migrate_mode mode,
+					      enum migrate_reason reason) =
 		(void *)enter;
 	void (*leave_fn)(struct migrate_copy_scope scope) = (void *)leave;
 	struct migrate_copy_batch *(*submit_fn)(struct list_head *src_folios,
@@ -365,7 +366,7 @@ static void native_batch(struct native_copied *c, unsigned long first,
 	begin = native_cycles();
 	now = begin;
 	if (how != NATIVE_STOCK)
-		scope = enter_fn(MR_SYSCALL);
+		scope = enter_fn(MIGRATE_SYNC, MR_SYSCALL);
 	dst = list_first_entry(&dst_folios, struct folio, lru);
 	dst2 = list_next_entry(dst, lru);
 	list_for_each_entry_safe(folio, folio2, &src_folios, lru) {

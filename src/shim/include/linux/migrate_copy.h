@@ -13,8 +13,8 @@
 #include <linux/lockdep.h>
 #include <linux/migrate_mode.h>
 #include <linux/mm.h>
+#include <linux/types.h>
 
-struct list_head;
 struct migrate_copy_ops;
 struct srcu_ctr;
 
@@ -51,32 +51,43 @@ struct migrate_copy_entry {
  * @state: array of @max enum migrate_copy_state, one for each entry; written by
  *	the provider, read by the mover. Apart from @entries, so that few cache
  *	lines go back and forth.
- * @max: capacity of @entries and @state.
+ * @parked: bitmap of @max bits, one for each entry: its destination may still be
+ *	written, see migrate_copy_park(). Empty when the batch begins.
+ * @left: bitmap of @max bits: parked entries whose migration has failed already.
+ * @parked_node: links the batches with parked entries.
+ * @nr_parked: bits that are set in @parked.
+ * @max: capacity of @entries, @state, @parked and @left.
  * @nr: entries in use; folios of the list beyond it are the stock kernel's.
  * @nr_anon: anonymous folios among them whose content may be copied early.
  * @nr_shmem: shmem folios among them whose content may be copied early.
  * @cursor: the entry whose turn to move comes next; others may read it with
  *	READ_ONCE() to see how far the mover is.
  * @reader: of the SRCU read-side section that lasts as long as the batch.
- * @mode: the mode of this migration.
- * @reason: the reason for this migration.
+ * @mode: enum migrate_mode of this migration.
+ * @reason: enum migrate_reason for this migration.
  * @ask_always: ask &migrate_copy_ops.settle even where @entries already says
  *	%MIGRATE_COPY_COPIED (fault injection).
  *
- * The provider embeds it in its own batch object. Written by the mover only.
+ * The provider embeds it in its own batch object, and provides the arrays and
+ * the bitmaps. Written by the mover only; @parked, @left, @parked_node and
+ * @nr_parked by mm/migrate_copy.c, under its lock.
  */
 struct migrate_copy_batch {
 	const struct migrate_copy_ops *ops;
 	struct migrate_copy_entry *entries;
 	u32 *state;
+	unsigned long *parked;
+	unsigned long *left;
+	struct list_head parked_node;
+	unsigned int nr_parked;
 	unsigned int max;
 	unsigned int nr;
 	unsigned int nr_anon;
 	unsigned int nr_shmem;
 	unsigned int cursor;
 	struct srcu_ctr __percpu *reader;
-	enum migrate_mode mode;
-	enum migrate_reason reason;
+	unsigned int mode;
+	unsigned int reason;
 	bool ask_always;
 };
 
@@ -84,45 +95,48 @@ struct migrate_copy_batch {
  * struct migrate_copy_ops - what a provider of copies implements
  * @begin: Takes a batch object from a pool, or returns NULL to decline, before
  *	a batch is filled whose first folio is @src. The provider sets @entries,
- *	@state, @max and @ask_always of it.
+ *	@state, @parked, @left, @max and @ask_always of it.
  * @submit: Makes the filled batch known to whoever copies, and returns at once.
- *	An error declines the batch: nothing has been started, and @abandon
- *	follows.
- * @abandon: Takes back a batch that was not submitted.
+ *	An error declines the batch: nothing of it will be copied, and the batch
+ *	object belongs to the provider again, as after @abandon.
+ * @abandon: Takes back a batch that has not been offered to @submit.
  * @settle: The turn to move of entry @i has come and its state was not
  *	%MIGRATE_COPY_COPIED, or it is the first one. @help is false where the
  *	folio is about to fail its reference check, so that copying more of it
  *	would be wasted. When it returns, nothing reads the source or writes the
  *	destination any more, whatever it returns: 1 if the whole content is in
  *	the destination, 0 if the folio must be copied, a negative errno if the
- *	folio must fail with it. A folio whose destination may still be written has been given to
- *	migrate_copy_park() and fails with -EBUSY.
+ *	folio must fail with it. An entry whose destination may still be written
+ *	has been given to migrate_copy_park() and fails with -EBUSY.
  * @finish: All entries have been settled. When it returns, no folio of the
  *	batch can be claimed and none is claimed, and the batch object belongs
  *	to the provider again.
  * @copy_now: Copies one locked folio whose references have just been checked.
- *	@reason is the reason of the migration, or -1 if it is not known.
- *	Returns 0 if all of it has been copied, 1 to have the caller copy it
- *	(whatever was copied already), or a negative errno to fail the folio,
- *	its destination parked. Nothing touches either folio afterwards unless
- *	it is parked.
+ *	@mode and @reason are those of the call of migrate_pages(), @reason -1 if
+ *	they are not known. Returns 0 if all of it has been copied, 1 to have
+ *	the caller copy it (whatever was copied already), or a negative errno to
+ *	fail the folio, its destination parked. Nothing touches either folio
+ *	afterwards unless it is parked.
  *
  * All are called inside one SRCU read-side section, in process context, and
  * possibly in reclaim: they must not allocate in a way that can enter reclaim,
  * take anything but leaf locks, or wait without bound.
+ *
+ * Modes and reasons are passed as integers, because the type of an enum is not
+ * part of what a provider in Rust can declare, and CFI compares types.
  */
 struct migrate_copy_ops {
 	struct migrate_copy_batch *(*begin)(void *ctx, struct folio *dst,
 					    struct folio *src,
-					    enum migrate_mode mode,
-					    enum migrate_reason reason);
+					    unsigned int mode,
+					    unsigned int reason);
 	int (*submit)(struct migrate_copy_batch *batch);
 	void (*abandon)(struct migrate_copy_batch *batch);
 	int (*settle)(struct migrate_copy_batch *batch, unsigned int i,
 		      bool help);
 	void (*finish)(struct migrate_copy_batch *batch);
 	int (*copy_now)(void *ctx, struct folio *dst, struct folio *src,
-			int reason);
+			unsigned int mode, int reason);
 };
 
 #ifdef CONFIG_MIGRATE_COPY
@@ -131,12 +145,13 @@ struct migrate_copy_slot;
 
 /**
  * struct migrate_copy_scope - a call of migrate_pages(), for its reason
- * @slot: where the reason is noted, NULL if it is not.
- * @outer: the reason of the call of migrate_pages() that this one is nested in,
- *	or -1.
+ * @slot: where mode and reason are noted, NULL if they are not.
+ * @outer_mode: the mode of the call of migrate_pages() that this one is nested in.
+ * @outer: its reason, or -1 if there is none.
  */
 struct migrate_copy_scope {
 	struct migrate_copy_slot *slot;
+	unsigned int outer_mode;
 	int outer;
 };
 
@@ -153,12 +168,13 @@ int __migrate_copy_settle(struct migrate_copy_batch *batch, struct folio *dst,
 void __migrate_copy_finish(struct migrate_copy_batch *batch);
 int __migrate_copy_folio(struct folio *dst, struct folio *src);
 bool __migrate_copy_parked(struct folio *dst);
-struct migrate_copy_scope __migrate_copy_enter(enum migrate_reason reason);
+struct migrate_copy_scope __migrate_copy_enter(enum migrate_mode mode,
+					       enum migrate_reason reason);
 void __migrate_copy_exit(struct migrate_copy_scope scope);
 
 extern unsigned int migrate_copy_max_folios;
 extern unsigned int migrate_copy_max_pages;
-extern atomic_t migrate_copy_nr_parked;
+extern unsigned int migrate_copy_nr_parked;
 
 /**
  * migrate_copy_folio() - folio_mc_copy(), in parallel if a provider can.
@@ -228,19 +244,21 @@ static inline void migrate_copy_finish(struct migrate_copy_batch *batch)
  * migrate_copy_parked() - Is this destination kept from being reused?
  * @dst: destination folio of a migration that failed.
  *
- * To be asked once for a folio, by who would free it.
+ * To be asked once for a folio, by who would free it. It was parked by the same
+ * task, if at all, so that the count cannot be read too early.
  *
- * Return: true if somebody may still write to @dst. It then belongs to the
- * list of parked folios: it must neither be unlocked nor freed.
+ * Return: true if @dst may still be written. It then belongs to the batch that
+ * it was parked with: it must neither be unlocked nor freed.
  */
 static inline bool migrate_copy_parked(struct folio *dst)
 {
-	return atomic_read(&migrate_copy_nr_parked) &&
+	return unlikely(READ_ONCE(migrate_copy_nr_parked)) &&
 	       __migrate_copy_parked(dst);
 }
 
 /**
  * migrate_copy_enter() - A call of migrate_pages() begins.
+ * @mode: its mode.
  * @reason: its reason.
  *
  * A folio that is copied in place is several calls away from those who know the
@@ -249,10 +267,10 @@ static inline bool migrate_copy_parked(struct folio *dst)
  * Return: for migrate_copy_exit().
  */
 static inline struct migrate_copy_scope
-migrate_copy_enter(enum migrate_reason reason)
+migrate_copy_enter(enum migrate_mode mode, enum migrate_reason reason)
 {
 	if (static_branch_unlikely(&migrate_copy_key))
-		return __migrate_copy_enter(reason);
+		return __migrate_copy_enter(mode, reason);
 	return (struct migrate_copy_scope) {};
 }
 
@@ -270,8 +288,8 @@ static inline void migrate_copy_exit(struct migrate_copy_scope scope)
 
 int migrate_copy_register(const struct migrate_copy_ops *ops, void *ctx);
 void migrate_copy_unregister(const struct migrate_copy_ops *ops);
-void migrate_copy_park(struct folio *dst, void *cookie);
-unsigned int migrate_copy_unpark(void *cookie);
+void migrate_copy_park(struct migrate_copy_batch *batch, unsigned int i);
+unsigned int migrate_copy_unpark(struct migrate_copy_batch *batch);
 unsigned int migrate_copy_count_parked(void);
 void migrate_copy_set_limits(unsigned int folios, unsigned int pages);
 bool migrate_copy_cpu_usable(int cpu);
@@ -318,7 +336,7 @@ struct migrate_copy_scope {
 };
 
 static inline struct migrate_copy_scope
-migrate_copy_enter(enum migrate_reason reason)
+migrate_copy_enter(enum migrate_mode mode, enum migrate_reason reason)
 {
 	return (struct migrate_copy_scope) {};
 }
