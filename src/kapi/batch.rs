@@ -332,16 +332,28 @@ impl RawBatch {
 
     /// How many folios the shim has put in: all, and the eligible ones that are anonymous and shmem.
     pub(crate) fn filled(&self) -> (u32, u32, u32) {
-        // SAFETY: Written before the object was shared, or by `&mut self`.
-        let c = unsafe { &*self.header.c.get() };
-        (c.nr, c.nr_anon, c.nr_shmem)
+        let c = self.header.c.get();
+        // SAFETY: These fields are valid for reading, and nobody writes to them while the object is
+        // shared. There is no reference to the whole: C writes `cursor` of it meanwhile.
+        unsafe {
+            (
+                ptr::addr_of!((*c).nr).read(),
+                ptr::addr_of!((*c).nr_anon).read(),
+                ptr::addr_of!((*c).nr_shmem).read(),
+            )
+        }
     }
 
     /// The mode and the reason of the migration.
     pub(crate) fn mode_reason(&self) -> (u32, u32) {
+        let c = self.header.c.get();
         // SAFETY: As in `filled()`.
-        let c = unsafe { &*self.header.c.get() };
-        (c.mode, c.reason)
+        unsafe {
+            (
+                ptr::addr_of!((*c).mode).read(),
+                ptr::addr_of!((*c).reason).read(),
+            )
+        }
     }
 
     /// Must the migration not block? It is `MIGRATE_ASYNC`, and not as the first attempt of one that
