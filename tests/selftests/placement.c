@@ -67,6 +67,10 @@ static void topology_read(struct topology *t)
 	n = ferry_list(CPU_DIR "isolated", list, MAX_CPUS);
 	for (i = 0; i < n; i++)
 		t->barred[list[i]] = true;
+	/* There is no such file without CONFIG_NO_HZ_FULL. */
+	n = ferry_list(CPU_DIR "nohz_full", list, MAX_CPUS);
+	for (i = 0; i < n; i++)
+		t->barred[list[i]] = true;
 	nr = ferry_list("/sys/devices/system/node/has_cpu", nodes, FERRY_MAX_NODES);
 	for (i = 0; i < nr; i++) {
 		snprintf(path, sizeof(path), "/sys/devices/system/node/node%d/cpulist",

@@ -475,13 +475,15 @@ EXPORT_SYMBOL_GPL(migrate_copy_set_limits);
  * migrate_copy_cpu_usable() - May a helper run on this CPU?
  * @cpu: CPU number.
  *
- * Return: true if @cpu is online and nobody has isolated it; a snapshot.
+ * Return: true if @cpu is online and nobody has isolated it, from other tasks or
+ * from the noise of the kernel (nohz_full=); a snapshot.
  */
 bool migrate_copy_cpu_usable(int cpu)
 {
 	/* The mask is replaced when CPUs are isolated. */
 	guard(rcu)();
-	return cpu_online(cpu) && housekeeping_test_cpu(cpu, HK_TYPE_DOMAIN);
+	return cpu_online(cpu) && housekeeping_test_cpu(cpu, HK_TYPE_DOMAIN) &&
+	       housekeeping_test_cpu(cpu, HK_TYPE_KERNEL_NOISE);
 }
 EXPORT_SYMBOL_GPL(migrate_copy_cpu_usable);
 
