@@ -49,9 +49,6 @@ const MIGRATOR: usize = 1;
 const REASONS: usize = 2;
 const FIRST_NUMBER: usize = 3;
 
-/// Bytes in a page of the batch limit.
-const PAGE: u64 = kernel::page::PAGE_SIZE as u64;
-
 /// Says why a value was refused.
 fn refuse(why: fmt::Arguments<'_>) {
     if log::allowed() {
@@ -91,20 +88,6 @@ impl Sysctls {
         )?;
         Directory::new(c"vm/ferry", &files, handler)
     }
-
-    /// The limits of batches are the stock ones while no migrator is selected.
-    fn apply_limits(&self) {
-        let knobs = &self.shared.knobs;
-        if self.registry.selected().is_none() {
-            shim::set_limits(0, 0);
-            return;
-        }
-        let pages = (knobs.batch_bytes() / PAGE).max(1);
-        shim::set_limits(
-            u32::try_from(knobs.batch_folios()).unwrap_or(u32::MAX),
-            u32::try_from(pages).unwrap_or(u32::MAX),
-        );
-    }
 }
 
 impl sysctl::Handler for Sysctls {
@@ -136,8 +119,6 @@ impl sysctl::Handler for Sysctls {
                     }
                 });
                 self.debug.show_kinds(&self.shared, &self.registry);
-                // The old one may have had to make room for one that failed.
-                self.apply_limits();
                 return selected;
             }
             REASONS => match ReasonMask::parse(text) {
@@ -163,14 +144,14 @@ impl sysctl::Handler for Sysctls {
                 }
             }
         }
-        self.apply_limits();
+        self.registry.apply_limits();
         Ok(())
     }
 }
 
 impl Drop for Sysctls {
     fn drop(&mut self) {
-        shim::set_limits(0, 0);
+        shim::set_limits(shim::BatchLimits::STOCK);
     }
 }
 
@@ -200,9 +181,7 @@ impl View {
 
 fn show_state(view: &View, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let (free, total) = view.shared.pool.count();
-    f.write_str("migrator ")?;
-    show_selected(&view.registry, f)?;
-    writeln!(f)?;
+    view.registry.show_selection(f)?;
     writeln!(f, "pool {free}/{total}")?;
     writeln!(f, "parked {}", shim::parked())?;
     view.registry.show(f)

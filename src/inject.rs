@@ -11,6 +11,10 @@ use kernel::{
         Atomic,
         Relaxed, //
     },
+    time::{
+        delay::fsleep,
+        Delta, //
+    },
 };
 
 macro_rules! inject {
@@ -63,6 +67,8 @@ inject! {
     exhaust_pool => c"exhaust_pool",
     /// The mover gives helpers up to 50 ms to take each folio before it takes it itself.
     helper_only => c"helper_only",
+    /// The limits of batches are set so long after it was looked whether a migrator is selected.
+    delay_limits_us => c"delay_limits_us",
     /// As many helpers as bytes, idle CPUs and knobs allow, whatever they have gained.
     all_workers => c"all_workers",
 }
@@ -132,6 +138,15 @@ impl Inject {
             MoveFault::Again
         } else {
             MoveFault::None
+        }
+    }
+
+    /// Lets time pass between the look at which migrator is selected and the limits that follow from
+    /// it. Sleeps.
+    pub(crate) fn delay_limits(&self) {
+        let us = self.delay_limits_us.load(Relaxed);
+        if us != 0 {
+            fsleep(Delta::from_micros(us.into()));
         }
     }
 

@@ -121,6 +121,9 @@ pub(crate) struct Made {
     pub(crate) keep: KBox<dyn Keep>,
 }
 
+/// Bytes in a page of the batch limit.
+const PAGE: u64 = kernel::page::PAGE_SIZE as u64;
+
 /// The migrator that is always there.
 const CPU: &str = "cpu";
 
@@ -200,6 +203,12 @@ impl Registry {
     /// stays unless it had to make room.
     pub(crate) fn select(&self, name: &str) -> Result {
         let mut current = self.current.lock();
+        let selected = self.select_in(&mut current, name);
+        self.set_limits(&current);
+        selected
+    }
+
+    fn select_in(&self, current: &mut Option<Current>, name: &str) -> Result {
         if name == OFF {
             *current = None;
             return Ok(());
@@ -228,6 +237,29 @@ impl Registry {
             name,
         });
         Ok(())
+    }
+
+    /// Sets the size of batches as the knobs say.
+    pub(crate) fn apply_limits(&self) {
+        self.set_limits(&self.current.lock());
+    }
+
+    /// Sets the size of batches: as the knobs say, or the stock size while no migrator is selected.
+    ///
+    /// `current` is borrowed from under its lock, so that this is one step with what it depends on.
+    fn set_limits(&self, current: &Option<Current>) {
+        let knobs = &self.shared.knobs;
+        let selected = current.is_some();
+        self.shared.inject.delay_limits();
+        if !selected {
+            shim::set_limits(shim::BatchLimits::STOCK);
+            return;
+        }
+        let pages = (knobs.batch_bytes() / PAGE).max(1);
+        shim::set_limits(shim::BatchLimits {
+            folios: u32::try_from(knobs.batch_folios()).unwrap_or(u32::MAX),
+            pages: u32::try_from(pages).unwrap_or(u32::MAX),
+        });
     }
 
     /// The name of the selected migrator.
@@ -269,6 +301,17 @@ impl Registry {
         match self.current.lock().as_ref() {
             Some(c) => c.session.migrator.rearm(),
             None => Err(EOPNOTSUPP),
+        }
+    }
+
+    /// Writes which migrator is selected, and the size of batches that goes with it.
+    pub(crate) fn show_selection(&self, f: &mut dyn fmt::Write) -> fmt::Result {
+        let current = self.current.lock();
+        let name = current.as_ref().map_or(OFF, |c| c.name.as_str());
+        writeln!(f, "migrator {name}")?;
+        match shim::limits() {
+            shim::BatchLimits::STOCK => writeln!(f, "limits stock"),
+            limits => writeln!(f, "limits {} {}", limits.folios, limits.pages),
         }
     }
 

@@ -27,6 +27,10 @@ use kernel::{
     ffi,
     prelude::*,
     sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
         Arc,
         ArcBorrow,
         UniqueArc, //
@@ -207,10 +211,42 @@ impl<P: Provider> Drop for Registration<P> {
     }
 }
 
-/// Sets the size of a batch of `migrate_pages()`; 0 for the stock value.
-pub(crate) fn set_limits(folios: u32, pages: u32) {
+/// The size of a batch of `migrate_pages()`: most folios, and most base pages.
+#[derive(Copy, Clone, PartialEq, Eq)]
+pub(crate) struct BatchLimits {
+    /// Most folios; 0 for the stock value.
+    pub(crate) folios: u32,
+    /// Most base pages; 0 for the stock value.
+    pub(crate) pages: u32,
+}
+
+impl BatchLimits {
+    /// Those of the stock kernel.
+    pub(crate) const STOCK: Self = Self {
+        folios: 0,
+        pages: 0,
+    };
+}
+
+/// What [`set_limits()`] was last called with, which is what the shim has. Written and read with the
+/// lock of the registry held, but for the end of the module; they pair with nothing.
+static FOLIOS: Atomic<u32> = Atomic::new(BatchLimits::STOCK.folios);
+static PAGES: Atomic<u32> = Atomic::new(BatchLimits::STOCK.pages);
+
+/// Sets the size of a batch of `migrate_pages()`.
+pub(crate) fn set_limits(limits: BatchLimits) {
+    FOLIOS.store(limits.folios, Relaxed);
+    PAGES.store(limits.pages, Relaxed);
     // SAFETY: Takes any values.
-    unsafe { fb::migrate_copy_set_limits(folios, pages) };
+    unsafe { fb::migrate_copy_set_limits(limits.folios, limits.pages) };
+}
+
+/// Returns the size of a batch of `migrate_pages()` that was set last.
+pub(crate) fn limits() -> BatchLimits {
+    BatchLimits {
+        folios: FOLIOS.load(Relaxed),
+        pages: PAGES.load(Relaxed),
+    }
 }
 
 /// How many destination folios are parked.
