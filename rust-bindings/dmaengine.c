@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
 /* The client side of dmaengine, and word of devices that go. */
-#include <linux/bottom_half.h>
 #include <linux/device/bus.h>
 #include <linux/dmaengine.h>
 #include <linux/reboot.h>
@@ -141,13 +140,13 @@ void ferry_dma_issue(struct ferry_dma_chan *chan)
 	dma_async_issue_pending(of(chan));
 }
 
-/* Has the provider look for what has completed without an interrupt. */
+/*
+ * Has the provider look for what has completed without an interrupt. With softirqs
+ * off: there are providers that take a lock of their tasklet as it is.
+ */
 void ferry_dma_poll(struct ferry_dma_chan *chan, s32 cookie)
 {
-	/* There are providers that take a lock of their tasklet as it is. */
-	local_bh_disable();
 	dmaengine_tx_status(of(chan), cookie, NULL);
-	local_bh_enable();
 }
 
 /*

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /* Functions for what is inline or a macro in the kernel's headers. */
+#include <linux/bottom_half.h>
 #include <linux/cpumask.h>
 #include <linux/highmem.h>
 #include <linux/instrumented.h>
@@ -73,6 +74,16 @@ void ferry_preempt_disable(void)
 void ferry_preempt_enable(void)
 {
 	preempt_enable();
+}
+
+void ferry_bh_disable(void)
+{
+	local_bh_disable();
+}
+
+void ferry_bh_enable(void)
+{
+	local_bh_enable();
 }
 
 /*

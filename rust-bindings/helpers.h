@@ -18,6 +18,8 @@ unsigned long ferry_copy_nt(void *dst, const void *src, unsigned long len);
 void ferry_scribble(struct folio *dst);
 void ferry_preempt_disable(void);
 void ferry_preempt_enable(void);
+void ferry_bh_disable(void);
+void ferry_bh_enable(void);
 bool ferry_need_resched(void);
 void ferry_give_way(void);
 void ferry_cond_resched(void);

@@ -85,6 +85,19 @@ impl Merger {
         self.run.replace(part.into())
     }
 
+    /// All parts of a chunk have been taken. If that is not the `whole` chunk, returns the run that is
+    /// open.
+    ///
+    /// What lies between the first and the last part of a run counts as copied with it, so no run
+    /// spans what has not been taken.
+    pub fn end_chunk(&mut self, whole: bool) -> Option<Run> {
+        if whole {
+            None
+        } else {
+            self.run.take()
+        }
+    }
+
     /// The last run.
     pub fn finish(&mut self) -> Option<Run> {
         self.run.take()
@@ -336,6 +349,21 @@ mod tests {
         assert_eq!(m.push(part(1, 5, 0x6000, 0xe000, 4096)), Some(next));
         assert_eq!(m.finish(), Some(part(1, 5, 0x6000, 0xe000, 4096).into()));
         assert_eq!(m.finish(), None);
+    }
+
+    #[test]
+    fn no_run_spans_a_chunk_that_failed() {
+        let mut m = Merger::new(64 * K);
+        assert_eq!(m.push(part(0, 0, 0x1000, 0x9000, 4096)), None);
+        assert_eq!(m.end_chunk(true), None);
+        // Nothing of chunk 1 is taken; what follows adjoins what was before it.
+        let before = Run::from(part(0, 0, 0x1000, 0x9000, 4096));
+        assert_eq!(m.end_chunk(false), Some(before));
+        assert_eq!(m.push(part(2, 2, 0x2000, 0xa000, 4096)), None);
+        assert_eq!(m.end_chunk(true), None);
+        let run = m.finish();
+        assert_eq!(run.map(|r| (r.chunks, r.entries)), Some(((2, 2), (2, 2))));
+        assert_eq!(m.end_chunk(false), None);
     }
 
     #[test]

@@ -24,12 +24,14 @@
 //! # Locks
 //!
 //! [`Channel::ring`] is taken by movers and by the keeper of the channels, never by whoever is told of the
-//! end of a descriptor; inside it are only the locks of the queue's driver. Batches are let go
+//! end of a descriptor; inside it are only the locks of the queue's driver. It keeps preemption off, so
+//! movers hold it for [`SECTION_NS`] at a time, and softirqs do not run inside it. Batches are let go
 //! outside it. Telling lockdep that it is taken in reclaim is done by [`Channel::new()`].
 
 use super::{
     batch::RawBatch,
-    preempt, //
+    preempt,
+    preempt::NoSoftirqs, //
 };
 use core::{
     cell::UnsafeCell,
@@ -59,7 +61,8 @@ use kernel::{
             Release, //
         },
         Arc,
-        SpinLock, //
+        SpinLock,
+        SpinLockGuard, //
     },
     types::Opaque, //
 };
@@ -78,6 +81,10 @@ const POLL_NS: u64 = 10_000;
 
 /// How long it sleeps before it has the queue look for a completion whose interrupt has been lost.
 const LOST_NS: u64 = 50_000_000;
+
+/// How long a mover that makes descriptors holds the lock of the ring at a time, which keeps preemption
+/// off; the descriptor that it is at comes on top. As long as a chunk takes to copy.
+const SECTION_NS: u64 = 50_000;
 
 /// So many failures of a channel in a row are too many.
 const MOST_ERRORS: u32 = 8;
@@ -116,6 +123,10 @@ pub(crate) unsafe trait Queue: Send {
     fn issue(&mut self);
 
     /// Looks for what has completed without telling.
+    ///
+    /// # Context
+    ///
+    /// Softirqs are off.
     fn poll(&mut self);
 
     /// How long a mover that waits leaves it at that it will be told, before it has it look. At most
@@ -512,34 +523,23 @@ impl<B: Pooled> Channel<B> {
         range: Range<u32>,
         fail: impl Fn() -> bool,
     ) -> Submitted {
-        let mut did = Submitted::default();
-        let Some(mut ring) = self.ring.try_lock() else {
-            return did;
+        let Some(ring) = self.ring.try_lock() else {
+            return Submitted::default();
         };
-        let ring = &mut *ring;
-        let (true, Some(queue)) = (ring.open, ring.queue.as_mut()) else {
-            return did;
+        let (true, Some(queue)) = (ring.open, ring.queue.as_ref()) else {
+            return Submitted::default();
         };
         if !queue.is_ready() {
-            return did;
+            return Submitted::default();
         }
-        let free = (SLOTS as u64).saturating_sub(ring.head.wrapping_sub(ring.tail));
         let mut merger = Merger::new(queue.longest().min(MAX_RUN));
-        let mut maker = Maker {
-            channel: self,
-            batch,
-            queue: &mut **queue,
-            head: &mut ring.head,
-            free,
-            quiet_bytes: 0,
-            did: &mut did,
-        };
+        let mut maker = Maker::new(self, batch, ring);
         let raw: &RawBatch = (**batch).as_ref();
         let mut claimed = range.start..range.start;
         let mut referenced = 0;
         for chunk in range {
-            // With the run that is not finished.
-            if maker.free <= u64::from(raw.entries_of(chunk)) + 1 {
+            // With the run that is not finished, and the one that is held back.
+            if maker.free() <= u64::from(raw.entries_of(chunk)) + 2 {
                 break;
             }
             claimed.end = chunk + 1;
@@ -552,9 +552,12 @@ impl<B: Pooled> Channel<B> {
             let whole = !fail()
                 && raw.engine_parts(chunk, &mut referenced, |part| {
                     if let Some(run) = merger.push(part) {
-                        maker.make(&run, false);
+                        maker.add(run);
                     }
                 });
+            if let Some(run) = merger.end_chunk(whole) {
+                maker.add(run);
+            }
             if !whole {
                 raw.engine_hold(&Run {
                     src: 0,
@@ -567,18 +570,13 @@ impl<B: Pooled> Channel<B> {
             }
         }
         if let Some(run) = merger.finish() {
-            maker.make(&run, true);
+            maker.add(run);
         }
-        if did.descriptors != 0 {
-            queue.issue();
-        }
-        did.referenced = referenced;
-        ring.descriptors = ring.descriptors.wrapping_add(did.descriptors.into());
-        ring.bytes = ring.bytes.wrapping_add(did.bytes);
+        let did = maker.finish();
         for chunk in claimed {
             raw.engine_end(chunk, self.lane, true);
         }
-        did
+        Submitted { referenced, ..did }
     }
 
     /// Waits until entry `i` is done, or its chunk, which this channel has.
@@ -630,9 +628,13 @@ impl<B: Pooled> Channel<B> {
 
     /// Has the queue look for what has completed without telling.
     pub(crate) fn poll(&self) {
+        // The queue may find ends that softirqs tell of. They run when they are allowed again, which is
+        // when the lock has been let go.
+        let softirqs = NoSoftirqs::new();
         if let Some(queue) = &mut self.ring.lock().queue {
             queue.poll();
         }
+        drop(softirqs);
     }
 
     /// Lets go of the batches of descriptors that have ended. Says whether none is in flight.
@@ -748,20 +750,112 @@ impl<B: Pooled> PinnedDrop for Channel<B> {
     }
 }
 
+/// A time with the lock of the ring held, for one mover to make descriptors.
+struct Section<'a> {
+    ring: SpinLockGuard<'a, Ring>,
+    /// When it began, by the clock of the CPU that it is on.
+    since: u64,
+    /// There are descriptors that the engine has not been told of.
+    made: bool,
+}
+
+impl<'a> Section<'a> {
+    fn new(ring: SpinLockGuard<'a, Ring>) -> Self {
+        Self {
+            ring,
+            since: preempt::clock(),
+            made: false,
+        }
+    }
+
+    /// Slots that are not in use.
+    fn free(&self) -> u64 {
+        (SLOTS as u64).saturating_sub(self.ring.head.wrapping_sub(self.ring.tail))
+    }
+
+    fn is_long(&self) -> bool {
+        preempt::clock().saturating_sub(self.since) > SECTION_NS
+    }
+}
+
+impl Drop for Section<'_> {
+    fn drop(&mut self) {
+        if let (true, Some(queue)) = (self.made, self.ring.queue.as_mut()) {
+            queue.issue();
+        }
+    }
+}
+
 /// Makes descriptors, for one call of [`Channel::submit()`].
+///
+/// The lock of the ring is held in sections of [`SECTION_NS`], as a spinlock keeps preemption off, and
+/// mapping behind an IOMMU takes long. Between two sections the channel may be shut.
 struct Maker<'a, B: Pooled> {
     channel: &'a Channel<B>,
     batch: &'a Arc<B>,
-    queue: &'a mut dyn Queue,
-    head: &'a mut u64,
-    /// Slots that are left.
-    free: u64,
+    section: Option<Section<'a>>,
+    /// The channel has been shut meanwhile.
+    shut: bool,
+    /// The last run so far: only the last one of all needs an interrupt of its own.
+    held: Option<Run>,
     /// Bytes since the last interrupt.
     quiet_bytes: u64,
-    did: &'a mut Submitted,
+    did: Submitted,
 }
 
-impl<B: Pooled> Maker<'_, B> {
+impl<'a, B: Pooled> Maker<'a, B> {
+    /// Begins, with the lock of a ring that is open.
+    fn new(channel: &'a Channel<B>, batch: &'a Arc<B>, ring: SpinLockGuard<'a, Ring>) -> Self {
+        Self {
+            channel,
+            batch,
+            section: Some(Section::new(ring)),
+            shut: false,
+            held: None,
+            quiet_bytes: 0,
+            did: Submitted::default(),
+        }
+    }
+
+    /// Lets others have the lock if it has been held for long, and gets it where it is not held. None
+    /// if the channel takes nothing any more.
+    fn section(&mut self) -> Option<&mut Section<'a>> {
+        if self.section.as_ref().is_some_and(Section::is_long) {
+            self.section = None;
+        }
+        if self.section.is_none() && !self.shut {
+            // Bounded: whoever has it has it for a section, or for less.
+            let ring = self.channel.ring.lock();
+            let ready = ring.queue.as_ref().is_some_and(|queue| queue.is_ready());
+            if ring.open && ready {
+                self.section = Some(Section::new(ring));
+            } else {
+                self.shut = true;
+            }
+        }
+        self.section.as_mut()
+    }
+
+    /// Slots that are left; 0 if the channel takes nothing any more.
+    fn free(&mut self) -> u64 {
+        self.section().map_or(0, |section| section.free())
+    }
+
+    /// Adds a run, which is made a descriptor when it is known whether it is the last one.
+    fn add(&mut self, run: Run) {
+        if let Some(before) = self.held.replace(run) {
+            self.make(&before, false);
+        }
+    }
+
+    /// Makes the last descriptor, and lets the lock go.
+    fn finish(mut self) -> Submitted {
+        if let Some(run) = self.held.take() {
+            self.make(&run, true);
+        }
+        self.did
+    }
+
     /// Makes a descriptor for a run. What goes wrong is a failure of its chunks.
     fn make(&mut self, run: &Run, last: bool) {
         let raw: &RawBatch = (**self.batch).as_ref();
@@ -774,14 +868,20 @@ impl<B: Pooled> Maker<'_, B> {
     }
 
     fn try_make(&mut self, run: &Run, last: bool) -> Result {
-        let slot = self.channel.slot(*self.head).ok_or(EINVAL)?;
-        if self.free == 0 || slot.state.load(Acquire) != FREE {
+        let (channel, batch) = (self.channel, self.batch);
+        let interrupt = last || self.quiet_bytes.saturating_add(run.len) >= INTERRUPT_EVERY;
+        let section = self.section().ok_or(ENODEV)?;
+        let free = section.free();
+        let ring = &mut *section.ring;
+        let queue = ring.queue.as_mut().ok_or(ENODEV)?;
+        let slot = channel.slot(ring.head).ok_or(EINVAL)?;
+        if free == 0 || slot.state.load(Acquire) != FREE {
             return Err(EAGAIN);
         }
-        if (run.src | run.dst | run.len) & (self.queue.align().saturating_sub(1)) != 0 {
+        if (run.src | run.dst | run.len) & (queue.align().saturating_sub(1)) != 0 {
             return Err(EINVAL);
         }
-        let device = self.queue.device().as_ptr();
+        let device = queue.device().as_ptr();
         let len = run.len as usize;
         let (mut src, mut dst) = (0, 0);
         // SAFETY: The device lives as long as the queue. The memory is that of folios whose chunks the
@@ -794,9 +894,8 @@ impl<B: Pooled> Maker<'_, B> {
             unsafe { fb::ferry_dma_unmap(device, src, len, false) };
             return Err(e);
         }
-        self.did.mappings += 2;
         let job = Job {
-            batch: self.batch.clone(),
+            batch: batch.clone(),
             run: *run,
             dst,
             src,
@@ -805,15 +904,11 @@ impl<B: Pooled> Maker<'_, B> {
         // something else of it.
         unsafe { *slot.job.get() = Some(job) };
         slot.state.store(BUSY, Release);
-        let common = &self.channel.common;
+        let common = &channel.common;
         common.bytes.add(run.len, Relaxed);
-        let interrupt = last || self.quiet_bytes.saturating_add(run.len) >= INTERRUPT_EVERY;
         // SAFETY: Both are mapped for as long as the slot is not ended; slots live as long as the
         // channel, which closes the queue before.
-        let made = unsafe {
-            self.queue
-                .copy(dst, src, run.len, interrupt, &raw const slot.end)
-        };
+        let made = unsafe { queue.copy(dst, src, run.len, interrupt, &raw const slot.end) };
         if let Err(e) = made {
             common.took(run.len);
             slot.state.store(FREE, Relaxed);
@@ -828,13 +923,16 @@ impl<B: Pooled> Maker<'_, B> {
             }
             return Err(e);
         }
+        ring.head = ring.head.wrapping_add(1);
+        ring.descriptors = ring.descriptors.wrapping_add(1);
+        ring.bytes = ring.bytes.wrapping_add(run.len);
+        section.made = true;
         self.quiet_bytes = if interrupt {
             0
         } else {
             self.quiet_bytes.saturating_add(run.len)
         };
-        *self.head = self.head.wrapping_add(1);
-        self.free -= 1;
+        self.did.mappings += 2;
         self.did.descriptors += 1;
         self.did.bytes = self.did.bytes.saturating_add(run.len);
         Ok(())

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Preemption, rescheduling and the context of the caller.
+//! Preemption, softirqs, rescheduling and the context of the caller.
 
 use ferry_bindings as fb;
 use kernel::{
@@ -29,6 +29,32 @@ impl Drop for NoPreempt {
     fn drop(&mut self) {
         // SAFETY: Balances the call in `new()`.
         unsafe { fb::ferry_preempt_enable() };
+    }
+}
+
+/// Softirqs do not run on this CPU for as long as this lives, and may run when it is dropped.
+pub(crate) struct NoSoftirqs(NotThreadSafe);
+
+impl NoSoftirqs {
+    /// Turns softirqs off.
+    ///
+    /// # Context
+    ///
+    /// Interrupts are on, and no spinlock is held.
+    #[inline]
+    pub(crate) fn new() -> Self {
+        // SAFETY: Balanced by `Drop` on the same CPU, as the type is not `Send`; a leaked guard only
+        // costs latency.
+        unsafe { fb::ferry_bh_disable() };
+        Self(NotThreadSafe)
+    }
+}
+
+impl Drop for NoSoftirqs {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: Balances the call in `new()`.
+        unsafe { fb::ferry_bh_enable() };
     }
 }
 
