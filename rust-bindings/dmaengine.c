@@ -41,8 +41,36 @@ static bool is_of_driver(struct dma_chan *chan, void *param)
 	       !strcmp(driver_of(chan), param);
 }
 
+struct offer {
+	const struct device *dev;
+	const char *driver;
+	bool found;
+};
+
+static bool note_offer(struct dma_chan *chan, void *param)
+{
+	struct offer *offer = param;
+
+	if (chan->device->dev == offer->dev)
+		offer->found |= is_of_driver(chan, (void *)offer->driver);
+	/* This is a look around, too. */
+	return false;
+}
+
+/* Has the device channels of this provider that can copy and are free? Takes a mutex. */
+bool ferry_dma_offers(const struct device *dev, const char *driver)
+{
+	struct offer offer = { .dev = dev, .driver = driver };
+	dma_cap_mask_t mask;
+
+	dma_cap_zero(mask);
+	dma_cap_set(DMA_MEMCPY, mask);
+	__dma_request_channel(&mask, note_offer, &offer, NULL);
+	return offer.found;
+}
+
 /* Calls fn() with the driver of each channel that can copy and is free, under a mutex. */
-void ferry_dma_providers(void (*fn)(void *data, const char *driver), void *data)
+void ferry_dma_providers(ferry_dma_driver_fn_t fn, void *data)
 {
 	struct collector to = { .fn = fn, .data = data };
 	dma_cap_mask_t mask;

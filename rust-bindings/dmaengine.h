@@ -10,8 +10,10 @@
 /* A struct dma_chan that is held exclusively. */
 struct ferry_dma_chan;
 
-void ferry_dma_providers(void (*fn)(void *data, const char *driver),
-			 void *data);
+typedef void (*ferry_dma_driver_fn_t)(void *data, const char *driver);
+
+void ferry_dma_providers(ferry_dma_driver_fn_t fn, void *data);
+bool ferry_dma_offers(const struct device *dev, const char *driver);
 struct ferry_dma_chan *ferry_dma_request(const char *driver);
 void ferry_dma_release(struct ferry_dma_chan *chan);
 const char *ferry_dma_name(struct ferry_dma_chan *chan);

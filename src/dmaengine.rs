@@ -16,6 +16,7 @@ use crate::{
     },
     kapi::{
         channel::Queue,
+        dmaengine,
         dmaengine::{
             Bus,
             DmaChannel,
@@ -159,9 +160,12 @@ impl Provider for Driver {
 impl Watcher for Keeper {
     fn event(&self, event: Event) {
         match event {
-            Event::Unbind(device) => self.leave(|queue| queue.is_of(device)),
-            Event::Unbound(device) => self.left(|queue| queue.is_of(device)),
-            Event::Bound => self.arrive(),
+            Event::Unbind(device) => self.leave(device),
+            Event::Unbound(device) => self.left(device),
+            // Most devices of a bus are no engines, and looking for channels is not cheap: those that
+            // do not answer are asked again.
+            Event::Bound(device) if dmaengine::offers(device, self.name()) => self.arrive(),
+            Event::Bound(_) => {}
             Event::Halt => self.halt(),
             Event::Resume => self.resume(),
         }

@@ -14,6 +14,7 @@ use crate::{
     kapi::{
         channel::{
             Channel,
+            Device,
             Queue, //
         },
         log,
@@ -122,6 +123,9 @@ pub(super) struct Line {
     /// It is to be tried again as soon as it is quiet.
     again: Atomic<u32>,
     quarantines: Atomic<u32>,
+    /// The device that it has been taken from, until that has gone; 0 for none. With
+    /// [`Keeper::admin`] held.
+    leaver: Atomic<usize>,
 }
 
 impl Line {
@@ -160,6 +164,8 @@ pub(crate) struct Keeper {
     called: Atomic<u32>,
     /// New channels are to be looked for.
     look: Atomic<u32>,
+    /// How often that has been done. For a person.
+    looks: Atomic<u32>,
     /// How often channels have come or gone.
     changes: Atomic<u32>,
     /// The selection is over.
@@ -182,6 +188,7 @@ impl Keeper {
                     state: Atomic::new(State::Empty as u32),
                     again: Atomic::new(0),
                     quarantines: Atomic::new(0),
+                    leaver: Atomic::new(0),
                 },
                 GFP_KERNEL,
             )?;
@@ -194,6 +201,7 @@ impl Keeper {
                 waker: SetOnce::new(),
                 called: Atomic::new(0),
                 look: Atomic::new(0),
+                looks: Atomic::new(0),
                 changes: Atomic::new(0),
                 over: Atomic::new(0),
                 rounds: Atomic::new(0),
@@ -201,6 +209,11 @@ impl Keeper {
             }),
             GFP_KERNEL,
         )
+    }
+
+    /// The name of the provider.
+    pub(crate) fn name(&self) -> &Name {
+        &self.name
     }
 
     pub(super) fn lines(&self) -> &[Line] {
@@ -314,12 +327,13 @@ impl Keeper {
     }
 
     /// A device is about to go, of which these channels are: it gets them back before.
-    pub(crate) fn leave(&self, is_of: impl Fn(&dyn Queue) -> bool) {
+    pub(crate) fn leave(&self, device: Device) {
         let _admin = self.admin.lock();
         for line in &self.lines {
-            if line.channel.with_queue(|queue| is_of(queue)) != Some(true) {
+            if line.channel.with_queue(|queue| queue.is_of(device)) != Some(true) {
                 continue;
             }
+            line.leaver.store(device.id(), Relaxed);
             let quarantined = line.state().is_quarantined();
             line.set(State::Going);
             // One that does not answer need not be asked for long.
@@ -330,15 +344,24 @@ impl Keeper {
         }
     }
 
-    /// The device has gone. What its driver has not ended is lost; channels of others take its place.
-    pub(crate) fn left(&self, is_of: impl Fn(&dyn Queue) -> bool) {
+    /// The device has gone. What its driver has not ended is lost; channels of others take its place, if
+    /// it had any.
+    pub(crate) fn left(&self, device: Device) {
         let _admin = self.admin.lock();
-        for line in self.lines.iter().filter(|l| l.state() == State::Going) {
-            if line.channel.with_queue(|queue| is_of(queue)) == Some(true) {
+        let mut ours = false;
+        for line in &self.lines {
+            if line.leaver.load(Relaxed) != device.id() {
+                continue;
+            }
+            line.leaver.store(0, Relaxed);
+            ours = true;
+            if line.state() == State::Going {
                 line.set(State::Gone);
             }
         }
-        self.arrive();
+        if ours {
+            self.arrive();
+        }
     }
 
     /// A device may have come, or one has gone that spare channels of others can stand in for.
@@ -392,6 +415,7 @@ impl Keeper {
         if self.over.load(Relaxed) != 0 {
             return;
         }
+        self.looks.add(1u32, Relaxed);
         // Whatever is wrong with them has been said.
         for queue in self.provider.find(empty.count()).into_iter().flatten() {
             self.take_locked(queue);
@@ -437,6 +461,7 @@ impl Keeper {
         let live = self.lines.iter().filter(|l| l.state() == State::Live);
         writeln!(f, "channels {}", live.count())?;
         writeln!(f, "lost {}", LOST.load(Relaxed))?;
+        writeln!(f, "looks {}", self.looks.load(Relaxed))?;
         for line in &self.lines {
             let seen = line.channel.seen();
             if line.state() == State::Empty && seen.descriptors == 0 {

@@ -165,6 +165,13 @@ pub(crate) unsafe trait Queue: Send {
 #[derive(Copy, Clone, PartialEq, Eq)]
 pub(crate) struct Device(pub(super) *const bindings::device);
 
+impl Device {
+    /// Returns a number that no other device has while this one lives; never 0.
+    pub(crate) fn id(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// A batch object, as channels hold it.
 pub(crate) trait Pooled: AsRef<RawBatch> + Send + Sync + 'static {
     /// Lets go of it, in process context.

@@ -59,6 +59,14 @@ impl Providers {
     }
 }
 
+/// Returns whether a device, which may be any, has free channels of a provider. May sleep.
+///
+/// To be asked with the lock of the device held, so that it does not go meanwhile.
+pub(crate) fn offers(device: Device, name: &Name) -> bool {
+    // SAFETY: The device is only compared; the name is a string, for the time of the call.
+    unsafe { fb::ferry_dma_offers(device.0, name.as_c_str().as_char_ptr()) }
+}
+
 /// What is believed of a provider.
 #[derive(Copy, Clone, PartialEq, Eq)]
 pub(crate) struct Trust {
@@ -372,8 +380,8 @@ pub(crate) enum Event {
     Unbind(Device),
     /// It has been.
     Unbound(Device),
-    /// Some driver has been bound.
-    Bound,
+    /// A driver has been bound to this device.
+    Bound(Device),
     /// The machine goes to sleep, or down.
     Halt,
     /// It is back.
@@ -408,7 +416,7 @@ unsafe extern "C" fn event<W: Watcher>(
     watcher.event(match event {
         fb::ferry_event_FERRY_UNBIND => Event::Unbind(Device(device)),
         fb::ferry_event_FERRY_UNBOUND => Event::Unbound(Device(device)),
-        fb::ferry_event_FERRY_BOUND => Event::Bound,
+        fb::ferry_event_FERRY_BOUND => Event::Bound(Device(device)),
         fb::ferry_event_FERRY_HALT => Event::Halt,
         fb::ferry_event_FERRY_RESUME => Event::Resume,
         _ => return,

@@ -141,7 +141,7 @@ impl Watcher for Teller {
     fn leaving(&self, function: &Arc<Function>) {
         self.known.list.lock().retain(|f| !Arc::ptr_eq(f, function));
         let id = function.dev().id();
-        self.keeper.leave(|queue| queue.is_of(id));
+        self.keeper.leave(id);
         self.keeper.arrive();
     }
 }

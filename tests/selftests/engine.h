@@ -59,16 +59,22 @@ static __maybe_unused bool eng_calm(int fd)
 	       eng_do(fd, "{\"cmd\":\"limit\"}");
 }
 
-/* Channels that ferry has in use; -1 if it cannot be told. */
-static __maybe_unused long eng_channels(void)
+/* The number after @word, which begins a line of what ferry does; -1 if there is none. */
+static __maybe_unused long eng_state(const char *word)
 {
-	char buf[16384], *p;
-	long n;
+	char buf[16384], line[32], *p;
 
 	if (ferry_read(FERRY_DEBUGFS "state", buf, sizeof(buf)) <= 0)
 		return -1;
-	p = strstr(buf, "\nchannels ");
-	return p && sscanf(p, "\nchannels %ld", &n) == 1 ? n : -1;
+	snprintf(line, sizeof(line), "\n%s ", word);
+	p = strstr(buf, line);
+	return p ? strtol(p + strlen(line), NULL, 10) : -1;
+}
+
+/* Channels that ferry has in use; -1 if it cannot be told. */
+static __maybe_unused long eng_channels(void)
+{
+	return eng_state("channels");
 }
 
 /* At least *(long *)arg of them. */

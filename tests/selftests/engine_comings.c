@@ -189,6 +189,46 @@ TEST_F(comings, functions_are_unplugged)
 	all_is_well(_metadata, self, times);
 }
 
+static bool looked(void *arg)
+{
+	return eng_state("looks") > *(long *)arg;
+}
+
+/*
+ * What comes and goes on the same bus and is no engine of this kind is nothing to look for
+ * channels for, which takes long where one does not answer.
+ */
+TEST_F(comings, others_come_and_go)
+{
+	const char *other = strcmp(ferry_migrator(), "ptdma") ? "ptdma" : "ae4dma";
+	char function[32];
+	long seen;
+	int i;
+
+	if (!strcmp(ferry_migrator(), "sdxi") ||
+	    !eng_function(other, function, sizeof(function))) {
+		all_is_well(_metadata, self, 0);
+		SKIP(return, "needs a second engine on the bus");
+	}
+	seen = eng_state("looks");
+	ASSERT_LE(0, seen);
+	for (i = 0; i < 3; i++) {
+		ASSERT_EQ(0, eng_bind(other, "unbind", function));
+		ASSERT_EQ(0, eng_bind(other, "bind", function));
+	}
+	/* The keeper's thread is told, or is not, before each write returns. */
+	ferry_sleep_ms(500);
+	EXPECT_EQ(seen, eng_state("looks"));
+	is_back(_metadata, self);
+	ASSERT_EQ(0, eng_bind(ferry_migrator(), "unbind", self->function));
+	EXPECT_TRUE(ferry_wait(looked, &seen, WAIT_MS));
+	seen = eng_state("looks");
+	ASSERT_EQ(0, eng_bind(ferry_migrator(), "bind", self->function));
+	EXPECT_TRUE(ferry_wait(looked, &seen, WAIT_MS));
+	is_back(_metadata, self);
+	all_is_well(_metadata, self, 3);
+}
+
 /* As of any client: a driver whose channels are in use stays; it can go when they are not. */
 TEST_F(comings, drivers_are_in_use)
 {
