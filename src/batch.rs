@@ -44,6 +44,7 @@ use crate::{
 };
 use core::pin::Pin;
 use ferry_core::{
+    pace::Pace,
     policy,
     policy::Routine,
     Lane, //
@@ -72,6 +73,8 @@ const AHEAD_SPIN_NS: u64 = 200_000;
 pub(crate) struct Shared {
     pub(crate) knobs: Knobs,
     pub(crate) inject: Inject,
+    /// How long movers take to copy.
+    pub(crate) pace: Pace<Atomic<u32>>,
     #[pin]
     pub(crate) pool: Pool,
 }
@@ -83,9 +86,19 @@ impl Shared {
         Ok(pin_init!(Self {
             knobs: Knobs::new(),
             inject: Inject::new(),
+            pace: Pace::new(Atomic::new(0)),
             pool <- pool,
         }))
     }
+}
+
+/// How long a mover waits for whoever has claimed a chunk of its batch.
+#[derive(Copy, Clone, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// Until the timeout says that there is no answer.
+    Timeout,
+    /// Not longer than it would have taken to copy the batch itself: it must not block (I15).
+    Copy,
 }
 
 /// What a batch runs under, from beginning to end.
@@ -176,10 +189,13 @@ pub(crate) struct Batch {
     payer: u64,
     /// How CPUs copy it.
     routine: Routine,
+    /// How long its mover waits.
+    patience: Patience,
     /// Its kind, if how long it takes is worth knowing.
     kind: Option<usize>,
-    /// The mover is through: helpers have nothing to look for any more. Stored with release after
-    /// the last chunk was closed, read with acquire by [`Batch::work()`].
+    /// The mover is through, or does not want more help: helpers have nothing to look for any more.
+    /// Stored with release, in the end after the last chunk was closed, read with acquire by
+    /// [`Batch::work()`].
     over: Atomic<u32>,
     /// How many more helpers the batch is worth; taken by [`Batch::want_more()`].
     wanted: Atomic<u32>,
@@ -235,6 +251,7 @@ impl Batch {
             mover: 0,
             payer: 0,
             routine: Routine::default(),
+            patience: Patience::Timeout,
             kind: None,
             over: Atomic::new(0),
             wanted: Atomic::new(0),
@@ -255,6 +272,7 @@ impl Batch {
         self.cpu = topology::Cpu::current();
         self.mover = preempt::current_id();
         self.payer = shim::payer();
+        self.patience = Patience::Timeout;
         self.kind = None;
         *self.over.get_mut() = 0;
         *self.wanted.get_mut() = 0;
@@ -334,6 +352,11 @@ impl Batch {
         self.routine = routine;
     }
 
+    /// Sets how long its mover waits, before it is shared.
+    pub(crate) fn set_patience(&mut self, patience: Patience) {
+        self.patience = patience;
+    }
+
     /// Sets its kind, if how long it takes is worth knowing, before it is shared; the time begins.
     pub(crate) fn set_kind(&mut self, kind: Option<usize>) {
         self.kind = kind;
@@ -398,9 +421,12 @@ impl Batch {
 
     /// Copies one chunk as the mover.
     fn copy_mine(&self, session: &Session, mut claim: Claim<'_>) {
+        let from = preempt::clock();
         let copied = claim.copy(self.routine, 0);
         let ok = claim.is_ok();
         drop(claim);
+        let ns = preempt::clock().saturating_sub(from);
+        session.shared.pace.learn(copied.bytes, ns);
         self.by_mover.add(1u32, Relaxed);
         self.account(session, copied, ok);
     }
@@ -529,13 +555,23 @@ impl Batch {
         if self.stuck.has(lane.index().into()) {
             return !self.raw.waiting(i, chunk);
         }
+        let timeout = match self.patience {
+            Patience::Timeout => session.shared.knobs.timeout_ns(),
+            Patience::Copy => {
+                // For all waits of the batch together.
+                let all = session.shared.pace.patience_ns(self.raw.planned().bytes);
+                match all.saturating_sub(self.waited_ns()) {
+                    0 => return !self.raw.waiting(i, chunk),
+                    left => left,
+                }
+            }
+        };
         let from = preempt::clock();
-        let timeout = session.shared.knobs.timeout_ns();
         let result = session.migrator.wait(self, i, chunk, timeout);
         let ns = preempt::clock().saturating_sub(from);
         self.waited_ns.add(ns, Relaxed);
         session.stats.add(Counter::Waits, 1);
-        if self.raw.is_async() {
+        if self.patience == Patience::Copy {
             session.stats.add(Counter::WaitsAsync, 1);
             session.stats.wait_async.add(ns);
         }
@@ -543,6 +579,16 @@ impl Batch {
         trace::wait(self.raw.id(), chunk, ns, result.is_ok());
         if result.is_ok() {
             return true;
+        }
+        if self.patience == Patience::Copy {
+            if !self.raw.waiting(i, chunk) {
+                return true;
+            }
+            // Nobody is to blame: the CPU of the helper has been taken away from us below, and comes
+            // back. What it has fails (I7); the mover goes on alone.
+            session.stats.add(Counter::WaitsCut, 1);
+            self.over.store(1, Release);
+            return false;
         }
         session.stats.add(Counter::WaitTimeouts, 1);
         trace::engine_error(lane.index().into(), ETIMEDOUT.to_errno());

@@ -8,6 +8,7 @@
 use crate::{
     batch::{
         Batch,
+        Patience,
         Session, //
     },
     inject::MoveFault,
@@ -106,6 +107,7 @@ impl Provider for Dispatcher {
             return None;
         };
         batch.set_routine(shared.knobs.copy_routine(Some(reason)));
+        batch.set_patience(patience(Some(reason)));
         Some(batch)
     }
 
@@ -237,7 +239,7 @@ impl Provider for Dispatcher {
             want = session.migrator.want(kind, pieces, shim::payer());
         }
         if want.helpers != 0 && session.migrator.ready(folio.nodes()) {
-            self.copy_together(folio, routine, chunk_bytes, kind, want)
+            self.copy_together(folio, (routine, patience(reason)), chunk_bytes, kind, want)
         } else {
             self.copy_alone(folio, routine)
         }
@@ -261,7 +263,7 @@ impl Dispatcher {
     fn copy_together(
         &self,
         folio: &Pair,
-        routine: Routine,
+        (routine, patience): (Routine, Patience),
         chunk_bytes: u64,
         kind: usize,
         want: Want,
@@ -284,6 +286,7 @@ impl Dispatcher {
                 return NowDone::NOT;
             }
             unique.set_routine(routine);
+            unique.set_patience(patience);
             unique.set_kind(want.sample.then_some(kind));
             let first = offset == 0;
             offset = offset.saturating_add(planned.bytes);
@@ -311,6 +314,16 @@ impl Dispatcher {
         }
         session.stats.add(Counter::NowCalls, 1);
         NowDone::COPIED
+    }
+}
+
+/// Returns how long the caller may wait for others: it must not block if it says so by its reason, or
+/// reclaims memory.
+fn patience(reason: Option<u32>) -> Patience {
+    if preempt::in_reclaim() || !reasons::may_block(reason) {
+        Patience::Copy
+    } else {
+        Patience::Timeout
     }
 }
 

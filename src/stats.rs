@@ -76,8 +76,10 @@ counters! {
     ChunksRevoked => "chunks_revoked",
     /// Waits for a claimed chunk.
     Waits => "waits",
-    /// Waits of migrations that must not block, each no longer than the mover would copy (I15).
+    /// Waits of migrations that must not block: no longer in a batch than copying it takes (I15).
     WaitsAsync => "waits_async",
+    /// Those of them that have ended for it, and what was waited for failed (I7).
+    WaitsCut => "waits_cut",
     /// Waits that ended with a timeout.
     WaitTimeouts => "wait_timeouts",
     /// Anonymous folios eligible to be copied early.

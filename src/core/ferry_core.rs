@@ -14,6 +14,7 @@
 //! | [`plan`] | how the bytes of a batch are cut into chunks |
 //! | [`placement`] | in which order CPUs are asked to help |
 //! | [`policy`] | how many helpers at most, how far ahead, which routine, and whether at all |
+//! | [`pace`] | how long those wait who must not block |
 //! | [`scale`] | how many helpers, by what they have gained |
 //! | [`engine`] | what goes to engines, in which descriptors and channels |
 //! | [`sdxi`] | encodings, ring and state machine of SDXI functions |
@@ -34,6 +35,7 @@ pub mod hist;
 #[cfg(CONFIG_RUST)]
 mod kernel_glue;
 pub mod knob;
+pub mod pace;
 pub mod placement;
 pub mod plan;
 pub mod policy;

@@ -44,7 +44,6 @@ use ferry_core::{
         Planned, //
     },
     policy::Routine,
-    reasons,
     Chunk,
     ChunkState,
     EntryState,
@@ -354,17 +353,6 @@ impl RawBatch {
                 ptr::addr_of!((*c).reason).read(),
             )
         }
-    }
-
-    /// Must the migration not block? It is `MIGRATE_ASYNC`, and not as the first attempt of one that
-    /// may block.
-    ///
-    /// Not known of a folio that is copied at once.
-    pub(crate) fn is_async(&self) -> bool {
-        let (mode, reason) = self.mode_reason();
-        self.early
-            && mode == bindings::migrate_mode_MIGRATE_ASYNC
-            && !reasons::may_block(Some(reason))
     }
 
     /// The entry that the mover comes to next.

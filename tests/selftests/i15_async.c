@@ -1,32 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * I15: where MIGRATE_ASYNC migrates, a wait lasts no longer than what a helper that has
- * begun needs for the rest of its chunk; whatever nobody has begun the mover copies.
+ * I15: where MIGRATE_ASYNC migrates, a mover waits for helpers no longer than it would
+ * have taken to copy the batch or folio itself; whatever nobody has begun it copies.
  *
- * Helpers that take HOLD_MS for each chunk (delay_in_chunk_us), and take one of each
- * folio or batch (helper_only), make waits certain. Which wait was in which migration is
- * told by the trace: ferry_wait between mm_migrate_pages_start, which says mode and
- * reason, and mm_migrate_pages of the same task.
+ * A helper that takes HOLD_MS in a chunk that it has claimed (delay_in_chunk_us) is to its
+ * mover what one is whose virtual CPU the host has taken away: it does not run, and nobody
+ * can stop it. That there are such waits is made certain by helper_only. Which wait was in
+ * which migration is told by the trace: ferry_wait between mm_migrate_pages_start, which
+ * says mode and reason, and mm_migrate_pages of the same task.
  *
  * What is asserted:
  *  - no mover sleeps in MIGRATE_ASYNC, waiting for a helper or otherwise, as the scheduler
  *    says (sched_switch), not the module; with "off", neither;
- *  - there were waits in MIGRATE_ASYNC for this reason, and all ended with the chunk done;
- *  - in one folio that is copied in place a mover waits for each helper once at most: it
- *    has taken all other chunks itself before, which are many more, for a helper needs
- *    far longer for one than it does;
- *  - together they took no longer than helpers were in chunks by the module's own
- *    account (helper_ns). SLACK_MS more for each is for a virtual CPU that the host takes
- *    away from the mover, between the end of the chunk and its look at it.
+ *  - there were waits in MIGRATE_ASYNC for this reason, and some were given up, but none is
+ *    a timeout of the helper's lane;
+ *  - none of them, and none of these migrations from its begin to its end by the clock of the
+ *    trace, took nearly as long as the helper: less than BOUND_MS, which has room for
+ *    virtual CPUs that the host takes away from the mover, and for the 50 ms that it leaves
+ *    each chunk to helpers (helper_only);
+ *  - what was given up is quiet in the end: nothing is parked, and content is right.
  *
- * The module does not know a bound of its own for MIGRATE_ASYNC, so nothing is cut short
- * there: a helper cannot be stopped within a chunk, and giving up on it would keep the
- * destination (I7).
- *
- * Seen red, in a scratch copy: with Dispatcher::copy_now() waiting for the helpers to take
- * every chunk in place of work_as_mover(), numa_faults finds that the mover has copied 0
- * chunks, and helpers 512. With wait::poll() sleeping 100 ms between two looks, movers sleep
- * 8 times in numa_faults and 13 times in compaction.
+ * Seen red, in a scratch copy: with Patience::Timeout for all batches, as it was once, the
+ * longest wait in both tests is HOLD_MS and more. With Dispatcher::copy_now() waiting for
+ * the helpers to take every chunk in place of work_as_mover(), numa_faults finds that the
+ * mover has copied 0 chunks, and helpers 512. With wait::poll() sleeping 100 ms between two
+ * looks, movers sleep 8 times in numa_faults and 13 times in compaction.
  */
 #include <sched.h>
 
@@ -36,8 +34,8 @@
 #include "tracing.h"
 #include "sleeps.h"
 
-#define HOLD_MS		10
-#define SLACK_MS	200
+#define HOLD_MS		3000
+#define BOUND_MS	2000
 #define SCHED		"/sys/kernel/debug/sched/numa_balancing/"
 
 FIXTURE(i15)
@@ -58,6 +56,7 @@ FIXTURE_SETUP(i15)
 	ASSERT_EQ(0, slp_begin(&self->trace, "i15_async"));
 	if (!ferry_loaded())
 		return;
+	/* Not what ends a wait here. */
 	ASSERT_EQ(0, ferry_set_knob("timeout_ms", "60000"));
 	ASSERT_EQ(0, ferry_set_knob("min_batch_bytes", "4096"));
 	ASSERT_EQ(0, ferry_set_knob("chunk_bytes", "65536"));
@@ -78,9 +77,9 @@ FIXTURE_TEARDOWN(i15)
 /* ---- what the trace says ---- */
 
 static void expect(struct __test_metadata *_metadata, FIXTURE_DATA(i15) * self,
-		   const char *reason, const struct hz_count *c, long helpers)
+		   const char *reason, const struct hz_count *c)
 {
-	long all = hz_grown(c, "waits"), held = hz_grown(c, "helper_ns");
+	long cut = hz_grown(c, "waits_cut");
 	struct slp_seen seen;
 
 	ASSERT_EQ(0, slp_look(&self->trace, "MIGRATE_ASYNC", reason, &seen));
@@ -89,8 +88,8 @@ static void expect(struct __test_metadata *_metadata, FIXTURE_DATA(i15) * self,
 		   (unsigned long long)seen.longest_ns / 1000);
 	ferry_note("their movers slept %ld times, %ld of them in waits", seen.sleeps,
 		   seen.in_waits);
-	ferry_note("%ld waits in all, %llu ms; helpers were in chunks for %ld ms", all,
-		   (unsigned long long)seen.sum_ns / 1000000, held / 1000000);
+	ferry_note("the longest of these migrations took %llu us; %ld waits were given up",
+		   (unsigned long long)seen.whole_ns / 1000, cut);
 	ASSERT_GT(seen.migrations, 0);
 	/* Not blocking: nobody sleeps there, with the stock copy and with Ferry's. */
 	EXPECT_EQ(0, seen.sleeps);
@@ -98,11 +97,13 @@ static void expect(struct __test_metadata *_metadata, FIXTURE_DATA(i15) * self,
 		return;
 	EXPECT_GT(seen.waits, 0);
 	EXPECT_EQ(0, seen.in_waits);
-	EXPECT_EQ(0, seen.undone);
+	EXPECT_GT(seen.undone, 0);
+	EXPECT_GE(cut, seen.undone);
 	EXPECT_EQ(0, hz_grown(c, "wait_timeouts"));
-	EXPECT_LE((long)seen.sum_ns, held + all * SLACK_MS * 1000000L);
-	if (helpers)
-		EXPECT_LE(seen.most, helpers);
+	EXPECT_LT(seen.longest_ns, BOUND_MS * 1000000ULL);
+	EXPECT_LT(seen.whole_ns, BOUND_MS * 1000000ULL);
+	EXPECT_TRUE(ferry_wait(hz_none_parked, NULL, 20000));
+	EXPECT_TRUE(ferry_wait(hz_pool_whole, NULL, 20000));
 }
 
 /* ---- who migrates so ---- */
@@ -167,7 +168,7 @@ TEST_F(i15, numa_faults)
 		EXPECT_GT(hz_grown(&c, "chunks_by_mover"),
 			  4 * hz_grown(&c, "chunks_by_others"));
 	}
-	expect(_metadata, self, "numa_misplaced", &c, sysconf(_SC_NPROCESSORS_ONLN) - 1);
+	expect(_metadata, self, "numa_misplaced", &c);
 }
 
 /*
@@ -245,7 +246,7 @@ TEST_F(i15, compaction)
 	EXPECT_GT(stalls, 0);
 	if (ferry_active())
 		EXPECT_GT(hz_grown(&c, "folios_copied_early"), 0);
-	expect(_metadata, self, "compaction", &c, 0);
+	expect(_metadata, self, "compaction", &c);
 }
 
 TEST_HARNESS_MAIN

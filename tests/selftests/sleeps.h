@@ -14,6 +14,7 @@
 
 struct slp_mover {
 	int pid;
+	u64 from_ns;
 	bool asked;		/* the migration is one of those that were asked about */
 	long waits;
 	int recent;
@@ -28,7 +29,7 @@ struct slp_seen {
 	long most;		/* waits in one of them */
 	long undone;		/* waits that ended without what was waited for */
 	u64 longest_ns;
-	u64 sum_ns;		/* of all waits there were, in whatever migration */
+	u64 whole_ns;		/* the longest of the migrations that had a wait */
 };
 
 /* Begins a trace that slp_look() understands. */
@@ -65,7 +66,6 @@ static __maybe_unused void slp_waited(struct slp_mover *m, const struct hz_event
 	u64 ns = hz_event_value(e, "ns=");
 	int i;
 
-	seen->sum_ns += ns;
 	if (!m || !m->asked)
 		return;
 	m->waits++;
@@ -102,11 +102,14 @@ static __maybe_unused int slp_look(const struct trc *t, const char *mode, const 
 				continue;
 			memset(m, 0, sizeof(*m));
 			m->pid = e.pid;
+			m->from_ns = e.ns;
 			m->asked = (!mode || strstr(e.args, mode)) && strstr(e.args, want);
 			seen->migrations += m->asked;
 		} else if (!strcmp(e.name, "mm_migrate_pages") && m) {
 			if (m->asked && m->waits > seen->most)
 				seen->most = m->waits;
+			if (m->asked && m->waits && e.ns - m->from_ns > seen->whole_ns)
+				seen->whole_ns = e.ns - m->from_ns;
 			memset(m, 0, sizeof(*m));
 		} else if (!strcmp(e.name, "ferry_wait")) {
 			slp_waited(m, &e, seen);
