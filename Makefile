@@ -57,11 +57,23 @@ kernel-debug: env ## the same with KASAN, lockdep and the like (build/kernel-deb
 kernel-um: env ## the kernel as a user process (build/kernel-um)
 	@scripts/kernel build um
 
+kernel-cfi: env ## the same with CONFIG_CFI (build/kernel-cfi)
+	@scripts/kernel build cfi
+
+kernel-rt: env ## the same with PREEMPT_RT and tracers of latency (build/kernel-rt)
+	@scripts/kernel build rt
+
 module: kernel ## ferry.ko for it (build/module-base)
 	@$(call module,base) modules
 
 module-debug: kernel-debug ## ferry.ko for the debug kernel (build/module-debug)
 	@$(call module,debug) modules
+
+module-cfi: kernel-cfi ## ferry.ko for the kernel with CONFIG_CFI (build/module-cfi)
+	@$(call module,cfi) modules
+
+module-rt: kernel-rt ## ferry.ko for the kernel with PREEMPT_RT (build/module-rt)
+	@$(call module,rt) modules
 
 module-um: kernel-um ## ferry.ko for the kernel as a user process (build/module-um)
 	@$(call module,um) modules
@@ -81,7 +93,7 @@ host-tests: env ## the tests that need no kernel, model checking included
 objcheck: kernel ## with CONFIG_MIGRATE_COPY=n, mm/migrate.o is the stock one
 	@scripts/objcheck
 
-lint: module ## rustfmt, clippy, checkpatch, shellcheck: no warning from any
+lint: module ## rustfmt, clippy, types for CFI, checkpatch, shellcheck: no warning from any
 	@$(in_env) scripts/lint
 
 shell: kernel module ## a shell in a guest with two nodes
@@ -106,11 +118,12 @@ modules: ## the module for a kernel of your own: make KDIR=<built tree>
 	@echo "built: build/module/ferry.ko"
 
 clean: ## remove what was built, but for the kernels and the build root
-	rm -rf build/module build/module-base build/module-debug build/module-um build/module-clippy build/selftests build/bench build/bench-native build/devices build/drivers-base build/drivers-debug build/target build/objcheck build/series build/check build/vm
+	rm -rf build/module build/module-base build/module-debug build/module-cfi build/module-cfi-types build/module-rt build/module-um build/module-clippy build/selftests build/bench build/bench-native build/devices build/drivers-base build/drivers-debug build/target build/objcheck build/series build/check build/vm
 
 distclean: ## remove build/
 	rm -rf --one-file-system build
 
-.PHONY: help devices dmaclient dmaclient-debug demo check check-quick check-debug kernel kernel-debug kernel-um module \
+.PHONY: help devices dmaclient dmaclient-debug demo check check-quick check-debug kernel kernel-debug kernel-cfi kernel-rt kernel-um module \
+	module-cfi module-rt \
 	module-debug module-um selftests soak bench bench-tools bench-native host-tests \
 	objcheck lint shell env series patch-kernel modules clean distclean

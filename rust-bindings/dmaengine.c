@@ -21,7 +21,7 @@ static const char *driver_of(struct dma_chan *chan)
 }
 
 struct collector {
-	void (*fn)(void *data, const char *driver);
+	ferry_dma_driver_fn_t fn;
 	void *data;
 };
 
@@ -237,9 +237,7 @@ static int on_reboot(struct notifier_block *nb, unsigned long action, void *data
 
 /* Calls fn(), which may sleep, for devices of the bus and for the machine. */
 int ferry_watch(struct ferry_watch *watch, const struct bus_type *bus,
-		void (*fn)(void *data, enum ferry_event event,
-			   struct device *dev),
-		void *data)
+		ferry_watch_fn_t fn, void *data)
 {
 	int ret;
 

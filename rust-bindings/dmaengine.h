@@ -42,19 +42,24 @@ enum ferry_event {
 	FERRY_RESUME,
 };
 
+/*
+ * Whoever is told of events. @event is an enum ferry_event: Rust has no type of that
+ * kind, and with CONFIG_CFI the types of a function and of its callers must agree.
+ */
+typedef void (*ferry_watch_fn_t)(void *data, unsigned int event,
+				 struct device *dev);
+
 struct ferry_watch {
 	struct notifier_block bus_nb;
 	struct notifier_block pm_nb;
 	struct notifier_block reboot_nb;
 	const struct bus_type *bus;
-	void (*fn)(void *data, enum ferry_event event, struct device *dev);
+	ferry_watch_fn_t fn;
 	void *data;
 };
 
 int ferry_watch(struct ferry_watch *watch, const struct bus_type *bus,
-		void (*fn)(void *data, enum ferry_event event,
-			   struct device *dev),
-		void *data);
+		ferry_watch_fn_t fn, void *data);
 void ferry_unwatch(struct ferry_watch *watch);
 
 #endif /* _FERRY_DMAENGINE_H */

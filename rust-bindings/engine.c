@@ -73,8 +73,8 @@ void ferry_wait_init(struct wait_queue_head *wq)
 }
 
 /* Sleeps until done(), at most that long. */
-bool ferry_wait(struct wait_queue_head *wq, bool (*done)(void *data),
-		void *data, u64 ns)
+bool ferry_wait(struct wait_queue_head *wq, ferry_done_fn_t done, void *data,
+		u64 ns)
 {
 	return !wait_event_hrtimeout(*wq, done(data), ns_to_ktime(ns)) ||
 	       done(data);
@@ -88,7 +88,7 @@ void ferry_wake(struct wait_queue_head *wq)
 }
 
 /* Tells lockdep that a lock is taken in reclaim. */
-void ferry_prime_lock(void (*lock)(void *data), void *data)
+void ferry_prime_lock(ferry_lock_fn_t lock, void *data)
 {
 	fs_reclaim_acquire(GFP_KERNEL);
 	lock(data);

@@ -17,6 +17,9 @@ struct ferry_end {
 	void (*fn)(const struct ferry_end *end, bool ok);
 };
 
+typedef bool (*ferry_done_fn_t)(void *data);
+typedef void (*ferry_lock_fn_t)(void *data);
+
 bool ferry_dma_bounces(struct device *dev);
 int ferry_device_node(struct device *dev);
 struct device *ferry_device_get(struct device *dev);
@@ -28,9 +31,9 @@ u64 ferry_folio_phys(const struct folio *folio);
 u64 ferry_virt_phys(const void *address);
 
 void ferry_wait_init(struct wait_queue_head *wq);
-bool ferry_wait(struct wait_queue_head *wq, bool (*done)(void *data),
-		void *data, u64 ns);
+bool ferry_wait(struct wait_queue_head *wq, ferry_done_fn_t done, void *data,
+		u64 ns);
 void ferry_wake(struct wait_queue_head *wq);
-void ferry_prime_lock(void (*lock)(void *data), void *data);
+void ferry_prime_lock(ferry_lock_fn_t lock, void *data);
 
 #endif /* _FERRY_ENGINE_H */

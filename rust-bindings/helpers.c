@@ -172,7 +172,7 @@ bool ferry_cpus_share_core(int a, int b)
  * A thread that prefers one CPU and gives way to all user work. It is not
  * started; the caller holds a reference to it.
  */
-struct task_struct *ferry_worker_create(int (*fn)(void *data), void *data,
+struct task_struct *ferry_worker_create(ferry_thread_fn_t fn, void *data,
 					int cpu)
 {
 	struct task_struct *task;
@@ -201,7 +201,7 @@ struct task_struct *ferry_worker_create(int (*fn)(void *data), void *data,
  * Sleeps until woken, unless again(data) or the thread has to stop. Not bounded:
  * this is a helper without work, and nobody waits for it.
  */
-void ferry_worker_sleep(bool (*again)(void *data), void *data)
+void ferry_worker_sleep(ferry_again_fn_t again, void *data)
 {
 	/*
 	 * set_current_state() orders its store before the reads in again() and

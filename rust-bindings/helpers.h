@@ -28,11 +28,14 @@ u64 ferry_runtime(void);
 u64 ferry_clock(void);
 bool ferry_log_allowed(void);
 
-struct task_struct *ferry_worker_create(int (*fn)(void *data), void *data,
+typedef int (*ferry_thread_fn_t)(void *data);
+typedef bool (*ferry_again_fn_t)(void *data);
+
+struct task_struct *ferry_worker_create(ferry_thread_fn_t fn, void *data,
 					int cpu);
 int ferry_cpu_node(int cpu);
 bool ferry_possible_cpu(unsigned int n, int *cpu);
 bool ferry_cpus_share_core(int a, int b);
-void ferry_worker_sleep(bool (*again)(void *data), void *data);
+void ferry_worker_sleep(ferry_again_fn_t again, void *data);
 
 #endif /* _FERRY_HELPERS_H */

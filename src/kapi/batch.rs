@@ -193,12 +193,15 @@ unsafe fn copy_mc(
     len: u64,
     routine: Routine,
 ) -> u64 {
-    let copy = match routine {
-        Routine::Cached => fb::ferry_copy_mc,
-        Routine::NonTemporal => fb::ferry_copy_mc_nt,
+    let (offset, len) = (offset as usize, len as usize);
+    // SAFETY: By the requirements of this function, for either.
+    let left = unsafe {
+        match routine {
+            Routine::Cached => fb::ferry_copy_mc(dst, src, offset, len),
+            Routine::NonTemporal => fb::ferry_copy_mc_nt(dst, src, offset, len),
+        }
     };
-    // SAFETY: By the requirements of this function.
-    unsafe { copy(dst, src, offset as usize, len as usize) as u64 }
+    left as u64
 }
 
 /// What became of a folio that was to be copied at once.
