@@ -907,7 +907,7 @@ impl<'a, B: Pooled> Maker<'a, B> {
             dst,
             src,
         };
-        // SAFETY: The slot is FREE, and only who has the lock of the ring, as our caller does, makes
+        // SAFETY: The slot is FREE, and only who has the lock of the ring, as `section` does, makes
         // something else of it.
         unsafe { *slot.job.get() = Some(job) };
         slot.state.store(BUSY, Release);
