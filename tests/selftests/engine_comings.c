@@ -6,7 +6,8 @@
  *
  * Seen red, in a scratch copy: with channels that are not given back before their driver
  * goes (Keeper::leave() that does nothing), those of devices that have gone stay, until
- * there is no room for others and nothing is copied.
+ * there is no room for others and nothing is copied. With an Event::Bound of any device that
+ * has the keeper look, as it was once, others_come_and_go finds 3 looks for 3 strangers.
  */
 #include "kselftest_harness.h"
 #include "ferry_util.h"
