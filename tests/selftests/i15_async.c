@@ -21,10 +21,11 @@
  *  - what was given up is quiet in the end: nothing is parked, and content is right.
  *
  * Seen red, in a scratch copy: with Patience::Timeout for all batches, as it was once, the
- * longest wait of numa_faults is 3004 ms, and compaction does not end in two minutes. With Dispatcher::copy_now() waiting for
- * the helpers to take every chunk in place of work_as_mover(), numa_faults finds that the
- * mover has copied 0 chunks, and helpers 512. With wait::poll() sleeping 100 ms between two
- * looks, movers sleep 8 times in numa_faults and 13 times in compaction.
+ * longest wait of numa_faults is 3004 ms, and compaction does not end in two minutes. With
+ * Dispatcher::copy_now() waiting for the helpers to take every chunk in place of
+ * work_as_mover(), numa_faults finds that the mover has copied 0 chunks, and helpers 512.
+ * With wait::poll() sleeping 100 ms between two looks, movers sleep 8 times in numa_faults
+ * and 13 times in compaction.
  */
 #include <sched.h>
 
