@@ -567,17 +567,26 @@ impl Batch {
             }
         };
         let from = preempt::clock();
-        let result = session.migrator.wait(self, i, chunk, timeout);
+        let answered = (session.migrator).wait(self, i, chunk, timeout).is_ok();
+        // Counts for what is left of the timeout.
+        self.waited(from);
+        let mut quiet = answered;
+        if !answered && self.patience == Patience::Timeout {
+            session.stats.add(Counter::WaitTimeouts, 1);
+            trace::engine_error(lane.index().into(), ETIMEDOUT.to_errno());
+            let proving = preempt::clock();
+            quiet = session.migrator.quiesce(self, i, chunk, timeout) == Quiet::Yes;
+            self.waited(proving);
+        }
         let ns = preempt::clock().saturating_sub(from);
-        self.waited_ns.add(ns, Relaxed);
         session.stats.add(Counter::Waits, 1);
         if self.patience == Patience::Copy {
             session.stats.add(Counter::WaitsAsync, 1);
             session.stats.wait_async.add(ns);
         }
         session.stats.wait.add(ns);
-        trace::wait(self.raw.id(), chunk, ns, result.is_ok());
-        if result.is_ok() {
+        trace::wait(self.raw.id(), chunk, ns, answered);
+        if quiet {
             return true;
         }
         if self.patience == Patience::Copy {
@@ -590,11 +599,6 @@ impl Batch {
             self.over.store(1, Release);
             return false;
         }
-        session.stats.add(Counter::WaitTimeouts, 1);
-        trace::engine_error(lane.index().into(), ETIMEDOUT.to_errno());
-        if session.migrator.quiesce(self, chunk) == Quiet::Yes {
-            return true;
-        }
         self.stuck.add(lane.index().into());
         if log::allowed() {
             pr_warn!(
@@ -604,6 +608,12 @@ impl Batch {
             );
         }
         false
+    }
+
+    /// The mover has waited since then.
+    fn waited(&self, from: u64) {
+        let ns = preempt::clock().saturating_sub(from);
+        self.waited_ns.add(ns, Relaxed);
     }
 
     /// Counts a turn to move, for fault injection.

@@ -266,7 +266,7 @@ impl Migrator for Cpu {
         wait::poll(batch, i, chunk, timeout_ns)
     }
 
-    fn quiesce(&self, batch: &Batch, chunk: u32) -> Quiet {
+    fn quiesce(&self, batch: &Batch, _i: u32, chunk: u32, _timeout_ns: u64) -> Quiet {
         // A helper cannot be stopped in the middle of a chunk; only its word is proof.
         match batch.raw().in_flight(chunk) {
             Some(_) => Quiet::No,

@@ -50,6 +50,7 @@ use crate::{
 use ferry_core::{
     engine,
     engine::{
+        Pace,
         Sample,
         Share,
         Use, //
@@ -73,7 +74,7 @@ use kernel::{
     },
 };
 
-/// What a byte may take, in nanoseconds, on top of the timeout: 16 MB/s.
+/// What a byte may take, in nanoseconds, on top of the timeout of a batch: 16 MB/s.
 const SLOWEST_NS: u64 = 64;
 
 /// How long the mover looks for the end of what has been copied, before it leaves that to the keeper.
@@ -90,6 +91,8 @@ struct Engine {
     shares: KVec<Share<Atomic<u32>>>,
     /// And with how many of them.
     scales: KVec<Scale<Atomic<u32>>>,
+    /// How fast they are.
+    pace: Pace<Atomic<u32>>,
     seen: Atomic<u32>,
     shared: Arc<Shared>,
 }
@@ -129,12 +132,15 @@ pub(crate) fn make(
             keeper: keeper.clone(),
             shares,
             scales,
+            pace: Pace::new(|| Atomic::new(0)),
             seen: Atomic::new(0),
             shared: shared.clone(),
         },
         GFP_KERNEL,
     )?;
     let thread = Worker::new(topology::Cpu::current().number(), keeper.clone())?;
+    // Movers wait for its proofs.
+    thread.hurry();
     keeper.set_waker(thread.waker());
     Ok(Made {
         migrator: engine,
@@ -192,6 +198,7 @@ impl Engine {
             self.seen.store(now, Relaxed);
             self.shares.iter().for_each(Share::forget);
             self.scales.iter().for_each(Scale::forget);
+            self.pace.forget();
         }
     }
 
@@ -263,6 +270,11 @@ impl Migrator for Engine {
         if let Some(scale) = self.scales.get(kind).filter(|_| sample.engine_bytes != 0) {
             scale.learn(channels, sample.engine_bytes, sample.engine_ns);
         }
+        // What has failed may have been ended by somebody who had lost patience.
+        if did.failed.load(Relaxed) == 0 {
+            self.pace
+                .learn(sample.engine_bytes, channels, sample.engine_ns);
+        }
     }
 
     fn submit(&self, batch: &Arc<Batch>, wanted: u32) -> bool {
@@ -312,24 +324,49 @@ impl Migrator for Engine {
             return Ok(());
         };
         let line = self.line(lane.index().into()).ok_or(EINVAL)?;
-        let all = timeout_ns.saturating_add(line.channel().load().saturating_mul(SLOWEST_NS));
-        // One timeout for all channels of a batch: an engine that hangs, hangs with all of them.
+        let load = line.channel().load();
+        // All that the mover waits for engines in this batch, proofs included.
+        let all = timeout_ns.saturating_add(load.saturating_mul(SLOWEST_NS));
         let left = all.saturating_sub(batch.waited_ns());
-        line.channel().wait(batch.raw(), i, chunk, left)
+        let channel = line.channel();
+        // One that has kept somebody waiting for too long gets no more than that. Where there
+        // will be no proof, a folio that comes late is better than one that fails.
+        let patience = match line.state() {
+            State::Hung => 0,
+            _ if channel.can_prove() => self.pace.patience(load),
+            _ => left,
+        };
+        channel.wait(batch.raw(), i, chunk, left.min(patience))
     }
 
-    fn quiesce(&self, batch: &Batch, chunk: u32) -> Quiet {
+    fn quiesce(&self, batch: &Batch, i: u32, chunk: u32, timeout_ns: u64) -> Quiet {
         let Some(lane) = batch.raw().in_flight(chunk) else {
             return Quiet::Yes;
         };
-        // Proof takes longer than a mover can wait for.
-        if let Some(line) = self.line(lane.index().into()) {
-            self.keeper.quarantine(line, State::Hung);
-            if let Some(session) = batch.session() {
-                session.stats.add(Counter::EngineTimeouts, 1);
+        let Some(line) = self.line(lane.index().into()) else {
+            return Quiet::No;
+        };
+        // Whatever else has something of this batch has had it for as long: all of them are asked
+        // at the same time, and once. `wait()` has no patience with them afterwards.
+        let mut news = false;
+        for line in self.keeper.lines() {
+            if batch.is_given(line.lane().index().into()) && line.channel().is_at(batch) {
+                news |= self.keeper.quarantine(line, State::Hung);
             }
         }
-        Quiet::No
+        if let (true, Some(session)) = (news, batch.session()) {
+            session.stats.add(Counter::EngineTimeouts, 1);
+        }
+        if !line.channel().can_prove() {
+            return Quiet::No;
+        }
+        // With the proof the keeper ends what is in flight, and the chunk has failed. Without a
+        // lock of ours or of a driver's, and bounded: the keeper may need what the mover has.
+        let left = timeout_ns.saturating_sub(batch.waited_ns());
+        match line.channel().wait(batch.raw(), i, chunk, left) {
+            Ok(()) => Quiet::Yes,
+            Err(_) => Quiet::No,
+        }
     }
 
     fn over(&self, batch: &Arc<Batch>) {

@@ -95,8 +95,12 @@ pub(crate) trait Migrator: Send + Sync {
     /// `ETIMEDOUT`.
     fn wait(&self, batch: &Batch, i: u32, chunk: u32, timeout_ns: u64) -> Result;
 
-    /// Proof that nothing of this migrator touches `chunk`, or the honest answer that there is none.
-    fn quiesce(&self, batch: &Batch, chunk: u32) -> Quiet;
+    /// The mover has waited in vain: proof that nothing of this migrator touches entry `i` of
+    /// `chunk` any more, which has ended then, or the honest answer that there is none.
+    ///
+    /// May wait for it, where [`Limits`] keep out who must not: for `timeout_ns` at most, less what
+    /// the batch has [waited](Batch::waited_ns()) already, and with no lock.
+    fn quiesce(&self, batch: &Batch, i: u32, chunk: u32, timeout_ns: u64) -> Quiet;
 
     /// The mover is through with the batch: nobody needs to look at it any more.
     fn over(&self, batch: &Arc<Batch>);

@@ -7,6 +7,11 @@
 //! what takes long; devices that go are dealt with where they are announced, so that their channels
 //! have been given back when their drivers go.
 //!
+//! Channels are drained together, and each is asked for proof of quiet in a thread of its own, so
+//! that many that hang take as long as one. Movers wait for a proof (see [`Keeper::quarantine()`]),
+//! for a bounded time and without any lock of the keeper; hence its thread is not as nice as
+//! helpers are.
+//!
 //! Lock order: [`Keeper::admin`], then the locks of providers and of channels.
 
 use crate::{
@@ -19,9 +24,11 @@ use crate::{
         },
         log,
         names::Name,
+        topology,
         worker::{
             Body,
-            Waker, //
+            Waker,
+            Worker, //
         },
     },
 };
@@ -37,6 +44,7 @@ use kernel::{
             Release, //
         },
         Arc,
+        Completion,
         Mutex,
         SetOnce, //
     },
@@ -46,7 +54,8 @@ use kernel::{
     },
 };
 
-/// How long a device that goes may take for what it has.
+/// How long channels that are shut may take for what they have, all of them together: a second.
+/// What takes longer is ended by a proof, or by the driver that goes, or is lost.
 const DRAIN_STEPS: u32 = 1000;
 const DRAIN_STEP_US: i64 = 1000;
 
@@ -141,8 +150,73 @@ impl Line {
         State::from_word(self.state.load(Relaxed))
     }
 
+    fn has_channel(&self) -> bool {
+        !matches!(self.state(), State::Empty | State::Lost)
+    }
+
     fn set(&self, state: State) {
         self.state.store(state as u32, Relaxed);
+    }
+
+    /// Changes the state, unless it is another one already.
+    fn change(&self, from: State, to: State) {
+        let _ = self.state.cmpxchg(from as u32, to as u32, Relaxed);
+    }
+}
+
+/// Asks for proof that a channel is quiet, beside others.
+#[pin_data]
+struct Prover {
+    channel: Arc<Channel<Batch>>,
+    /// The thread has begun. Its own, and orders nothing.
+    begun: Atomic<u32>,
+    #[pin]
+    done: Completion,
+}
+
+impl Body for Prover {
+    fn pending(&self) -> bool {
+        self.begun.load(Relaxed) == 0
+    }
+
+    fn run(&self) {
+        if self.begun.xchg(1, Relaxed) == 0 {
+            self.channel.quiesce();
+            self.done.complete_all();
+        }
+    }
+}
+
+/// A [`Prover`] and its thread. Dropping it waits for the answer, which takes as long as the
+/// driver.
+struct Proving {
+    prover: Arc<Prover>,
+    // Dropped after `drop()` has waited: one that has not begun would not begin any more.
+    _thread: Worker<Prover>,
+}
+
+impl Proving {
+    fn new(line: &Line) -> Result<Self> {
+        let prover = Arc::pin_init(
+            pin_init!(Prover {
+                channel: line.channel.clone(),
+                begun: Atomic::new(0),
+                done <- Completion::new(),
+            }),
+            GFP_KERNEL,
+        )?;
+        let thread = Worker::new(topology::Cpu::current().number(), prover.clone())?;
+        thread.hurry();
+        Ok(Self {
+            prover,
+            _thread: thread,
+        })
+    }
+}
+
+impl Drop for Proving {
+    fn drop(&mut self) {
+        self.prover.done.wait_for_completion();
     }
 }
 
@@ -166,6 +240,9 @@ pub(crate) struct Keeper {
     look: Atomic<u32>,
     /// How often that has been done. For a person.
     looks: Atomic<u32>,
+    /// A mover waits for a proof, which has not been asked for. Ordered by `called`, which is
+    /// stored after it.
+    hurry: Atomic<u32>,
     /// How often channels have come or gone.
     changes: Atomic<u32>,
     /// The selection is over.
@@ -202,6 +279,7 @@ impl Keeper {
                 called: Atomic::new(0),
                 look: Atomic::new(0),
                 looks: Atomic::new(0),
+                hurry: Atomic::new(0),
                 changes: Atomic::new(0),
                 over: Atomic::new(0),
                 rounds: Atomic::new(0),
@@ -249,13 +327,16 @@ impl Keeper {
         }
     }
 
-    /// From here on nobody submits to the channel, whose quiet is to be proven.
-    pub(super) fn quarantine(&self, line: &Line, why: State) {
+    /// From here on nobody submits to the channel, whose quiet is to be proven: the thread begins
+    /// at once. Says whether that is new.
+    pub(super) fn quarantine(&self, line: &Line, why: State) -> bool {
         if !line.channel.shut() {
             // Somebody else has.
-            return;
+            return false;
         }
-        line.set(why);
+        // One that goes, or is halted, meanwhile stays so.
+        line.change(State::Live, why);
+        self.hurry.store(1, Relaxed);
         self.changes.add(1u32, Relaxed);
         line.quarantines.add(1u32, Relaxed);
         if log::allowed() {
@@ -267,6 +348,7 @@ impl Keeper {
             );
         }
         self.call();
+        true
     }
 
     /// How often channels have come or gone so far.
@@ -287,32 +369,77 @@ impl Keeper {
     pub(super) fn stop(&self) {
         let _admin = self.admin.lock();
         self.over.store(1, Relaxed);
+        self.drain(|line| !line.state().is_quarantined());
+        self.prove(|_| true);
         for line in &self.lines {
-            if !line.state().is_quarantined() {
-                self.drain(line);
-            }
             self.give_back(line);
         }
     }
 
-    /// Waits until the channel has nothing, for a while.
-    fn drain(&self, line: &Line) -> bool {
-        line.channel.shut();
+    /// Shuts these channels, and waits until none of them has anything, for a while.
+    fn drain(&self, which: impl Fn(&Line) -> bool) {
+        let lines = || self.lines.iter().filter(|line| which(line));
+        lines().for_each(|line| {
+            line.channel.shut();
+        });
         for _ in 0..DRAIN_STEPS {
-            if line.channel.reap() {
-                return true;
+            let mut busy = false;
+            for line in lines().filter(|line| !line.channel.reap()) {
+                line.channel.poll();
+                busy = true;
             }
-            line.channel.poll();
+            if !busy {
+                return;
+            }
             fsleep(Delta::from_micros(DRAIN_STEP_US));
         }
-        false
     }
 
+    /// Asks for proof that these channels are quiet, all of them that have something in flight at
+    /// the same time. What has been proven has ended then.
+    fn prove(&self, which: impl Fn(&Line) -> bool) {
+        let asked = |line: &&Line| line.has_channel() && which(line) && !line.channel.reap();
+        let mut lines = self.lines.iter().filter(asked);
+        let Some(first) = lines.next() else {
+            return;
+        };
+        let mut others = KVec::new();
+        let mut count = 1;
+        for line in lines {
+            count += 1;
+            match Proving::new(line) {
+                Ok(proving) => {
+                    // Without room it is dropped, and so waited for, here.
+                    let _ = others.push(proving, GFP_KERNEL);
+                }
+                Err(_) => {
+                    line.channel.quiesce();
+                }
+            }
+        }
+        first.channel.quiesce();
+        // Waits for them.
+        drop(others);
+        // While a device is reset for one channel, the others cannot have it reset, and say that they
+        // are not quiet.
+        let again = || self.lines.iter().filter(asked);
+        if again().count() < count {
+            for line in again() {
+                line.channel.quiesce();
+            }
+        }
+    }
+
+    /// Gives a channel back. If it has something in flight, it has been asked for proof.
     fn give_back(&self, line: &Line) {
-        if matches!(line.state(), State::Empty | State::Lost) {
+        if !line.has_channel() {
             return;
         }
-        let lost = line.channel.close();
+        let lost = match line.channel.reap() {
+            true => line.channel.close(),
+            // It would be as long again.
+            false => line.channel.give_up(),
+        };
         if lost == 0 {
             line.set(State::Empty);
             return;
@@ -327,20 +454,22 @@ impl Keeper {
     }
 
     /// A device is about to go, of which these channels are: it gets them back before.
+    ///
+    /// A channel that hangs is left to the driver, which ends what it has when it goes: with the
+    /// device's lock held, as it is here, no driver can reset its device for a proof; or it does
+    /// not, see [`Self::left()`].
     pub(crate) fn leave(&self, device: Device) {
         let _admin = self.admin.lock();
-        for line in &self.lines {
-            if line.channel.with_queue(|queue| queue.is_of(device)) != Some(true) {
-                continue;
-            }
+        let goes = |line: &Line| line.channel.with_queue(|queue| queue.is_of(device)) == Some(true);
+        for line in self.lines.iter().filter(|line| goes(line)) {
             line.leaver.store(device.id(), Relaxed);
-            let quarantined = line.state().is_quarantined();
             line.set(State::Going);
-            // One that does not answer need not be asked for long.
-            if quarantined && line.channel.quiesce() || self.drain(line) {
+        }
+        self.drain(goes);
+        for line in self.lines.iter().filter(|line| goes(line)) {
+            if line.channel.reap() {
                 self.give_back(line);
             }
-            // Else the driver ends what it has when it goes, and says so; or it does not, see `left()`.
         }
     }
 
@@ -370,24 +499,14 @@ impl Keeper {
         self.call();
     }
 
-    /// The machine sleeps, or goes down.
+    /// The machine sleeps, or goes down: a late write would hit what comes after.
     pub(crate) fn halt(&self) {
         let _admin = self.admin.lock();
         for line in &self.lines {
-            match line.state() {
-                State::Live => {
-                    line.set(State::Halted);
-                    if !self.drain(line) {
-                        line.channel.quiesce();
-                    }
-                }
-                // A late write would hit what comes after.
-                State::Hung | State::Failing => {
-                    line.channel.quiesce();
-                }
-                State::Empty | State::Halted | State::Going | State::Gone | State::Lost => {}
-            }
+            line.change(State::Live, State::Halted);
         }
+        self.drain(|line| line.state() == State::Halted);
+        self.prove(|line| line.state() == State::Halted || line.state().is_quarantined());
     }
 
     /// It is back.
@@ -425,16 +544,19 @@ impl Keeper {
     /// Deals with what was quarantined or goes. Says whether there is something left to do.
     fn mend(&self, prove: bool) -> bool {
         let _admin = self.admin.lock();
+        self.prove(|line| match line.state() {
+            State::Hung | State::Failing => prove,
+            // What the driver has not ended by now it does not end by itself.
+            State::Gone => true,
+            State::Empty | State::Live | State::Halted | State::Going | State::Lost => false,
+        });
         let mut left = false;
         for line in &self.lines {
             let state = line.state();
             if state == State::Lost {
                 continue;
             }
-            let mut quiet = line.channel.reap();
-            if state.is_quarantined() && !quiet && prove {
-                quiet = line.channel.quiesce();
-            }
+            let quiet = line.channel.reap();
             if state == State::Gone || quiet && state == State::Going {
                 self.give_back(line);
                 continue;
@@ -496,7 +618,8 @@ impl Body for Keeper {
         }
         let round = self.rounds.load(Relaxed);
         self.rounds.store(round.wrapping_add(1), Relaxed);
-        let left = self.mend(round % PROVE_EVERY == 0);
+        let hurry = self.hurry.xchg(0, Relaxed) != 0;
+        let left = self.mend(hurry || round % PROVE_EVERY == 0);
         if self.look.xchg(0, Relaxed) != 0 {
             self.look();
         }

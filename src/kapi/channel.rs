@@ -154,6 +154,11 @@ pub(crate) unsafe trait Queue: Send {
     /// sleep for long.
     fn quiesce(&mut self) -> bool;
 
+    /// Can [`Queue::quiesce()`] say that it is quiet before all of its descriptors have ended?
+    fn can_prove(&self) -> bool {
+        true
+    }
+
     /// Is the device still there, and bound?
     fn is_bound(&self) -> bool;
 
@@ -220,6 +225,8 @@ struct Common {
     row: Atomic<u32>,
     /// What [`Queue::look_ns()`] says.
     look_ns: Atomic<u64>,
+    /// What [`Queue::can_prove()`] says.
+    provable: Atomic<bool>,
     /// Ends of descriptors that had ended before.
     strange: Atomic<u64>,
 }
@@ -375,6 +382,7 @@ impl<B: Pooled> Channel<B> {
                 errors: Atomic::new(0),
                 row: Atomic::new(0),
                 look_ns: Atomic::new(LOST_NS),
+                provable: Atomic::new(false),
                 strange: Atomic::new(0),
             },
             GFP_KERNEL,
@@ -449,6 +457,7 @@ impl<B: Pooled> Channel<B> {
         self.common.row.store(0, Relaxed);
         let look_ns = queue.look_ns().min(LOST_NS);
         self.common.look_ns.store(look_ns, Relaxed);
+        self.common.provable.store(queue.can_prove(), Relaxed);
         ring.queue = Some(queue);
         ring.open = true;
         drop(ring);
@@ -671,23 +680,38 @@ impl<B: Pooled> Channel<B> {
     }
 
     /// Are descriptors of this batch in flight, or about to be let go?
-    pub(crate) fn has(&self, batch: &Arc<B>) -> bool {
+    pub(crate) fn has(&self, batch: &B) -> bool {
+        self.any(|_, job| core::ptr::eq(&*job.batch, batch))
+    }
+
+    /// Are descriptors of this batch in flight, that have not ended?
+    pub(crate) fn is_at(&self, batch: &B) -> bool {
+        self.any(|state, job| state == BUSY && core::ptr::eq(&*job.batch, batch))
+    }
+
+    /// Is there a slot in use with this state and job?
+    fn any(&self, f: impl Fn(u32, &Job<B>) -> bool) -> bool {
         let ring = self.ring.lock();
         let mut n = ring.tail;
         while n != ring.head {
             // SAFETY: A slot between tail and head has a job, which is written and taken under the
             // lock of the ring only; whoever ends it reads it.
-            let of_it = self.slot(n).is_some_and(|slot| unsafe {
+            let found = self.slot(n).is_some_and(|slot| unsafe {
                 (*slot.job.get())
                     .as_ref()
-                    .is_some_and(|job| Arc::ptr_eq(&job.batch, batch))
+                    .is_some_and(|job| f(slot.state.load(Relaxed), job))
             });
-            if of_it {
+            if found {
                 return true;
             }
             n = n.wrapping_add(1);
         }
         false
+    }
+
+    /// Can there be proof that it is quiet before all of its descriptors have ended?
+    pub(crate) fn can_prove(&self) -> bool {
+        self.common.provable.load(Relaxed)
     }
 
     /// Ends what is in flight, if there is proof that the engine does not touch it any more. The channel
@@ -723,14 +747,16 @@ impl<B: Pooled> Channel<B> {
         }
     }
 
+    /// Asks for proof of quiet, and [gives up](Self::give_up()) the queue. Sleeps.
+    pub(crate) fn close(&self) -> u64 {
+        self.quiesce();
+        self.give_up()
+    }
+
     /// Gives up the queue. What is in flight and not proven quiet stays so for ever; nobody tells of it
     /// any more. Returns how many descriptors that are. Sleeps.
-    pub(crate) fn close(&self) -> u64 {
-        if !self.quiesce() {
-            // Not under the lock: letting a queue go may sleep.
-            let queue = self.ring.lock().queue.take();
-            drop(queue);
-        }
+    pub(crate) fn give_up(&self) -> u64 {
+        // Not under the lock: letting a queue go may sleep.
         let queue = self.ring.lock().queue.take();
         drop(queue);
         self.reap();

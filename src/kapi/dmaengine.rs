@@ -355,6 +355,10 @@ unsafe impl Queue for DmaChannel {
         unsafe { fb::ferry_dma_terminate(self.chan.as_ptr()) == 0 }
     }
 
+    fn can_prove(&self) -> bool {
+        self.trust.terminate
+    }
+
     fn is_bound(&self) -> bool {
         // SAFETY: We hold the channel, and with it its device.
         unsafe { fb::ferry_device_is_bound(self.device().as_ptr()) }

@@ -79,6 +79,12 @@ impl<B: Body> Worker<B> {
         Ok(Self { task, _body: body })
     }
 
+    /// From here on it is no nicer than others: somebody waits for it.
+    pub(crate) fn hurry(&self) {
+        // SAFETY: We hold a reference to the task.
+        unsafe { bindings::set_user_nice(self.task.as_ptr(), 0) };
+    }
+
     /// The means to wake the worker.
     pub(crate) fn waker(&self) -> Waker {
         // SAFETY: We hold a reference to the task, so another one can be taken.

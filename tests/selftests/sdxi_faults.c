@@ -346,7 +346,7 @@ TEST_F(sdxi, disappear)
 	const struct flt_fault fault = {
 		.what = "\"kind\":\"disappear\"",
 		.times = 1,
-		.how = FLT_GONE,
+		.how = FLT_UNPROVEN,
 		.back = come_back,
 	};
 
