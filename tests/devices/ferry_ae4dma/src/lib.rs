@@ -18,6 +18,8 @@
 //!   the interrupt status register still holds. An error does not stop the queue.
 //! * A ring that cannot be read, or an index beyond the maximum, stops the queue with an interrupt:
 //!   the status register's field says 2 (stopped).
+//! * Without bus mastering queues stand still, in the middle of a copy too, and go on when it is
+//!   allowed again: a function that loses it forgets nothing.
 
 #![forbid(unsafe_code)]
 
@@ -138,6 +140,10 @@ impl Device for Ae4dma {
     fn reset(&self) {
         self.enabled.store(0, Ordering::SeqCst);
         self.lanes.iter().for_each(Lane::reset);
+    }
+
+    fn bus_master_changed(&self) {
+        self.lanes.iter().for_each(|lane| lane.with(|_| ()));
     }
 
     fn state(&self) -> serde_json::Value {

@@ -228,6 +228,7 @@ impl Ring {
 impl Queue for Ring {
     type Job = Job;
     type Error = u8;
+    const STALLS: bool = true;
 
     fn next(&mut self, dma: &dyn Dma) -> Option<Job> {
         let runs = self.enabled && !self.stopped && self.control & ENABLE != 0;

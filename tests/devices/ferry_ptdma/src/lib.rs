@@ -22,6 +22,9 @@
 //!   not the texts' places in its table, which has only 26 of them: the unmodified driver reads
 //!   beyond it for codes above 25.
 //!
+//! * Without bus mastering the queue stands still, in the middle of a copy too, and goes on when it
+//!   is allowed again: a function that loses it forgets nothing.
+//!
 //! Only the pass-through engine without bit or byte operations is there, on system memory.
 
 #![forbid(unsafe_code)]
@@ -141,6 +144,10 @@ impl Device for Ptdma {
     fn reset(&self) {
         self.lane.reset();
         *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Default::default();
+    }
+
+    fn bus_master_changed(&self) {
+        self.lane.with(|_| ());
     }
 
     fn state(&self) -> serde_json::Value {

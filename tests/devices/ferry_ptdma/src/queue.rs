@@ -215,6 +215,7 @@ impl Ring {
 impl Queue for Ring {
     type Job = Job;
     type Error = u8;
+    const STALLS: bool = true;
 
     fn next(&mut self, dma: &dyn Dma) -> Option<Job> {
         if self.control & (RUN | HALT) != RUN || self.blocked || self.head == self.tail {

@@ -316,15 +316,49 @@ fn halt_and_stop() {
     assert_eq!(d.done(), (COMPLETION, 0));
 }
 
+/// It keeps what it has, begun or not, and goes on with it later.
 #[test]
 fn no_bus_master_no_access() {
     let mut d = Driver::new();
+    for begun in [false, true] {
+        let data = d.fill(u64::from(begun), 64);
+        if begun {
+            d.guest
+                .control(r#"{"cmd":"inject","fault":{"kind":"hang"}}"#);
+            d.submit(copy(64));
+            wait_for("the fault", || {
+                d.guest.control(r#"{"cmd":"stats"}"#)["faults_fired"] == 1
+            });
+        }
+        d.guest.bus_master(false);
+        if begun {
+            d.guest.control(r#"{"cmd":"release"}"#);
+        } else {
+            d.submit(copy(64));
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        assert_eq!(d.r(LATCHED), 0);
+        assert_eq!(d.copied(64), [0xee; 64]);
+        d.guest.bus_master(true);
+        assert_eq!(d.done(), (COMPLETION, 0));
+        assert_eq!(d.copied(64), data);
+    }
+}
+
+#[test]
+fn a_reset_without_bus_master_ends_it() {
+    let mut d = Driver::new();
+    d.fill(1, 64);
     d.guest.bus_master(false);
     d.submit(copy(64));
-    wait_for("the error", || d.r(LATCHED) == ERROR);
-    assert_eq!(d.r(STATUS), 20);
-    assert_eq!(d.guest.interrupts(0), 0);
-    assert_eq!(d.guest.counter(0, "interrupts_dropped"), 1);
+    d.guest.flr();
+    d.guest.bus_master(true);
+    d.init();
+    assert_eq!(d.copied(64), [0xee; 64]);
+    let data = d.fill(2, 64);
+    d.submit(copy(64));
+    assert_eq!(d.done(), (COMPLETION, 0));
+    assert_eq!(d.copied(64), data);
 }
 
 #[test]

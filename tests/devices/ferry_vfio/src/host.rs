@@ -19,6 +19,8 @@ pub trait Device: Send + Sync {
     /// As after power-on. When it returns, the device touches no memory and sends no interrupt
     /// until it is told to.
     fn reset(&self);
+    /// Bus mastering has been turned on or off: what waits for it looks again.
+    fn bus_master_changed(&self) {}
     /// Registers and the like, for people.
     fn state(&self) -> serde_json::Value;
     /// Whether it can show a fault.

@@ -41,6 +41,9 @@ pub trait Queue: Send + 'static {
     type Job: Send;
     /// The device's own errors.
     type Error: Send;
+    /// Whether the queue keeps what it has while bus mastering is off, and goes on with it when it is
+    /// on again. To others, an access without bus mastering is an error of the bus.
+    const STALLS: bool = false;
 
     /// The next descriptor, if the queue runs and has one.
     fn next(&mut self, dma: &dyn Dma) -> Option<Self::Job>;
@@ -127,6 +130,8 @@ pub struct Io<'a> {
     dma: &'a dyn Dma,
     /// Whether the epoch goes on at a moment.
     wait: Option<Wait<'a>>,
+    /// Whether accesses have to wait for bus mastering.
+    stalled: Option<&'a dyn Fn() -> bool>,
     short: Option<u64>,
     late: Option<Late<'a>>,
     copied: u64,
@@ -138,6 +143,7 @@ impl<'a> Io<'a> {
         Io {
             dma,
             wait: None,
+            stalled: None,
             short: None,
             late: None,
             copied: 0,
@@ -156,6 +162,32 @@ impl<'a> Io<'a> {
 
     fn go_on(&self, until: Instant) -> bool {
         self.wait.is_none_or(|wait| wait(until))
+    }
+
+    fn is_stalled(&self) -> bool {
+        self.stalled.is_some_and(|stalled| stalled())
+    }
+
+    /// Makes an access, once more for as long as bus mastering keeps it off.
+    fn access<R>(
+        &self,
+        side: impl Fn(Fault) -> Side,
+        mut access: impl FnMut(&dyn Dma) -> Result<R, Fault>,
+    ) -> Result<R, Stop> {
+        self.retry(|dma| access(dma).map_err(&side))
+    }
+
+    fn retry<R>(&self, mut access: impl FnMut(&dyn Dma) -> Result<R, Side>) -> Result<R, Stop> {
+        loop {
+            match access(self.dma) {
+                Err(_) if self.is_stalled() => {
+                    if !self.go_on(Instant::now() + TICK) {
+                        return Err(Stop::Cancelled);
+                    }
+                }
+                result => return result.map_err(Stop::Bus),
+            }
+        }
     }
 
     /// Waits until `ready`.
@@ -221,7 +253,7 @@ impl<'a> Io<'a> {
             let from = from.ok_or(Stop::Bus(Side::Source(beyond)))?;
             let to = to.ok_or(Stop::Bus(Side::Destination(beyond)))?;
             let piece = (len - done).min(PIECE);
-            self.dma.copy(from, to, piece).map_err(Stop::Bus)?;
+            self.retry(|dma| dma.copy(from, to, piece))?;
             done += piece;
             self.copied += piece;
         }
@@ -233,8 +265,7 @@ impl<'a> Io<'a> {
 
     fn copy_late(&mut self, from: u64, to: u64, len: u64, late: Late<'_>) -> Result<(), Stop> {
         let mut old = vec![0; usize::try_from(len).unwrap_or(0)];
-        let read = self.dma.read(from, &mut old);
-        read.map_err(|f| Stop::Bus(Side::Source(f)))?;
+        self.access(Side::Source, |dma| dma.read(from, &mut old))?;
         late.host.count_held();
         let due = Instant::now() + late.delay;
         if !self.go_on(due) {
@@ -248,8 +279,7 @@ impl<'a> Io<'a> {
             }
             return Err(Stop::Cancelled);
         }
-        let written = self.dma.write(to, &old);
-        written.map_err(|f| Stop::Bus(Side::Destination(f)))?;
+        self.access(Side::Destination, |dma| dma.write(to, &old))?;
         self.copied += old.len() as u64;
         Ok(())
     }
@@ -472,6 +502,11 @@ impl<Q: Queue> Shared<Q> {
         slept.unwrap_or_else(PoisonError::into_inner).0
     }
 
+    /// Whether the queue waits for bus mastering.
+    fn stalled(&self) -> bool {
+        Q::STALLS && !self.host.memory.bus_master()
+    }
+
     fn live(&self, epoch: u64) -> bool {
         self.epoch.load(Ordering::SeqCst) == epoch && !self.host.gone()
     }
@@ -510,7 +545,7 @@ impl<Q: Queue> Shared<Q> {
     ) -> (MutexGuard<'a, State<Q>>, bool) {
         // Before a fault strikes, or it could be released before it is looked for.
         let released = self.host.released();
-        let picked = if self.host.gone() {
+        let picked = if self.host.gone() || self.stalled() {
             None
         } else {
             self.pick(&mut state)
@@ -607,8 +642,10 @@ impl<Q: Queue> Shared<Q> {
     ) -> Option<(Result<(), Q::Error>, Instant)> {
         let host = &self.host;
         let wait = |until| self.pause(epoch, Some(until), || false);
+        let stalled = || self.stalled();
         let mut io = Io {
             wait: Some(&wait),
+            stalled: Some(&stalled),
             ..Io::plain(&host.memory)
         };
         let (mut fail, mut silent) = (None, false);
@@ -665,6 +702,10 @@ impl<Q: Queue> Shared<Q> {
                     return None;
                 }
             }
+        }
+        // Nobody can be told without it.
+        if !self.pause(epoch, None, || !self.stalled()) {
+            return None;
         }
         Some((result, due))
     }

@@ -117,6 +117,11 @@ impl GuestMemory {
         }
     }
 
+    /// Whether accesses are allowed.
+    pub fn bus_master(&self) -> bool {
+        self.master.load(Ordering::SeqCst)
+    }
+
     /// Ranges mapped without a file so far.
     pub fn unbacked(&self) -> u64 {
         self.unbacked.load(Ordering::Relaxed)

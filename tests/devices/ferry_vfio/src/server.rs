@@ -82,9 +82,14 @@ impl Function {
             _ if self.host.gone() => {}
             _ if region == VFIO_PCI_CONFIG_REGION_INDEX => {
                 let mut config = self.config();
+                let before = config.bus_master();
                 let effects = config.write(offset, data);
-                self.host.set_bus_master(config.bus_master());
+                let master = config.bus_master();
+                self.host.set_bus_master(master);
                 drop(config);
+                if master != before {
+                    self.device.bus_master_changed();
+                }
                 if effects.flr {
                     self.reset();
                 }
