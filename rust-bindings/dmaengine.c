@@ -94,6 +94,8 @@ struct ferry_dma_chan *ferry_dma_request(const char *driver)
 /* Lets a channel go; what it still has is terminated by the provider. May sleep. */
 void ferry_dma_release(struct ferry_dma_chan *chan)
 {
+	/* Else the provider does it with the mutex held that all clients need. */
+	ferry_dma_quiesce(chan);
 	dma_release_channel(of(chan));
 }
 
@@ -177,16 +179,27 @@ void ferry_dma_poll(struct ferry_dma_chan *chan, s32 cookie)
 	dmaengine_tx_status(of(chan), cookie, NULL);
 }
 
-/*
- * Terminates what the channel has, and waits for the end of it. The second call
- * says whether there is one, with the drivers that the patches of this project
- * are for; with others its 0 says nothing. May sleep for seconds.
- */
-int ferry_dma_terminate(struct ferry_dma_chan *chan)
+/* Says whether the driver proves that a channel is quiet: ferry_dma_quiesce() works. */
+bool ferry_dma_says_quiet(struct ferry_dma_chan *chan)
 {
-	int ret = dmaengine_terminate_sync(of(chan));
+#ifdef FERRY_DMA_QUIESCE
+	return of(chan)->device->quiet_on_terminate;
+#else
+	return false;
+#endif
+}
 
-	return ret ?: dmaengine_terminate_async(of(chan));
+/*
+ * Terminates what the channel has, and waits for the end of it. Returns 0 if its
+ * engine accesses none of that any more. May sleep for seconds.
+ */
+int ferry_dma_quiesce(struct ferry_dma_chan *chan)
+{
+#ifdef FERRY_DMA_QUIESCE
+	return dmaengine_quiesce(of(chan));
+#else
+	return -EOPNOTSUPP;
+#endif
 }
 
 static int on_bus(struct notifier_block *nb, unsigned long action, void *data)

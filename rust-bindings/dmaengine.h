@@ -26,7 +26,8 @@ int ferry_dma_copy(struct ferry_dma_chan *chan, u64 dst, u64 src, size_t len,
 		   s32 *cookie);
 void ferry_dma_issue(struct ferry_dma_chan *chan);
 void ferry_dma_poll(struct ferry_dma_chan *chan, s32 cookie);
-int ferry_dma_terminate(struct ferry_dma_chan *chan);
+bool ferry_dma_says_quiet(struct ferry_dma_chan *chan);
+int ferry_dma_quiesce(struct ferry_dma_chan *chan);
 
 /* What ferry_watch() tells of. */
 enum ferry_event {

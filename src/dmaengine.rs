@@ -117,7 +117,7 @@ impl Driver {
         let verdict = channel.self_test()?;
         let what = match verdict {
             Verdict::Good => {
-                channel.believe(name, true);
+                channel.believe(true);
                 return Ok(true);
             }
             Verdict::Lies => "says that a copy was good that cannot be made",
@@ -140,7 +140,7 @@ impl Driver {
             return Err(EOPNOTSUPP);
         }
         pr_warn!("{which}: {name} {what}: taken all the same, content can be lost\n");
-        channel.believe(name, false);
+        channel.believe(false);
         Ok(true)
     }
 }

@@ -6,8 +6,8 @@
 //!
 //! A [`DmaChannel`] is held exclusively, so that there is one submitter: others would come between
 //! prepare and submit. Results are believed if the provider has shown that it tells of failures
-//! ([`DmaChannel::self_test()`]); its answer to a terminate is taken for proof of quiet only if it is
-//! known to be one ([`Trust`]).
+//! ([`DmaChannel::self_test()`]); its answer to a terminate is taken for proof of quiet only if the
+//! driver says that it is one ([`Trust`]).
 //!
 //! Takes no locks but those of dmaengine and the provider.
 
@@ -72,14 +72,11 @@ pub(crate) fn offers(device: Device, name: &Name) -> bool {
 pub(crate) struct Trust {
     /// It tells of failures: it has passed the self-test.
     pub(crate) results: bool,
-    /// When a terminate has been waited for and the next one says 0, its engine is quiet. So it is with
-    /// the PTDMA and AE4DMA drivers that pass the self-test: those that do not prove quiet do not
-    /// tell of failures either (`src/shim/patches`).
+    /// Its driver says that it proves quiet (`quiet_on_terminate` of `struct dma_device`), and it tells
+    /// of failures: a terminate that succeeds is proof, and what has been aborted has ended. A name is
+    /// no proof: drivers of one name differ from kernel to kernel.
     pub(crate) terminate: bool,
 }
-
-/// Drivers whose terminate is proof, if they have passed the self-test.
-const QUIET_WHEN_TERMINATED: [&str; 2] = ["ptdma", "ae4dma"];
 
 /// What the self-test has found.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -121,15 +118,23 @@ impl DmaChannel {
     pub(crate) fn request(name: &Name) -> Option<Self> {
         // SAFETY: The name is a string, for the time of the call.
         let chan = unsafe { fb::ferry_dma_request(name.as_c_str().as_char_ptr()) };
-        Some(Self {
+        let mut channel = Self {
             chan: NonNull::new(chan)?,
-            // For the self-test: without results nothing of it is believed after that.
             trust: Trust {
                 results: false,
-                terminate: QUIET_WHEN_TERMINATED.contains(&name.as_str()),
+                terminate: false,
             },
             cookie: 0,
-        })
+        };
+        // For the self-test: without results nothing of it is believed after that.
+        channel.trust.terminate = channel.says_quiet();
+        Some(channel)
+    }
+
+    /// Returns whether its driver says that it proves quiet.
+    fn says_quiet(&self) -> bool {
+        // SAFETY: We hold the channel.
+        unsafe { fb::ferry_dma_says_quiet(self.chan.as_ptr()) }
     }
 
     /// Its name, as in /sys/class/dma.
@@ -152,10 +157,10 @@ impl DmaChannel {
     }
 
     /// Sets what is believed of it.
-    pub(crate) fn believe(&mut self, driver: &Name, results: bool) {
+    pub(crate) fn believe(&mut self, results: bool) {
         self.trust = Trust {
             results,
-            terminate: results && QUIET_WHEN_TERMINATED.contains(&driver.as_str()),
+            terminate: results && self.says_quiet(),
         };
     }
 
@@ -292,9 +297,10 @@ unsafe extern "C" fn probed(end: *const fb::ferry_end, ok: bool) {
 
 // SAFETY: dmaengine calls back once for each descriptor, when the engine is through with it, or the
 // provider has given it up; the latter is passed on only of providers that have waited for the engine,
-// or reset it. That a terminate is proof is said only of the same ones. After a channel was released
-// there are no callbacks, by the contract of dmaengine. What failed is not said to be good by
-// providers that have passed the self-test; who selects another one has been told what that means.
+// or reset it, which their drivers say. That a terminate is proof is said only of the same ones. After
+// a channel was released there are no callbacks, by the contract of dmaengine. What failed is not said
+// to be good by providers that have passed the self-test; who selects another one has been told what
+// that means.
 unsafe impl Queue for DmaChannel {
     fn device(&self) -> NonNull<bindings::device> {
         // SAFETY: We hold the channel, and with it its device.
@@ -352,7 +358,7 @@ unsafe impl Queue for DmaChannel {
             return false;
         }
         // SAFETY: We hold the channel, and are allowed to sleep.
-        unsafe { fb::ferry_dma_terminate(self.chan.as_ptr()) == 0 }
+        unsafe { fb::ferry_dma_quiesce(self.chan.as_ptr()) == 0 }
     }
 
     fn can_prove(&self) -> bool {

@@ -65,8 +65,9 @@ struct mode {
 
 static char text[SZ_2K];
 static struct seq_buf report;
-/* Between the modes hold and drop. */
+/* Between the modes hold and drop, and drop and late. */
 static struct client *held;
+static struct client *dropped;
 
 static void copied(void *data, const struct dmaengine_result *result)
 {
@@ -484,7 +485,8 @@ static struct client *open_client(char *channel, unsigned int count, size_t leng
 	return client;
 }
 
-static void close_client(struct client *client)
+/* Says whether the engine is through with the copies. */
+static bool close_channel(struct client *client)
 {
 	bool quiet = !dmaengine_terminate_sync(client->chan) &&
 		     !dmaengine_terminate_async(client->chan);
@@ -499,8 +501,23 @@ static void close_client(struct client *client)
 				 DMA_BIDIRECTIONAL);
 	}
 	put_device(client->dev);
-	if (quiet)
+	return quiet;
+}
+
+static void close_client(struct client *client)
+{
+	if (close_channel(client))
 		free_copies(client);
+}
+
+/* The memory as another owner would see it who has got it since. */
+static void report_late(struct client *client)
+{
+	unsigned int i, written = 0;
+
+	for (i = 0; i < client->count; i++)
+		written += !!memchr_inv(client->copies[i].dst, FILL, client->length);
+	seq_buf_printf(&report, "late late_writes=%u", written);
 }
 
 static void report_copies(struct client *client)
@@ -547,7 +564,7 @@ static int set_run(const char *val, const struct kernel_param *kp)
 
 	seq_buf_init(&report, text, sizeof(text));
 	if (sysfs_streq(val, "drop")) {
-		if (!held)
+		if (!held || dropped)
 			return -ENOENT;
 		client = held;
 		held = NULL;
@@ -556,7 +573,19 @@ static int set_run(const char *val, const struct kernel_param *kp)
 		seq_buf_printf(&report, " prepare=%d",
 			       prepare(&client->copies[0], client->length, DMA_PREP_INTERRUPT));
 		report_copies(client);
-		close_client(client);
+		if (!close_channel(client))
+			return -EBUSY;
+		for (i = 0; i < client->count; i++)
+			memset(client->copies[i].dst, FILL, client->length);
+		dropped = client;
+		return 0;
+	}
+	if (sysfs_streq(val, "late")) {
+		if (!dropped)
+			return -ENOENT;
+		report_late(dropped);
+		free_copies(dropped);
+		dropped = NULL;
 		return 0;
 	}
 	if (sscanf(val, "%15s %19s %u %u", name, channel, &count, &length) != 4)
@@ -591,7 +620,7 @@ static const struct kernel_param_ops run_ops = {
 	.get = get_run,
 };
 module_param_cb(run, &run_ops, NULL, 0600);
-MODULE_PARM_DESC(run, "MODE CHANNEL COUNT LENGTH, or drop; reads as what was seen");
+MODULE_PARM_DESC(run, "MODE CHANNEL COUNT LENGTH, drop or late; reads as what was seen");
 
 static int __init client_init(void)
 {
@@ -603,6 +632,8 @@ static void __exit client_exit(void)
 {
 	if (held)
 		close_client(held);
+	if (dropped)
+		free_copies(dropped);
 }
 
 module_init(client_init);

@@ -218,7 +218,7 @@ load_drivers() {
 	load dmaclient "$client_ko"
 }
 
-# seen_of MODE CHANNEL COUNT LENGTH, or drop: what the client saw is in seen.
+# seen_of MODE CHANNEL COUNT LENGTH, drop or late: what the client saw is in seen.
 seen_of() {
 	seen=""
 	echo "$*" >"$client" || bad "dmaclient: $* failed"
