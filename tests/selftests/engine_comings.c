@@ -121,6 +121,39 @@ TEST_F(comings, drivers_are_unbound)
 	all_is_well(_metadata, self, times);
 }
 
+static bool struck(void *arg)
+{
+	return eng_struck(*(int *)arg);
+}
+
+/*
+ * With a descriptor in the engine that does not end: the driver ends it, and the keeper gives
+ * the channel back when the driver has gone.
+ */
+TEST_F(comings, drivers_are_unbound_hung)
+{
+	static const char hang[] =
+		"{\"cmd\":\"inject\",\"nth\":2,\"fault\":{\"kind\":\"hang\"}}";
+	int i, port, times = ferry_iters(4, 2);
+
+	/* No mover loses its patience before. */
+	ASSERT_EQ(0, ferry_set_knob("timeout_ms", "60000"));
+	port = eng_open(ferry_migrator());
+	ASSERT_LE(0, port);
+	for (i = 0; i < times; i++) {
+		ASSERT_TRUE(eng_do(port, hang));
+		ASSERT_TRUE(ferry_wait(struck, &port, WAIT_MS));
+		ASSERT_EQ(0, eng_bind(ferry_migrator(), "unbind", self->function));
+		EXPECT_EQ(0, eng_channels());
+		/* If the engine still has it, it goes on. */
+		EXPECT_TRUE(eng_do(port, "{\"cmd\":\"release\"}"));
+		ASSERT_EQ(0, eng_bind(ferry_migrator(), "bind", self->function));
+		is_back(_metadata, self);
+	}
+	close(port);
+	all_is_well(_metadata, self, times);
+}
+
 TEST_F(comings, functions_are_removed)
 {
 	int i, times = ferry_iters(10, 3);

@@ -101,8 +101,8 @@ static bool flt_struck(void *f)
 }
 
 /* Migrates with the fault, which begins at the descriptor @where says, and then without. */
-static void flt_strike(struct __test_metadata *_metadata, struct flt *f, const char *where,
-		       const struct flt_fault *fault)
+static __maybe_unused void flt_strike(struct __test_metadata *_metadata, struct flt *f,
+				      const char *where, const struct flt_fault *fault)
 {
 	const long pages = FLT_LEN / FERRY_PAGE, each = f->folio / FERRY_PAGE;
 	const bool proven = fault->how != FLT_UNPROVEN;

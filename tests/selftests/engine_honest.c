@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Nothing is lost with an engine that comes back late, or hangs, whatever its driver says of
+ * it: memory that the kernel has got back is not written to by the engine. As engine_faults,
+ * without what only a driver gives that proves that its engine is quiet.
+ *
+ * Seen red, in a scratch copy: with a driver that reports errors and whose terminate neither
+ * waits for the engine nor says so (scripts/dma-cuts, "mute"), and a ferry.ko that believes it
+ * all the same.
+ */
+#include "kselftest_harness.h"
+#include "ferry_util.h"
+#include "hazards.h"
+#include "engine.h"
+#include "faults.h"
+
+FIXTURE(honest)
+{
+	struct flt f;
+};
+
+FIXTURE_VARIANT(honest)
+{
+	const char *what;
+};
+
+FIXTURE_VARIANT_ADD(honest, late_write) { .what = FLT_LATE };
+FIXTURE_VARIANT_ADD(honest, hang) { .what = "\"kind\":\"hang\"" };
+
+FIXTURE_SETUP(honest)
+{
+	self->f.mem = MAP_FAILED;
+	self->f.port = -1;
+	if (!ferry_active() || !strcmp(ferry_migrator(), "cpu"))
+		SKIP(return, "needs an engine");
+	if (ferry_mem_nodes(self->f.nodes) < 2)
+		SKIP(return, "needs two nodes with memory");
+	flt_begin(_metadata, &self->f, ferry_migrator(), 64,
+		  strcmp(ferry_migrator(), "ptdma") ? 4 : 1);
+}
+
+FIXTURE_TEARDOWN(honest)
+{
+	flt_end(&self->f);
+}
+
+TEST_F(honest, what_has_been_freed)
+{
+	struct flt *f = &self->f;
+	char request[200];
+	struct hz_count c;
+
+	ASSERT_EQ(0, hz_fresh(f->mem, FLT_LEN, f->folio, f->nodes[0]));
+	ferry_fill(f->mem, FLT_LEN, f->folio, 1);
+	snprintf(request, sizeof(request),
+		 "{\"cmd\":\"inject\",\"nth\":2,\"times\":1,\"fault\":{%s}}", variant->what);
+	ASSERT_TRUE(eng_do(f->port, request));
+	hz_count(&c);
+	hz_move_pages(f->mem, FLT_LEN, f->folio, f->nodes[1]);
+	hz_count_end(&c);
+	ferry_note("timeouts %ld, folios unquiet %ld", hz_grown(&c, "engine_timeouts"),
+		   hz_grown(&c, "folios_unquiet"));
+	EXPECT_TRUE(flt_struck(f));
+	EXPECT_EQ(0, ferry_verify(f->mem, FLT_LEN, f->folio, 1));
+	/* Long enough for a proof, which a driver may say that there is. */
+	ferry_sleep_ms(FLT_TIMEOUT_MS);
+	/* Destinations that have been freed are somebody else's now. */
+	ASSERT_EQ(0, hz_fresh(f->mem, FLT_LEN, f->folio, f->nodes[1]));
+	ferry_fill(f->mem, FLT_LEN, f->folio, 2);
+	ferry_sleep_ms(FLT_LATE_MS);
+	/* What hangs is carried out now, if the engine still has it. */
+	EXPECT_TRUE(eng_calm(f->port));
+	ferry_sleep_ms(FLT_TIMEOUT_MS);
+	EXPECT_EQ(0, ferry_verify(f->mem, FLT_LEN, f->folio, 2));
+	EXPECT_TRUE(ferry_wait(hz_none_parked, NULL, FLT_SLACK_MS));
+	EXPECT_TRUE(ferry_wait(hz_pool_whole, NULL, FLT_SLACK_MS));
+}
+
+TEST_HARNESS_MAIN
