@@ -17,6 +17,7 @@ mod claim;
 mod handoff;
 mod order;
 mod pending;
+mod proof;
 mod sdxi;
 mod shared;
 mod support;
