@@ -788,8 +788,6 @@ struct Section<'a> {
     ring: SpinLockGuard<'a, Ring>,
     /// When it began, by the clock of the CPU that it is on.
     since: u64,
-    /// There are descriptors that the engine has not been told of.
-    made: bool,
 }
 
 impl<'a> Section<'a> {
@@ -797,7 +795,6 @@ impl<'a> Section<'a> {
         Self {
             ring,
             since: preempt::clock(),
-            made: false,
         }
     }
 
@@ -811,22 +808,18 @@ impl<'a> Section<'a> {
     }
 }
 
-impl Drop for Section<'_> {
-    fn drop(&mut self) {
-        if let (true, Some(queue)) = (self.made, self.ring.queue.as_mut()) {
-            queue.issue();
-        }
-    }
-}
-
 /// Makes descriptors, for one call of [`Channel::submit()`].
 ///
 /// The lock of the ring is held in sections of [`SECTION_NS`], as a spinlock keeps preemption off, and
-/// mapping behind an IOMMU takes long. Between two sections the channel may be shut.
+/// mapping behind an IOMMU takes long. Between two sections the channel may be shut. The engine is
+/// told of all descriptors at once, at the end: each time costs a doorbell. Until then a channel that is
+/// shut and drained waits for the mover, for as long as it waits for an engine.
 struct Maker<'a, B: Pooled> {
     channel: &'a Channel<B>,
     batch: &'a Arc<B>,
     section: Option<Section<'a>>,
+    /// There are descriptors that the engine has not been told of.
+    made: bool,
     /// The channel has been shut meanwhile.
     shut: bool,
     /// The last run so far: only the last one of all needs an interrupt of its own.
@@ -843,6 +836,7 @@ impl<'a, B: Pooled> Maker<'a, B> {
             channel,
             batch,
             section: Some(Section::new(ring)),
+            made: false,
             shut: false,
             held: None,
             quiet_bytes: 0,
@@ -858,12 +852,14 @@ impl<'a, B: Pooled> Maker<'a, B> {
         }
         if self.section.is_none() && !self.shut {
             // Bounded: whoever has it has it for a section, or for less.
-            let ring = self.channel.ring.lock();
+            let mut ring = self.channel.ring.lock();
             let ready = ring.queue.as_ref().is_some_and(|queue| queue.is_ready());
             if ring.open && ready {
                 self.section = Some(Section::new(ring));
             } else {
                 self.shut = true;
+                // Whoever has shut it waits for what was made until then.
+                self.issue(&mut ring);
             }
         }
         self.section.as_mut()
@@ -881,12 +877,24 @@ impl<'a, B: Pooled> Maker<'a, B> {
         }
     }
 
-    /// Makes the last descriptor, and lets the lock go.
+    /// Makes the last descriptor, tells the engine of all of them, and lets the lock go.
     fn finish(mut self) -> Submitted {
         if let Some(run) = self.held.take() {
             self.make(&run, true);
         }
+        if let (true, Some(mut section)) = (self.made, self.section.take()) {
+            self.issue(&mut section.ring);
+        }
         self.did
+    }
+
+    /// Tells the engine of the descriptors that have been made, if there is a queue. One that is not
+    /// there any more has been given up with them.
+    fn issue(&mut self, ring: &mut Ring) {
+        if let (true, Some(queue)) = (self.made, ring.queue.as_mut()) {
+            queue.issue();
+        }
+        self.made = false;
     }
 
     /// Makes a descriptor for a run. What goes wrong is a failure of its chunks.
@@ -959,7 +967,7 @@ impl<'a, B: Pooled> Maker<'a, B> {
         ring.head = ring.head.wrapping_add(1);
         ring.descriptors = ring.descriptors.wrapping_add(1);
         ring.bytes = ring.bytes.wrapping_add(run.len);
-        section.made = true;
+        self.made = true;
         self.quiet_bytes = if interrupt {
             0
         } else {
