@@ -77,6 +77,39 @@ static __maybe_unused long eng_channels(void)
 	return eng_state("channels");
 }
 
+/* Channels that are in state @state with something in flight; -1 if it cannot be told. */
+static __maybe_unused long eng_busy(const char *state)
+{
+	char buf[16384], *next = buf, *line, *p;
+	size_t len = strlen(state);
+	long n = 0, lane;
+	int at;
+
+	if (ferry_read(FERRY_DEBUGFS "state", buf, sizeof(buf)) <= 0)
+		return -1;
+	while ((line = strsep(&next, "\n"))) {
+		if (sscanf(line, "channel %ld %n", &lane, &at) != 1 ||
+		    strncmp(line + at, state, len) || line[at + len] != ' ')
+			continue;
+		p = strstr(line, " busy ");
+		n += p && strtol(p + 6, NULL, 10) > 0;
+	}
+	return n;
+}
+
+/* Returns true when each channel's place is empty: all have been given back. */
+static __maybe_unused bool eng_all_empty(void *arg)
+{
+	char buf[16384], *next = buf, *line;
+
+	if (ferry_read(FERRY_DEBUGFS "state", buf, sizeof(buf)) <= 0)
+		return false;
+	while ((line = strsep(&next, "\n")))
+		if (!strncmp(line, "channel ", 8) && !strstr(line, " empty "))
+			return false;
+	return true;
+}
+
 /* At least *(long *)arg of them. */
 static __maybe_unused bool eng_has_channels(void *arg)
 {

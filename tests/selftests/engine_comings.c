@@ -8,6 +8,8 @@
  * goes (Keeper::leave() that does nothing), those of devices that have gone stay, until
  * there is no room for others and nothing is copied. With an Event::Bound of any device that
  * has the keeper look, as it was once, others_come_and_go finds 3 looks for 3 strangers.
+ * With a Keeper::left() that does nothing, channels of a driver that went hanging are never
+ * given back: both tests named _hung find them.
  */
 #include "kselftest_harness.h"
 #include "ferry_util.h"
@@ -16,6 +18,8 @@
 #include "movers.h"
 
 #define WAIT_MS		60000
+/* For the keeper to give channels back, in ms: it has been called when the driver has gone. */
+#define GONE_MS		10000
 #define PCI		"/sys/bus/pci/devices/"
 
 FIXTURE(comings)
@@ -126,31 +130,100 @@ static bool struck(void *arg)
 	return eng_struck(*(int *)arg);
 }
 
+/* Sees, while the driver goes, channels that go with a descriptor in flight. */
+struct watcher {
+	pthread_t thread;
+	bool stop;
+	long going;
+};
+
+static void *watcher_fn(void *arg)
+{
+	struct watcher *w = arg;
+
+	/* Partner: going_hung(), which ends the loop. */
+	while (!__atomic_load_n(&w->stop, __ATOMIC_ACQUIRE)) {
+		if (eng_busy("going") > 0)
+			w->going++;
+		ferry_sleep_ms(2);
+	}
+	return NULL;
+}
+
 /*
- * With a descriptor in the engine that does not end: the driver ends it, and the keeper gives
- * the channel back when the driver has gone.
+ * With a descriptor in the engine that does not end, writes @away to the file @leave: the
+ * driver ends the descriptor, and the keeper gives each channel back with nothing lost, before
+ * there is another device. Returns how often a channel was seen going with something in flight.
  */
-TEST_F(comings, drivers_are_unbound_hung)
+static long going_hung(struct __test_metadata *_metadata, int port, const char *leave,
+		       const char *away)
 {
 	static const char hang[] =
 		"{\"cmd\":\"inject\",\"nth\":2,\"fault\":{\"kind\":\"hang\"}}";
+	struct watcher w = {};
+	long lost;
+
+	lost = eng_state("lost");
+	EXPECT_LE(0, lost);
+	EXPECT_TRUE(eng_do(port, hang));
+	EXPECT_TRUE(ferry_wait(struck, &port, WAIT_MS));
+	ASSERT_EQ(0, pthread_create(&w.thread, NULL, watcher_fn, &w));
+	EXPECT_EQ(0, ferry_write(leave, away));
+	__atomic_store_n(&w.stop, true, __ATOMIC_RELEASE);
+	pthread_join(w.thread, NULL);
+	EXPECT_EQ(0, eng_channels());
+	EXPECT_TRUE(ferry_wait(eng_all_empty, NULL, GONE_MS));
+	EXPECT_EQ(lost, eng_state("lost"));
+	/* If the engine still has it, it goes on. */
+	EXPECT_TRUE(eng_do(port, "{\"cmd\":\"release\"}"));
+	return w.going;
+}
+
+/* It did hang when the driver went. The driver in ferry.ko ends it before the keeper is told. */
+static void went_hung(struct __test_metadata *_metadata, long going)
+{
+	if (!strcmp(eng_driver(ferry_migrator()), ferry_migrator()))
+		EXPECT_GT(going, 0);
+}
+
+TEST_F(comings, drivers_are_unbound_hung)
+{
 	int i, port, times = ferry_iters(4, 2);
+	long going = 0;
+	char path[100];
 
 	/* No mover loses its patience before. */
 	ASSERT_EQ(0, ferry_set_knob("timeout_ms", "60000"));
 	port = eng_open(ferry_migrator());
 	ASSERT_LE(0, port);
+	snprintf(path, sizeof(path), PCI "%s/driver/unbind", self->function);
 	for (i = 0; i < times; i++) {
-		ASSERT_TRUE(eng_do(port, hang));
-		ASSERT_TRUE(ferry_wait(struck, &port, WAIT_MS));
-		ASSERT_EQ(0, eng_bind(ferry_migrator(), "unbind", self->function));
-		EXPECT_EQ(0, eng_channels());
-		/* If the engine still has it, it goes on. */
-		EXPECT_TRUE(eng_do(port, "{\"cmd\":\"release\"}"));
+		going += going_hung(_metadata, port, path, self->function);
 		ASSERT_EQ(0, eng_bind(ferry_migrator(), "bind", self->function));
 		is_back(_metadata, self);
 	}
 	close(port);
+	went_hung(_metadata, going);
+	all_is_well(_metadata, self, times);
+}
+
+TEST_F(comings, functions_are_removed_hung)
+{
+	int i, port, times = ferry_iters(4, 2);
+	long going = 0;
+	char path[64];
+
+	ASSERT_EQ(0, ferry_set_knob("timeout_ms", "60000"));
+	port = eng_open(ferry_migrator());
+	ASSERT_LE(0, port);
+	snprintf(path, sizeof(path), PCI "%s/remove", self->function);
+	for (i = 0; i < times; i++) {
+		going += going_hung(_metadata, port, path, "1");
+		ASSERT_EQ(0, ferry_write("/sys/bus/pci/rescan", "1"));
+		is_back(_metadata, self);
+	}
+	close(port);
+	went_hung(_metadata, going);
 	all_is_well(_metadata, self, times);
 }
 
