@@ -409,8 +409,8 @@ fn surprise_removal() {
     assert_eq!(d.copied(64), [0xee; 64]);
     assert_eq!(d.guest.interrupts(0), 0);
     d.guest.control(r#"{"cmd":"restore"}"#);
-    assert_eq!(d.r(RING_COUNT), 0, "as after power-on");
     d.guest.bus_master(true);
+    assert_eq!(d.r(RING_COUNT), 0, "as after power-on");
     d.init();
     d.works();
 }

@@ -536,8 +536,8 @@ fn surprise_removal() {
     assert_eq!(d.guest.interrupts(0), 0);
     d.guest.control(r#"{"cmd":"restore"}"#);
     assert_eq!(d.guest.read_config::<4>(0), [0x22, 0x10, 0x98, 0x14]);
-    assert_eq!(d.r(TAIL), 0, "as after power-on");
     d.guest.bus_master(true);
+    assert_eq!(d.r(TAIL), 0, "as after power-on");
     d.init();
     let data = d.fill(2, 64);
     d.submit(copy(64));

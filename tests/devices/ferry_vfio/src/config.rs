@@ -19,6 +19,7 @@ const CAPABILITIES: usize = 0x34;
 /// Capabilities go here and upwards.
 const FIRST_CAPABILITY: usize = 0x40;
 
+const COMMAND_MEMORY: u8 = 1 << 1;
 const COMMAND_BUS_MASTER: u8 = 1 << 2;
 const STATUS_CAPABILITIES: u16 = 1 << 4;
 /// Writable bits of the command register: I/O, memory, bus master, parity, SERR, INTx disable.
@@ -355,6 +356,11 @@ impl ConfigSpace {
         self.vectors
     }
 
+    /// Whether the function answers to accesses to its BARs.
+    pub fn memory(&self) -> bool {
+        self.bytes[COMMAND] & COMMAND_MEMORY != 0
+    }
+
     /// Whether the function may access memory, and send interrupts.
     pub fn bus_master(&self) -> bool {
         self.bytes[COMMAND] & COMMAND_BUS_MASTER != 0
@@ -493,9 +499,9 @@ mod tests {
     #[test]
     fn reset_forgets_and_flr_is_seen() {
         let mut space = space();
-        assert!(!space.bus_master());
+        assert!(!space.bus_master() && !space.memory());
         space.write(4, &[0xff, 0xff]);
-        assert!(space.bus_master());
+        assert!(space.bus_master() && space.memory());
         assert_eq!(get(&space, 4, 2), u64::from(COMMAND_MASK));
         let devctl = 0x48 + 8;
         assert_eq!(get(&space, 0x48, 1), 0x10);
@@ -503,7 +509,7 @@ mod tests {
         assert_eq!(space.write(devctl, &[0, 0x80]), Effects { flr: true });
         assert_eq!(get(&space, devctl, 2) & 0x8000, 0);
         space.reset();
-        assert!(!space.bus_master());
+        assert!(!space.bus_master() && !space.memory());
         assert_eq!(get(&space, 0, 4), 0x1498_1022);
     }
 

@@ -72,6 +72,8 @@ impl Function {
         match u8::try_from(region) {
             _ if self.host.gone() => data.fill(0xff),
             _ if region == VFIO_PCI_CONFIG_REGION_INDEX => self.config().read(offset, data),
+            // As on a bus where nobody answers: QEMU does not see that a reset has taken the bit away.
+            Ok(0..=5) if !self.config().memory() => data.fill(0xff),
             Ok(bar @ 0..=5) => self.device.read(bar, offset, data),
             _ => data.fill(0xff),
         }
@@ -94,6 +96,7 @@ impl Function {
                     self.reset();
                 }
             }
+            Ok(0..=5) if !self.config().memory() => {}
             Ok(bar @ 0..=5) => self.device.write(bar, offset, data),
             _ => {}
         }

@@ -374,6 +374,23 @@ fn resets_are_quiet() {
     }
 }
 
+/// A reset takes the configuration along, and nobody answers before it is back.
+#[test]
+fn registers_are_gone_until_memory_is_enabled() {
+    let mut d = Driver::new();
+    d.guest.flr();
+    assert_eq!(d.guest.read_config::<2>(4), [0, 0]);
+    for register in [STS0, CTL0, VERSION] {
+        assert_eq!(d.r(register), u64::MAX);
+    }
+    d.w(CXT_L2, 0x1000);
+    d.guest.bus_master(true);
+    assert_eq!((d.r(STS0), d.r(CXT_L2)), (STOP, 0));
+    d.bring_up();
+    d.open(1);
+    d.check(1, 1);
+}
+
 #[test]
 fn surprise_removal() {
     let mut d = Driver::new();
@@ -393,6 +410,7 @@ fn surprise_removal() {
     assert_eq!(d.r(STS0), u64::MAX);
     d.w(CTL0, RESET);
     d.guest.control(r#"{"cmd":"restore"}"#);
+    d.guest.bus_master(true);
     assert_eq!(d.r(STS0), STOP);
 }
 
