@@ -11,7 +11,7 @@ use crate::descriptor::{
 };
 use crate::function::Function;
 use crate::layout::{self, state, step, sub, Failure, Limits, Reaction, AKEY};
-use ferry_vfio::fault::Kind;
+use ferry_vfio::fault::{Encoding, Kind};
 use ferry_vfio::lane::{Halt, Io, Peer, Queue};
 use ferry_vfio::memory::{self, Dma, Fault};
 use std::collections::BTreeSet;
@@ -558,7 +558,15 @@ impl Queue for Context {
             Kind::OutOfOrder { .. } => !job.descriptor.fenced,
             Kind::InitDelay { .. } | Kind::InitError {} | Kind::StuckStop { .. } => false,
             Kind::LogFull {} | Kind::LogFailure {} | Kind::LostLogInterrupt {} => false,
-            Kind::LostDoorbell {} => false,
+            Kind::LostDoorbell {} | Kind::LostReset {} | Kind::LostFlr {} => false,
+            Kind::Unknown { what } => match operation {
+                Ok(Operation::Update { .. }) => *what == Encoding::Update,
+                Ok(Operation::Sync { wait, .. }) => {
+                    *what == Encoding::SyncUpdate && *wait == Wait::Updates
+                }
+                Ok(Operation::Stop { hard, .. }) => *what == Encoding::HardStop && *hard,
+                _ => false,
+            },
             _ => true,
         }
     }
@@ -573,6 +581,10 @@ impl Queue for Context {
             match *fault {
                 Kind::SoftError { code } => {
                     job.forced = Some((Failure::from_code(code), Reaction::Informative));
+                }
+                Kind::Unknown { .. } => {
+                    let invalid = Failure::invalid(step::DESCRIPTOR);
+                    job.forced = Some((invalid, Reaction::ContextStopped));
                 }
                 Kind::LostCompletion {} => job.silent = true,
                 Kind::SlowSync { ms } => job.delay = Duration::from_millis(ms),

@@ -109,6 +109,10 @@ impl Function {
         let Some(action) = inner.registers.write(register, value, mask) else {
             return;
         };
+        let lost = |k: &Kind| matches!(k, Kind::LostReset {});
+        if action == Action::Reset && !self.strike(lost).is_empty() {
+            return;
+        }
         inner.todo = match action {
             Action::Activate => Some(Todo::Activate),
             Action::StopSoft => Some(Todo::Stop { hard: false }),

@@ -250,6 +250,10 @@ impl Device for Sdxi {
         self.function.reset();
     }
 
+    fn idle(&self) -> bool {
+        self.function.registers(Registers::state) == State::Stop
+    }
+
     fn state(&self) -> serde_json::Value {
         let contexts: Vec<_> = self
             .lanes

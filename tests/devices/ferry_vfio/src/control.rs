@@ -86,6 +86,7 @@ fn handle(function: &Function, request: Request) -> Result<Value, String> {
             "device": function.device().state(),
             "gone": host.gone(),
             "resets": host.resets(),
+            "mastered_at_work": host.mastered_at_work(),
             "clients_left": host.connections(),
             "mapped_bytes": host.memory.mapped(),
             "unbacked_ranges": host.memory.unbacked(),

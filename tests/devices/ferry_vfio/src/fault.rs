@@ -4,6 +4,18 @@
 
 use serde::{Deserialize, Serialize};
 
+/// What an administrative context may not know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Encoding {
+    /// The descriptor that says that tables have changed.
+    Update,
+    /// A synchronising descriptor that waits for that.
+    SyncUpdate,
+    /// The flag of a stop that makes it a hard one.
+    HardStop,
+}
+
 /// What goes wrong. (Braces where nothing is in them: serde takes stray fields for them else.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
@@ -90,6 +102,15 @@ pub enum Kind {
         #[serde(default)]
         hard: bool,
     },
+    /// A reset that is asked for in the function's own registers has no effect.
+    LostReset {},
+    /// A function level reset has no effect but on configuration space.
+    LostFlr {},
+    /// A descriptor with this in it is not valid.
+    Unknown {
+        /// Which.
+        what: Encoding,
+    },
     /// A synchronising descriptor takes `ms` longer.
     SlowSync {
         /// Milliseconds.
@@ -111,11 +132,13 @@ impl Kind {
             Error { .. } | Partial { .. } | Hang {} | Disappear {} => true,
             LostInterrupt {} | LateInterrupt { .. } | Duplicate { .. } => true,
             Reorder { .. } | LateWrite { .. } => true,
+            // The server's.
+            LostFlr {} => true,
             SoftError { .. } | LostCompletion {} | OutOfOrder { .. } | LazyReadIndex { .. } => {
                 false
             }
             FunctionError {} | LostDoorbell {} | InitDelay { .. } | InitError {} => false,
-            StuckStop { .. } | SlowSync { .. } => false,
+            StuckStop { .. } | LostReset {} | SlowSync { .. } | Unknown { .. } => false,
             LogFull {} | LogFailure {} | LostLogInterrupt {} => false,
         }
     }

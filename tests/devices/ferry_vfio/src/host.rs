@@ -21,6 +21,10 @@ pub trait Device: Send + Sync {
     fn reset(&self);
     /// Bus mastering has been turned on or off: what waits for it looks again.
     fn bus_master_changed(&self) {}
+    /// Whether it would not access memory if it could.
+    fn idle(&self) -> bool {
+        true
+    }
     /// Registers and the like, for people.
     fn state(&self) -> serde_json::Value;
     /// Whether it can show a fault.
@@ -47,6 +51,7 @@ pub struct Host {
     resets: AtomicU64,
     connections: AtomicU64,
     held: AtomicU64,
+    mastered_at_work: AtomicU64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -71,6 +76,7 @@ impl Host {
             resets: AtomicU64::new(0),
             connections: AtomicU64::new(0),
             held: AtomicU64::new(0),
+            mastered_at_work: AtomicU64::new(0),
         }
     }
 
@@ -165,6 +171,16 @@ impl Host {
     /// How many there were.
     pub fn held(&self) -> u64 {
         self.held.load(Ordering::SeqCst)
+    }
+
+    /// Bus mastering came while the device was at work.
+    pub fn count_mastered_at_work(&self) {
+        self.mastered_at_work.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often it did.
+    pub fn mastered_at_work(&self) -> u64 {
+        self.mastered_at_work.load(Ordering::Relaxed)
     }
 
     /// A client has left.

@@ -3,6 +3,7 @@
 //! A function on a socket, one client after the other.
 
 use crate::config::ConfigSpace;
+use crate::fault::Kind;
 use crate::host::{Device, Host};
 use std::fs::File;
 use std::io;
@@ -52,8 +53,21 @@ impl Function {
     pub fn reset(&self) {
         self.host.count_reset();
         self.device.reset();
+        self.reset_config();
+    }
+
+    fn reset_config(&self) {
         self.config().reset();
         self.host.set_bus_master(false);
+    }
+
+    /// A function level reset.
+    fn flr(&self) {
+        let lost = |fault: &Kind| matches!(fault, Kind::LostFlr {});
+        match self.host.strike(0, lost).is_empty() {
+            true => self.reset(),
+            false => self.reset_config(),
+        }
     }
 
     /// Surprise removal. Nothing of the device is in flight when it returns.
@@ -87,13 +101,16 @@ impl Function {
                 let before = config.bus_master();
                 let effects = config.write(offset, data);
                 let master = config.bus_master();
+                if !before && master && !self.device.idle() {
+                    self.host.count_mastered_at_work();
+                }
                 self.host.set_bus_master(master);
                 drop(config);
                 if master != before {
                     self.device.bus_master_changed();
                 }
                 if effects.flr {
-                    self.reset();
+                    self.flr();
                 }
             }
             Ok(0..=5) if !self.config().memory() => {}

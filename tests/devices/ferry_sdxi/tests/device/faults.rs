@@ -244,6 +244,64 @@ fn stops_that_do_not_end() {
     d.check(1, 1);
 }
 
+/// Asked for in its own registers, and of the PCI function.
+#[test]
+fn lost_resets() {
+    let mut d = opened();
+    d.inject(r#""fault":{"kind":"lost_reset"}"#);
+    d.w(CTL0, RESET);
+    assert_eq!(d.r(STS0), ACTIVE);
+    d.check(1, 1);
+    d.w(CTL0, RESET);
+    assert_eq!(d.r(STS0), STOP);
+    // One in STOP has nothing to lose.
+    d.inject(r#""fault":{"kind":"lost_reset"}"#);
+    d.w(CTL0, RESET);
+    d.bring_up();
+    d.w(CTL0, RESET);
+    assert_eq!(d.r(STS0), ACTIVE);
+    d.guest.flr();
+    d.guest.bus_master(true);
+    assert_eq!(d.r(STS0), STOP);
+    let at_work = |d: &Driver| d.guest.control(r#"{"cmd":"state"}"#)["mastered_at_work"].clone();
+    assert_eq!(at_work(&d), 0);
+    d.bring_up();
+    d.inject(r#""fault":{"kind":"lost_flr"}"#);
+    d.guest.flr();
+    assert_eq!(d.guest.read_config::<2>(4), [0, 0]);
+    d.guest.bus_master(true);
+    assert_eq!(d.r(STS0), ACTIVE);
+    assert_eq!(at_work(&d), 1);
+}
+
+/// The administrative context fails at what it does not know, and at nothing else.
+#[test]
+fn unknown_encodings() {
+    let unknown = [
+        ("update", update(1, 1)),
+        ("sync_update", sync(0, 1, 1)),
+        ("hard_stop", stop(1, 1, true)),
+    ];
+    for (i, (what, _)) in unknown.iter().enumerate() {
+        let mut d = opened();
+        d.inject(&format!(
+            r#""times":0,"fault":{{"kind":"unknown","what":"{what}"}}"#
+        ));
+        for (j, (_, words)) in unknown.iter().enumerate() {
+            if i != j {
+                assert!(d.admin(*words));
+            }
+        }
+        assert!(d.admin(stop(1, 1, false)));
+        assert!(d.admin(sync(1, 1, 1)));
+        assert!(!d.admin(unknown[i].1));
+        let entry = d.one_error();
+        assert_eq!((entry.step, entry.sub), (7, 3));
+        d.await_context(0, ERR_FN);
+        assert_eq!(d.r(STS0), ACTIVE);
+    }
+}
+
 #[test]
 fn a_slow_sync() {
     let mut d = opened();
