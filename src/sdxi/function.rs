@@ -41,7 +41,9 @@ use ferry_core::sdxi::{
     life::{
         activating,
         Action,
-        Stopping, //
+        Recoveries,
+        Stopping,
+        Verdict, //
     },
     log,
     registers::{
@@ -87,9 +89,6 @@ const POLL_US: i64 = 50;
 /// An activation is tried so often.
 const ACTIVATIONS: u32 = 3;
 
-/// The function is given up after so many recoveries in a row without a copy in between.
-const STRIKES: u32 = 8;
-
 /// Entries of the error log that are kept to be shown.
 pub(super) const SEEN: usize = 32;
 
@@ -127,6 +126,16 @@ counters! {
     command_errors, resets, log_entries, log_invalid, log_overflows, log_failures,
 }
 
+/// The party for which the PCI core resets the function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Resetter {
+    /// The driver has asked for the reset. (One that others ask for at the same time is taken for its
+    /// own, too.)
+    Driver,
+    /// An administrator, the PCI core itself, or sleep has.
+    Others,
+}
+
 /// What the mutex protects.
 pub(super) struct Control {
     pub(super) mode: Mode,
@@ -136,9 +145,8 @@ pub(super) struct Control {
     pub(super) seen: KVec<[u64; log::WORDS]>,
     /// What may be written to until it has stopped.
     kept: KVec<Buffer>,
-    strikes: u32,
-    /// Copies that were good when the last strike was counted.
-    good: u64,
+    recoveries: Recoveries,
+    resetter: Resetter,
 }
 
 /// What the function has been given for itself.
@@ -253,8 +261,8 @@ impl Function {
                     saved: Some(Configuration::save(dev)?),
                     seen: KVec::with_capacity(SEEN, GFP_KERNEL)?,
                     kept: KVec::new(),
-                    strikes: 0,
-                    good: 0,
+                    recoveries: Recoveries::NONE,
+                    resetter: Resetter::Others,
                 }, "sdxi::Function::control"),
                 irqs <- new_mutex!(None, "sdxi::Function::irqs"),
                 waker <- new_mutex!(None, "sdxi::Function::waker"),
@@ -358,7 +366,8 @@ impl Function {
     }
 
     /// Makes a context run, which it will do again after errors, until the function is removed.
-    /// `EAGAIN` if the function is recovering: it has been told to hurry. May sleep.
+    /// `EAGAIN` if the function is recovering: it has been told to hurry; `EIO` if it has been given up.
+    /// May sleep.
     pub(crate) fn open(&self, number: u16) -> Result<Arc<Context>> {
         let context = self.context(number)?;
         context.wanted.store(true, Relaxed);
@@ -366,6 +375,7 @@ impl Function {
         match control.mode {
             Mode::Active => {}
             Mode::Removed => return Err(ENODEV),
+            Mode::Broken | Mode::Lost if control.recoveries.is_given_up() => return Err(EIO),
             _ => {
                 drop(control);
                 self.wake();
@@ -634,8 +644,7 @@ impl Function {
     fn attend(&self, control: &mut Control) -> bool {
         match control.mode {
             Mode::Suspended | Mode::Removed => return false,
-            Mode::Lost => return self.dev.is_present(),
-            Mode::Broken => return self.recover(control),
+            Mode::Lost | Mode::Broken => return self.recover(control),
             Mode::Active => {}
         }
         match self.state() {
@@ -668,28 +677,32 @@ impl Function {
         false
     }
 
-    /// Stops the function and brings it to run again. Returns whether it has to be reset.
+    /// Stops the function and brings it to run again, unless it has failed too often. Returns whether it
+    /// has to be reset.
     fn recover(&self, control: &mut Control) -> bool {
+        if control.mode == Mode::Active {
+            self.halt(control);
+        }
+        if control.mode == Mode::Lost && !self.dev.is_present() {
+            // Nothing can be tried before it is back, which is no fault of it.
+            return false;
+        }
         let good = (self.contexts.iter())
             .map(|c| c.counters.good.load(Relaxed))
             .fold(0, u64::wrapping_add);
-        if good != control.good {
-            control.good = good;
-            control.strikes = 0;
-        }
-        self.halt(control);
-        if control.strikes >= STRIKES {
-            return false;
-        }
-        control.strikes += 1;
-        if control.strikes == STRIKES && allowed() {
-            dev_err!(
-                self.dev.device(),
-                "fails again and again: given up until it is reset\n"
-            );
+        match control.recoveries.failed(good) {
+            Verdict::Recover => {}
+            Verdict::GiveUp => {
+                dev_err!(
+                    self.dev.device(),
+                    "fails again and again: given up until it is reset or bound again\n"
+                );
+                return false;
+            }
+            Verdict::GivenUp => return false,
         }
         match control.mode {
-            Mode::Lost => self.dev.is_present(),
+            Mode::Lost => true,
             _ => self.activate(control).is_err() && self.dev.is_present(),
         }
     }
@@ -764,7 +777,10 @@ impl Function {
         if let Some(saved) = &control.saved {
             saved.restore();
         }
-        control.strikes = 0;
+        if control.resetter == Resetter::Others {
+            // Begins anew. The driver's own resets are part of a recovery, which has been counted.
+            control.recoveries = Recoveries::NONE;
+        }
         control.mode = Mode::Lost;
         if self.state() == State::Gone {
             dev_warn!(self.dev.device(), "does not answer\n");
@@ -828,15 +844,23 @@ impl pci::Handler for Function {
     }
 
     fn thread(&self) {
-        let reset = self.attend(&mut self.control.lock());
-        if reset {
-            // The core calls suspend() and resume(). If somebody else is busy with the device,
-            // the next who needs it tries again.
-            if let Err(e) = self.dev.try_reset() {
-                if e != EAGAIN && allowed() {
-                    dev_err!(self.dev.device(), "cannot be reset: {:?}\n", e);
-                }
+        let mut control = self.control.lock();
+        if !self.attend(&mut control) {
+            return;
+        }
+        control.resetter = Resetter::Driver;
+        drop(control);
+        // The core calls suspend() and resume(). If somebody else is busy with the device, the next who
+        // needs it tries again.
+        let reset = self.dev.try_reset();
+        let mut control = self.control.lock();
+        control.resetter = Resetter::Others;
+        match reset {
+            Err(e) if e == EAGAIN && control.mode == Mode::Lost => control.recoveries.untried(),
+            Err(e) if e != EAGAIN && allowed() => {
+                dev_err!(self.dev.device(), "cannot be reset: {:?}\n", e);
             }
+            _ => {}
         }
     }
 }

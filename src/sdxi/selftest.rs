@@ -260,8 +260,11 @@ impl Test<'_> {
                     return Err(ETIMEDOUT);
                 }
                 if waited > PATIENCE_MS {
-                    // Says what is the matter with it later.
-                    let _ = function.open(self.context.number());
+                    match function.open(self.context.number()) {
+                        Err(e) if e != EAGAIN => return Err(e),
+                        // Says what is the matter with it later.
+                        _ => {}
+                    }
                     fsleep(Delta::from_millis(2));
                 }
             } else if waited > LOST_MS {

@@ -84,6 +84,74 @@ pub const fn activating(state: State, waited_ms: u32) -> Action {
     }
 }
 
+/// A function is given up after this many recoveries in a row without a good copy in between: a fault
+/// that passes has passed by then, and one that stays costs no more than this many resets.
+pub const MOST_RECOVERIES: u32 = 8;
+
+/// What to do about a function that has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Stop it and bring it to run again, by a reset if need be.
+    Recover,
+    /// Leave it alone from now on.
+    GiveUp,
+    /// Leave it alone, as was decided before.
+    GivenUp,
+}
+
+/// The recoveries of a function that no good copy has followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recoveries {
+    /// It is recovered when it fails.
+    Going {
+        /// How many there were.
+        strikes: u32,
+        /// Good copies of the function when the last one began.
+        good: u64,
+    },
+    /// It has been given up.
+    GivenUp,
+}
+
+impl Recoveries {
+    /// Of a function that has not failed yet, or that somebody else has reset.
+    pub const NONE: Self = Self::Going {
+        strikes: 0,
+        good: 0,
+    };
+
+    /// Decides what to do about a function that has failed after `good` good copies in all, and counts
+    /// a recovery if that is one.
+    pub const fn failed(&mut self, good: u64) -> Verdict {
+        let strikes = match *self {
+            Self::GivenUp => return Verdict::GivenUp,
+            Self::Going { good: then, .. } if then != good => 0,
+            Self::Going { strikes, .. } => strikes,
+        };
+        if strikes >= MOST_RECOVERIES {
+            *self = Self::GivenUp;
+            return Verdict::GiveUp;
+        }
+        *self = Self::Going {
+            strikes: strikes + 1,
+            good,
+        };
+        Verdict::Recover
+    }
+
+    /// Does not count the last recovery, as nothing could be tried.
+    pub const fn untried(&mut self) {
+        if let Self::Going { strikes, .. } = self {
+            *strikes = strikes.saturating_sub(1);
+        }
+    }
+
+    /// Says whether it has been given up.
+    pub const fn is_given_up(&self) -> bool {
+        matches!(self, Self::GivenUp)
+    }
+}
+
 #[cfg_attr(CONFIG_KUNIT = "y", kernel::macros::kunit_tests(ferry_core_sdxi_life))]
 #[cfg_attr(not(CONFIG_KUNIT = "y"), cfg(test))]
 mod tests {
@@ -210,5 +278,34 @@ mod tests {
         assert_eq!(activating(State::Error, 0), GiveUp);
         assert_eq!(activating(State::Gone, 0), GiveUp);
         assert_eq!(activating(State::StoppingHard, 0), GiveUp);
+    }
+
+    #[test]
+    fn recoveries_end() {
+        let mut r = Recoveries::NONE;
+        for _ in 0..MOST_RECOVERIES {
+            assert_eq!(r.failed(0), Verdict::Recover);
+            assert!(!r.is_given_up());
+        }
+        assert_eq!(r.failed(0), Verdict::GiveUp);
+        assert!(r.is_given_up());
+        // Copies that are reported late bring nothing back.
+        assert_eq!(r.failed(1), Verdict::GivenUp);
+        r.untried();
+        assert!(r.is_given_up());
+        r = Recoveries::NONE;
+        assert_eq!(r.failed(1), Verdict::Recover);
+    }
+
+    #[test]
+    fn good_copies_and_what_was_not_tried_count() {
+        let mut r = Recoveries::NONE;
+        for good in 0..3 * u64::from(MOST_RECOVERIES) {
+            assert_eq!(r.failed(good / 2), Verdict::Recover);
+        }
+        for _ in 0..3 * MOST_RECOVERIES {
+            assert_eq!(r.failed(1000), Verdict::Recover);
+            r.untried();
+        }
     }
 }
