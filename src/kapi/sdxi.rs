@@ -194,10 +194,17 @@ pub(crate) struct Bars {
     stride: Atomic<usize>,
     /// The function accesses no memory.
     quiet: Atomic<bool>,
-    /// Contexts that the administrative context has said to have stopped, and that were not started
-    /// since.
-    stopped: [Atomic<bool>; L1_ENTRIES],
+    /// What the administrative context has done to stop each context since it was started: one of
+    /// [`NOT_STOPPED`], [`STOP_TAKEN`] and [`STOPPED`].
+    stops: [Atomic<u32>; L1_ENTRIES],
 }
+
+/// No stop of the context has been carried out.
+const NOT_STOPPED: u32 = 0;
+/// A stop has been carried out, and the context may still be on its way.
+const STOP_TAKEN: u32 = 1;
+/// After that, a wait for the stop has been carried out.
+const STOPPED: u32 = 2;
 
 struct Enabled(Device);
 
@@ -224,7 +231,7 @@ impl Bars {
             enabled,
             stride: Atomic::new(usize::MAX),
             quiet: Atomic::new(false),
-            stopped: [const { Atomic::new(false) }; L1_ENTRIES],
+            stops: [const { Atomic::new(NOT_STOPPED) }; L1_ENTRIES],
         };
         Ok(Arc::new(bars, GFP_KERNEL)?)
     }
@@ -272,14 +279,17 @@ impl Bars {
         quiet
     }
 
-    fn set_stopped(&self, context: u16, stopped: bool) {
-        if let Some(word) = self.stopped.get(usize::from(context)) {
-            word.store(stopped, Release);
+    fn set_stop(&self, context: u16, stop: u32) {
+        if let Some(word) = self.stops.get(usize::from(context)) {
+            // Pairs with the load in `stop_of()`.
+            word.store(stop, Release);
         }
     }
 
-    fn has_stopped(&self, context: u16) -> bool {
-        (self.stopped.get(usize::from(context))).is_some_and(|word| word.load(Acquire))
+    fn stop_of(&self, context: u16) -> u32 {
+        let word = self.stops.get(usize::from(context));
+        // Pairs with the store in `set_stop()`.
+        word.map_or(NOT_STOPPED, |word| word.load(Acquire))
     }
 
     fn ring(&self, context: u16, index: u64) {
@@ -564,14 +574,18 @@ pub(crate) enum Command {
     Update(u16),
     /// Waits until that is done.
     SyncUpdate(u16),
+    /// Stops a context, when what it is executing is done.
+    StopSoft(u16),
     /// Stops a context, whatever it is doing.
-    Stop(u16),
+    StopHard(u16),
     /// Waits until it has stopped.
     SyncStop(u16),
 }
 
-/// The tag of a command whose end proves nothing. That of [`Command::SyncStop`] is its context.
+/// The tag of a command whose end proves nothing.
 const NO_PROOF: u32 = u32::MAX;
+/// In the tag of a stop, which is its context otherwise. That of [`Command::SyncStop`] is its context.
+const STOP: u32 = 1 << 16;
 
 /// A context: its ring, and all of its memory.
 pub(crate) struct Channel {
@@ -703,7 +717,8 @@ impl Channel {
                 let sync = Descriptor::sync(Awaited::Contexts, Range::one(n));
                 (sync, NO_PROOF)
             }
-            Command::Stop(n) => (Descriptor::stop(Range::one(n), true), NO_PROOF),
+            Command::StopSoft(n) => (Descriptor::stop(Range::one(n), false), STOP | u32::from(n)),
+            Command::StopHard(n) => (Descriptor::stop(Range::one(n), true), STOP | u32::from(n)),
             Command::SyncStop(n) => {
                 let sync = Descriptor::sync(Awaited::Stop, Range::one(n));
                 (sync, n.into())
@@ -718,17 +733,26 @@ impl Channel {
         if channel.quiet || self.ring.outstanding() != self.ring.unpublished() {
             return Err(Refused::Invalid);
         }
-        self.memory.page.bars.set_stopped(channel.number, false);
+        let bars = &self.memory.page.bars;
+        bars.set_stop(channel.number, NOT_STOPPED);
         let start = Descriptor::start(Range::one(channel.number));
         Ok((self.ring).push(&self.memory, &start, Report::Tag(NO_PROOF))?)
     }
 
-    /// Of the administrative context: reports which commands have been carried out.
+    /// Of the administrative context: reports which commands have been carried out, in their order. A
+    /// context is taken for stopped when a stop of it was, and then the wait for that.
     pub(crate) fn reap_commands(&mut self, mut report: impl FnMut(bool)) -> usize {
         let bars = &self.memory.page.bars;
         self.ring.reap(&self.memory, |tag, good| {
-            if let (Ok(number), true) = (u16::try_from(tag), good) {
-                bars.set_stopped(number, true);
+            let number = (tag & !STOP) as u16;
+            match (tag, good) {
+                (NO_PROOF, _) => {}
+                (tag, true) if tag & STOP != 0 => bars.set_stop(number, STOP_TAKEN),
+                (tag, false) if tag & STOP != 0 => bars.set_stop(number, NOT_STOPPED),
+                (_, true) if bars.stop_of(number) == STOP_TAKEN => {
+                    bars.set_stop(number, STOPPED);
+                }
+                _ => {}
             }
             report(good);
         })
@@ -750,7 +774,7 @@ impl Channel {
     /// was prepared, or the context has?
     fn prove_quiet(&mut self) -> bool {
         let bars = &self.memory.page.bars;
-        self.quiet |= bars.quiet.load(Acquire) || bars.has_stopped(self.number);
+        self.quiet |= bars.quiet.load(Acquire) || bars.stop_of(self.number) == STOPPED;
         self.quiet
     }
 

@@ -42,6 +42,8 @@ use ferry_core::sdxi::{
         activating,
         Action,
         Recoveries,
+        Starting,
+        Stopper,
         Stopping,
         Verdict, //
     },
@@ -83,6 +85,9 @@ const MOST_CONTEXTS: u16 = 64;
 
 /// How long the administrative context may take, in milliseconds.
 const COMMAND_MS: i64 = 1000;
+/// How long a context may take to finish what it is executing, in milliseconds, before it is stopped
+/// hard: many times what the longest copy takes, and short for a mover that waits for the proof.
+const SOFT_STOP_MS: i64 = 100;
 /// How often it is looked at, in microseconds.
 const POLL_US: i64 = 50;
 
@@ -136,9 +141,29 @@ enum Resetter {
     Others,
 }
 
+/// The reason why commands were not carried out.
+enum Undone {
+    /// The device has refused the first one after this many that were good.
+    Refused(usize),
+    /// They did not end, could not be given, or the function has failed.
+    Failed(Error),
+}
+
+impl From<Undone> for Error {
+    fn from(undone: Undone) -> Self {
+        match undone {
+            Undone::Refused(_) => EIO,
+            Undone::Failed(e) => e,
+        }
+    }
+}
+
 /// What the mutex protects.
 pub(super) struct Control {
     pub(super) mode: Mode,
+    /// How contexts are started and stopped, as far as the device has been seen to take it.
+    pub(super) starting: Starting,
+    pub(super) stopper: Stopper,
     memory: Option<Own>,
     saved: Option<Configuration>,
     /// The last entries of the error log.
@@ -194,6 +219,15 @@ impl Clock {
     fn ms_u32(&self) -> u32 {
         u32::try_from(self.ms()).unwrap_or(u32::MAX)
     }
+}
+
+/// Returns whether the status of a context, in memory, says that it has stopped.
+fn has_stopped(context: &Context) -> bool {
+    let state = context.with(|inner| inner.channel.as_ref().map(Channel::state));
+    !matches!(
+        state,
+        Some(ContextState::Run | ContextState::Stopping | ContextState::StoppingByFunction)
+    )
 }
 
 fn nap() {
@@ -261,6 +295,8 @@ impl Function {
                     saved: Some(Configuration::save(dev)?),
                     seen: KVec::with_capacity(SEEN, GFP_KERNEL)?,
                     kept: KVec::new(),
+                    starting: Starting::Updated,
+                    stopper: Stopper::Hard,
                     recoveries: Recoveries::NONE,
                     resetter: Resetter::Others,
                 }, "sdxi::Function::control"),
@@ -395,6 +431,7 @@ impl Function {
             Life::Running => {}
             Life::Idle => {
                 if self.start(&mut control, context).is_err() {
+                    self.halt(&mut control);
                     drop(control);
                     self.wake();
                     return Err(EAGAIN);
@@ -539,31 +576,36 @@ impl Function {
         &self,
         control: &mut Control,
         push: impl FnOnce(&mut Channel) -> Result<(), Refused>,
-    ) -> Result {
-        let admin = &mut control.memory.as_mut().ok_or(ENODEV)?.admin;
-        push(admin).map_err(|_| EBUSY)?;
+    ) -> Result<(), Undone> {
+        let own = control.memory.as_mut().ok_or(Undone::Failed(ENODEV))?;
+        let admin = &mut own.admin;
+        push(admin).map_err(|_| Undone::Failed(EBUSY))?;
         let commands = admin.unpublished();
         admin.publish();
         let clock = Clock::start();
-        let (mut done, mut good) = (0, true);
+        let (mut done, mut good) = (0, 0);
         loop {
             admin.reap_commands(|ok| {
-                done += 1;
-                good &= ok;
-            });
-            let failed = admin.state() != ContextState::Run;
-            let result = match done == commands {
-                true if good => return Ok(()),
-                true => Err(EIO),
-                false if failed || self.state() != State::Active => Err(EIO),
-                false if clock.ms() > COMMAND_MS => Err(ETIMEDOUT),
-                false => {
-                    nap();
-                    continue;
+                if ok && good == done {
+                    good += 1;
                 }
+                done += 1;
+            });
+            let stopped = admin.state() != ContextState::Run;
+            let undone = if good == commands {
+                return Ok(());
+            } else if self.state() != State::Active {
+                Undone::Failed(EIO)
+            } else if stopped || good < done {
+                Undone::Refused(good)
+            } else if clock.ms() > COMMAND_MS {
+                Undone::Failed(ETIMEDOUT)
+            } else {
+                nap();
+                continue;
             };
             self.counters.command_errors.fetch_add(1, Relaxed);
-            return result;
+            return Err(undone);
         }
     }
 
@@ -584,14 +626,31 @@ impl Function {
             }
             _ => Err(EBUSY),
         })?;
-        self.command(control, |admin| {
-            admin.push_command(Command::Update(number))?;
-            admin.push_command(Command::SyncUpdate(number))?;
+        let starting = control.starting;
+        let started = self.command(control, |admin| {
+            if starting == Starting::Updated {
+                admin.push_command(Command::Update(number))?;
+                admin.push_command(Command::SyncUpdate(number))?;
+            }
             context.with(|inner| match &inner.channel {
                 Some(channel) => admin.push_start(channel),
                 None => Err(Refused::Invalid),
             })
-        })?;
+        });
+        if let Err(Undone::Refused(good)) = &started {
+            control.starting = starting.refused(*good);
+            if control.starting != starting && allowed() {
+                dev_warn!(
+                    self.dev.device(),
+                    "refuses to start a context: tried again, {}\n",
+                    match control.starting {
+                        Starting::Plain => "without CXT_UPD",
+                        Starting::Updated => "with CXT_UPD",
+                    }
+                );
+            }
+        }
+        started?;
         let runs = context.with(|inner| {
             let state = inner.channel.as_ref().map(Channel::state);
             let runs = state == Some(ContextState::Run);
@@ -621,22 +680,55 @@ impl Function {
         }
     }
 
-    /// Stops a context, and proves it.
+    /// Stops a context, and proves it. After an error the function has to be stopped.
     fn stop_context(&self, control: &mut Control, context: &Context) -> Result {
         let number = context.number();
+        // Every device is expected to know this one. It is not waited for by the administrative context,
+        // which could not ask for more meanwhile.
         self.command(control, |admin| {
-            admin.push_command(Command::Stop(number))?;
+            admin.push_command(Command::StopSoft(number))
+        })?;
+        if !self.comes_to_a_stop(context) {
+            if control.stopper == Stopper::Function {
+                return Err(EBUSY);
+            }
+            let stopped = self.command(control, |admin| {
+                admin.push_command(Command::StopHard(number))
+            });
+            if matches!(stopped, Err(Undone::Refused(_))) {
+                control.stopper = Stopper::Function;
+                if allowed() {
+                    dev_warn!(
+                        self.dev.device(),
+                        "refuses to stop a context hard: it is stopped itself from now on\n"
+                    );
+                }
+            }
+            stopped?;
+        }
+        // What it says in memory is no proof.
+        self.command(control, |admin| {
             admin.push_command(Command::SyncStop(number))
         })?;
-        let state = context.with(|inner| inner.channel.as_ref().map(Channel::state));
-        if matches!(
-            state,
-            Some(ContextState::Run | ContextState::Stopping | ContextState::StoppingByFunction)
-        ) {
+        if !has_stopped(context) {
             return Err(EIO);
         }
         context.stopped();
         Ok(())
+    }
+
+    /// Waits for a context that has been asked to stop softly to say that it has, for a while.
+    fn comes_to_a_stop(&self, context: &Context) -> bool {
+        let clock = Clock::start();
+        loop {
+            if has_stopped(context) {
+                return true;
+            }
+            if clock.ms() > SOFT_STOP_MS || self.state() != State::Active {
+                return false;
+            }
+            nap();
+        }
     }
 
     /// What interrupts and others have woken the thread for. Returns whether the PCI function has
@@ -780,6 +872,8 @@ impl Function {
         if control.resetter == Resetter::Others {
             // Begins anew. The driver's own resets are part of a recovery, which has been counted.
             control.recoveries = Recoveries::NONE;
+            control.starting = Starting::Updated;
+            control.stopper = Stopper::Hard;
         }
         control.mode = Mode::Lost;
         if self.state() == State::Gone {

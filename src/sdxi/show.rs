@@ -47,6 +47,9 @@ fn state(view: &View, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Some(node) => writeln!(f, "node {node}")?,
         None => writeln!(f, "node none")?,
     }
+    let (starting, stopper) = function.with_control(|c| (c.starting, c.stopper));
+    writeln!(f, "starts {}", starting.name())?;
+    writeln!(f, "stops soft, {}", stopper.name())?;
     writeln!(f, "leaked {}", leaked())
 }
 

@@ -152,6 +152,61 @@ impl Recoveries {
     }
 }
 
+/// How contexts are started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Starting {
+    /// CXT_UPD and a SYNC for it come before CXT_START, as the standard has it.
+    Updated,
+    /// CXT_START alone, for devices that refuse the others.
+    Plain,
+}
+
+impl Starting {
+    /// What precedes the start: commands that a device may refuse.
+    pub const fn before(self) -> usize {
+        match self {
+            Self::Updated => 2,
+            Self::Plain => 0,
+        }
+    }
+
+    /// What to try next, after a device has refused a command, the first `good` ones being good. If the
+    /// start itself is refused without an update, that was not what was wrong.
+    pub const fn refused(self, good: usize) -> Self {
+        match self {
+            Self::Updated if good < self.before() => Self::Plain,
+            _ => Self::Updated,
+        }
+    }
+
+    /// For people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Updated => "update",
+            Self::Plain => "plain",
+        }
+    }
+}
+
+/// What is done about contexts that do not stop softly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopper {
+    /// A hard stop.
+    Hard,
+    /// The whole function is stopped, as the device refuses hard stops of contexts.
+    Function,
+}
+
+impl Stopper {
+    /// For people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Hard => "hard",
+            Self::Function => "function",
+        }
+    }
+}
+
 #[cfg_attr(CONFIG_KUNIT = "y", kernel::macros::kunit_tests(ferry_core_sdxi_life))]
 #[cfg_attr(not(CONFIG_KUNIT = "y"), cfg(test))]
 mod tests {
@@ -307,5 +362,13 @@ mod tests {
             assert_eq!(r.failed(1000), Verdict::Recover);
             r.untried();
         }
+    }
+
+    #[test]
+    fn refusals() {
+        assert_eq!(Starting::Updated.refused(0), Starting::Plain);
+        assert_eq!(Starting::Updated.refused(1), Starting::Plain);
+        assert_eq!(Starting::Updated.refused(2), Starting::Updated);
+        assert_eq!(Starting::Plain.refused(0), Starting::Updated);
     }
 }
