@@ -73,19 +73,23 @@ impl Device {
         u32::try_from(unsafe { (*self.as_raw_device()).numa_node }).ok()
     }
 
-    /// Memory accesses, bus mastering, and DMA with all 64 bits.
+    /// Allows accesses to its registers, and DMA with all 64 bits as soon as it may access memory, which
+    /// is what [`Self::set_master()`] allows.
     pub(super) fn enable(&self) -> Result {
         // SAFETY: The device is valid.
         to_result(unsafe { bindings::pci_enable_device_mem(self.as_raw()) })?;
         // SAFETY: The device is valid and enabled; nothing has been mapped for it yet.
-        let rc = unsafe {
-            bindings::pci_set_master(self.as_raw());
-            bindings::dma_set_mask_and_coherent(self.as_raw_device(), u64::MAX)
-        };
+        let rc = unsafe { bindings::dma_set_mask_and_coherent(self.as_raw_device(), u64::MAX) };
         to_result(rc).inspect_err(|_| self.disable())
     }
 
-    /// The opposite of `enable()`. A device that obeys does no DMA afterwards.
+    /// Lets it access memory and send messages.
+    pub(super) fn set_master(&self) {
+        // SAFETY: The device is valid, and enabled.
+        unsafe { bindings::pci_set_master(self.as_raw()) };
+    }
+
+    /// The opposite of both. A device that obeys does no DMA afterwards.
     pub(super) fn disable(&self) {
         // SAFETY: The device is valid, and was enabled.
         unsafe {
@@ -114,10 +118,15 @@ impl Device {
         to_result(unsafe { bindings::pci_try_reset_function(self.as_raw()) })
     }
 
-    /// Resets the function, from within [`Driver::remove()`]. The driver is not told.
-    pub(crate) fn reset_in_remove(&self) -> Result {
+    /// Resets the function, from within [`Driver::probe()`] or [`Driver::remove()`]. Its configuration is
+    /// afterwards what it was before, but that it may not access memory: a reset that has had no effect
+    /// must be seen before. The driver is not told: the device has no [`Driver::Function`] then.
+    pub(crate) fn reset_locked(&self) -> Result {
         // SAFETY: The device is valid, and the PCI core holds its lock.
-        to_result(unsafe { bindings::__pci_reset_function_locked(self.as_raw()) })
+        to_result(unsafe {
+            bindings::pci_clear_master(self.as_raw());
+            bindings::pci_reset_function_locked(self.as_raw())
+        })
     }
 }
 
@@ -147,8 +156,23 @@ impl Configuration {
         })
     }
 
-    /// Back to that.
-    pub(crate) fn restore(&self) {
+    /// Gives it back to the device, if that has lost what it had: it does not answer to accesses to
+    /// memory, or must make none itself. Else the configuration is what the PCI core has restored,
+    /// which is newer.
+    pub(crate) fn restore_if_lost(&self) {
+        let needed = (bindings::PCI_COMMAND_MEMORY | bindings::PCI_COMMAND_MASTER) as u16;
+        let mut command = 0;
+        // SAFETY: The device is valid, and the word is ours.
+        let rc = unsafe {
+            bindings::pci_read_config_word(
+                self.dev.as_raw(),
+                bindings::PCI_COMMAND as ffi::c_int,
+                &mut command,
+            )
+        };
+        if rc == 0 && command & needed == needed {
+            return;
+        }
         // SAFETY: The state is that of this device, and loading it does not consume it.
         unsafe {
             if bindings::pci_load_saved_state(self.dev.as_raw(), self.saved) == 0 {

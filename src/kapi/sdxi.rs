@@ -221,7 +221,7 @@ unsafe impl Send for Bars {}
 unsafe impl Sync for Bars {}
 
 impl Bars {
-    /// Enables the function and maps its BARs.
+    /// Enables the function, which may not access memory yet, and maps its BARs.
     pub(crate) fn new(dev: &Device) -> Result<Arc<Self>> {
         dev.enable()?;
         let enabled = Enabled(dev.clone());
@@ -238,6 +238,16 @@ impl Bars {
 
     fn dev(&self) -> &Device {
         &self.enabled.0
+    }
+
+    /// Lets the function access memory, and send interrupts, if it is proven to have nothing to do:
+    /// what ran before this driver was there has tables that are not its own.
+    pub(crate) fn let_onto_bus(&self) -> Result {
+        if !self.prove_quiet() {
+            return Err(EBUSY);
+        }
+        self.dev().set_master();
+        Ok(())
     }
 
     /// How far doorbells are apart; returns how many there are.

@@ -234,6 +234,29 @@ fn nap() {
     fsleep(Delta::from_micros(POLL_US));
 }
 
+/// Brings a function to a stop, and proves it.
+fn stop(bars: &Bars, hard: bool) -> bool {
+    let clock = Clock::start();
+    let mut stopping = Stopping::new(hard);
+    loop {
+        match stopping.next(bars.state(), clock.ms_u32()) {
+            Action::Ask(request) => bars.ask(request),
+            Action::Wait => nap(),
+            Action::Done | Action::GiveUp => return bars.prove_quiet(),
+        }
+    }
+}
+
+/// Stops a function as [`stop()`] does, or resets the PCI function if that does not help.
+///
+/// # Context
+///
+/// From within probe() or remove(): the PCI core holds the lock of the device.
+fn stop_or_reset(dev: &Device, bars: &Bars, hard: bool) -> bool {
+    // One that does not answer would be waited for for minutes.
+    stop(bars, hard) || dev.is_present() && dev.reset_locked().is_ok() && bars.prove_quiet()
+}
+
 impl Function {
     /// Binds a function. It runs then, without contexts but the administrative one.
     pub(crate) fn probe(dev: &Device) -> Result<Arc<Self>> {
@@ -255,6 +278,13 @@ impl Function {
                 return Err(ENODEV);
             }
         };
+        // What ran before has tables that are not this driver's, and may still write to memory: it stops
+        // before it may do so again, and before there is memory that it would have to be told of.
+        if !stop_or_reset(dev, &bars, true) {
+            dev_err!(dev.device(), "does not stop ({})\n", bars.state().name());
+            return Err(EIO);
+        }
+        bars.let_onto_bus()?;
         let doorbells = u16::try_from(bars.set_stride(caps.stride)).unwrap_or(u16::MAX);
         let most = (caps.max_context)
             .min(MOST_CONTEXTS)
@@ -307,11 +337,6 @@ impl Function {
             GFP_KERNEL,
         )?;
         let bound = (|| {
-            // Whatever was there before has no tables of ours: it must have stopped before
-            // interrupts and memory are set up.
-            if !function.stop(true) {
-                return Err(EIO);
-            }
             function.request_irqs(&vectors)?;
             let mut control = function.control.lock();
             function.activate(&mut control)
@@ -467,25 +492,12 @@ impl Function {
         context.life() != Life::Failed
     }
 
-    /// Brings the function to a stop, and proves it.
-    fn stop(&self, hard: bool) -> bool {
-        let clock = Clock::start();
-        let mut stopping = Stopping::new(hard);
-        loop {
-            match stopping.next(self.state(), clock.ms_u32()) {
-                Action::Ask(request) => self.bars.ask(request),
-                Action::Wait => nap(),
-                Action::Done | Action::GiveUp => return self.bars.prove_quiet(),
-            }
-        }
-    }
-
     /// Stops the function, and so all contexts, without regard to what they do.
     fn halt(&self, control: &mut Control) {
         for context in &self.contexts {
             context.fail();
         }
-        let quiet = self.stop(true);
+        let quiet = stop(&self.bars, true);
         control.mode = match quiet {
             true => Mode::Broken,
             false => Mode::Lost,
@@ -515,7 +527,7 @@ impl Function {
     /// fails.
     fn activate(&self, control: &mut Control) -> Result {
         for _ in 0..ACTIVATIONS {
-            if !self.bars.prove_quiet() && !self.stop(true) {
+            if !self.bars.prove_quiet() && !stop(&self.bars, true) {
                 control.mode = Mode::Lost;
                 return Err(EIO);
             }
@@ -540,8 +552,8 @@ impl Function {
 
     fn activate_once(&self, control: &mut Control) -> Result {
         let own = control.memory.as_mut().ok_or(ENODEV)?;
-        // Of a reset nothing is left, of a stop everything: all is written again.
-        self.bars.ask(Request::Reset);
+        // Of a reset nothing is left, of a stop everything: all is written again. It has stopped, and a
+        // reset that was asked for has ended: one that has not would undo what is written now.
         self.bars.write(Plain::Ctl2, self.limits.ctl2());
         own.tables.install();
         own.admin.prepare()?;
@@ -867,7 +879,7 @@ impl Function {
         }
         self.counters.resets.fetch_add(1, Relaxed);
         if let Some(saved) = &control.saved {
-            saved.restore();
+            saved.restore_if_lost();
         }
         if control.resetter == Resetter::Others {
             // Begins anew. The driver's own resets are part of a recovery, which has been counted.
@@ -894,15 +906,11 @@ impl Function {
             control.mode = Mode::Removed;
             *self.waker.lock() = None;
             // Orderly, if it is in order.
-            if !self.stop(false) {
-                // One that does not answer would be waited for for minutes.
-                let reset = self.dev.is_present() && self.dev.reset_in_remove().is_ok();
-                if !reset || !self.bars.prove_quiet() {
-                    dev_warn!(
-                        self.dev.device(),
-                        "left without proof that it has stopped\n"
-                    );
-                }
+            if !stop_or_reset(&self.dev, &self.bars, false) {
+                dev_warn!(
+                    self.dev.device(),
+                    "left without proof that it has stopped\n"
+                );
             }
         }
         // Without the mutex, which the thread takes.
