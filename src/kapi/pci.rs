@@ -410,29 +410,54 @@ impl<D: Driver> Drop for Registration<D> {
     }
 }
 
+/// The way in which a device gets its vectors.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Supply {
+    /// The first is taken at once, each other one when its interrupt is requested (MSI-X).
+    Each,
+    /// All are taken at once, as the platform, or MSI, has no other way.
+    All,
+}
+
 /// MSI-X or MSI vectors of a device, until dropped.
 pub(crate) struct Vectors {
     dev: Device,
     len: u32,
+    supply: Supply,
 }
 
 impl Vectors {
-    /// As many as there are, up to `max`.
+    /// Finds as many as the device has, up to `max`, and takes only the first from the platform if that
+    /// can be.
     pub(crate) fn new(dev: &Device, max: u32) -> Result<Arc<Self>> {
+        // SAFETY: The device is valid.
+        let supply = match unsafe { bindings::pci_msix_can_alloc_dyn(dev.as_raw()) } {
+            true => Supply::Each,
+            false => Supply::All,
+        };
+        let (types, now) = match supply {
+            Supply::Each => (bindings::PCI_IRQ_MSIX, 1),
+            Supply::All => (bindings::PCI_IRQ_MSIX | bindings::PCI_IRQ_MSI, max),
+        };
         // SAFETY: The device is valid; it checks its other arguments.
-        let len = unsafe {
-            let types = bindings::PCI_IRQ_MSIX | bindings::PCI_IRQ_MSI;
-            bindings::pci_alloc_irq_vectors(dev.as_raw(), 1, max, types)
-        };
-        to_result(len)?;
-        let vectors = Self {
+        let got = unsafe { bindings::pci_alloc_irq_vectors(dev.as_raw(), 1, now, types) };
+        to_result(got)?;
+        // From here on they are given back.
+        let mut vectors = Self {
             dev: dev.clone(),
-            len: u32::try_from(len)?,
+            len: u32::try_from(got)?,
+            supply,
         };
+        if supply == Supply::Each {
+            // SAFETY: The device is valid.
+            let all = unsafe { bindings::pci_msix_vec_count(dev.as_raw()) };
+            to_result(all)?;
+            vectors.len = u32::try_from(all)?.min(max);
+        }
         Ok(Arc::new(vectors, GFP_KERNEL)?)
     }
 
-    /// How many.
+    /// Returns how many there are.
     pub(crate) fn len(&self) -> u32 {
         self.len
     }
@@ -440,9 +465,56 @@ impl Vectors {
 
 impl Drop for Vectors {
     fn drop(&mut self) {
-        // SAFETY: Allocated by `new()`, and every `Irq` of them has been dropped before: it holds
+        // SAFETY: Allocated by `new()`, and every `Vector` of them has been dropped before: it holds
         // a reference.
         unsafe { bindings::pci_free_irq_vectors(self.dev.as_raw()) };
+    }
+}
+
+/// A vector that has been taken from the platform, until dropped.
+struct Vector {
+    vectors: Arc<Vectors>,
+    index: u32,
+    number: u32,
+}
+
+impl Vector {
+    /// Takes the vector of this index in the device's table, which has not been taken.
+    fn new(vectors: &Arc<Vectors>, index: u32) -> Result<Self> {
+        if index >= vectors.len {
+            return Err(EINVAL);
+        }
+        let dev = vectors.dev.as_raw();
+        let number = match vectors.supply {
+            Supply::Each if index > 0 => {
+                // SAFETY: The device is valid, and has MSI-X enabled, as `Vectors::new()` has done
+                // it; no affinity is wanted.
+                let map = unsafe { bindings::pci_msix_alloc_irq_at(dev, index, ptr::null()) };
+                to_result(map.index)?;
+                map.virq
+            }
+            // SAFETY: The device is valid.
+            _ => unsafe { bindings::pci_irq_vector(dev, index) },
+        };
+        Ok(Self {
+            vectors: vectors.clone(),
+            index,
+            number: u32::try_from(number).map_err(|_| EINVAL)?,
+        })
+    }
+}
+
+impl Drop for Vector {
+    fn drop(&mut self) {
+        if self.vectors.supply == Supply::All || self.index == 0 {
+            return;
+        }
+        let map = bindings::msi_map {
+            index: self.index as ffi::c_int,
+            virq: self.number as ffi::c_int,
+        };
+        // SAFETY: Allocated by `new()`, and nobody has a handler for it any more: `Irq` owns it.
+        unsafe { bindings::pci_msix_free_irq(self.vectors.dev.as_raw(), map) };
     }
 }
 
@@ -457,9 +529,9 @@ pub(crate) trait Handler: Send + Sync + 'static {
 
 /// An interrupt with its handler, until dropped; waits then for the handler to return.
 pub(crate) struct Irq<H: Handler> {
-    number: u32,
+    // Dropped when `drop()` has freed the interrupt.
+    vector: Vector,
     handler: Arc<H>,
-    _vectors: Arc<Vectors>,
 }
 
 /// Calls [`Handler::interrupt()`].
@@ -494,21 +566,19 @@ unsafe extern "C" fn thread<H: Handler>(
 }
 
 impl<H: Handler> Irq<H> {
-    /// A handler for the n-th vector.
+    /// Takes the n-th vector, and has its interrupts handled. May sleep.
     pub(crate) fn new(
         vectors: &Arc<Vectors>,
         n: u32,
         name: &'static CStr,
         handler: Arc<H>,
     ) -> Result<Self> {
-        // SAFETY: The device is valid.
-        let number = unsafe { bindings::pci_irq_vector(vectors.dev.as_raw(), n) };
-        let number = u32::try_from(number).map_err(|_| EINVAL)?;
+        let vector = Vector::new(vectors, n)?;
         // SAFETY: The functions are the ones for an `H`, which lives until `drop()` has freed the
         // interrupt, as the name does.
         to_result(unsafe {
             bindings::request_threaded_irq(
-                number,
+                vector.number,
                 Some(interrupt::<H>),
                 Some(thread::<H>),
                 0,
@@ -516,17 +586,13 @@ impl<H: Handler> Irq<H> {
                 Arc::as_ptr(&handler).cast_mut().cast(),
             )
         })?;
-        Ok(Self {
-            number,
-            handler,
-            _vectors: vectors.clone(),
-        })
+        Ok(Self { vector, handler })
     }
 
     /// The means to wake the thread.
     pub(crate) fn waker(&self) -> Waker {
         Waker {
-            number: self.number,
+            number: self.vector.number,
             cookie: Arc::as_ptr(&self.handler) as usize,
         }
     }
@@ -536,7 +602,10 @@ impl<H: Handler> Drop for Irq<H> {
     fn drop(&mut self) {
         // SAFETY: Requested by `new()` with this cookie.
         unsafe {
-            bindings::free_irq(self.number, Arc::as_ptr(&self.handler).cast_mut().cast());
+            bindings::free_irq(
+                self.vector.number,
+                Arc::as_ptr(&self.handler).cast_mut().cast(),
+            );
         }
     }
 }

@@ -8,7 +8,9 @@
 //! administrative context has said so, or the function has stopped; and the function when STS0
 //! says so, after a reset if need be.
 //!
-//! Locks: the mutex, then those of [`context`](crate::kapi::sdxi::context).
+//! Locks: the mutex, then those of [`context`](crate::kapi::sdxi::context). That of the interrupts
+//! is taken without the mutex: requesting one waits for the thread that makes threads, and freeing
+//! that of vector 0 for its own, which takes the mutex.
 
 use crate::kapi::{
     counters::counters,
@@ -181,9 +183,12 @@ struct Own {
     log: ErrorLog,
 }
 
+/// The interrupts that are handled: that of vector 0 always, that of a context while it is open.
 struct Irqs {
-    _contexts: KVec<Irq<Context>>,
+    /// With the number of the context; has the capacity for all.
+    contexts: KVec<(u16, Irq<Context>)>,
     _errors: Irq<Function>,
+    vectors: Arc<Vectors>,
 }
 
 /// A function that is bound.
@@ -193,6 +198,7 @@ pub(crate) struct Function {
     bars: Arc<Bars>,
     pub(super) caps: Capabilities,
     pub(super) limits: Limits,
+    /// Vectors that it could use, if all contexts were open.
     pub(super) vectors: u32,
     contexts: KVec<Arc<Context>>,
     #[pin]
@@ -300,7 +306,10 @@ impl Function {
         if max_context == 0 {
             return Err(ENODEV);
         }
-        let usable = if interrupts { vectors.len() } else { 1 };
+        let usable = match interrupts {
+            true => 1 + u32::from(max_context),
+            false => 1,
+        };
         let limits = caps.limits(max_context);
         let mut contexts = KVec::with_capacity(usize::from(max_context), GFP_KERNEL)?;
         for number in 1..=max_context {
@@ -337,7 +346,7 @@ impl Function {
             GFP_KERNEL,
         )?;
         let bound = (|| {
-            function.request_irqs(&vectors)?;
+            function.request_irqs(vectors)?;
             let mut control = function.control.lock();
             function.activate(&mut control)
         })();
@@ -356,26 +365,68 @@ impl Function {
         Ok(function)
     }
 
-    fn request_irqs(self: &Arc<Self>, vectors: &Arc<Vectors>) -> Result {
-        let errors = Irq::new(vectors, 0, c"ferry_sdxi", self.clone())?;
-        let mut irqs = KVec::with_capacity(self.contexts.len(), GFP_KERNEL)?;
-        if self.vectors > 1 {
-            for context in &self.contexts {
-                let n = u32::from(context.number());
-                let irq = Irq::new(vectors, n, c"ferry_sdxi", context.clone())?;
-                irqs.push(irq, GFP_KERNEL)?;
-            }
-        }
+    /// Requests the interrupt for errors of the function.
+    fn request_irqs(self: &Arc<Self>, vectors: Arc<Vectors>) -> Result {
+        let errors = Irq::new(&vectors, 0, c"ferry_sdxi", self.clone())?;
+        let contexts = KVec::with_capacity(self.contexts.len(), GFP_KERNEL)?;
         let waker = errors.waker();
         for context in &self.contexts {
             context.with(|inner| inner.waker = Some(waker));
         }
         *self.waker.lock() = Some(waker);
         *self.irqs.lock() = Some(Irqs {
-            _contexts: irqs,
+            contexts,
             _errors: errors,
+            vectors,
         });
         Ok(())
+    }
+
+    /// Requests the interrupt of a context, unless it has it. A context that gets none is polled.
+    fn connect(&self, context: &Arc<Context>) {
+        if self.vectors <= 1 {
+            return;
+        }
+        let number = context.number();
+        let mut irqs = self.irqs.lock();
+        let Some(irqs) = &mut *irqs else {
+            return;
+        };
+        if irqs.contexts.iter().any(|(n, _)| *n == number) {
+            return;
+        }
+        let irq = Irq::new(&irqs.vectors, number.into(), c"ferry_sdxi", context.clone());
+        match irq.map(|irq| irqs.contexts.push_within_capacity((number, irq))) {
+            Ok(Ok(())) => {}
+            _ => {
+                if allowed() {
+                    dev_warn!(
+                        self.dev.device(),
+                        "context {number} gets no interrupt, and is polled\n"
+                    );
+                }
+            }
+        }
+    }
+
+    /// Gives the interrupt of a context back, which is not used until it is opened again. May sleep.
+    pub(crate) fn release(&self, context: &Context) {
+        let mut irqs = self.irqs.lock();
+        let released = Option::as_mut(&mut irqs).and_then(|irqs| {
+            let at = (irqs.contexts.iter()).position(|(n, _)| *n == context.number())?;
+            irqs.contexts.remove(at).ok()
+        });
+        drop(irqs);
+        // Without the lock: it waits for the handler.
+        drop(released);
+    }
+
+    /// Returns how many interrupts are handled.
+    pub(super) fn interrupts(&self) -> usize {
+        self.irqs
+            .lock()
+            .as_ref()
+            .map_or(0, |i| 1 + i.contexts.len())
     }
 
     /// The device, for messages and its node.
@@ -427,11 +478,12 @@ impl Function {
     }
 
     /// Makes a context run, which it will do again after errors, until the function is removed.
-    /// `EAGAIN` if the function is recovering: it has been told to hurry; `EIO` if it has been given up.
-    /// May sleep.
+    /// It has its interrupt until it is released. `EAGAIN` if the function is recovering: it has been
+    /// told to hurry; `EIO` if it has been given up. May sleep.
     pub(crate) fn open(&self, number: u16) -> Result<Arc<Context>> {
         let context = self.context(number)?;
         context.wanted.store(true, Relaxed);
+        self.connect(context);
         let mut control = self.control.lock();
         match control.mode {
             Mode::Active => {}
@@ -913,7 +965,7 @@ impl Function {
                 );
             }
         }
-        // Without the mutex, which the thread takes.
+        // With neither mutex: the thread takes the other one.
         let irqs = self.irqs.lock().take();
         drop(irqs);
         let mut control = self.control.lock();
@@ -936,6 +988,10 @@ impl Function {
 impl Owner for Function {
     fn quiesce(&self, context: &Context) {
         Self::quiesce(self, context);
+    }
+
+    fn release(&self, context: &Context) {
+        Self::release(self, context);
     }
 }
 

@@ -10,7 +10,10 @@
 
 use super::{
     function::Function,
-    selftest,
+    selftest::{
+        self,
+        Outcome, //
+    },
     Functions,
     Watcher, //
 };
@@ -101,7 +104,11 @@ fn queue_of(function: &Arc<Function>, context: &Arc<Context>) -> Result<Option<K
     let Some(claim) = Claim::new(context) else {
         return Ok(None);
     };
-    if !selftest::run(function, &claim, 1, TEST_BYTES)?.is_good() {
+    let tested = selftest::run(function, &claim, 1, TEST_BYTES);
+    if !tested.as_ref().is_ok_and(Outcome::is_good) {
+        function.release(&claim);
+    }
+    if !tested?.is_good() {
         if log::allowed() {
             pr_warn!(
                 "{}: context {} does not copy: it and those after it are left alone\n",

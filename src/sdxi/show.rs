@@ -47,6 +47,7 @@ fn state(view: &View, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Some(node) => writeln!(f, "node {node}")?,
         None => writeln!(f, "node none")?,
     }
+    writeln!(f, "interrupts {}", function.interrupts())?;
     let (starting, stopper) = function.with_control(|c| (c.starting, c.stopper));
     writeln!(f, "starts {}", starting.name())?;
     writeln!(f, "stops soft, {}", stopper.name())?;
@@ -135,7 +136,9 @@ fn show_test(view: &View, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 /// Makes a test, if nobody else uses the context, and keeps its outcome.
 fn test(view: &View, number: u16, count: u64, length: usize) -> Result {
     let claim = Claim::new(view.function.context(number)?).ok_or(EBUSY)?;
-    let outcome = selftest::run(&view.function, &claim, count, length)?;
+    let outcome = selftest::run(&view.function, &claim, count, length);
+    view.function.release(&claim);
+    let outcome = outcome?;
     if let Some(place) = (view.outcomes.lock()).get_mut(usize::from(number - 1)) {
         *place = outcome;
     }

@@ -34,6 +34,9 @@ const LOOK_NS: u64 = 50_000;
 pub(crate) trait Owner: Send + Sync {
     /// Has it stopped, by whatever it takes. May sleep for long.
     fn quiesce(&self, context: &Context);
+
+    /// Gives the interrupt of a context back, which is not used until it is opened again. May sleep.
+    fn release(&self, context: &Context);
 }
 
 /// A context as a queue.
@@ -66,6 +69,13 @@ impl ContextQueue {
     pub(crate) fn bounces(dev: &pci::Device) -> bool {
         // SAFETY: The device is valid.
         unsafe { fb::ferry_dma_bounces(dev.as_raw_device()) }
+    }
+}
+
+impl Drop for ContextQueue {
+    fn drop(&mut self) {
+        // Before the claim is, so that nobody has opened it again.
+        self.owner.release(&self.claim);
     }
 }
 
