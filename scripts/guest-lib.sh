@@ -34,9 +34,9 @@ translated() {
 	grep -q DMA "/sys/bus/pci/drivers/$1"/0000:*/iommu_group/type
 }
 
-# load_ferry FILE: the module, and the drivers that it needs.
+# load_ferry FILE: the module, and the drivers that it needs. SDXI functions of guests are for it.
 load_ferry() {
 	engines || return
-	insmod "$1" || return
+	insmod "$1" sdxi_bind=1 || return
 	! grep -qs '\.sdxi$' /sys/class/virtio-ports/*/name || translated ferry_sdxi
 }

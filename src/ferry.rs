@@ -51,6 +51,12 @@ module! {
     authors: ["The Ferry developers"],
     description: "Copies folios during page migration",
     license: "GPL v2",
+    params: {
+        sdxi_bind: bool {
+            default: false,
+            description: "Bind every SDXI function that has no driver (default: only those whose driver_override is ferry_sdxi)",
+        },
+    },
 }
 
 /// Batch objects for each CPU: a migration nested in the allocations of another one.
@@ -84,7 +90,13 @@ impl kernel::Module for Ferry {
         debug.show_kinds(&shared, &registry);
         let sysctls = Sysctls::register(shared.clone(), registry.clone(), debug.clone())?;
         #[cfg(CONFIG_PCI)]
-        let sdxi = sdxi::Sdxi::new(module, debug.dir())?;
+        let sdxi = {
+            let bind = match module_parameters::sdxi_bind.value() {
+                true => sdxi::Bind::Class,
+                false => sdxi::Bind::Override,
+            };
+            sdxi::Sdxi::new(module, debug.dir(), bind)?
+        };
         #[cfg(CONFIG_PCI)]
         registry.set_sdxi(sdxi.functions().clone());
         #[cfg(not(CONFIG_PCI))]

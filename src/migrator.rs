@@ -143,6 +143,16 @@ struct Kind {
 /// The name of the state without a migrator.
 pub(crate) const OFF: &str = "off";
 
+/// Is this the name of something that is no provider of dmaengine? A driver that is called so cannot
+/// be selected.
+fn is_own(name: &str) -> bool {
+    #[cfg(CONFIG_PCI)]
+    if name == sdxi::migrator::NAME {
+        return true;
+    }
+    name == OFF || name == CPU
+}
+
 /// A selected migrator. Fields are dropped in this order: first no migration uses it any more, then
 /// none of its threads uses a batch, then it goes.
 struct Current {
@@ -337,7 +347,7 @@ impl Registry {
     /// The engines that are there now.
     fn providers(&self) -> Providers {
         #[cfg(CONFIG_DMA_ENGINE)]
-        let all = Providers::look();
+        let all = Providers::look(|name| !is_own(name));
         #[cfg(not(CONFIG_DMA_ENGINE))]
         let all = Providers::default();
         #[cfg(CONFIG_PCI)]
@@ -355,13 +365,14 @@ impl Registry {
         all
     }
 
-    /// Makes the migrator of an engine.
+    /// Makes the migrator of an engine. The name says which kind: none has two.
     fn engine(&self, name: &Name) -> Result<Made> {
         if !self.providers().iter().any(|n| n == name) {
             return Err(EINVAL);
         }
         #[cfg(CONFIG_PCI)]
-        if let (sdxi::migrator::NAME, Some(functions)) = (name.as_str(), self.sdxi.as_ref()) {
+        if name.as_str() == sdxi::migrator::NAME {
+            let functions = self.sdxi.as_ref().ok_or(EINVAL)?;
             return sdxi::migrator::make(functions, &self.shared);
         }
         #[cfg(CONFIG_DMA_ENGINE)]

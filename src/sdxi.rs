@@ -3,6 +3,9 @@
 //! The driver of SDXI functions (PCI class 0x120100), and their [`migrator`]. What is not in that
 //! knows nothing of migration.
 //!
+//! There are other drivers of the class. This one binds what an administrator gives it: a function
+//! with its name in `driver_override`, or with `sdxi_bind=1` every function that has no driver.
+//!
 //! A function has contexts, each with a ring of descriptors. Who copies watches [`Functions`] for what
 //! is bound, claims and opens contexts, and submits copies to them; see
 //! [`context`](crate::kapi::sdxi::context) for how, and [`function`] for what happens meanwhile.
@@ -29,6 +32,7 @@ use kernel::{
         Dir,
         Scope, //
     },
+    device_id::IdArray,
     new_mutex, pci,
     prelude::*,
     sync::{
@@ -40,7 +44,25 @@ use kernel::{
 /// Processing accelerator, SDXI, by its class alone: vendors and devices say nothing.
 const CLASS: u32 = 0x12_01_00;
 
-kernel::pci_device_table!(SDXI_TABLE, @none, [pci::DeviceId::from_class(CLASS, 0xff_ff_ff)]);
+/// Matches the whole class. `pci_device_table!` would make an alias of the module of it, for which
+/// udev loads the module, and races with other drivers of the class.
+static TABLE: IdArray<pci::DeviceId, (), 1> =
+    IdArray::new_without_index([pci::DeviceId::from_class(CLASS, 0xff_ff_ff)]);
+
+/// The name of the driver.
+const DRIVER: &str = "ferry_sdxi";
+
+/// The same, for the PCI core.
+const DRIVER_C: &CStr = c"ferry_sdxi";
+
+/// Which functions are bound without being asked for one by one.
+#[derive(Copy, Clone, PartialEq, Eq)]
+pub(crate) enum Bind {
+    /// None: those whose `driver_override` says so.
+    Override,
+    /// All of the class that have no driver.
+    Class,
+}
 
 /// Who wants to know of functions. Called in process context, with the list locked.
 pub(crate) trait Watcher: Send + Sync {
@@ -101,6 +123,15 @@ impl Driver for Functions {
     type Function = Function;
 
     fn probe(&self, dev: &Device) -> Result<Arc<Function>> {
+        if dev.class() != CLASS {
+            // With `driver_override` or `new_id` the PCI core asks nobody else.
+            dev_err!(
+                dev.device(),
+                "class {:06x} is not that of an SDXI function ({CLASS:06x}): not bound\n",
+                dev.class()
+            );
+            return Err(ENODEV);
+        }
         let function = Function::probe(dev)?;
         // Files are not worth a failure.
         let files = show::files(&self.dir, &function).ok();
@@ -152,7 +183,7 @@ pub(crate) struct Sdxi {
 
 impl Sdxi {
     /// Registers the driver; its files are below `dir`.
-    pub(crate) fn new(module: &'static ThisModule, dir: &Dir) -> Result<Self> {
+    pub(crate) fn new(module: &'static ThisModule, dir: &Dir, bind: Bind) -> Result<Self> {
         let functions = Arc::pin_init(
             pin_init!(Functions {
                 dir: dir.subdir(c"functions"),
@@ -163,8 +194,11 @@ impl Sdxi {
             }),
             GFP_KERNEL,
         )?;
-        let registration =
-            Registration::new(module, c"ferry_sdxi", &SDXI_TABLE, functions.clone())?;
+        let ids: Option<pci::IdTable<()>> = match bind {
+            Bind::Override => None,
+            Bind::Class => Some(&TABLE),
+        };
+        let registration = Registration::new(module, DRIVER_C, ids, functions.clone())?;
         Ok(Self {
             _registration: registration,
             functions,

@@ -38,24 +38,28 @@ use kernel::{
 };
 
 impl Providers {
-    /// Looks around, now.
-    pub(crate) fn look() -> Self {
+    /// Looks around, now, for names that are wanted.
+    pub(crate) fn look(wanted: fn(&str) -> bool) -> Self {
+        /// The names so far, and which are wanted.
+        struct Found(Providers, fn(&str) -> bool);
         /// # Safety
         ///
-        /// `data` is a `Providers`, and `driver` a string.
+        /// `data` is a `Found`, and `driver` a string.
         unsafe extern "C" fn add(data: *mut ffi::c_void, driver: *const ffi::c_char) {
             // SAFETY: By the requirements of this function.
-            let (all, driver) =
-                unsafe { (&mut *data.cast::<Providers>(), CStr::from_char_ptr(driver)) };
+            let (found, driver) =
+                unsafe { (&mut *data.cast::<Found>(), CStr::from_char_ptr(driver)) };
             let Some(name) = Name::new(driver.to_bytes()) else {
                 return;
             };
-            all.add(name);
+            if (found.1)(name.as_str()) {
+                found.0.add(name);
+            }
         }
-        let mut all = Self::default();
+        let mut found = Found(Self::default(), wanted);
         // SAFETY: `add()` gets what it expects, for the time of the call.
-        unsafe { fb::ferry_dma_providers(Some(add), (&raw mut all).cast()) };
-        all
+        unsafe { fb::ferry_dma_providers(Some(add), (&raw mut found).cast()) };
+        found.0
     }
 }
 

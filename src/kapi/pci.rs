@@ -67,6 +67,12 @@ impl Device {
         self.device().name()
     }
 
+    /// Its class, subclass and programming interface, as 24 bits.
+    pub(crate) fn class(&self) -> u32 {
+        // SAFETY: The device is valid; the word is set before drivers are bound.
+        unsafe { (*self.as_raw()).class }
+    }
+
     /// Its node, if it says so.
     pub(crate) fn node(&self) -> Option<u32> {
         // SAFETY: The device is valid; the number is set before drivers are bound.
@@ -370,18 +376,19 @@ impl<D: Driver> Calls<D> {
 }
 
 impl<D: Driver> Registration<D> {
-    /// Registers a driver, and binds it to what there is.
+    /// Registers a driver, and binds it to what there is. Without a table of devices that is what an
+    /// administrator says: `driver_override`, or `new_id`.
     pub(crate) fn new(
         module: &'static ThisModule,
         name: &'static CStr,
-        ids: pci::IdTable<()>,
+        ids: Option<pci::IdTable<()>>,
         driver: Arc<D>,
     ) -> Result<Self> {
         let raw = KBox::pin(
             Raw {
                 raw: Opaque::new(bindings::pci_driver {
                     name: name.as_char_ptr(),
-                    id_table: ids.as_ptr(),
+                    id_table: ids.map_or(ptr::null(), |ids| ids.as_ptr()),
                     probe: Some(Calls::<D>::probe),
                     remove: Some(Calls::<D>::remove),
                     suspend: Some(Calls::<D>::suspend),

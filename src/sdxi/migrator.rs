@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The migrator `sdxi`: contexts of all functions that are bound, as channels of an [`engine`].
+//! The migrator `ferry_sdxi`: contexts of all functions that are bound, as channels of an [`engine`].
 //!
 //! Contexts are taken of one function after the other, so that few of them are of many functions, and
 //! tested by a copy. A function that comes brings its contexts; one that leaves has stopped before,
@@ -50,8 +50,9 @@ use kernel::{
     },
 };
 
-/// Its name.
-pub(crate) const NAME: &str = "sdxi";
+/// Its name: that of the driver of functions, as with migrators of dmaengine. It is not `sdxi`, which a
+/// driver of the same functions for dmaengine may have.
+pub(crate) const NAME: &str = super::DRIVER;
 
 /// Bytes of the copy that a context is tested with.
 const TEST_BYTES: usize = 4096;

@@ -9,12 +9,18 @@
 
 #include "ports.h"
 
-/* The port of the model of kind @kind, -1 if there is none. */
-static __maybe_unused int eng_open(const char *kind)
+/* The kind of model that the engine of a migrator is. */
+static __maybe_unused const char *eng_kind(const char *migrator)
+{
+	return strcmp(migrator, "ferry_sdxi") ? migrator : "sdxi";
+}
+
+/* The port of the model of a migrator's engine, -1 if there is none. */
+static __maybe_unused int eng_open(const char *migrator)
 {
 	char name[64], end[32];
 
-	snprintf(end, sizeof(end), ".%s", kind);
+	snprintf(end, sizeof(end), ".%s", eng_kind(migrator));
 	return port_open("ferry.dev", end, name, sizeof(name));
 }
 
@@ -130,13 +136,7 @@ static __maybe_unused bool eng_rearm(long want)
 	return eng_channels() >= want;
 }
 
-/* The PCI driver of a migrator. */
-static __maybe_unused const char *eng_driver(const char *migrator)
-{
-	return strcmp(migrator, "sdxi") ? migrator : "ferry_sdxi";
-}
-
-/* The PCI function of the migrator, in @name. */
+/* The PCI function of the migrator, which is called as its driver is, in @name. */
 static __maybe_unused bool eng_function(const char *migrator, char *name, size_t len)
 {
 	char path[100];
@@ -144,7 +144,7 @@ static __maybe_unused bool eng_function(const char *migrator, char *name, size_t
 	bool found = false;
 	DIR *dir;
 
-	snprintf(path, sizeof(path), "/sys/bus/pci/drivers/%s", eng_driver(migrator));
+	snprintf(path, sizeof(path), "/sys/bus/pci/drivers/%s", migrator);
 	dir = opendir(path);
 	if (!dir)
 		return false;
@@ -162,7 +162,7 @@ static __maybe_unused int eng_bind(const char *migrator, const char *what, const
 {
 	char path[100];
 
-	snprintf(path, sizeof(path), "/sys/bus/pci/drivers/%s/%s", eng_driver(migrator), what);
+	snprintf(path, sizeof(path), "/sys/bus/pci/drivers/%s/%s", migrator, what);
 	return ferry_write(path, "%s", function);
 }
 

@@ -397,10 +397,9 @@ static __maybe_unused int hz_log_count(int fd, const char *text)
 
 /* ---- the module ---- */
 
-/* Loads the module that FERRY_MODULE names. */
-static __maybe_unused int hz_load(void)
+/* Loads a module from a file. */
+static __maybe_unused int hz_insmod(const char *path, const char *parameters)
 {
-	const char *path = getenv("FERRY_MODULE");
 	int fd, ret;
 
 	if (!path)
@@ -408,14 +407,25 @@ static __maybe_unused int hz_load(void)
 	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
 		return -errno;
-	ret = syscall(SYS_finit_module, fd, "", 0) ? -errno : 0;
+	ret = syscall(SYS_finit_module, fd, parameters, 0) ? -errno : 0;
 	close(fd);
 	return ret;
 }
 
+static __maybe_unused int hz_rmmod(const char *name)
+{
+	return syscall(SYS_delete_module, name, O_NONBLOCK) ? -errno : 0;
+}
+
+/* Loads the module that FERRY_MODULE names; SDXI functions of guests are for it. */
+static __maybe_unused int hz_load(void)
+{
+	return hz_insmod(getenv("FERRY_MODULE"), "sdxi_bind=1");
+}
+
 static __maybe_unused int hz_unload(void)
 {
-	return syscall(SYS_delete_module, "ferry", O_NONBLOCK) ? -errno : 0;
+	return hz_rmmod("ferry");
 }
 
 /* ---- parked destinations ---- */

@@ -71,12 +71,12 @@ FIXTURE_SETUP(sdxi)
 
 	self->f.mem = MAP_FAILED;
 	self->f.port = -1;
-	if (!ferry_active() || strcmp(ferry_migrator(), "sdxi"))
-		SKIP(return, "needs the migrator sdxi");
+	if (!ferry_active() || strcmp(ferry_migrator(), "ferry_sdxi"))
+		SKIP(return, "needs the migrator ferry_sdxi");
 	if (ferry_mem_nodes(self->f.nodes) < 2)
 		SKIP(return, "needs two nodes with memory");
 	ASSERT_LT(0, ferry_read(FERRY_SYSCTL "dma_channels", buf, sizeof(buf)));
-	flt_begin(_metadata, &self->f, "sdxi", variant->kib, atol(buf));
+	flt_begin(_metadata, &self->f, "ferry_sdxi", variant->kib, atol(buf));
 	/* Several batches, and each context has a part of each. */
 	ASSERT_EQ(0, ferry_set_knob("batch_bytes", "%lu", FERRY_PMD));
 }

@@ -29,13 +29,13 @@ FIXTURE(resets)
 FIXTURE_SETUP(resets)
 {
 	self->port = -1;
-	if (!ferry_active() || strcmp(ferry_migrator(), "sdxi"))
-		SKIP(return, "needs the migrator sdxi");
+	if (!ferry_active() || strcmp(ferry_migrator(), "ferry_sdxi"))
+		SKIP(return, "needs the migrator ferry_sdxi");
 	if (ferry_mem_nodes(self->nodes) < 2)
 		SKIP(return, "needs two nodes with memory");
 	ASSERT_EQ(0, hz_prepare(self->nodes));
 	ASSERT_EQ(0, ferry_set_knob("engine_share", "all"));
-	self->port = eng_open("sdxi");
+	self->port = eng_open("ferry_sdxi");
 	ASSERT_LE(0, self->port);
 	EXPECT_TRUE(eng_calm(self->port));
 	/* So slow that there is something in flight most of the time. */

@@ -95,7 +95,7 @@ static int contexts(int n)
 	ret = ferry_write(FERRY_SYSCTL "migrator", "off");
 	if (!ret)
 		ret = ferry_set_knob("dma_channels", "%d", n);
-	return ret ? ret : ferry_write(FERRY_SYSCTL "migrator", "sdxi");
+	return ret ? ret : ferry_write(FERRY_SYSCTL "migrator", "ferry_sdxi");
 }
 
 /* Moves all pages, in an order in which hardly any two adjoin. */
@@ -131,8 +131,8 @@ static long move_shuffled(char *mem, int node)
 FIXTURE_SETUP(rings)
 {
 	self->mem = MAP_FAILED;
-	if (!ferry_active() || strcmp(ferry_migrator(), "sdxi"))
-		SKIP(return, "needs the migrator sdxi");
+	if (!ferry_active() || strcmp(ferry_migrator(), "ferry_sdxi"))
+		SKIP(return, "needs the migrator ferry_sdxi");
 	if (ferry_mem_nodes(self->nodes) < 2)
 		SKIP(return, "needs two nodes with memory");
 	ASSERT_EQ(0, hz_prepare(self->nodes));
@@ -148,7 +148,7 @@ FIXTURE_TEARDOWN(rings)
 	ferry_restore();
 	if (ferry_active()) {
 		ferry_write(FERRY_SYSCTL "migrator", "off");
-		ferry_write(FERRY_SYSCTL "migrator", "sdxi");
+		ferry_write(FERRY_SYSCTL "migrator", "ferry_sdxi");
 	}
 }
 
@@ -264,8 +264,8 @@ TEST_F(rings, others_stand_in)
 		SKIP(return, "needs four functions");
 	ASSERT_EQ(0, contexts(want));
 	ASSERT_EQ(want, eng_channels());
-	ASSERT_TRUE(eng_function("sdxi", function, sizeof(function)));
-	ASSERT_EQ(0, eng_bind("sdxi", "unbind", function));
+	ASSERT_TRUE(eng_function("ferry_sdxi", function, sizeof(function)));
+	ASSERT_EQ(0, eng_bind("ferry_sdxi", "unbind", function));
 	EXPECT_TRUE(ferry_wait(eng_has_channels, &want, 20000));
 	ASSERT_EQ(0, hz_fresh(self->mem, LEN, FERRY_PMD, self->nodes[0]));
 	ferry_fill(self->mem, LEN, 8, 1);
@@ -275,7 +275,7 @@ TEST_F(rings, others_stand_in)
 	EXPECT_EQ(0, ferry_verify(self->mem, LEN, 8, 1));
 	end(_metadata, self);
 	EXPECT_LE(want, self->after.contexts);
-	EXPECT_EQ(0, eng_bind("sdxi", "bind", function));
+	EXPECT_EQ(0, eng_bind("ferry_sdxi", "bind", function));
 	EXPECT_EQ(want, eng_channels());
 }
 

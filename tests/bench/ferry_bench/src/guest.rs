@@ -349,7 +349,7 @@ impl Ferry {
             source,
         };
         let file = fs::File::open(path).map_err(in_file)?;
-        sys::load_module(&file).map_err(in_file)?;
+        sys::load_module(&file, c"sdxi_bind=1").map_err(in_file)?;
         self.loaded = true;
         Ok(())
     }

@@ -639,7 +639,7 @@ fn of_a_context(run: &Run, each: fn(&Cost) -> Option<f64>) -> Option<f64> {
     Some(each(cost)? / cost.channels_per_batch.filter(|&n| n > 0.0)?)
 }
 
-const SDXI: &str = "sdxi";
+const SDXI: &str = "ferry_sdxi";
 type Promise = (&'static str, &'static str, fn(&Cost) -> Option<f64>);
 const CONTEXT: [Promise; 2] = [
     ("doorbells", "1", |cost| cost.doorbells_per_batch),
@@ -862,7 +862,7 @@ mod tests {
             ..series(1.0, 1.0, 1)
         };
         let engine = with_engine(series(1.0, 1.0, 0), 1, 6 << 30, 6 << 30);
-        let sdxi = Variant::plain("sdxi").with_all();
+        let sdxi = Variant::plain(SDXI).with_all();
         let variants = [Variant::plain("off"), Variant::plain("cpu"), sdxi];
         let mut results = results_of(Part::Engines, &variants, &[cpu.clone(), cpu, engine]);
         assert!(failures(&results).is_empty(), "{:?}", failures(&results));
@@ -870,10 +870,10 @@ mod tests {
         let words = table.split_whitespace().collect::<Vec<_>>().join(" ");
         for part in [
             "64K one each (computed) 16.00 32.00 16.00 32.00 16384 32.00 -",
-            "64K sdxi+all 0.00 0.00 0.00 2.00 1.00 1.00 1.00",
-            "64K sdxi+all: busy CPUs against cpu 0.25 <= 0.20",
-            "64K sdxi+all: doorbells 1.00 1 for each",
-            "64K sdxi+all: interrupts 2.00 <= 1 for each",
+            "64K ferry_sdxi+all 0.00 0.00 0.00 2.00 1.00 1.00 1.00",
+            "64K ferry_sdxi+all: busy CPUs against cpu 0.25 <= 0.20",
+            "64K ferry_sdxi+all: doorbells 1.00 1 for each",
+            "64K ferry_sdxi+all: interrupts 2.00 <= 1 for each",
             "Engines are models",
         ] {
             assert!(words.contains(part), "{part} is not in\n{table}");

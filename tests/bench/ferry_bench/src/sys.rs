@@ -179,14 +179,14 @@ pub fn bind_to_cpu(cpu: usize) -> io::Result<()> {
         .map(drop)
 }
 
-/// Loads a kernel module.
-pub fn load_module(file: &File) -> io::Result<()> {
-    // SAFETY: the kernel reads an open file and an empty string that ends with NUL.
+/// Loads a kernel module with these parameters.
+pub fn load_module(file: &File, parameters: &CStr) -> io::Result<()> {
+    // SAFETY: the kernel reads an open file and a string that ends with NUL.
     check(unsafe {
         libc::syscall(
             libc::SYS_finit_module,
             file.as_raw_fd(),
-            c"".as_ptr(),
+            parameters.as_ptr(),
             0 as libc::c_int,
         )
     })

@@ -1,0 +1,411 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Beside a driver of SDXI functions for dmaengine (tests/drivers/softdma.c, called "sdxi"): Ferry
+ * claims no function by itself, its own migrator and that driver are told apart, and functions
+ * change hands while folios migrate.
+ *
+ * Seen red: with the migrator of functions called "sdxi", too, that driver's channels cannot
+ * be selected.
+ */
+#include "kselftest_harness.h"
+#include "ferry_util.h"
+#include "hazards.h"
+#include "engine.h"
+#include "movers.h"
+
+#define LEN		(8UL << 20)
+#define MOST		4
+#define WAIT_MS		60000
+#define PCI		"/sys/bus/pci/devices/"
+#define SOFT		"/sys/module/softdma/parameters/"
+#define CLIENT		"/sys/module/dmaclient/parameters/run"
+#define NATIVE		"ferry_sdxi"
+#define OTHER		"sdxi"
+
+FIXTURE(beside)
+{
+	int nodes[FERRY_MAX_NODES];
+	/* Functions of the class. */
+	int nr;
+	char fn[MOST][32];
+	char *mem;
+};
+
+/* ---- functions and their drivers ---- */
+
+static bool class_is(const char *function, const char *class)
+{
+	char path[100], is[32];
+
+	snprintf(path, sizeof(path), PCI "%s/class", function);
+	return ferry_read(path, is, sizeof(is)) > 0 && !strcmp(is, class);
+}
+
+/* Is this the driver of a function? "" for none. */
+static bool driver_is(const char *function, const char *driver)
+{
+	char path[100], link[256];
+	ssize_t n;
+
+	snprintf(path, sizeof(path), PCI "%s/driver", function);
+	n = readlink(path, link, sizeof(link) - 1);
+	if (n < 0)
+		return !*driver;
+	link[n] = '\0';
+	return !strcmp(strrchr(link, '/') + 1, driver);
+}
+
+/* Says whose the function is to be, and has the PCI core look for a driver if it has none. */
+static void mark(const char *function, const char *driver)
+{
+	char path[100];
+
+	snprintf(path, sizeof(path), PCI "%s/driver_override", function);
+	ferry_write(path, "%s\n", driver);
+	ferry_write("/sys/bus/pci/drivers_probe", "%s", function);
+}
+
+static void unbind(const char *function)
+{
+	char path[100];
+
+	snprintf(path, sizeof(path), PCI "%s/driver/unbind", function);
+	ferry_write(path, "%s", function);
+}
+
+/* Hands a function over. */
+static bool give(const char *function, const char *driver)
+{
+	char path[100];
+
+	snprintf(path, sizeof(path), PCI "%s/driver_override", function);
+	ferry_write(path, "%s\n", driver);
+	unbind(function);
+	mark(function, driver);
+	return driver_is(function, driver);
+}
+
+static int find_functions(char fn[][32])
+{
+	struct dirent *d;
+	int nr = 0;
+	DIR *dir;
+
+	dir = opendir(PCI);
+	while (dir && nr < MOST && (d = readdir(dir))) {
+		if (*d->d_name == '.' || !class_is(d->d_name, "0x120100"))
+			continue;
+		snprintf(fn[nr++], 32, "%.31s", d->d_name);
+	}
+	if (dir)
+		closedir(dir);
+	return nr;
+}
+
+/* ---- modules ---- */
+
+/* Loads a module of tests/drivers. */
+static int load_driver(const char *name, const char *parameters)
+{
+	const char *kernel = getenv("FERRY_KERNEL");
+	char path[100];
+
+	snprintf(path, sizeof(path), "../drivers-%s/%s.ko", kernel ? kernel : "base", name);
+	return hz_insmod(path, parameters);
+}
+
+static long soft(const char *parameter)
+{
+	char path[100];
+
+	snprintf(path, sizeof(path), SOFT "%s", parameter);
+	return ferry_read_long(path);
+}
+
+/* Ferry anew, with these parameters; nothing else drives anything, or is said to. */
+static int fresh(FIXTURE_DATA(beside) * self, const char *parameters)
+{
+	int i, ret;
+
+	if (ferry_loaded()) {
+		ferry_write(FERRY_SYSCTL "migrator", "off");
+		ret = hz_unload();
+		if (ret)
+			return ret;
+	}
+	hz_rmmod("dmaclient");
+	hz_rmmod("softdma");
+	for (i = 0; i < self->nr; i++)
+		mark(self->fn[i], "");
+	return hz_insmod(getenv("FERRY_MODULE"), parameters);
+}
+
+/* ---- migrators ---- */
+
+static int choose(const char *migrator)
+{
+	return ferry_write(FERRY_SYSCTL "migrator", "%s", migrator);
+}
+
+static bool is_available(const char *migrator)
+{
+	char buf[512], *word, *next = NULL;
+
+	if (ferry_read(FERRY_SYSCTL "available_migrators", buf, sizeof(buf)) <= 0)
+		return false;
+	for (word = strtok_r(buf, " ", &next); word; word = strtok_r(NULL, " ", &next))
+		if (!strcmp(word, migrator))
+			return true;
+	return false;
+}
+
+/* A counter of one migrator; -1 if it has never been selected. */
+static long counter(const char *migrator, const char *name)
+{
+	char path[100], buf[8192], key[64], *p;
+	long n;
+
+	snprintf(path, sizeof(path), FERRY_DEBUGFS "%s/stats", migrator);
+	if (ferry_read(path, buf, sizeof(buf)) <= 0)
+		return -1;
+	snprintf(key, sizeof(key), "\n%s %%ld", name);
+	for (p = buf; p; p = strchr(p + 1, '\n'))
+		if (sscanf(p, key, &n) == 1 && !strncmp(p + 1, name, strlen(name)))
+			return n;
+	return -1;
+}
+
+/* Migrates 4K folios to the second node, and looks at them. */
+static void migrate(struct __test_metadata *_metadata, FIXTURE_DATA(beside) * self, int gen)
+{
+	ASSERT_EQ(0, hz_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[0]));
+	ferry_fill(self->mem, LEN, 5, gen);
+	EXPECT_EQ(0, ferry_move_range(self->mem, LEN, FERRY_PAGE, self->nodes[1], NULL));
+	EXPECT_EQ(0, ferry_verify(self->mem, LEN, 5, gen));
+}
+
+/* Migrators copy whatever they can. */
+static int have_all(void)
+{
+	return ferry_set_knob("engine_share", "all") ?:
+	       /* Where no IOMMU helps to find out, nothing is known of the other one. */
+	       ferry_set_knob("dma_untrusted", "1");
+}
+
+FIXTURE_SETUP(beside)
+{
+	self->mem = MAP_FAILED;
+	self->nr = 0;
+	if (!getenv("FERRY_MODULE"))
+		SKIP(return, "needs FERRY_MODULE");
+	if (ferry_mem_nodes(self->nodes) < 2)
+		SKIP(return, "needs two nodes with memory");
+	self->nr = find_functions(self->fn);
+	if (!self->nr)
+		SKIP(return, "needs a function of SDXI's class");
+	self->mem = ferry_map_anon(LEN, FERRY_PMD);
+	ASSERT_NE(MAP_FAILED, self->mem);
+	ASSERT_EQ(0, fresh(self, ""));
+	ASSERT_EQ(0, hz_prepare(self->nodes));
+}
+
+FIXTURE_TEARDOWN(beside)
+{
+	ferry_restore();
+	if (self->nr)
+		EXPECT_EQ(0, fresh(self, "sdxi_bind=1"));
+	if (self->mem != MAP_FAILED)
+		munmap(self->mem, LEN);
+}
+
+/* udev would load the module for each function that has one. */
+static bool has_alias(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	off_t len = lseek(fd, 0, SEEK_END);
+	bool has = true;
+	void *p;
+
+	p = mmap(NULL, len, PROT_READ, MAP_PRIVATE, fd, 0);
+	if (p != MAP_FAILED) {
+		has = memmem(p, len, "alias=pci:", 10);
+		munmap(p, len);
+	}
+	close(fd);
+	return has;
+}
+
+TEST_F(beside, nothing_is_claimed)
+{
+	struct dirent *d;
+	char other[32] = "";
+	int i, log;
+	DIR *dir;
+
+	EXPECT_FALSE(has_alias(getenv("FERRY_MODULE")));
+	for (i = 0; i < self->nr; i++)
+		EXPECT_TRUE(driver_is(self->fn[i], ""));
+	EXPECT_FALSE(is_available(NATIVE));
+	EXPECT_EQ(-EINVAL, choose(NATIVE));
+
+	/* One that is meant for it, and no other. */
+	mark(self->fn[0], NATIVE);
+	EXPECT_TRUE(driver_is(self->fn[0], NATIVE));
+	EXPECT_TRUE(is_available(NATIVE));
+	for (i = 1; i < self->nr; i++)
+		EXPECT_TRUE(driver_is(self->fn[i], ""));
+
+	/* And nothing that is no such function, whatever is said. */
+	dir = opendir(PCI);
+	ASSERT_NE(NULL, dir);
+	while ((d = readdir(dir)))
+		if (*d->d_name != '.' && driver_is(d->d_name, "") &&
+		    !class_is(d->d_name, "0x120100"))
+			snprintf(other, sizeof(other), "%.31s", d->d_name);
+	closedir(dir);
+	ASSERT_NE(0, *other);
+	log = hz_log_open();
+	mark(other, NATIVE);
+	EXPECT_TRUE(driver_is(other, ""));
+	EXPECT_EQ(1, hz_log_count(log, "is not that of an SDXI function"));
+	mark(other, "");
+
+	ASSERT_EQ(0, fresh(self, "sdxi_bind=1"));
+	for (i = 0; i < self->nr; i++)
+		EXPECT_TRUE(driver_is(self->fn[i], NATIVE));
+	ASSERT_EQ(0, fresh(self, "sdxi_bind=0"));
+	for (i = 0; i < self->nr; i++)
+		EXPECT_TRUE(driver_is(self->fn[i], ""));
+}
+
+TEST_F(beside, both_are_migrators)
+{
+	long native, other;
+
+	if (self->nr < 2)
+		SKIP(return, "needs two functions");
+	ASSERT_EQ(0, load_driver("softdma", "sdxi=1 driver=" OTHER));
+	/* All of them were free. */
+	EXPECT_TRUE(driver_is(self->fn[1], OTHER));
+	ASSERT_TRUE(give(self->fn[0], NATIVE));
+	EXPECT_TRUE(is_available(NATIVE));
+	EXPECT_TRUE(is_available(OTHER));
+	ASSERT_EQ(0, have_all());
+
+	ASSERT_EQ(0, choose(NATIVE));
+	EXPECT_TRUE(is_available(OTHER));
+	other = soft("copied");
+	migrate(_metadata, self, 1);
+	native = counter(NATIVE, "engine_bytes");
+	EXPECT_GT(native, 0);
+	EXPECT_EQ(other, soft("copied"));
+
+	ASSERT_EQ(0, choose(OTHER));
+	EXPECT_TRUE(is_available(NATIVE));
+	other = soft("copied");
+	migrate(_metadata, self, 2);
+	EXPECT_GT(counter(OTHER, "engine_bytes"), 0);
+	EXPECT_GT(soft("copied"), other);
+	EXPECT_EQ(native, counter(NATIVE, "engine_bytes"));
+
+	/* Without its function it is not there, and nobody stands in for it. */
+	ASSERT_EQ(0, choose("off"));
+	ASSERT_TRUE(give(self->fn[0], OTHER));
+	EXPECT_FALSE(is_available(NATIVE));
+	EXPECT_EQ(-EINVAL, choose(NATIVE));
+	ASSERT_TRUE(give(self->fn[0], NATIVE));
+	ASSERT_TRUE(give(self->fn[1], NATIVE));
+	EXPECT_FALSE(is_available(OTHER));
+	EXPECT_EQ(-EINVAL, choose(OTHER));
+}
+
+/* The driver of the function makes copies for others than Ferry. */
+static bool works_with(const char *function, const char *driver)
+{
+	char path[300], buf[512], link[256];
+	struct dirent *d;
+	bool ok = false;
+	ssize_t n;
+	DIR *dir;
+
+	if (!strcmp(driver, NATIVE)) {
+		snprintf(path, sizeof(path), FERRY_DEBUGFS "functions/%s/selftest", function);
+		return !ferry_write(path, "1 20 4096") &&
+		       ferry_read(path, buf, sizeof(buf)) > 0 && strstr(buf, "good=20 ");
+	}
+	dir = opendir("/sys/class/dma");
+	while (dir && !ok && (d = readdir(dir))) {
+		snprintf(path, sizeof(path), "/sys/class/dma/%s/device/driver", d->d_name);
+		n = readlink(path, link, sizeof(link) - 1);
+		if (n < 0)
+			continue;
+		link[n] = '\0';
+		if (strcmp(strrchr(link, '/') + 1, driver))
+			continue;
+		ok = !ferry_write(CLIENT, "copy %s 20 4096", d->d_name) &&
+		     ferry_read(CLIENT, buf, sizeof(buf)) > 0 && strstr(buf, "good=20 ");
+	}
+	if (dir)
+		closedir(dir);
+	return ok;
+}
+
+static bool copies(void *arg)
+{
+	return ferry_stat("engine_bytes") > *(long *)arg;
+}
+
+/* A function goes from one to the other and back, while the one is selected and copies. */
+static void change_hands(struct __test_metadata *_metadata, FIXTURE_DATA(beside) * self,
+			 const char *one, const char *two)
+{
+	struct hz_mover m[2];
+	long channels, seen, rounds;
+	struct hz_count c;
+	size_t bad;
+	int i, times = ferry_iters(6, 3);
+
+	ASSERT_EQ(0, load_driver("softdma", "sdxi=1 driver=" OTHER));
+	ASSERT_EQ(0, load_driver("dmaclient", ""));
+	for (i = 0; i < self->nr; i++)
+		unbind(self->fn[i]);
+	ASSERT_TRUE(give(self->fn[0], one));
+	ASSERT_EQ(0, have_all());
+	ASSERT_EQ(0, choose(one));
+	channels = eng_channels();
+	ASSERT_LT(0, channels);
+	hz_count(&c);
+	ASSERT_EQ(0, hz_movers_start(m, ARRAY_SIZE(m), self->nodes));
+	for (i = 0; i < times; i++) {
+		seen = ferry_stat("engine_bytes");
+		EXPECT_TRUE(ferry_wait(copies, &seen, WAIT_MS));
+		EXPECT_TRUE(give(self->fn[0], two));
+		EXPECT_EQ(0, eng_channels());
+		EXPECT_TRUE(works_with(self->fn[0], two));
+		EXPECT_TRUE(give(self->fn[0], one));
+		EXPECT_TRUE(ferry_wait(eng_has_channels, &channels, WAIT_MS));
+	}
+	seen = ferry_stat("engine_bytes");
+	EXPECT_TRUE(ferry_wait(copies, &seen, WAIT_MS));
+	rounds = hz_movers_end(m, ARRAY_SIZE(m), &bad);
+	hz_count_end(&c);
+	ferry_note("%d times, %ld moves, %ld descriptors", times, rounds,
+		   hz_grown(&c, "engine_descriptors"));
+	EXPECT_EQ(0, bad);
+	EXPECT_GT(rounds, 0);
+	EXPECT_EQ(0, hz_grown(&c, "folios_unquiet"));
+	EXPECT_TRUE(ferry_wait(hz_none_parked, NULL, WAIT_MS));
+	EXPECT_TRUE(ferry_wait(hz_pool_whole, NULL, WAIT_MS));
+}
+
+TEST_F(beside, native_functions_change_hands)
+{
+	change_hands(_metadata, self, NATIVE, OTHER);
+}
+
+TEST_F(beside, functions_of_the_other_change_hands)
+{
+	change_hands(_metadata, self, OTHER, NATIVE);
+}
+
+TEST_HARNESS_MAIN
