@@ -56,6 +56,27 @@ void ferry_dma_unmap(struct device *dev, u64 dma, size_t len, bool from)
 		       DMA_ATTR_REQUIRE_COHERENT);
 }
 
+/*
+ * Takes addresses of a device that lead nowhere, as long as they are taken. False
+ * if there are none: without an IOMMU that translates, all of them lead somewhere.
+ */
+bool ferry_dma_take_hole(struct device *dev, size_t len, u64 *dma)
+{
+	struct dma_iova_state state;
+
+	if (!dma_iova_try_alloc(dev, &state, 0, len))
+		return false;
+	*dma = state.addr;
+	return true;
+}
+
+void ferry_dma_free_hole(struct device *dev, u64 dma, size_t len)
+{
+	struct dma_iova_state state = { .addr = dma, .__size = len };
+
+	dma_iova_free(dev, &state);
+}
+
 u64 ferry_folio_phys(const struct folio *folio)
 {
 	return PFN_PHYS(folio_pfn(folio));

@@ -27,6 +27,8 @@ void ferry_device_put(struct device *dev);
 bool ferry_device_is_bound(struct device *dev);
 int ferry_dma_map(struct device *dev, u64 phys, size_t len, bool from, u64 *dma);
 void ferry_dma_unmap(struct device *dev, u64 dma, size_t len, bool from);
+bool ferry_dma_take_hole(struct device *dev, size_t len, u64 *dma);
+void ferry_dma_free_hole(struct device *dev, u64 dma, size_t len);
 u64 ferry_folio_phys(const struct folio *folio);
 u64 ferry_virt_phys(const void *address);
 

@@ -3,7 +3,8 @@
 //! Providers of dmaengine: any of them that can copy memory is a migrator, by the name of its driver.
 //!
 //! Channels are requested exclusively, and tested: one that says that a copy was good that cannot be
-//! made is refused, as it would lose content (I5), unless `vm.ferry.dma_untrusted` says otherwise.
+//! made is refused, as it would lose content (I5), unless `vm.ferry.dma_untrusted` says otherwise. So
+//! is one on which no such copy can be tried.
 //!
 //! Lock order: that of [`keeper`](crate::engine::keeper), then the locks of dmaengine.
 
@@ -114,7 +115,7 @@ impl Driver {
         if channel.bounces() {
             return Err(engine::bounces(name.as_str()));
         }
-        let verdict = channel.self_test()?;
+        let verdict = channel.self_test(name)?;
         let what = match verdict {
             Verdict::Good => {
                 channel.believe(true);
@@ -123,6 +124,9 @@ impl Driver {
             Verdict::Lies => "says that a copy was good that cannot be made",
             Verdict::Unknown => {
                 "takes no copy that cannot be made, so it is not known to tell of failures"
+            }
+            Verdict::Untried => {
+                "is not known to tell of failures, and there is no copy that could be tried: no IOMMU translates for it, and one of no bytes is not for every driver"
             }
             Verdict::Broken => {
                 pr_warn!("{which}: {name} does not copy; left alone\n");

@@ -4,8 +4,8 @@
  * claims no function by itself, its own migrator and that driver are told apart, and functions
  * change hands while folios migrate.
  *
- * Seen red: with the migrator of functions called "sdxi", too, that driver's channels cannot
- * be selected.
+ * And what is believed of it: nothing is asked of it that it could object to, and it shows that it
+ * tells of failures or is refused.
  */
 #include "kselftest_harness.h"
 #include "ferry_util.h"
@@ -28,6 +28,8 @@ FIXTURE(beside)
 	/* Functions of the class. */
 	int nr;
 	char fn[MOST][32];
+	/* Does an IOMMU translate for them? */
+	bool iommu;
 	char *mem;
 };
 
@@ -35,7 +37,7 @@ FIXTURE(beside)
 
 static bool class_is(const char *function, const char *class)
 {
-	char path[100], is[32];
+	char path[300], is[32];
 
 	snprintf(path, sizeof(path), PCI "%s/class", function);
 	return ferry_read(path, is, sizeof(is)) > 0 && !strcmp(is, class);
@@ -44,7 +46,7 @@ static bool class_is(const char *function, const char *class)
 /* Is this the driver of a function? "" for none. */
 static bool driver_is(const char *function, const char *driver)
 {
-	char path[100], link[256];
+	char path[300], link[256];
 	ssize_t n;
 
 	snprintf(path, sizeof(path), PCI "%s/driver", function);
@@ -58,14 +60,14 @@ static bool driver_is(const char *function, const char *driver)
 /* Says whose the function is to be, and has the PCI core look for a driver if it has none. */
 static void mark(const char *function, const char *driver)
 {
-	char path[100];
+	char path[300];
 
 	snprintf(path, sizeof(path), PCI "%s/driver_override", function);
 	ferry_write(path, "%s\n", driver);
 	ferry_write("/sys/bus/pci/drivers_probe", "%s", function);
 }
 
-static void unbind(const char *function)
+static void take_away(const char *function)
 {
 	char path[100];
 
@@ -80,9 +82,17 @@ static bool give(const char *function, const char *driver)
 
 	snprintf(path, sizeof(path), PCI "%s/driver_override", function);
 	ferry_write(path, "%s\n", driver);
-	unbind(function);
+	take_away(function);
 	mark(function, driver);
 	return driver_is(function, driver);
+}
+
+static bool is_translated(const char *function)
+{
+	char path[100], type[32];
+
+	snprintf(path, sizeof(path), PCI "%s/iommu_group/type", function);
+	return ferry_read(path, type, sizeof(type)) > 0 && !strncmp(type, "DMA", 3);
 }
 
 static int find_functions(char fn[][32])
@@ -185,11 +195,11 @@ static void migrate(struct __test_metadata *_metadata, FIXTURE_DATA(beside) * se
 }
 
 /* Migrators copy whatever they can. */
-static int have_all(void)
+static int have_all(FIXTURE_DATA(beside) * self)
 {
 	return ferry_set_knob("engine_share", "all") ?:
 	       /* Where no IOMMU helps to find out, nothing is known of the other one. */
-	       ferry_set_knob("dma_untrusted", "1");
+	       self->iommu ? 0 : ferry_set_knob("dma_untrusted", "1");
 }
 
 FIXTURE_SETUP(beside)
@@ -203,6 +213,7 @@ FIXTURE_SETUP(beside)
 	self->nr = find_functions(self->fn);
 	if (!self->nr)
 		SKIP(return, "needs a function of SDXI's class");
+	self->iommu = is_translated(self->fn[0]);
 	self->mem = ferry_map_anon(LEN, FERRY_PMD);
 	ASSERT_NE(MAP_FAILED, self->mem);
 	ASSERT_EQ(0, fresh(self, ""));
@@ -290,7 +301,7 @@ TEST_F(beside, both_are_migrators)
 	ASSERT_TRUE(give(self->fn[0], NATIVE));
 	EXPECT_TRUE(is_available(NATIVE));
 	EXPECT_TRUE(is_available(OTHER));
-	ASSERT_EQ(0, have_all());
+	ASSERT_EQ(0, have_all(self));
 
 	ASSERT_EQ(0, choose(NATIVE));
 	EXPECT_TRUE(is_available(OTHER));
@@ -368,9 +379,9 @@ static void change_hands(struct __test_metadata *_metadata, FIXTURE_DATA(beside)
 	ASSERT_EQ(0, load_driver("softdma", "sdxi=1 driver=" OTHER));
 	ASSERT_EQ(0, load_driver("dmaclient", ""));
 	for (i = 0; i < self->nr; i++)
-		unbind(self->fn[i]);
+		take_away(self->fn[i]);
 	ASSERT_TRUE(give(self->fn[0], one));
-	ASSERT_EQ(0, have_all());
+	ASSERT_EQ(0, have_all(self));
 	ASSERT_EQ(0, choose(one));
 	channels = eng_channels();
 	ASSERT_LT(0, channels);
@@ -406,6 +417,73 @@ TEST_F(beside, native_functions_change_hands)
 TEST_F(beside, functions_of_the_other_change_hands)
 {
 	change_hands(_metadata, self, OTHER, NATIVE);
+}
+
+/* ---- what is known of a driver that nobody knows ---- */
+
+/* The other driver, on a platform device that no IOMMU translates for. */
+static void load_stranger(struct __test_metadata *_metadata, FIXTURE_DATA(beside) * self)
+{
+	ASSERT_EQ(0, load_driver("softdma", "driver=stranger"));
+	ASSERT_TRUE(is_available("stranger"));
+}
+
+/* And on a function, behind the IOMMU. */
+static void load_translated(struct __test_metadata *_metadata, FIXTURE_DATA(beside) * self)
+{
+	ASSERT_EQ(0, load_driver("softdma", "sdxi=1 driver=stranger"));
+	ASSERT_TRUE(driver_is(self->fn[0], "stranger"));
+}
+
+static int set_soft(const char *parameter, const char *value)
+{
+	char path[100];
+
+	snprintf(path, sizeof(path), SOFT "%s", parameter);
+	return ferry_write(path, "%s", value);
+}
+
+TEST_F(beside, strangers_are_not_believed)
+{
+	int log;
+
+	load_stranger(_metadata, self);
+	log = hz_log_open();
+	EXPECT_EQ(-EOPNOTSUPP, choose("stranger"));
+	EXPECT_EQ(1, hz_log_count(log, "there is no copy that could be tried"));
+	EXPECT_TRUE(is_available("stranger"));
+	/* There are drivers that warn of a copy of no bytes. */
+	EXPECT_EQ(0, soft("empty"));
+	ASSERT_EQ(0, ferry_set_knob("dma_untrusted", "1"));
+	ASSERT_EQ(0, ferry_set_knob("engine_share", "all"));
+	ASSERT_EQ(0, choose("stranger"));
+	migrate(_metadata, self, 1);
+	EXPECT_GT(counter("stranger", "engine_bytes"), 0);
+	EXPECT_EQ(0, soft("empty"));
+}
+
+TEST_F(beside, strangers_show_that_they_tell)
+{
+	static const char *const tells[] = { "failed" };
+	int i, log;
+
+	if (!self->iommu)
+		SKIP(return, "needs an IOMMU");
+	load_translated(_metadata, self);
+	ASSERT_EQ(0, ferry_set_knob("engine_share", "all"));
+	ASSERT_EQ(0, set_soft("tells", "nothing"));
+	log = hz_log_open();
+	EXPECT_EQ(-EOPNOTSUPP, choose("stranger"));
+	EXPECT_LT(0, hz_log_count(log, "says that a copy was good that cannot be made"));
+	for (i = 0; i < (int)ARRAY_SIZE(tells); i++) {
+		ASSERT_EQ(0, set_soft("tells", tells[i]));
+		ASSERT_EQ(0, choose("stranger"));
+		EXPECT_LT(0, eng_channels());
+		migrate(_metadata, self, 2 + i);
+		ASSERT_EQ(0, choose("off"));
+	}
+	EXPECT_GT(counter("stranger", "engine_bytes"), 0);
+	EXPECT_EQ(0, soft("empty"));
 }
 
 TEST_HARNESS_MAIN
