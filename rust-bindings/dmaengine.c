@@ -104,10 +104,19 @@ const char *ferry_dma_name(struct ferry_dma_chan *chan)
 	return dma_chan_name(of(chan));
 }
 
-/* The device to map for. */
-struct device *ferry_dma_device(struct ferry_dma_chan *chan)
+/*
+ * Returns the device to map for, with a reference to it. To be asked while the
+ * driver is there: struct dma_chan_dev, which may be it, is freed when the driver
+ * unregisters, though the channel is held.
+ */
+struct device *ferry_dma_get_device(struct ferry_dma_chan *chan)
 {
-	return dmaengine_get_dma_device(of(chan));
+	return get_device(dmaengine_get_dma_device(of(chan)));
+}
+
+void ferry_dma_put_device(struct device *dev)
+{
+	put_device(dev);
 }
 
 /* The bus of the device whose driver is the provider. */

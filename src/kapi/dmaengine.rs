@@ -154,6 +154,9 @@ unsafe impl Sync for Bus {}
 /// A channel that is held exclusively.
 pub(crate) struct DmaChannel {
     chan: NonNull<fb::ferry_dma_chan>,
+    /// The device to map for, with a reference of ours: a channel whose driver has gone does not lead
+    /// there any more.
+    device: NonNull<bindings::device>,
     trust: Trust,
     /// The last one submitted.
     cookie: i32,
@@ -167,8 +170,17 @@ impl DmaChannel {
     pub(crate) fn request(name: &Name) -> Option<Self> {
         // SAFETY: The name is a string, for the time of the call.
         let chan = unsafe { fb::ferry_dma_request(name.as_c_str().as_char_ptr()) };
+        let chan = NonNull::new(chan)?;
+        // SAFETY: We hold the channel. Its driver does not go meanwhile: the caller would be asked before.
+        let device = NonNull::new(unsafe { fb::ferry_dma_get_device(chan.as_ptr()) });
+        let Some(device) = device else {
+            // SAFETY: We hold the channel; nobody uses it any more.
+            unsafe { fb::ferry_dma_release(chan.as_ptr()) };
+            return None;
+        };
         let mut channel = Self {
-            chan: NonNull::new(chan)?,
+            chan,
+            device,
             trust: Trust {
                 results: false,
                 terminate: false,
@@ -364,9 +376,7 @@ unsafe extern "C" fn probed(end: *const fb::ferry_end, ok: bool) {
 // that means.
 unsafe impl Queue for DmaChannel {
     fn device(&self) -> NonNull<bindings::device> {
-        // SAFETY: We hold the channel, and with it its device.
-        let device = unsafe { fb::ferry_dma_device(self.chan.as_ptr()) };
-        NonNull::new(device).unwrap_or(NonNull::dangling())
+        self.device
     }
 
     fn align(&self) -> u64 {
@@ -427,7 +437,7 @@ unsafe impl Queue for DmaChannel {
     }
 
     fn is_bound(&self) -> bool {
-        // SAFETY: We hold the channel, and with it its device.
+        // SAFETY: We have a reference to the device.
         unsafe { fb::ferry_device_is_bound(self.device().as_ptr()) }
     }
 
@@ -441,6 +451,8 @@ impl Drop for DmaChannel {
     fn drop(&mut self) {
         // SAFETY: We hold the channel; nobody uses it any more.
         unsafe { fb::ferry_dma_release(self.chan.as_ptr()) };
+        // SAFETY: The reference is that of `request()`, and is not used any more.
+        unsafe { fb::ferry_dma_put_device(self.device.as_ptr()) };
     }
 }
 
