@@ -312,7 +312,7 @@ TEST_F(comings, others_come_and_go)
 	long seen;
 	int i;
 
-	if (!strcmp(ferry_migrator(), "sdxi") ||
+	if (!strcmp(ferry_migrator(), "ferry_sdxi") ||
 	    !eng_function(other, function, sizeof(function))) {
 		all_is_well(_metadata, self, 0);
 		SKIP(return, "needs a second engine on the bus");
