@@ -250,10 +250,23 @@ struct Ring {
     queue: Option<KBox<dyn Queue>>,
     /// Nobody submits while it is not set.
     open: bool,
+    /// There are descriptors that the engine has not been told of. Only while `open`.
+    unissued: bool,
     head: u64,
     tail: u64,
     descriptors: u64,
     bytes: u64,
+}
+
+impl Ring {
+    /// Tells the engine of the descriptors that it has not been told of. The ring is open, so the driver
+    /// is there.
+    fn issue(&mut self) {
+        if let (true, Some(queue)) = (self.unissued, self.queue.as_mut()) {
+            queue.issue();
+        }
+        self.unissued = false;
+    }
 }
 
 /// What became of an attempt to submit.
@@ -412,6 +425,7 @@ impl<B: Pooled> Channel<B> {
                     Ring {
                         queue: None,
                         open: false,
+                        unissued: false,
                         head: 0,
                         tail: 0,
                         descriptors: 0,
@@ -482,6 +496,8 @@ impl<B: Pooled> Channel<B> {
     /// From here on nobody submits. Says whether somebody could before.
     pub(crate) fn shut(&self) -> bool {
         let mut ring = self.ring.lock();
+        // A mover that is between two sections cannot: the driver may have gone before it is back.
+        ring.issue();
         core::mem::replace(&mut ring.open, false)
     }
 
@@ -812,14 +828,12 @@ impl<'a> Section<'a> {
 ///
 /// The lock of the ring is held in sections of [`SECTION_NS`], as a spinlock keeps preemption off, and
 /// mapping behind an IOMMU takes long. Between two sections the channel may be shut. The engine is
-/// told of all descriptors at once, at the end: each time costs a doorbell. Until then a channel that is
-/// shut and drained waits for the mover, for as long as it waits for an engine.
+/// told of all descriptors at once, at the end: each time costs a doorbell. [`Channel::shut()`] tells it of
+/// those that have been made until then.
 struct Maker<'a, B: Pooled> {
     channel: &'a Channel<B>,
     batch: &'a Arc<B>,
     section: Option<Section<'a>>,
-    /// There are descriptors that the engine has not been told of.
-    made: bool,
     /// The channel has been shut meanwhile.
     shut: bool,
     /// The last run so far: only the last one of all needs an interrupt of its own.
@@ -836,7 +850,6 @@ impl<'a, B: Pooled> Maker<'a, B> {
             channel,
             batch,
             section: Some(Section::new(ring)),
-            made: false,
             shut: false,
             held: None,
             quiet_bytes: 0,
@@ -858,8 +871,10 @@ impl<'a, B: Pooled> Maker<'a, B> {
                 self.section = Some(Section::new(ring));
             } else {
                 self.shut = true;
-                // Whoever has shut it waits for what was made until then.
-                self.issue(&mut ring);
+                // Else `shut()` has done that.
+                if ring.open {
+                    ring.issue();
+                }
             }
         }
         self.section.as_mut()
@@ -882,19 +897,10 @@ impl<'a, B: Pooled> Maker<'a, B> {
         if let Some(run) = self.held.take() {
             self.make(&run, true);
         }
-        if let (true, Some(mut section)) = (self.made, self.section.take()) {
-            self.issue(&mut section.ring);
+        if let Some(section) = &mut self.section {
+            section.ring.issue();
         }
         self.did
-    }
-
-    /// Tells the engine of the descriptors that have been made, if there is a queue. One that is not
-    /// there any more has been given up with them.
-    fn issue(&mut self, ring: &mut Ring) {
-        if let (true, Some(queue)) = (self.made, ring.queue.as_mut()) {
-            queue.issue();
-        }
-        self.made = false;
     }
 
     /// Makes a descriptor for a run. What goes wrong is a failure of its chunks.
@@ -967,7 +973,7 @@ impl<'a, B: Pooled> Maker<'a, B> {
         ring.head = ring.head.wrapping_add(1);
         ring.descriptors = ring.descriptors.wrapping_add(1);
         ring.bytes = ring.bytes.wrapping_add(run.len);
-        self.made = true;
+        ring.unissued = true;
         self.quiet_bytes = if interrupt {
             0
         } else {
