@@ -179,14 +179,19 @@ static long going_hung(struct __test_metadata *_metadata, int port, const char *
 	return w.going;
 }
 
-/* It did hang when the driver went. The driver in ferry.ko ends it before the keeper is told. */
-static void went_hung(struct __test_metadata *_metadata, long going)
+static int bind_again(const char *function)
 {
-	if (strcmp(ferry_migrator(), "ferry_sdxi"))
-		EXPECT_GT(going, 0);
+	return eng_bind(ferry_migrator(), "bind", function);
 }
 
-TEST_F(comings, drivers_are_unbound_hung)
+static int find_again(const char *function)
+{
+	return ferry_write("/sys/bus/pci/rescan", "1");
+}
+
+/* Writes to a file of the function while its engine hangs, and has it come back, several times. */
+static void go_and_come_hung(struct __test_metadata *_metadata, FIXTURE_DATA(comings) * self,
+			     const char *file, const char *what, int (*back)(const char *))
 {
 	int i, port, times = ferry_iters(4, 2);
 	long going = 0;
@@ -196,35 +201,27 @@ TEST_F(comings, drivers_are_unbound_hung)
 	ASSERT_EQ(0, ferry_set_knob("timeout_ms", "60000"));
 	port = eng_open(ferry_migrator());
 	ASSERT_LE(0, port);
-	snprintf(path, sizeof(path), PCI "%s/driver/unbind", self->function);
+	snprintf(path, sizeof(path), PCI "%s/%s", self->function, file);
 	for (i = 0; i < times; i++) {
-		going += going_hung(_metadata, port, path, self->function);
-		ASSERT_EQ(0, eng_bind(ferry_migrator(), "bind", self->function));
+		going += going_hung(_metadata, port, path, what);
+		ASSERT_EQ(0, back(self->function));
 		is_back(_metadata, self);
 	}
 	close(port);
-	went_hung(_metadata, going);
+	/* It did hang when the driver went. That in ferry.ko ends it before the keeper is told. */
+	if (strcmp(ferry_migrator(), "ferry_sdxi"))
+		EXPECT_GT(going, 0);
 	all_is_well(_metadata, self, times);
+}
+
+TEST_F(comings, drivers_are_unbound_hung)
+{
+	go_and_come_hung(_metadata, self, "driver/unbind", self->function, bind_again);
 }
 
 TEST_F(comings, functions_are_removed_hung)
 {
-	int i, port, times = ferry_iters(4, 2);
-	long going = 0;
-	char path[64];
-
-	ASSERT_EQ(0, ferry_set_knob("timeout_ms", "60000"));
-	port = eng_open(ferry_migrator());
-	ASSERT_LE(0, port);
-	snprintf(path, sizeof(path), PCI "%s/remove", self->function);
-	for (i = 0; i < times; i++) {
-		going += going_hung(_metadata, port, path, "1");
-		ASSERT_EQ(0, ferry_write("/sys/bus/pci/rescan", "1"));
-		is_back(_metadata, self);
-	}
-	close(port);
-	went_hung(_metadata, going);
-	all_is_well(_metadata, self, times);
+	go_and_come_hung(_metadata, self, "remove", "1", find_again);
 }
 
 TEST_F(comings, functions_are_removed)
