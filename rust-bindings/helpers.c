@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /* Functions for what is inline or a macro in the kernel's headers. */
 #include <linux/bottom_half.h>
+#include <linux/cgroup.h>
 #include <linux/cpumask.h>
 #include <linux/highmem.h>
 #include <linux/instrumented.h>
@@ -11,6 +12,7 @@
 #include <linux/rcupdate.h>
 #include <linux/sched.h>
 #include <linux/sched/clock.h>
+#include <linux/sched/isolation.h>
 #include <linux/timekeeping.h>
 #include <linux/topology.h>
 #include <linux/uaccess.h>
@@ -20,6 +22,31 @@
 bool ferry_may_claim(const struct migrate_copy_entry *e)
 {
 	return migrate_copy_may_claim(e);
+}
+
+/* These two for helpers only, who hold claims for others. */
+void ferry_lockdep_claim(void)
+{
+	migrate_copy_lockdep_claim();
+}
+
+void ferry_lockdep_release(void)
+{
+	migrate_copy_lockdep_release();
+}
+
+/* The number of the cgroup that pays for the caller's helpers, 0 for the root. */
+u64 ferry_payer(void)
+{
+#ifdef CONFIG_CGROUPS
+	struct cgroup *cgrp;
+
+	guard(rcu)();
+	cgrp = task_dfl_cgroup(current);
+	if (cgroup_parent(cgrp))
+		return cgroup_id(cgrp);
+#endif
+	return 0;
 }
 
 int ferry_folio_nid(const struct folio *folio)
@@ -160,6 +187,29 @@ bool ferry_possible_cpu(unsigned int n, int *cpu)
 		return false;
 	*cpu = c;
 	return true;
+}
+
+/*
+ * Is the CPU online, and isolated neither from other tasks nor from the noise of
+ * the kernel (nohz_full=)? A snapshot.
+ */
+bool ferry_cpu_usable(int cpu)
+{
+	/* The mask is replaced when CPUs are isolated. */
+	guard(rcu)();
+	return cpu_online(cpu) && housekeeping_test_cpu(cpu, HK_TYPE_DOMAIN) &&
+	       housekeeping_test_cpu(cpu, HK_TYPE_KERNEL_NOISE);
+}
+
+/* Do both CPUs have one last-level cache? */
+bool ferry_cpus_share_cache(int a, int b)
+{
+#ifdef CONFIG_UML
+	/* What the host runs them on is not known. */
+	return true;
+#else
+	return per_cpu_llc_id(a) == per_cpu_llc_id(b);
+#endif
 }
 
 /* Are both threads of one core? Not while one of them is offline. */

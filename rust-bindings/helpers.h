@@ -8,6 +8,9 @@
 #include <linux/sched.h>
 
 bool ferry_may_claim(const struct migrate_copy_entry *e);
+void ferry_lockdep_claim(void);
+void ferry_lockdep_release(void);
+u64 ferry_payer(void);
 int ferry_folio_nid(const struct folio *folio);
 size_t ferry_folio_size(const struct folio *folio);
 unsigned long ferry_copy_mc(struct folio *dst, struct folio *src,
@@ -35,7 +38,9 @@ struct task_struct *ferry_worker_create(ferry_thread_fn_t fn, void *data,
 					int cpu);
 int ferry_cpu_node(int cpu);
 bool ferry_possible_cpu(unsigned int n, int *cpu);
+bool ferry_cpu_usable(int cpu);
 bool ferry_cpus_share_core(int a, int b);
+bool ferry_cpus_share_cache(int a, int b);
 void ferry_worker_sleep(ferry_again_fn_t again, void *data);
 
 #endif /* _FERRY_HELPERS_H */

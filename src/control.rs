@@ -9,6 +9,7 @@
 use crate::{
     batch::Shared,
     kapi::{
+        batch,
         log,
         shim,
         sysctl,
@@ -183,12 +184,12 @@ fn show_state(view: &View, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let (free, total) = view.shared.pool.count();
     view.registry.show_selection(f)?;
     writeln!(f, "pool {free}/{total}")?;
-    writeln!(f, "parked {}", shim::parked())?;
+    writeln!(f, "parked {}", batch::parked())?;
     view.registry.show(f)
 }
 
 fn show_parked(_: &View, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    writeln!(f, "{}", shim::parked())
+    writeln!(f, "{}", batch::parked())
 }
 
 fn show_stats(view: &View, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -34,10 +34,7 @@ use crate::{
         Debug,
         Sysctls, //
     },
-    kapi::{
-        shim,
-        sysctl::Directory, //
-    },
+    kapi::sysctl::Directory,
     migrator::Registry, //
 };
 use kernel::{
@@ -83,7 +80,6 @@ impl kernel::Module for Ferry {
         let batches = cpus
             .saturating_mul(BATCHES_PER_CPU)
             .clamp(MIN_BATCHES, MAX_BATCHES);
-        shim::lockdep_prime();
         let shared = Arc::pin_init(Shared::new(batches)?, GFP_KERNEL)?;
         let registry = Arc::pin_init(Registry::new(shared.clone())?, GFP_KERNEL)?;
         let debug = Arc::pin_init(Debug::new(shared.clone(), registry.clone())?, GFP_KERNEL)?;

@@ -76,6 +76,14 @@ pub(crate) const MAX_CHUNKS: usize = 1024;
 /// Bytes in a page.
 const PAGE: u64 = kernel::page::PAGE_SIZE as u64;
 
+/// How many destinations are parked. For people; orders nothing.
+static PARKED: Atomic<u32> = Atomic::new(0);
+
+/// Returns how many destination folios are kept from being reused (I7).
+pub(crate) fn parked() -> u32 {
+    PARKED.load(Relaxed)
+}
+
 /// Words in a bitmap with a bit for each entry.
 const BITMAP_WORDS: usize = MAX_ENTRIES.div_ceil(ffi::c_ulong::BITS as usize);
 
@@ -567,7 +575,9 @@ impl RawBatch {
         if i < self.filled().0 {
             // SAFETY: The entry has been filled. The mover holds the locks of its folios, and has them
             // on no list while it settles or copies them, which is when this is called.
-            unsafe { fb::migrate_copy_park(self.header.c.get(), i) };
+            if unsafe { fb::migrate_copy_park(self.header.c.get(), i) } {
+                PARKED.add(1u32, Relaxed);
+            }
         }
         Settled {
             code: EBUSY.to_errno(),
@@ -575,12 +585,13 @@ impl RawBatch {
         }
     }
 
-    /// Nobody else has the object, so nobody touches what it had parked: frees that.
-    ///
-    /// Returns how many destinations that were.
-    pub(crate) fn unpark(&mut self) -> u32 {
+    /// Frees what was parked: nobody else has the object, so nobody touches that any more.
+    pub(crate) fn unpark(&mut self) {
         // SAFETY: We are the only one who has the object.
-        unsafe { fb::migrate_copy_unpark(self.header.c.get()) }
+        let nr = unsafe { fb::migrate_copy_unpark(self.header.c.get()) };
+        if nr != 0 {
+            PARKED.fetch_sub(nr, Relaxed);
+        }
     }
 
     /// Spoils the destination of an entry that is settled. For fault injection.
@@ -802,7 +813,7 @@ impl<'a> Claim<'a> {
     fn new(batch: &'a RawBatch, chunk: u32, lane: Lane) -> Self {
         if lane != Lane::MOVER {
             // SAFETY: Only tells lockdep.
-            unsafe { fb::migrate_copy_lockdep_claim() };
+            unsafe { fb::ferry_lockdep_claim() };
         }
         Self {
             batch,
@@ -886,7 +897,7 @@ impl Drop for Claim<'_> {
         }
         if self.lane != Lane::MOVER {
             // SAFETY: Only tells lockdep.
-            unsafe { fb::migrate_copy_lockdep_release() };
+            unsafe { fb::ferry_lockdep_release() };
         }
     }
 }

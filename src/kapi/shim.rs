@@ -249,16 +249,10 @@ pub(crate) fn limits() -> BatchLimits {
     }
 }
 
-/// How many destination folios are parked.
-pub(crate) fn parked() -> u32 {
-    // SAFETY: Reads a counter.
-    unsafe { fb::migrate_copy_count_parked() }
-}
-
 /// Who pays for what helpers do for the caller: a number for its cgroup, 0 for the root.
 pub(crate) fn payer() -> u64 {
     // SAFETY: Always allowed.
-    unsafe { fb::migrate_copy_payer() }
+    unsafe { fb::ferry_payer() }
 }
 
 /// Charges the cgroup of the caller for time that helpers spent for it.
@@ -267,10 +261,4 @@ pub(crate) fn charge(ns: u64) {
         // SAFETY: In process context, as the mover is.
         unsafe { fb::migrate_copy_charge(ns) };
     }
-}
-
-/// Tells lockdep that migration runs in reclaim. Once, before registering.
-pub(crate) fn lockdep_prime() {
-    // SAFETY: In process context, at load.
-    unsafe { fb::migrate_copy_lockdep_prime() };
 }

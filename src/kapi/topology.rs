@@ -2,8 +2,8 @@
 
 //! CPUs: which there are, where they are, and what they do.
 //!
-//! C: `cpu_possible_mask`, `topology_sibling_cpumask()` (`include/linux/topology.h`), and what the
-//! shim says of the scheduler's view.
+//! C: `cpu_possible_mask`, `topology_sibling_cpumask()` (`include/linux/topology.h`),
+//! `housekeeping_test_cpu()`, `per_cpu_llc_id()`, and from the shim whether a CPU is idle.
 //!
 //! CPU numbers are those of [`possible()`]; any other one is answered as if there was nothing.
 
@@ -46,19 +46,19 @@ impl Cpu {
     /// May helpers run there: is it online and not isolated?
     pub(crate) fn is_usable(self) -> bool {
         // SAFETY: As in `node()`.
-        unsafe { fb::migrate_copy_cpu_usable(self.0) }
+        unsafe { fb::ferry_cpu_usable(self.0) }
     }
 
     /// Would a helper that is woken there run at once?
     pub(crate) fn is_idle(self) -> bool {
         // SAFETY: As in `node()`.
-        unsafe { fb::migrate_copy_cpu_idle(self.0) }
+        unsafe { fb::ferry_cpu_usable(self.0) && fb::migrate_copy_cpu_idle(self.0) }
     }
 
     /// Do the two share a last-level cache?
     pub(crate) fn shares_cache(self, other: Self) -> bool {
         // SAFETY: As in `node()`, for both.
-        unsafe { fb::migrate_copy_cpus_share_cache(self.0, other.0) }
+        unsafe { fb::ferry_cpus_share_cache(self.0, other.0) }
     }
 
     /// Are both threads of one core?

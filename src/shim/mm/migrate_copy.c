@@ -25,9 +25,7 @@
 #include <linux/pagemap.h>
 #include <linux/rmap.h>
 #include <linux/sched.h>
-#include <linux/sched/isolation.h>
 #include <linux/sched/mm.h>
-#include <linux/sched/topology.h>
 #include <linux/shmem_fs.h>
 #include <linux/srcu.h>
 #include <linux/swap.h>
@@ -103,8 +101,9 @@ unsigned int migrate_copy_nr_parked;
  * not wait for.
  */
 #ifdef CONFIG_LOCKDEP
-static struct lockdep_map migrate_copy_map =
+struct lockdep_map migrate_copy_map =
 	STATIC_LOCKDEP_MAP_INIT("migrate_copy_batch", &migrate_copy_map);
+EXPORT_SYMBOL_GPL(migrate_copy_map);
 #endif
 
 /*
@@ -319,6 +318,16 @@ int __migrate_copy_folio(struct folio *dst, struct folio *src)
  */
 int migrate_copy_register(const struct migrate_copy_ops *ops, void *ctx)
 {
+	/*
+	 * Migration runs in reclaim: let lockdep know before the first batch, so
+	 * that waiting for reclaim while holding a claim is reported at once,
+	 * and not only when it happens under load.
+	 */
+	fs_reclaim_acquire(GFP_KERNEL);
+	lock_map_acquire_read(&migrate_copy_map);
+	lock_map_release(&migrate_copy_map);
+	fs_reclaim_release(GFP_KERNEL);
+
 	guard(mutex)(&migrate_copy_mutex);
 
 	if (rcu_access_pointer(migrate_copy_provider))
@@ -361,8 +370,10 @@ EXPORT_SYMBOL_GPL(migrate_copy_unregister);
  * The migration of the folio must fail with -EBUSY. The destination stays locked
  * and out of use until migrate_copy_unpark(), and the source is not freed before
  * that, as whatever writes to the one reads the other.
+ *
+ * Return: false if the entry was parked already.
  */
-void migrate_copy_park(struct migrate_copy_batch *batch, unsigned int i)
+bool migrate_copy_park(struct migrate_copy_batch *batch, unsigned int i)
 {
 	struct folio *dst = batch->entries[i].dst;
 
@@ -378,12 +389,13 @@ void migrate_copy_park(struct migrate_copy_batch *batch, unsigned int i)
 #endif
 	guard(spinlock)(&migrate_copy_parked_lock);
 	if (__test_and_set_bit(i, batch->parked))
-		return;
+		return false;
 	folio_get(batch->entries[i].src);
 	if (!batch->nr_parked++)
 		list_add_tail(&batch->parked_node,
 			      &migrate_copy_parked_batches);
 	WRITE_ONCE(migrate_copy_nr_parked, migrate_copy_nr_parked + 1);
+	return true;
 }
 EXPORT_SYMBOL_GPL(migrate_copy_park);
 
@@ -395,18 +407,17 @@ EXPORT_SYMBOL_GPL(migrate_copy_park);
  * Frees them, but for those whose migration has not got to know yet that it
  * failed; these it frees itself. Afterwards no entry is parked.
  *
- * Return: how many folios were freed.
+ * Return: how many entries were parked.
  */
 unsigned int migrate_copy_unpark(struct migrate_copy_batch *batch)
 {
-	unsigned int i, nr = 0;
+	unsigned int i, nr = batch->nr_parked;
 
-	if (!batch->nr_parked)
+	if (!nr)
 		return 0;
 	spin_lock(&migrate_copy_parked_lock);
 	list_del(&batch->parked_node);
-	WRITE_ONCE(migrate_copy_nr_parked,
-		   migrate_copy_nr_parked - batch->nr_parked);
+	WRITE_ONCE(migrate_copy_nr_parked, migrate_copy_nr_parked - nr);
 	spin_unlock(&migrate_copy_parked_lock);
 
 	/* No migration finds the batch any more, so the bits are final. */
@@ -419,24 +430,12 @@ unsigned int migrate_copy_unpark(struct migrate_copy_batch *batch)
 			continue;
 		folio_unlock(e->dst);
 		folio_put(e->dst);
-		nr++;
 	}
 	bitmap_zero(batch->parked, batch->nr);
 	bitmap_zero(batch->left, batch->nr);
 	return nr;
 }
 EXPORT_SYMBOL_GPL(migrate_copy_unpark);
-
-/**
- * migrate_copy_count_parked() - How many destinations are parked?
- *
- * Return: number of folios.
- */
-unsigned int migrate_copy_count_parked(void)
-{
-	return READ_ONCE(migrate_copy_nr_parked);
-}
-EXPORT_SYMBOL_GPL(migrate_copy_count_parked);
 
 /* migrate_copy_parked() while any folio is parked. */
 bool __migrate_copy_parked(struct folio *dst)
@@ -472,66 +471,17 @@ void migrate_copy_set_limits(unsigned int folios, unsigned int pages)
 EXPORT_SYMBOL_GPL(migrate_copy_set_limits);
 
 /**
- * migrate_copy_cpu_usable() - May a helper run on this CPU?
- * @cpu: CPU number.
- *
- * Return: true if @cpu is online and nobody has isolated it, from other tasks or
- * from the noise of the kernel (nohz_full=); a snapshot.
- */
-bool migrate_copy_cpu_usable(int cpu)
-{
-	/* The mask is replaced when CPUs are isolated. */
-	guard(rcu)();
-	return cpu_online(cpu) && housekeeping_test_cpu(cpu, HK_TYPE_DOMAIN) &&
-	       housekeeping_test_cpu(cpu, HK_TYPE_KERNEL_NOISE);
-}
-EXPORT_SYMBOL_GPL(migrate_copy_cpu_usable);
-
-/**
  * migrate_copy_cpu_idle() - Would a helper woken on this CPU run at once?
  * @cpu: CPU number.
  *
- * Return: true if @cpu is usable and idle, and not taken away by a hypervisor;
- * a snapshot, for placement only.
+ * Return: true if @cpu is idle, and not taken away by a hypervisor; a snapshot,
+ * for placement only.
  */
 bool migrate_copy_cpu_idle(int cpu)
 {
-	return migrate_copy_cpu_usable(cpu) && idle_cpu(cpu) &&
-	       !vcpu_is_preempted(cpu);
+	return idle_cpu(cpu) && !vcpu_is_preempted(cpu);
 }
 EXPORT_SYMBOL_GPL(migrate_copy_cpu_idle);
-
-/**
- * migrate_copy_cpus_share_cache() - Do two CPUs share a last-level cache?
- * @a: CPU number.
- * @b: CPU number.
- *
- * Return: what the scheduler says.
- */
-bool migrate_copy_cpus_share_cache(int a, int b)
-{
-	return cpus_share_cache(a, b);
-}
-EXPORT_SYMBOL_GPL(migrate_copy_cpus_share_cache);
-
-/**
- * migrate_copy_payer() - Who pays for what helpers do for the caller?
- *
- * Return: the number of the caller's cgroup, 0 for the root.
- */
-u64 migrate_copy_payer(void)
-{
-#ifdef CONFIG_CGROUPS
-	struct cgroup *cgrp;
-
-	guard(rcu)();
-	cgrp = task_dfl_cgroup(current);
-	if (cgroup_parent(cgrp))
-		return cgroup_id(cgrp);
-#endif
-	return 0;
-}
-EXPORT_SYMBOL_GPL(migrate_copy_payer);
 
 /**
  * migrate_copy_charge() - Charge the caller's cgroup for the time of helpers.
@@ -556,36 +506,3 @@ void migrate_copy_charge(u64 ns)
 #endif
 }
 EXPORT_SYMBOL_GPL(migrate_copy_charge);
-
-/**
- * migrate_copy_lockdep_prime() - Tell lockdep that migration runs in reclaim.
- *
- * Once, before registering: whoever then waits for reclaim while holding a
- * claim is reported at once, and not only when it happens under load.
- */
-void migrate_copy_lockdep_prime(void)
-{
-	fs_reclaim_acquire(GFP_KERNEL);
-	lock_map_acquire_read(&migrate_copy_map);
-	lock_map_release(&migrate_copy_map);
-	fs_reclaim_release(GFP_KERNEL);
-}
-EXPORT_SYMBOL_GPL(migrate_copy_lockdep_prime);
-
-/**
- * migrate_copy_lockdep_claim() - The caller holds a claim for another task.
- */
-void migrate_copy_lockdep_claim(void)
-{
-	lock_map_acquire(&migrate_copy_map);
-}
-EXPORT_SYMBOL_GPL(migrate_copy_lockdep_claim);
-
-/**
- * migrate_copy_lockdep_release() - The caller has completed its claim.
- */
-void migrate_copy_lockdep_release(void)
-{
-	lock_map_release(&migrate_copy_map);
-}
-EXPORT_SYMBOL_GPL(migrate_copy_lockdep_release);

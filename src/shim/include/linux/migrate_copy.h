@@ -288,18 +288,31 @@ static inline void migrate_copy_exit(struct migrate_copy_scope scope)
 
 int migrate_copy_register(const struct migrate_copy_ops *ops, void *ctx);
 void migrate_copy_unregister(const struct migrate_copy_ops *ops);
-void migrate_copy_park(struct migrate_copy_batch *batch, unsigned int i);
+bool migrate_copy_park(struct migrate_copy_batch *batch, unsigned int i);
 unsigned int migrate_copy_unpark(struct migrate_copy_batch *batch);
-unsigned int migrate_copy_count_parked(void);
 void migrate_copy_set_limits(unsigned int folios, unsigned int pages);
-bool migrate_copy_cpu_usable(int cpu);
 bool migrate_copy_cpu_idle(int cpu);
-bool migrate_copy_cpus_share_cache(int a, int b);
-u64 migrate_copy_payer(void);
 void migrate_copy_charge(u64 ns);
-void migrate_copy_lockdep_prime(void);
-void migrate_copy_lockdep_claim(void);
-void migrate_copy_lockdep_release(void);
+
+#ifdef CONFIG_LOCKDEP
+extern struct lockdep_map migrate_copy_map;
+#endif
+
+/**
+ * migrate_copy_lockdep_claim() - The caller holds a claim for another task.
+ */
+static inline void migrate_copy_lockdep_claim(void)
+{
+	lock_map_acquire(&migrate_copy_map);
+}
+
+/**
+ * migrate_copy_lockdep_release() - The caller has completed its claim.
+ */
+static inline void migrate_copy_lockdep_release(void)
+{
+	lock_map_release(&migrate_copy_map);
+}
 
 /**
  * migrate_copy_may_claim() - May the content of an entry be copied early, now?
