@@ -49,6 +49,12 @@ u64 ferry_payer(void)
 	return 0;
 }
 
+/* By the mover: helpers have spent this time for it. */
+void ferry_charge(u64 ns)
+{
+	migrate_copy_charge(ns);
+}
+
 int ferry_folio_nid(const struct folio *folio)
 {
 	return folio_nid(folio);

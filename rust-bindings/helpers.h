@@ -11,6 +11,7 @@ bool ferry_may_claim(const struct migrate_copy_entry *e);
 void ferry_lockdep_claim(void);
 void ferry_lockdep_release(void);
 u64 ferry_payer(void);
+void ferry_charge(u64 ns);
 int ferry_folio_nid(const struct folio *folio);
 size_t ferry_folio_size(const struct folio *folio);
 unsigned long ferry_copy_mc(struct folio *dst, struct folio *src,

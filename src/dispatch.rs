@@ -35,7 +35,6 @@ use ferry_core::{
     policy,
     policy::Routine,
     reasons,
-    reasons::ReasonMask,
     scale,
     scale::Want, //
 };
@@ -210,27 +209,24 @@ impl Provider for Dispatcher {
         Batch::finish(batch);
     }
 
-    fn copy_now(&self, folio: &Pair, call: Option<(u32, u32)>) -> NowDone {
-        let reason = call.map(|(_, reason)| reason);
+    fn copy_now(&self, folio: &Pair, _mode: u32, reason: u32) -> NowDone {
         let session = &self.session;
         let shared = &session.shared;
         let bytes = folio.bytes();
         if bytes < MIN_ALONE_BYTES {
             return NowDone::NOT;
         }
-        let taken = shared.knobs.reasons();
-        // Who excludes any reason does not want surprises from unknown ones.
-        if !reason.map_or(taken == ReasonMask::ALL, |r| taken.contains(r)) {
+        if !shared.knobs.reasons().contains(reason) {
             return NowDone::NOT;
         }
         let limits = session.migrator.limits();
         let fits = (limits.in_reclaim || !preempt::in_reclaim())
-            && (limits.in_async || reasons::may_block(reason));
+            && (limits.in_async || reasons::may_block(Some(reason)));
         if shared.inject.decline_now() {
             session.stats.add(Counter::NowFailed, 1);
             return NowDone::NOT;
         }
-        let routine = shared.knobs.copy_routine(reason);
+        let routine = shared.knobs.copy_routine(Some(reason));
         let chunk_bytes = policy::now_chunk_bytes(bytes, shared.knobs.chunk_bytes());
         let kind = scale::kind_to(scale::kind_now(bytes), folio.nodes());
         let mut want = Want::NOBODY;
@@ -239,7 +235,7 @@ impl Provider for Dispatcher {
             want = session.migrator.want(kind, pieces, shim::payer());
         }
         if want.helpers != 0 && session.migrator.ready(folio.nodes()) {
-            self.copy_together(folio, (routine, patience(reason)), chunk_bytes, kind, want)
+            self.copy_together(folio, (routine, patience(Some(reason))), chunk_bytes, kind, want)
         } else {
             self.copy_alone(folio, routine)
         }

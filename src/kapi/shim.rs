@@ -60,9 +60,8 @@ pub(crate) trait Provider: Send + Sync + Sized + 'static {
     /// All entries have been settled.
     fn finish(batch: Arc<Self::Batch>);
 
-    /// Copies one folio, at once, for a call of `migrate_pages()` with this mode and reason; None
-    /// where they are not known.
-    fn copy_now(&self, folio: &Pair, call: Option<(u32, u32)>) -> NowDone;
+    /// Copies one folio, at once, for a call of `migrate_pages()` with this mode and reason.
+    fn copy_now(&self, folio: &Pair, mode: u32, reason: u32) -> NowDone;
 }
 
 /// Calls [`Provider::begin()`].
@@ -158,12 +157,11 @@ unsafe extern "C" fn copy_now<P: Provider>(
     dst: *mut bindings::folio,
     src: *mut bindings::folio,
     mode: ffi::c_uint,
-    reason: ffi::c_int,
+    reason: ffi::c_uint,
 ) -> ffi::c_int {
     // SAFETY: As in `begin()`.
     let provider = unsafe { &*ctx.cast::<P>() };
-    let call = u32::try_from(reason).ok().map(|reason| (mode, reason));
-    provider.copy_now(&Pair { dst, src }, call).0
+    provider.copy_now(&Pair { dst, src }, mode, reason).0
 }
 
 /// A provider that is registered with the shim, until dropped.
@@ -259,6 +257,6 @@ pub(crate) fn payer() -> u64 {
 pub(crate) fn charge(ns: u64) {
     if ns != 0 {
         // SAFETY: In process context, as the mover is.
-        unsafe { fb::migrate_copy_charge(ns) };
+        unsafe { fb::ferry_charge(ns) };
     }
 }

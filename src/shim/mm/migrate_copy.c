@@ -15,7 +15,6 @@
 #include <linux/bitmap.h>
 #include <linux/cgroup.h>
 #include <linux/export.h>
-#include <linux/hash.h>
 #include <linux/hugetlb.h>
 #include <linux/list.h>
 #include <linux/migrate.h>
@@ -54,31 +53,12 @@ static struct migrate_copy_provider migrate_copy_provider_obj;
 static struct migrate_copy_provider __rcu *migrate_copy_provider;
 
 /*
- * Most folios and most base pages in one batch of migrate_pages(). Written by
- * migrate_copy_set_limits(), read once for each call of migrate_pages().
+ * Most folios and most base pages in one batch of migrate_pages(), 0 for
+ * NR_MAX_BATCHED_MIGRATION. Written by migrate_copy_set_limits(), read once for
+ * each call of migrate_pages().
  */
-#ifdef CONFIG_TRANSPARENT_HUGEPAGE
-#define MIGRATE_COPY_STOCK_PAGES	HPAGE_PMD_NR
-#else
-#define MIGRATE_COPY_STOCK_PAGES	512
-#endif
-unsigned int migrate_copy_max_folios __read_mostly = MIGRATE_COPY_STOCK_PAGES;
-unsigned int migrate_copy_max_pages __read_mostly = MIGRATE_COPY_STOCK_PAGES;
-
-/*
- * The reasons of the calls of migrate_pages() that go on, found by task. A slot
- * belongs to its task, which alone reads and writes the reason; a task that
- * finds its slot taken by another one goes without.
- */
-#define MIGRATE_COPY_SLOT_BITS	7
-struct migrate_copy_slot {
-	struct task_struct *task;
-	unsigned int mode;
-	int reason;
-};
-
-static struct migrate_copy_slot
-migrate_copy_slots[1 << MIGRATE_COPY_SLOT_BITS];
+unsigned int migrate_copy_max_folios __read_mostly;
+unsigned int migrate_copy_max_pages __read_mostly;
 
 /*
  * Batches with destinations that may still be written, and the number of these;
@@ -133,9 +113,9 @@ static bool migrate_copy_eligible(struct folio *src, struct folio *dst)
 /* migrate_copy_submit() with a provider. */
 struct migrate_copy_batch *
 __migrate_copy_submit(struct list_head *src_folios, struct folio *src,
-		      struct folio *dst, enum migrate_mode mode,
-		      enum migrate_reason reason)
+		      struct folio *dst)
 {
+	const struct migrate_copy_call *call = current->migrate_copy_call;
 	struct migrate_copy_provider *provider;
 	struct migrate_copy_batch *batch;
 	struct srcu_ctr __percpu *reader;
@@ -149,13 +129,14 @@ __migrate_copy_submit(struct list_head *src_folios, struct folio *src,
 	provider = srcu_dereference(migrate_copy_provider, &migrate_copy_srcu);
 	if (!provider)
 		goto unlock;
-	batch = provider->ops->begin(provider->ctx, dst, src, mode, reason);
+	batch = provider->ops->begin(provider->ctx, dst, src, call->mode,
+				     call->reason);
 	if (!batch)
 		goto unlock;
 
 	batch->ops = provider->ops;
-	batch->mode = mode;
-	batch->reason = reason;
+	batch->mode = call->mode;
+	batch->reason = call->reason;
 	batch->reader = reader;
 	batch->cursor = 0;
 	batch->nr = 0;
@@ -241,64 +222,21 @@ void __migrate_copy_finish(struct migrate_copy_batch *batch)
 	srcu_read_unlock_fast(&migrate_copy_srcu, reader);
 }
 
-static struct migrate_copy_slot *migrate_copy_slot(void)
-{
-	return &migrate_copy_slots[hash_ptr(current, MIGRATE_COPY_SLOT_BITS)];
-}
-
-/* migrate_copy_enter() with a provider. */
-struct migrate_copy_scope __migrate_copy_enter(enum migrate_mode mode,
-					       enum migrate_reason reason)
-{
-	struct migrate_copy_scope scope = { .slot = migrate_copy_slot(),
-					    .outer = -1 };
-
-	/* Only we write ourselves, so nothing is ordered or raced here. */
-	if (READ_ONCE(scope.slot->task) == current) {
-		scope.outer_mode = scope.slot->mode;
-		scope.outer = scope.slot->reason;
-	} else if (cmpxchg_relaxed(&scope.slot->task, NULL, current)) {
-		return (struct migrate_copy_scope) {};
-	}
-	scope.slot->mode = mode;
-	scope.slot->reason = reason;
-	return scope;
-}
-
-/* migrate_copy_exit() of a slot. */
-void __migrate_copy_exit(struct migrate_copy_scope scope)
-{
-	scope.slot->mode = scope.outer_mode;
-	scope.slot->reason = scope.outer;
-	if (scope.outer >= 0)
-		return;
-	/*
-	 * Pairs with the cmpxchg() of the next owner: it writes the reason
-	 * after it has seen the slot free, by dependency, and we before that.
-	 */
-	smp_store_release(&scope.slot->task, NULL);
-}
-
 /* migrate_copy_folio() with a provider. */
 int __migrate_copy_folio(struct folio *dst, struct folio *src)
 {
-	struct migrate_copy_slot *slot = migrate_copy_slot();
+	const struct migrate_copy_call *call = current->migrate_copy_call;
 	struct migrate_copy_provider *provider;
 	struct srcu_ctr __percpu *reader;
-	unsigned int mode = MIGRATE_ASYNC;
-	int rc = 1, reason = -1;
+	int rc = 1;
 
-	if (READ_ONCE(slot->task) == current) {
-		mode = slot->mode;
-		reason = slot->reason;
-	}
 	reader = srcu_read_lock_fast(&migrate_copy_srcu);
 	provider = srcu_dereference(migrate_copy_provider, &migrate_copy_srcu);
 	/* Never let anybody read known poison. */
-	if (provider && !folio_contain_hwpoisoned_page(src)) {
+	if (provider && !WARN_ON_ONCE(!call) && !folio_contain_hwpoisoned_page(src)) {
 		lock_map_acquire_read(&migrate_copy_map);
-		rc = provider->ops->copy_now(provider->ctx, dst, src, mode,
-					     reason);
+		rc = provider->ops->copy_now(provider->ctx, dst, src,
+					     call->mode, call->reason);
 		lock_map_release(&migrate_copy_map);
 	}
 	srcu_read_unlock_fast(&migrate_copy_srcu, reader);
@@ -457,16 +395,16 @@ bool __migrate_copy_parked(struct folio *dst)
 
 /**
  * migrate_copy_set_limits() - Set the size of a batch of migrate_pages().
- * @folios: most folios, at least 1; 0 for the stock value.
- * @pages: most base pages, at least 1; 0 for the stock value.
+ * @folios: most folios, 0 for the stock value.
+ * @pages: most base pages, 0 for the stock value.
  *
  * A batch ends with the folio that reaches either. Takes effect with the next
  * call of migrate_pages().
  */
 void migrate_copy_set_limits(unsigned int folios, unsigned int pages)
 {
-	WRITE_ONCE(migrate_copy_max_folios, folios ?: MIGRATE_COPY_STOCK_PAGES);
-	WRITE_ONCE(migrate_copy_max_pages, pages ?: MIGRATE_COPY_STOCK_PAGES);
+	WRITE_ONCE(migrate_copy_max_folios, folios);
+	WRITE_ONCE(migrate_copy_max_pages, pages);
 }
 EXPORT_SYMBOL_GPL(migrate_copy_set_limits);
 
@@ -483,14 +421,12 @@ bool migrate_copy_cpu_idle(int cpu)
 }
 EXPORT_SYMBOL_GPL(migrate_copy_cpu_idle);
 
-/**
- * migrate_copy_charge() - Charge the caller's cgroup for the time of helpers.
- * @ns: CPU time in nanoseconds that helpers spent for the caller.
- *
- * Adds to the system time in cpu.stat of the caller's cgroup. The root's
- * cpu.stat is the machine's, where the helpers' own ticks count already.
+/*
+ * Charges the caller's cgroup for the time of helpers: adds to the system time in
+ * its cpu.stat. The root's cpu.stat is the machine's, where the helpers' own
+ * ticks count already.
  */
-void migrate_copy_charge(u64 ns)
+void __migrate_copy_charge(u64 ns)
 {
 #ifdef CONFIG_CGROUPS
 	struct cgroup *cgrp;
@@ -505,4 +441,3 @@ void migrate_copy_charge(u64 ns)
 	__cgroup_account_cputime_field(cgrp, CPUTIME_SYSTEM, ns);
 #endif
 }
-EXPORT_SYMBOL_GPL(migrate_copy_charge);

@@ -49,7 +49,7 @@
 #include <linux/timekeeping.h>
 
 /* Addresses of the functions of mm/migrate_copy.c that mm/migrate.c calls. */
-static unsigned long submit, settle, finish, copy_folio, enter, leave;
+static unsigned long submit, settle, finish, copy_folio;
 
 module_param(submit, ulong, 0);
 MODULE_PARM_DESC(submit, "address of __migrate_copy_submit()");
@@ -59,10 +59,6 @@ module_param(finish, ulong, 0);
 MODULE_PARM_DESC(finish, "address of __migrate_copy_finish()");
 module_param(copy_folio, ulong, 0);
 MODULE_PARM_DESC(copy_folio, "address of __migrate_copy_folio()");
-module_param(enter, ulong, 0);
-MODULE_PARM_DESC(enter, "address of __migrate_copy_enter()");
-module_param(leave, ulong, 0);
-MODULE_PARM_DESC(leave, "address of __migrate_copy_exit()");
 
 #define NATIVE_MAX_THREADS	64
 #define NATIVE_MAX_BATCH	65536
@@ -336,22 +332,16 @@ static void native_say(struct native_copied *c, unsigned long nr,
 static void native_batch(struct native_copied *c, unsigned long first,
 			 unsigned long nr, enum native_how how)
 {
-	struct migrate_copy_scope (*enter_fn)(enum migrate_mode mode,
-					      enum migrate_reason reason) =
-		(void *)enter;
-	void (*leave_fn)(struct migrate_copy_scope scope) = (void *)leave;
 	struct migrate_copy_batch *(*submit_fn)(struct list_head *src_folios,
 						struct folio *src,
-						struct folio *dst,
-						enum migrate_mode mode,
-						enum migrate_reason reason) =
+						struct folio *dst) =
 		(void *)submit;
 	int (*settle_fn)(struct migrate_copy_batch *batch, struct folio *dst,
 			 struct folio *src) = (void *)settle;
 	void (*finish_fn)(struct migrate_copy_batch *batch) = (void *)finish;
 	struct folio *folio, *folio2, *dst, *dst2;
 	struct migrate_copy_batch *batch = NULL;
-	struct migrate_copy_scope scope = {};
+	struct migrate_copy_call call;
 	LIST_HEAD(src_folios);
 	LIST_HEAD(dst_folios);
 	bool at_first = true;
@@ -365,8 +355,7 @@ static void native_batch(struct native_copied *c, unsigned long first,
 
 	begin = native_cycles();
 	now = begin;
-	if (how != NATIVE_STOCK)
-		scope = enter_fn(MIGRATE_SYNC, MR_SYSCALL);
+	migrate_copy_begin(&call, MIGRATE_SYNC, MR_SYSCALL);
 	dst = list_first_entry(&dst_folios, struct folio, lru);
 	dst2 = list_next_entry(dst, lru);
 	list_for_each_entry_safe(folio, folio2, &src_folios, lru) {
@@ -387,14 +376,13 @@ static void native_batch(struct native_copied *c, unsigned long first,
 		dst = dst2;
 		dst2 = list_next_entry(dst, lru);
 		if (at_first && how == NATIVE_EARLY)
-			batch = submit_fn(&src_folios, folio2, dst,
-					  MIGRATE_SYNC, MR_SYSCALL);
+			batch = submit_fn(&src_folios, folio2, dst);
 		at_first = false;
 	}
 	if (batch)
 		finish_fn(batch);
-	if (scope.slot)
-		leave_fn(scope);
+	/* migrate_copy_end(), but that nobody is charged here. */
+	current->migrate_copy_call = call.outer;
 	end = native_cycles();
 	c->cycles += end - begin;
 	native_note(&c->batch, end - begin);
@@ -822,7 +810,7 @@ static const struct file_operations native_fops = {
 
 static int __init native_init(void)
 {
-	if (!submit || !settle || !finish || !copy_folio || !enter || !leave) {
+	if (!submit || !settle || !finish || !copy_folio) {
 		pr_err("the addresses of all six functions are needed\n");
 		return -EINVAL;
 	}

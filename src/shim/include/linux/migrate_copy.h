@@ -4,7 +4,8 @@
  *
  * mm/migrate.c calls the migrate_copy_*() functions of the first half; a
  * provider, a module, uses those of the second half. Without a registered
- * provider each call in mm/migrate.c costs one static branch.
+ * provider each call in mm/migrate.c costs one static branch, and each call of
+ * migrate_pages() a few stores.
  */
 #ifndef _LINUX_MIGRATE_COPY_H
 #define _LINUX_MIGRATE_COPY_H
@@ -13,6 +14,7 @@
 #include <linux/lockdep.h>
 #include <linux/migrate_mode.h>
 #include <linux/mm.h>
+#include <linux/sched.h>
 #include <linux/types.h>
 
 struct migrate_copy_ops;
@@ -63,8 +65,8 @@ struct migrate_copy_entry {
  * @cursor: the entry whose turn to move comes next; others may read it with
  *	READ_ONCE() to see how far the mover is.
  * @reader: of the SRCU read-side section that lasts as long as the batch.
- * @mode: enum migrate_mode of this migration.
- * @reason: enum migrate_reason for this migration.
+ * @mode: enum migrate_mode of the call of migrate_pages().
+ * @reason: its enum migrate_reason.
  * @ask_always: ask &migrate_copy_ops.settle even where @entries already says
  *	%MIGRATE_COPY_COPIED (fault injection).
  *
@@ -94,7 +96,8 @@ struct migrate_copy_batch {
 /**
  * struct migrate_copy_ops - what a provider of copies implements
  * @begin: Takes a batch object from a pool, or returns NULL to decline, before
- *	a batch is filled whose first folio is @src. The provider sets @entries,
+ *	a batch is filled whose first folio is @src, for a call of migrate_pages()
+ *	with this mode and reason. The provider sets @entries,
  *	@state, @parked, @left, @max and @ask_always of it.
  * @submit: Makes the filled batch known to whoever copies, and returns at once.
  *	An error declines the batch: nothing of it will be copied, and the batch
@@ -112,15 +115,16 @@ struct migrate_copy_batch {
  *	batch can be claimed and none is claimed, and the batch object belongs
  *	to the provider again.
  * @copy_now: Copies one locked folio whose references have just been checked.
- *	@mode and @reason are those of the call of migrate_pages(), @reason -1 if
- *	they are not known. Returns 0 if all of it has been copied, 1 to have
- *	the caller copy it (whatever was copied already), or a negative errno to
- *	fail the folio, its destination parked. Nothing touches either folio
- *	afterwards unless it is parked.
+ *	@mode and @reason are those of the call of migrate_pages(). Returns 0 if
+ *	all of it has been copied, 1 to have the caller copy it (whatever was
+ *	copied already), or a negative errno to fail the folio, its destination
+ *	parked. Nothing touches either folio afterwards unless it is parked.
  *
  * All are called inside one SRCU read-side section, in process context, and
  * possibly in reclaim: they must not allocate in a way that can enter reclaim,
- * take anything but leaf locks, or wait without bound.
+ * take anything but leaf locks, or wait without bound. Where the call of
+ * migrate_pages() is %MIGRATE_ASYNC they must not wait for longer than a CPU would
+ * need to copy the same bytes.
  *
  * Modes and reasons are passed as integers, because the type of an enum is not
  * part of what a provider in Rust can declare, and CFI compares types.
@@ -136,23 +140,24 @@ struct migrate_copy_ops {
 		      bool help);
 	void (*finish)(struct migrate_copy_batch *batch);
 	int (*copy_now)(void *ctx, struct folio *dst, struct folio *src,
-			unsigned int mode, int reason);
+			unsigned int mode, unsigned int reason);
 };
 
 #ifdef CONFIG_MIGRATE_COPY
 
-struct migrate_copy_slot;
-
 /**
- * struct migrate_copy_scope - a call of migrate_pages(), for its reason
- * @slot: where mode and reason are noted, NULL if they are not.
- * @outer_mode: the mode of the call of migrate_pages() that this one is nested in.
- * @outer: its reason, or -1 if there is none.
+ * struct migrate_copy_call - a call of migrate_pages() that goes on
+ * @outer: the call of the same task that this one is nested in, or NULL.
+ * @mode: its mode. The first attempt of migrate_pages_batch() is %MIGRATE_ASYNC
+ *	for every caller, so this is what tells which of them must not block.
+ * @reason: its reason.
+ * @helper_ns: CPU time that others have spent for it.
  */
-struct migrate_copy_scope {
-	struct migrate_copy_slot *slot;
-	unsigned int outer_mode;
-	int outer;
+struct migrate_copy_call {
+	struct migrate_copy_call *outer;
+	enum migrate_mode mode;
+	enum migrate_reason reason;
+	u64 helper_ns;
 };
 
 DECLARE_STATIC_KEY_FALSE(migrate_copy_key);
@@ -161,16 +166,13 @@ DECLARE_STATIC_KEY_FALSE(migrate_copy_key);
 
 struct migrate_copy_batch *
 __migrate_copy_submit(struct list_head *src_folios, struct folio *src,
-		      struct folio *dst, enum migrate_mode mode,
-		      enum migrate_reason reason);
+		      struct folio *dst);
 int __migrate_copy_settle(struct migrate_copy_batch *batch, struct folio *dst,
 			  struct folio *src);
 void __migrate_copy_finish(struct migrate_copy_batch *batch);
 int __migrate_copy_folio(struct folio *dst, struct folio *src);
 bool __migrate_copy_parked(struct folio *dst);
-struct migrate_copy_scope __migrate_copy_enter(enum migrate_mode mode,
-					       enum migrate_reason reason);
-void __migrate_copy_exit(struct migrate_copy_scope scope);
+void __migrate_copy_charge(u64 ns);
 
 extern unsigned int migrate_copy_max_folios;
 extern unsigned int migrate_copy_max_pages;
@@ -196,20 +198,16 @@ static inline int migrate_copy_folio(struct folio *dst, struct folio *src)
  * @src_folios: list of source folios, locked, unmapped, flushed.
  * @src: the first of them that is meant, or the head of the list for none.
  * @dst: its destination folio; those of the others follow in the same order.
- * @mode: the mode of this migration.
- * @reason: the reason for this migration.
  *
  * Return: the batch, to be settled folio by folio in list order and then
  * finished, or NULL where everything goes as without it.
  */
 static inline struct migrate_copy_batch *
 migrate_copy_submit(struct list_head *src_folios, struct folio *src,
-		    struct folio *dst, enum migrate_mode mode,
-		    enum migrate_reason reason)
+		    struct folio *dst)
 {
 	if (static_branch_unlikely(&migrate_copy_key))
-		return __migrate_copy_submit(src_folios, src, dst, mode,
-					     reason);
+		return __migrate_copy_submit(src_folios, src, dst);
 	return NULL;
 }
 
@@ -257,31 +255,35 @@ static inline bool migrate_copy_parked(struct folio *dst)
 }
 
 /**
- * migrate_copy_enter() - A call of migrate_pages() begins.
+ * migrate_copy_begin() - A call of migrate_pages() begins.
+ * @call: of the caller, until migrate_copy_end().
  * @mode: its mode.
  * @reason: its reason.
  *
- * A folio that is copied in place is several calls away from those who know the
- * reason, some of them in filesystems.
- *
- * Return: for migrate_copy_exit().
+ * A folio that is copied in place is several calls away from those who know these
+ * two, some of the calls in filesystems (&address_space_operations.migrate_folio).
+ * Calls nest: the allocation of a destination can enter reclaim, which demotes.
  */
-static inline struct migrate_copy_scope
-migrate_copy_enter(enum migrate_mode mode, enum migrate_reason reason)
+static inline void migrate_copy_begin(struct migrate_copy_call *call,
+				      enum migrate_mode mode,
+				      enum migrate_reason reason)
 {
-	if (static_branch_unlikely(&migrate_copy_key))
-		return __migrate_copy_enter(mode, reason);
-	return (struct migrate_copy_scope) {};
+	call->outer = current->migrate_copy_call;
+	call->mode = mode;
+	call->reason = reason;
+	call->helper_ns = 0;
+	current->migrate_copy_call = call;
 }
 
 /**
- * migrate_copy_exit() - A call of migrate_pages() ends.
- * @scope: from migrate_copy_enter().
+ * migrate_copy_end() - A call of migrate_pages() ends.
+ * @call: as for migrate_copy_begin().
  */
-static inline void migrate_copy_exit(struct migrate_copy_scope scope)
+static inline void migrate_copy_end(struct migrate_copy_call *call)
 {
-	if (scope.slot)
-		__migrate_copy_exit(scope);
+	current->migrate_copy_call = call->outer;
+	if (unlikely(call->helper_ns))
+		__migrate_copy_charge(call->helper_ns);
 }
 
 /* For providers. */
@@ -292,7 +294,17 @@ bool migrate_copy_park(struct migrate_copy_batch *batch, unsigned int i);
 unsigned int migrate_copy_unpark(struct migrate_copy_batch *batch);
 void migrate_copy_set_limits(unsigned int folios, unsigned int pages);
 bool migrate_copy_cpu_idle(int cpu);
-void migrate_copy_charge(u64 ns);
+
+/**
+ * migrate_copy_charge() - The caller's call of migrate_pages() had help.
+ * @ns: CPU time in nanoseconds that others have spent for it. The cgroup of the
+ *	caller is charged with it when the call ends.
+ */
+static inline void migrate_copy_charge(u64 ns)
+{
+	if (current->migrate_copy_call)
+		current->migrate_copy_call->helper_ns += ns;
+}
 
 #ifdef CONFIG_LOCKDEP
 extern struct lockdep_map migrate_copy_map;
@@ -345,16 +357,16 @@ static inline bool migrate_copy_may_claim(const struct migrate_copy_entry *e)
 
 struct migrate_copy_batch;
 
-struct migrate_copy_scope {
+struct migrate_copy_call {
 };
 
-static inline struct migrate_copy_scope
-migrate_copy_enter(enum migrate_mode mode, enum migrate_reason reason)
+static inline void migrate_copy_begin(struct migrate_copy_call *call,
+				      enum migrate_mode mode,
+				      enum migrate_reason reason)
 {
-	return (struct migrate_copy_scope) {};
 }
 
-static inline void migrate_copy_exit(struct migrate_copy_scope scope)
+static inline void migrate_copy_end(struct migrate_copy_call *call)
 {
 }
 
@@ -365,8 +377,7 @@ static inline int migrate_copy_folio(struct folio *dst, struct folio *src)
 
 static inline struct migrate_copy_batch *
 migrate_copy_submit(struct list_head *src_folios, struct folio *src,
-		    struct folio *dst, enum migrate_mode mode,
-		    enum migrate_reason reason)
+		    struct folio *dst)
 {
 	return NULL;
 }

@@ -25,13 +25,11 @@ const KNOBS: &str = "/proc/sys/vm/ferry";
 const ALL_WORKERS: &str = "/sys/kernel/debug/ferry/inject/all_workers";
 
 /// The driver's parameters, and what they are the addresses of.
-const FUNCTIONS: [(&str, &str); 6] = [
+const FUNCTIONS: [(&str, &str); 4] = [
     ("submit", "__migrate_copy_submit"),
     ("settle", "__migrate_copy_settle"),
     ("finish", "__migrate_copy_finish"),
     ("copy_folio", "__migrate_copy_folio"),
-    ("enter", "__migrate_copy_enter"),
-    ("leave", "__migrate_copy_exit"),
 ];
 
 /// Does all there is to do, and ends the kernel.
