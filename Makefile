@@ -5,7 +5,7 @@
 .NOTPARALLEL:
 .DEFAULT_GOAL := $(if $(KDIR),modules,help)
 
-export KSRC KDIR V JOBS
+export KSRC KDIR V JOBS SIGNOFF
 
 top := $(CURDIR)
 in_env := scripts/env run
@@ -102,7 +102,10 @@ shell: kernel module ## a shell in a guest with two nodes
 env: ## what all this is built with: the host's tools, or a Debian root in build/root
 	@scripts/env ensure
 
-series: ## the kernel patches as mails (build/series)
+series-test: env ## cut the series of kernel patches after each: does it build, boot and migrate? (hours)
+	@$(in_env) scripts/series-test
+
+series: ## the kernel patches as mails, a folder for each series (build/series)
 	@scripts/kernel fetch && scripts/kernel patch && scripts/kernel series
 
 patch-kernel: ## put the kernel patches on a tree of your own: make KSRC=<tree> patch-kernel
@@ -118,7 +121,7 @@ modules: ## the module for a kernel of your own: make KDIR=<built tree>
 	@echo "built: build/module/ferry.ko"
 
 clean: ## remove what was built, but for the kernels and the build root
-	rm -rf build/module build/module-base build/module-debug build/module-cfi build/module-cfi-types build/module-rt build/module-um build/module-clippy build/selftests build/bench build/bench-native build/devices build/drivers-base build/drivers-debug build/target build/objcheck build/series build/check build/vm
+	rm -rf build/series-test build/module build/module-base build/module-debug build/module-cfi build/module-cfi-types build/module-rt build/module-um build/module-clippy build/selftests build/bench build/bench-native build/devices build/drivers-base build/drivers-debug build/target build/objcheck build/series build/check build/vm
 
 distclean: ## remove build/
 	rm -rf --one-file-system build
@@ -126,4 +129,4 @@ distclean: ## remove build/
 .PHONY: help devices dmaclient dmaclient-debug demo check check-quick check-debug kernel kernel-debug kernel-cfi kernel-rt kernel-um module \
 	module-cfi module-rt \
 	module-debug module-um selftests soak bench bench-tools bench-native host-tests \
-	objcheck lint shell env series patch-kernel modules clean distclean
+	objcheck lint shell env series series-test patch-kernel modules clean distclean
