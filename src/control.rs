@@ -25,6 +25,7 @@ use crate::{
         Hist,
         Stats, //
     },
+    LocalModule, //
 };
 use ferry_core::reasons::ReasonMask;
 use kernel::{
@@ -230,13 +231,13 @@ pub(crate) struct Debug {
     kinds: Mutex<[Option<Files>; MAX_KINDS]>,
     _inject: Pin<KBox<Scope<Arc<Shared>>>>,
     _files: [Pin<KBox<File<View>>>; 7],
-    dir: Dir,
+    dir: Dir<LocalModule>,
 }
 
 impl Debug {
     /// The directory.
     #[cfg(CONFIG_PCI)]
-    pub(crate) fn dir(&self) -> &Dir {
+    pub(crate) fn dir(&self) -> &Dir<LocalModule> {
         &self.dir
     }
 

@@ -88,7 +88,7 @@ struct List {
 /// The functions that are bound.
 #[pin_data]
 pub(crate) struct Functions {
-    dir: Dir,
+    dir: Dir<crate::LocalModule>,
     #[pin]
     list: Mutex<List>,
 }
@@ -183,7 +183,11 @@ pub(crate) struct Sdxi {
 
 impl Sdxi {
     /// Registers the driver; its files are below `dir`.
-    pub(crate) fn new(module: &'static ThisModule, dir: &Dir, bind: Bind) -> Result<Self> {
+    pub(crate) fn new(
+        module: &'static ThisModule,
+        dir: &Dir<crate::LocalModule>,
+        bind: Bind,
+    ) -> Result<Self> {
         let functions = Arc::pin_init(
             pin_init!(Functions {
                 dir: dir.subdir(c"functions"),

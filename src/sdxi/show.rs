@@ -169,7 +169,10 @@ fn run_test(view: &View, reader: &mut UserSliceReader) -> Result {
 }
 
 /// Makes the files of a function, which are there until this is dropped.
-pub(super) fn files(dir: &Dir, function: &Arc<Function>) -> Result<Pin<KBox<Scope<View>>>> {
+pub(super) fn files(
+    dir: &Dir<crate::LocalModule>,
+    function: &Arc<Function>,
+) -> Result<Pin<KBox<Scope<View>>>> {
     let mut outcomes = KVec::with_capacity(function.contexts().len(), GFP_KERNEL)?;
     for _ in function.contexts() {
         outcomes.push(Outcome::default(), GFP_KERNEL)?;

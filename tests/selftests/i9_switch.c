@@ -205,7 +205,7 @@ TEST_F(i9, module_comes_and_goes_under_load)
 	EXPECT_GE(loads, enough);
 }
 
-/* ---- files of debugfs, which do not keep the module ---- */
+/* ---- files of debugfs, which keep the module while they are open ---- */
 
 static struct {
 	int fds[256];
@@ -237,10 +237,10 @@ static void release_all(void)
 }
 
 /*
- * Seen red on a kernel without the patch of debugfs: an oops in full_proxy_release() at
- * the first close().
+ * Seen red on a kernel without the patch of rust/kernel/debugfs: the module goes, and then
+ * there is an oops in full_proxy_release() at the first close().
  */
-TEST_F(i9, open_files_outlive_the_module)
+TEST_F(i9, open_files_keep_the_module)
 {
 	size_t i, begun = 0;
 	char buf[64];
@@ -253,15 +253,15 @@ TEST_F(i9, open_files_outlive_the_module)
 	for (i = 0; i < held.n; i += 2)
 		begun += read(held.fds[i], buf, 1) == 1;
 	EXPECT_GT(begun, 3);
-	ASSERT_EQ(0, hz_unload());
-	for (i = 0; i < held.n; i++) {
-		EXPECT_EQ(-1, read(held.fds[i], buf, sizeof(buf)));
-		EXPECT_TRUE(errno == EIO || errno == EBADF);
-		EXPECT_EQ(-1, write(held.fds[i], "1", 1));
-		EXPECT_TRUE(errno == EIO || errno == EBADF || errno == EINVAL);
-	}
+	EXPECT_EQ(-EAGAIN, hz_unload());
+	/* Nothing has happened to them. */
+	EXPECT_EQ(0, access(FERRY_DEBUGFS "state", R_OK));
+	for (i = 0, begun = 0; i < held.n; i += 2)
+		begun += read(held.fds[i], buf, 1) == 1;
+	EXPECT_GT(begun, 3);
 	ferry_note("%zu files were open", held.n);
 	release_all();
+	ASSERT_EQ(0, hz_unload());
 	EXPECT_NE(0, access(FERRY_DEBUGFS, F_OK));
 	ASSERT_EQ(0, hz_load());
 	EXPECT_EQ(0, access(FERRY_DEBUGFS "state", R_OK));
@@ -281,6 +281,8 @@ static void *read_all(void *arg)
 			if (read(held.fds[i], buf, sizeof(buf)) > 0)
 				atomic_fetch_add(&opened, 1);
 		release_all();
+		/* Else the module could hardly ever go. */
+		ferry_sleep_ms(1);
 	}
 	return NULL;
 }
@@ -291,7 +293,8 @@ TEST_F(i9, files_are_read_while_the_module_comes_and_goes)
 	u64 latest = end + 120 * 1000000000ULL;
 	const long enough = ferry_iters(4, 2);
 	pthread_t reader;
-	long loads = 0;
+	long loads = 0, busy = 0;
+	int ret;
 
 	if (!getenv("FERRY_MODULE"))
 		SKIP(return, "needs FERRY_MODULE");
@@ -300,14 +303,20 @@ TEST_F(i9, files_are_read_while_the_module_comes_and_goes)
 	ASSERT_EQ(0, pthread_create(&reader, NULL, read_all, NULL));
 	while (ferry_now_ns() < end ||
 	       ((loads < enough || !atomic_load(&opened)) && ferry_now_ns() < latest)) {
-		EXPECT_EQ(0, hz_unload());
+		ret = hz_unload();
+		if (ret == -EAGAIN) {
+			busy++;
+			continue;
+		}
+		EXPECT_EQ(0, ret);
 		EXPECT_EQ(0, hz_load());
 		loads++;
 		ferry_sleep_ms(10);
 	}
 	atomic_store(&reading, false);
 	pthread_join(reader, NULL);
-	ferry_note("loaded %ld times, %ld files read", loads, atomic_load(&opened));
+	ferry_note("loaded %ld times, busy %ld times, %ld files read", loads, busy,
+		   atomic_load(&opened));
 	EXPECT_GE(loads, enough);
 	EXPECT_GT(atomic_load(&opened), 0);
 }
