@@ -144,12 +144,16 @@ static void ended(void *param, const struct dmaengine_result *result)
 }
 
 /*
- * For providers whose engines may be at it all the same when they have given a
- * descriptor up: that is no end.
+ * For providers whose engines may still be at a descriptor that they have given up: it
+ * has not ended then.
  */
 static void ended_unless_aborted(void *param, const struct dmaengine_result *result)
 {
-	if (!result || result->result != DMA_TRANS_ABORTED)
+	const struct ferry_end *end = param;
+
+	if (result && result->result == DMA_TRANS_ABORTED)
+		end->given_up(end);
+	else
 		ended(param, result);
 }
 

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /* What engines of any kind need: mapping, and waiting. */
 #include <linux/dma-mapping.h>
+#include <linux/iommu.h>
+#include <linux/iommu-dma.h>
 #include <linux/ktime.h>
 #include <linux/mm.h>
+#include <linux/pci.h>
 #include <linux/sched/mm.h>
 #include <linux/swiotlb.h>
 
@@ -54,6 +57,64 @@ void ferry_dma_unmap(struct device *dev, u64 dma, size_t len, bool from)
 {
 	dma_unmap_phys(dev, dma, len, from ? DMA_FROM_DEVICE : DMA_TO_DEVICE,
 		       DMA_ATTR_REQUIRE_COHERENT);
+}
+
+#ifdef CONFIG_IOMMU_DMA
+/*
+ * Returns the domain of a device whose addresses an IOMMU translates, by the DMA API;
+ * NULL if there is none, or if unmapping does not cut the device off.
+ */
+static struct iommu_domain *cutting_domain(struct device *dev)
+{
+	struct iommu_domain *domain;
+
+	/* The group of a device without a driver may have another domain already. */
+	if (!use_dma_iommu(dev) || !ferry_device_is_bound(dev))
+		return NULL;
+#ifdef CONFIG_PCI_ATS
+	/*
+	 * A device that translates by itself has to answer before it is cut off, and
+	 * the IOMMU's driver does not say whether it has.
+	 */
+	if (dev_is_pci(dev) && to_pci_dev(dev)->ats_enabled)
+		return NULL;
+#endif
+	domain = iommu_get_domain_for_dev(dev);
+	return domain && domain->cookie_type == IOMMU_COOKIE_DMA_IOVA ? domain : NULL;
+}
+
+static bool cut_one(struct iommu_domain *domain, u64 dma, size_t len)
+{
+	u64 granule = 1ULL << __ffs(domain->pgsize_bitmap);
+	u64 from = ALIGN_DOWN(dma, granule);
+	size_t all = ALIGN(dma + len, granule) - from;
+
+	/*
+	 * Waits until the IOMMU uses nothing of it any more. Unmapping by the DMA API
+	 * leaves that for later where the domain is a lazy one.
+	 */
+	return !WARN_ON_ONCE(iommu_unmap(domain, from, all) != all);
+}
+#endif
+
+/*
+ * Takes the mappings of a source and a destination from a device that may still use
+ * them. Returns true if nothing that the device does reaches this memory any more;
+ * false where no IOMMU can cut the device off, which has changed nothing then. In any
+ * context that may unmap.
+ *
+ * This is not unmapping: the addresses stay taken for ever. They would be given to
+ * other memory else, which the device would reach by them.
+ */
+bool ferry_dma_cut(struct device *dev, u64 src, u64 dst, size_t len)
+{
+#ifdef CONFIG_IOMMU_DMA
+	struct iommu_domain *domain = cutting_domain(dev);
+
+	return domain && cut_one(domain, dst, len) && cut_one(domain, src, len);
+#else
+	return false;
+#endif
 }
 
 /*

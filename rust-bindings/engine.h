@@ -12,9 +12,12 @@
  * struct ferry_end - whom to tell that a descriptor has ended
  * @fn: called once, in any context but a hard interrupt's, with whether all of
  *	it has been copied; nothing of the engine touches its memory any more.
+ * @given_up: called in place of @fn, in the same contexts, when the driver has given
+ *	the descriptor up: the engine may still touch its memory.
  */
 struct ferry_end {
 	void (*fn)(const struct ferry_end *end, bool ok);
+	void (*given_up)(const struct ferry_end *end);
 };
 
 typedef bool (*ferry_done_fn_t)(void *data);
@@ -27,6 +30,7 @@ void ferry_device_put(struct device *dev);
 bool ferry_device_is_bound(struct device *dev);
 int ferry_dma_map(struct device *dev, u64 phys, size_t len, bool from, u64 *dma);
 void ferry_dma_unmap(struct device *dev, u64 dma, size_t len, bool from);
+bool ferry_dma_cut(struct device *dev, u64 src, u64 dst, size_t len);
 bool ferry_dma_take_hole(struct device *dev, size_t len, u64 *dma);
 void ferry_dma_free_hole(struct device *dev, u64 dma, size_t len);
 u64 ferry_folio_phys(const struct folio *folio);

@@ -567,11 +567,15 @@ impl Batch {
             }
         };
         let from = preempt::clock();
-        let answered = (session.migrator).wait(self, i, chunk, timeout).is_ok();
+        let result = session.migrator.wait(self, i, chunk, timeout);
+        let answered = result.is_ok();
+        let given_up = result == Err(ECANCELED);
         // Counts for what is left of the timeout.
         self.waited(from);
         let mut quiet = answered;
-        if !answered && self.patience == Patience::Timeout {
+        if given_up {
+            trace::engine_error(lane.index().into(), ECANCELED.to_errno());
+        } else if !answered && self.patience == Patience::Timeout {
             session.stats.add(Counter::WaitTimeouts, 1);
             trace::engine_error(lane.index().into(), ETIMEDOUT.to_errno());
             let proving = preempt::clock();
@@ -597,6 +601,16 @@ impl Batch {
             // back. What it has fails (I7); the mover goes on alone.
             session.stats.add(Counter::WaitsCut, 1);
             self.over.store(1, Release);
+            return false;
+        }
+        if given_up {
+            // Whatever else the lane has may still end, and is waited for.
+            if log::allowed() {
+                pr_warn!(
+                    "lane {}: its driver has given up a copy that its engine may still be at; the folio stays, its destination is kept\n",
+                    lane.index()
+                );
+            }
             return false;
         }
         self.stuck.add(lane.index().into());

@@ -336,7 +336,11 @@ impl Migrator for Engine {
             _ if channel.can_prove() => self.pace.patience(load),
             _ => left,
         };
-        channel.wait(batch.raw(), i, chunk, left.min(patience))
+        let waited = channel.wait(batch.raw(), i, chunk, left.min(patience));
+        if waited == Err(ECANCELED) {
+            self.keeper.quarantine(line, State::GivenUp);
+        }
+        waited
     }
 
     fn quiesce(&self, batch: &Batch, i: u32, chunk: u32, timeout_ns: u64) -> Quiet {
@@ -377,9 +381,9 @@ impl Migrator for Engine {
             }
             if line.channel().errors_in_a_row() != 0 {
                 trace::engine_error(line.lane().index().into(), EIO.to_errno());
-                if line.channel().is_failing() {
-                    self.keeper.quarantine(line, State::Failing);
-                }
+            }
+            if line.channel().is_failing() {
+                self.keeper.quarantine(line, State::Failing);
             }
             // Whoever was told of the end of the last descriptor may still be about to say so.
             let from = preempt::clock();

@@ -91,8 +91,12 @@ pub(crate) trait Migrator: Send + Sync {
     /// Somebody has begun with the batch, and more could: passes it on.
     fn pass_on(&self, batch: &Arc<Batch>);
 
-    /// The mover needs entry `i`, of which somebody has claimed `chunk`: waits until it is done, or
-    /// `ETIMEDOUT`.
+    /// Waits until entry `i`, which the mover needs and of which another lane has claimed `chunk`, is done.
+    ///
+    /// # Errors
+    ///
+    /// `ETIMEDOUT` if it is not done in time; [`Migrator::quiesce()`] may say more then. `ECANCELED` if it has
+    /// been given up without proof of quiet, and whatever has given it up takes nothing any more.
     fn wait(&self, batch: &Batch, i: u32, chunk: u32, timeout_ns: u64) -> Result;
 
     /// The mover has waited in vain: proof that nothing of this migrator touches entry `i` of

@@ -88,6 +88,8 @@ pub(super) enum State {
     Gone = 6,
     /// It was given back without proof that it is quiet.
     Lost = 7,
+    /// Quarantined: its driver has given up a copy that its engine may still be at.
+    GivenUp = 8,
 }
 
 impl State {
@@ -100,6 +102,7 @@ impl State {
             Self::Failing,
             Self::Gone,
             Self::Lost,
+            Self::GivenUp,
         ]
         .into_iter()
         .find(|s| *s as u32 == word)
@@ -116,11 +119,12 @@ impl State {
             Self::Failing => "quarantined (errors)",
             Self::Gone => "gone",
             Self::Lost => "lost",
+            Self::GivenUp => "quarantined (aborted)",
         }
     }
 
     fn is_quarantined(self) -> bool {
-        matches!(self, Self::Hung | Self::Failing)
+        matches!(self, Self::Hung | Self::Failing | Self::GivenUp)
     }
 }
 
@@ -545,7 +549,7 @@ impl Keeper {
     fn mend(&self, prove: bool) -> bool {
         let _admin = self.admin.lock();
         self.prove(|line| match line.state() {
-            State::Hung | State::Failing => prove,
+            State::Hung | State::Failing | State::GivenUp => prove,
             // What the driver has not ended by now it does not end by itself.
             State::Gone => true,
             State::Empty | State::Live | State::Halted | State::Going | State::Lost => false,

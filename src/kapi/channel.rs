@@ -14,12 +14,23 @@
 //! Busy to Ending is a compare-and-exchange, so that a descriptor ends once, whoever says so. What
 //! the engine wrote is visible before the chunk is completed: unmapping comes first (I11).
 //!
+//! A descriptor that the driver has given up has not ended by that. Where an IOMMU translates, the
+//! mappings are taken from the device for good, which ends it as failed. Elsewhere nothing is proven:
+//!
+//! ```text
+//!          submit()         given up              proven               reap()
+//!   Free ------------> Busy --------> Given up ---------> Ending -> Ended -------> Free
+//! ```
+//!
+//! A mover that needs such a descriptor is told so, as nothing more will be said of it.
+//!
 //! # Why DMA touches nothing else
 //!
 //! Addresses come from [`RawBatch::engine_parts()`], of chunks that are claimed for this channel. Such
 //! a chunk is completed when all of its descriptors have ended, and a slot ends only when the queue
-//! says so (see [`Queue`]) or after [`Queue::quiesce()`] has said that there is proof. Until
-//! then the shim does not get the folios back: the mover waits, or parks them (I7).
+//! says so (see [`Queue`]), after [`Queue::quiesce()`] has said that there is proof, or when the device
+//! does not reach the memory any more. Until then the shim does not get the folios back: the mover
+//! waits, or parks them (I7).
 //!
 //! # Locks
 //!
@@ -89,14 +100,21 @@ const SECTION_NS: u64 = 50_000;
 /// So many failures of a channel in a row are too many.
 const MOST_ERRORS: u32 = 8;
 
+/// Bytes of addresses that may be taken from a device for good before its channel counts as failing:
+/// they are never used again. So small that sixteen channels of a device leave half of the addresses
+/// that 32 bits have.
+const MOST_CUT: u64 = 128 << 20;
+
 /// How descriptors get to an engine, and what it says of them.
 ///
 /// # Safety
 ///
 /// After [`Queue::copy()`] has said `Ok`, the engine reads and writes the memory that it was given,
-/// and nothing else, until `end` is called, once, or [`Queue::quiesce()`] has said that it
-/// is quiet; after that it does not. `end` is not called after that, nor after the queue was dropped, nor with
-/// locks held that [`Queue::copy()`] takes. `true` is said of nothing that has not been copied as a whole.
+/// and nothing else, until `end.fn_` is called, or [`Queue::quiesce()`] has said that it
+/// is quiet; after that it does not. `end.given_up` may be called in place of `end.fn_`, and says nothing of
+/// the engine. Either is called once, not after [`Queue::quiesce()`] has said that it is quiet, nor after the
+/// queue was dropped, nor with locks held that [`Queue::copy()`] takes. `true` is said of nothing that has not
+/// been copied as a whole.
 pub(crate) unsafe trait Queue: Send {
     /// The device that maps the memory. Lives as long as the queue.
     fn device(&self) -> NonNull<bindings::device>;
@@ -108,8 +126,8 @@ pub(crate) unsafe trait Queue: Send {
     ///
     /// # Safety
     ///
-    /// The addresses are mapped for the device, for that many bytes, and `end` lives until it has been
-    /// called, or the queue is quiet.
+    /// The addresses are mapped for the device, for that many bytes, and `end` lives until one of its
+    /// functions has been called, or the queue is quiet.
     unsafe fn copy(
         &mut self,
         dst: u64,
@@ -190,6 +208,8 @@ const FREE: u32 = 0;
 const BUSY: u32 = 1;
 const ENDING: u32 = 2;
 const ENDED: u32 = 3;
+/// The driver says nothing more of the descriptor, and nothing proves that the engine is through with it.
+const GIVEN_UP: u32 = 4;
 
 /// A descriptor in flight.
 struct Job<B> {
@@ -203,9 +223,9 @@ struct Job<B> {
 struct Slot<B> {
     /// First, so that a pointer to it is one to the slot.
     end: fb::ferry_end,
-    /// Stored BUSY with release after `job` was written; who takes it to ENDING has read that with
-    /// acquire and has `job` to itself; ENDED is stored with release after its last use and read with
-    /// acquire by who takes it out.
+    /// Stored BUSY with release after `job` was written. A party that takes it to ENDING, from BUSY or from
+    /// GIVEN_UP, has read that with acquire and has `job` to itself. ENDED and GIVEN_UP are stored with
+    /// release after its last use of `job`, and read with acquire by the party that has `job` next.
     state: Atomic<u32>,
     common: NonNull<Common>,
     job: UnsafeCell<Option<Job<B>>>,
@@ -220,6 +240,11 @@ struct Common {
     node: Atomic<i32>,
     /// Bytes in flight.
     bytes: Atomic<u64>,
+    /// Descriptors that were GIVEN_UP since the channel was opened. Added to with release after the slot
+    /// says so, read with acquire by a mover that then looks at the slots.
+    given_up: Atomic<u32>,
+    /// Bytes of addresses that were taken from the device for good since then. Orders nothing.
+    cut: Atomic<u64>,
     /// Descriptors that have failed, all and since the last good one.
     errors: Atomic<u64>,
     row: Atomic<u32>,
@@ -317,6 +342,17 @@ impl Common {
     }
 }
 
+/// Takes note that the driver has given a descriptor up.
+///
+/// # Safety
+///
+/// As for [`ended()`].
+unsafe extern "C" fn given_up<B: Pooled>(end: *const fb::ferry_end) {
+    // SAFETY: By the requirement of this function; `end` is the first field.
+    let slot = unsafe { &*end.cast::<Slot<B>>() };
+    slot.give_up();
+}
+
 /// A descriptor has ended, says the queue.
 ///
 /// # Safety
@@ -329,18 +365,62 @@ unsafe extern "C" fn ended<B: Pooled>(end: *const fb::ferry_end, ok: bool) {
 }
 
 impl<B: Pooled> Slot<B> {
-    /// Ends the descriptor, if it has not ended. `bound`: its device has a driver, so that it can be
+    fn common(&self) -> &Common {
+        // SAFETY: `common` lives as long as the channel, which the slot is a part of.
+        unsafe { self.common.as_ref() }
+    }
+
+    /// Returns whether the descriptor has not ended, and is not being ended just now.
+    fn is_open(&self) -> bool {
+        matches!(self.state.load(Relaxed), BUSY | GIVEN_UP)
+    }
+
+    /// Ends the descriptor, if it has not ended. With `bound` its device has a driver, so that it can be
     /// unmapped.
     fn end(&self, ok: bool, bound: bool) {
-        // SAFETY: `common` lives as long as the channel, which the slot is a part of.
-        let common = unsafe { self.common.as_ref() };
+        let taken = self.state.cmpxchg(BUSY, ENDING, Acquire).is_ok()
+            || self.state.cmpxchg(GIVEN_UP, ENDING, Acquire).is_ok();
+        if taken {
+            self.finish(ok, bound);
+        } else {
+            self.common().strange.add(1u64, Relaxed);
+        }
+    }
+
+    /// Takes note that the driver has given the descriptor up: ends it as failed if the device can be cut
+    /// off from its memory, and keeps it as one that the engine may be at if not.
+    fn give_up(&self) {
+        let common = self.common();
         if self.state.cmpxchg(BUSY, ENDING, Acquire).is_err() {
             common.strange.add(1u64, Relaxed);
             return;
         }
-        // SAFETY: We have taken the slot to ENDING, so `job` is ours until ENDED.
+        // SAFETY: The slot has been taken to ENDING, so `job` is this function's until it says otherwise.
+        let cut = unsafe { &*self.job.get() }.as_ref().and_then(|job| {
+            let len = job.run.len;
+            // SAFETY: Both were mapped for this device by `submit()`, which it outlives by the
+            // reference of the channel. If this succeeds they are not unmapped: `finish()` is told so.
+            unsafe { fb::ferry_dma_cut(common.device(), job.src, job.dst, len as usize) }
+                .then_some(len)
+        });
+        if let Some(len) = cut {
+            // Those of the source and those of the destination.
+            common.cut.add(len.saturating_mul(2), Relaxed);
+            self.finish(false, false);
+            return;
+        }
+        self.state.store(GIVEN_UP, Release);
+        common.given_up.fetch_add(1u32, Release);
+        common.wake();
+    }
+
+    /// Ends the descriptor, whose slot the caller has taken to ENDING. With `unmap` its memory is unmapped;
+    /// without it, the device has no driver any more or has been cut off from the memory.
+    fn finish(&self, ok: bool, unmap: bool) {
+        let common = self.common();
+        // SAFETY: The slot has been taken to ENDING, so `job` is this function's until ENDED.
         if let Some(job) = unsafe { &*self.job.get() } {
-            if bound {
+            if unmap {
                 let len = job.run.len as usize;
                 // SAFETY: Both were mapped for this device by `submit()`, which it outlives by the
                 // reference of the channel.
@@ -371,6 +451,9 @@ struct Waiting<'a> {
     batch: &'a RawBatch,
     entry: u32,
     chunk: u32,
+    common: &'a Common,
+    /// [`Common::given_up`] when the slots were looked at.
+    given_up: u32,
 }
 
 /// # Safety
@@ -379,7 +462,7 @@ struct Waiting<'a> {
 unsafe extern "C" fn no_more_waiting(data: *mut ffi::c_void) -> bool {
     // SAFETY: By the requirement of this function.
     let w = unsafe { &*data.cast::<Waiting<'_>>() };
-    !w.batch.waiting(w.entry, w.chunk)
+    !w.batch.waiting(w.entry, w.chunk) || w.common.given_up.load(Relaxed) != w.given_up
 }
 
 impl<B: Pooled> Channel<B> {
@@ -392,6 +475,8 @@ impl<B: Pooled> Channel<B> {
                 device: Atomic::new(0),
                 node: Atomic::new(-1),
                 bytes: Atomic::new(0),
+                given_up: Atomic::new(0),
+                cut: Atomic::new(0),
                 errors: Atomic::new(0),
                 row: Atomic::new(0),
                 look_ns: Atomic::new(LOST_NS),
@@ -408,6 +493,7 @@ impl<B: Pooled> Channel<B> {
                 Slot {
                     end: fb::ferry_end {
                         fn_: Some(ended::<B>),
+                        given_up: Some(given_up::<B>),
                     },
                     state: Atomic::new(FREE),
                     common: NonNull::from(&*common),
@@ -469,6 +555,8 @@ impl<B: Pooled> Channel<B> {
         let node = unsafe { fb::ferry_device_node(device) };
         self.common.node.store(node, Relaxed);
         self.common.row.store(0, Relaxed);
+        self.common.given_up.store(0, Relaxed);
+        self.common.cut.store(0, Relaxed);
         let look_ns = queue.look_ns().min(LOST_NS);
         self.common.look_ns.store(look_ns, Relaxed);
         self.common.provable.store(queue.can_prove(), Relaxed);
@@ -522,10 +610,11 @@ impl<B: Pooled> Channel<B> {
         self.common.row.load(Relaxed)
     }
 
-    /// Does its queue fail too often?
+    /// Returns whether its queue fails too often, or at the expense of too many addresses.
     pub(crate) fn is_failing(&self) -> bool {
         let row = self.errors_in_a_row();
-        row != 0 && self.with_queue(|queue| queue.is_failing(row)) == Some(true)
+        self.common.cut.load(Relaxed) > MOST_CUT
+            || row != 0 && self.with_queue(|queue| queue.is_failing(row)) == Some(true)
     }
 
     /// For a person.
@@ -611,7 +700,26 @@ impl<B: Pooled> Channel<B> {
         Submitted { referenced, ..did }
     }
 
+    /// Returns whether the driver has given up what entry `i` of this chunk needs: a descriptor for a part
+    /// of the entry, or one that keeps the chunk from ending while none in flight has a part of the entry.
+    fn gave_up(&self, batch: &RawBatch, i: u32, chunk: u32) -> bool {
+        let has = |(first, last): (u32, u32), n| (first..=last).contains(&n);
+        let of_chunk = |job: &Job<B>| {
+            core::ptr::eq((*job.batch).as_ref(), batch) && has(job.run.chunks, chunk)
+        };
+        let of_entry = |job: &Job<B>| of_chunk(job) && has(job.run.entries, i);
+        let given_up = |state| state == GIVEN_UP;
+        self.any(|state, job| given_up(state) && of_entry(job))
+            || self.any(|state, job| given_up(state) && of_chunk(job))
+                && !self.any(|state, job| matches!(state, BUSY | ENDING) && of_entry(job))
+    }
+
     /// Waits until entry `i` is done, or its chunk, which this channel has.
+    ///
+    /// # Errors
+    ///
+    /// `ECANCELED` if the driver has given it up, so that nothing more will be said of it; `ETIMEDOUT` if
+    /// it has not ended in time.
     pub(crate) fn wait(&self, batch: &RawBatch, i: u32, chunk: u32, timeout_ns: u64) -> Result {
         let from = preempt::clock();
         let passed = || preempt::clock().saturating_sub(from);
@@ -629,9 +737,18 @@ impl<B: Pooled> Channel<B> {
             batch,
             entry: i,
             chunk,
+            common: &self.common,
+            given_up: 0,
         };
-        // Each round sleeps for a bounded time, and there are so many as the timeout has room for.
+        // Each round sleeps for a bounded time, and there are as many as the timeout has room for, and one
+        // for each descriptor that is given up meanwhile.
         loop {
+            waiting.given_up = self.common.given_up.load(Acquire);
+            let given_up = waiting.given_up != 0 && self.gave_up(batch, i, chunk);
+            // Afterwards: what was in flight may have ended between two looks at the slots.
+            if given_up && batch.waiting(i, chunk) {
+                return Err(ECANCELED);
+            }
             let left = timeout_ns.saturating_sub(passed());
             let data: *mut ffi::c_void = (&raw mut waiting).cast();
             // SAFETY: The wait queue lives as long as the channel; `no_more_waiting()` gets what it
@@ -645,10 +762,9 @@ impl<B: Pooled> Channel<B> {
                     left.min(look_ns.max(passed() / 4)).min(LOST_NS),
                 )
             };
-            if done {
-                return Ok(());
+            if !done {
+                self.poll();
             }
-            self.poll();
             if !batch.waiting(i, chunk) {
                 return Ok(());
             }
@@ -702,7 +818,7 @@ impl<B: Pooled> Channel<B> {
 
     /// Are descriptors of this batch in flight, that have not ended?
     pub(crate) fn is_at(&self, batch: &B) -> bool {
-        self.any(|state, job| state == BUSY && core::ptr::eq(&*job.batch, batch))
+        self.any(|state, job| matches!(state, BUSY | GIVEN_UP) && core::ptr::eq(&*job.batch, batch))
     }
 
     /// Is there a slot in use with this state and job?
@@ -710,12 +826,14 @@ impl<B: Pooled> Channel<B> {
         let ring = self.ring.lock();
         let mut n = ring.tail;
         while n != ring.head {
+            // Acquire: a caller that sees ENDED sees what has become of the entries.
+            //
             // SAFETY: A slot between tail and head has a job, which is written and taken under the
             // lock of the ring only; whoever ends it reads it.
             let found = self.slot(n).is_some_and(|slot| unsafe {
                 (*slot.job.get())
                     .as_ref()
-                    .is_some_and(|job| f(slot.state.load(Relaxed), job))
+                    .is_some_and(|job| f(slot.state.load(Acquire), job))
             });
             if found {
                 return true;
@@ -755,7 +873,7 @@ impl<B: Pooled> Channel<B> {
         let mut n = tail;
         while n != head {
             if let Some(slot) = self.slot(n) {
-                if slot.state.load(Relaxed) == BUSY {
+                if slot.is_open() {
                     slot.end(false, bound);
                 }
             }
@@ -784,11 +902,11 @@ impl<B: Pooled> Channel<B> {
 #[pinned_drop]
 impl<B: Pooled> PinnedDrop for Channel<B> {
     fn drop(self: Pin<&mut Self>) {
-        // Nobody submits, and the queue has been closed. What is still busy has no proof of quiet: its
+        // Nobody submits, and the queue has been closed. What has not ended has no proof of quiet: its
         // batches, with what they have parked, are kept for ever (I7).
         self.reap();
         for slot in &self.slots {
-            if slot.state.load(Relaxed) == BUSY {
+            if slot.is_open() {
                 // SAFETY: Nobody tells of ends any more, so `job` is ours.
                 if let Some(job) = unsafe { (*slot.job.get()).take() } {
                     core::mem::forget(job);

@@ -285,6 +285,15 @@ impl DmaChannel {
                 core::mem::forget((probe, from, to, trial));
                 return Ok(Probed::Silent);
             }
+            if probe.told.load(Relaxed) == TOLD_GIVEN_UP {
+                // The hole stays taken as well: the engine may still read there.
+                core::mem::forget(trial);
+                // SAFETY: Both were mapped above, and are not unmapped after this.
+                if !unsafe { fb::ferry_dma_cut(device, src, dst, PROBE_BYTES) } {
+                    core::mem::forget((from, to));
+                }
+                return Ok(Probed::Failed);
+            }
         }
         // SAFETY: Mapped above; the engine is through with it, or never got it.
         unsafe {
@@ -309,6 +318,7 @@ const PROBE_MS: u32 = 2_000;
 
 const TOLD_GOOD: u32 = 1;
 const TOLD_FAILED: u32 = 2;
+const TOLD_GIVEN_UP: u32 = 3;
 
 /// What became of the copy of a self-test.
 enum Probed {
@@ -334,7 +344,10 @@ impl Probe {
     fn new() -> Result<Pin<KBox<Self>>> {
         let probe = KBox::pin(
             Self {
-                end: fb::ferry_end { fn_: Some(probed) },
+                end: fb::ferry_end {
+                    fn_: Some(probed),
+                    given_up: Some(probe_given_up),
+                },
                 told: Atomic::new(0),
                 done: Opaque::new(Default::default()),
             },
@@ -345,8 +358,15 @@ impl Probe {
         Ok(probe)
     }
 
-    /// Has it ended in time? If so, `probed()` uses it no more: `complete()` keeps the completion's lock
-    /// until it is through with it, and this takes it.
+    /// Says what has become of the copy, once. Nothing of the probe is used after this.
+    fn tell(&self, told: u32) {
+        self.told.store(told, Relaxed);
+        // SAFETY: Initialised by `new()`.
+        unsafe { bindings::complete(self.done.get()) };
+    }
+
+    /// Returns whether something was told in time. If so, `tell()` uses the probe no more: `complete()` keeps
+    /// the completion's lock until it is through with it, and this takes it.
     fn wait(&self) -> bool {
         let limit = msecs_to_jiffies(PROBE_MS);
         // SAFETY: Initialised by `new()`; callers can sleep.
@@ -362,15 +382,23 @@ impl Probe {
 unsafe extern "C" fn probed(end: *const fb::ferry_end, ok: bool) {
     // SAFETY: By the requirement of this function.
     let probe = unsafe { &*end.cast::<Probe>() };
-    let told = if ok { TOLD_GOOD } else { TOLD_FAILED };
-    probe.told.store(told, Relaxed);
-    // SAFETY: Initialised by `Probe::new()`. Nothing of the probe is used after this.
-    unsafe { bindings::complete(probe.done.get()) };
+    probe.tell(if ok { TOLD_GOOD } else { TOLD_FAILED });
+}
+
+/// Takes note that the driver has given up the copy of a self-test.
+///
+/// # Safety
+///
+/// As for [`probed()`].
+unsafe extern "C" fn probe_given_up(end: *const fb::ferry_end) {
+    // SAFETY: By the requirement of this function.
+    let probe = unsafe { &*end.cast::<Probe>() };
+    probe.tell(TOLD_GIVEN_UP);
 }
 
 // SAFETY: dmaengine calls back once for each descriptor, when the engine is through with it, or the
-// provider has given it up; the latter is passed on only of providers that have waited for the engine,
-// or reset it, which their drivers say. That a terminate is proof is said only of the same ones. After
+// provider has given it up; the latter is told as an end only of providers that have waited for the
+// engine, or reset it, which their drivers say. That a terminate is proof is said only of the same ones. After
 // a channel was released there are no callbacks, by the contract of dmaengine. What failed is not said
 // to be good by providers that have passed the self-test; who selects another one has been told what
 // that means.

@@ -91,13 +91,15 @@ MODULE_PARM_DESC(late_ms, "how much later late writes come, in milliseconds (300
 
 /* Counters; reset by loading the module anew. */
 static DEFINE_SPINLOCK(count_lock);
-static unsigned int empty, copied, struck, stopped, kept, reused;
+static unsigned int empty, copied, struck, pending, stopped, kept, reused;
 module_param(empty, uint, 0444);
 MODULE_PARM_DESC(empty, "copies of no bytes that were asked for");
 module_param(copied, uint, 0444);
 MODULE_PARM_DESC(copied, "copies that were made");
 module_param(struck, uint, 0444);
 MODULE_PARM_DESC(struck, "copies that were struck");
+module_param(pending, uint, 0444);
+MODULE_PARM_DESC(pending, "late writes that are still to come");
 module_param(stopped, uint, 0444);
 MODULE_PARM_DESC(stopped, "pages that a late write did not reach, for the IOMMU");
 module_param(kept, uint, 0444);
@@ -105,11 +107,16 @@ MODULE_PARM_DESC(kept, "pages that a late write reached, and that nobody else ha
 module_param(reused, uint, 0444);
 MODULE_PARM_DESC(reused, "pages that a late write reached after they had been given to others");
 
-static void count(unsigned int *counter)
+static void count_by(unsigned int *counter, int by)
 {
 	spin_lock_bh(&count_lock);
-	WRITE_ONCE(*counter, *counter + 1);
+	WRITE_ONCE(*counter, *counter + by);
 	spin_unlock_bh(&count_lock);
+}
+
+static void count(unsigned int *counter)
+{
+	count_by(counter, 1);
 }
 
 struct soft_desc {
@@ -193,6 +200,7 @@ static void write_late(struct work_struct *work)
 		count(folio_test_locked(virt_to_folio(to)) ? &kept : &reused);
 		memset(to, LATE_FILL, min(late->len - done, PAGE_SIZE));
 	}
+	count_by(&pending, -1);
 	atomic_dec(&late->soft->late);
 	kfree(late);
 }
@@ -237,6 +245,7 @@ static enum dmaengine_tx_result carry_out(struct soft *soft, struct soft_desc *d
 	late->dst = desc->dst;
 	late->len = desc->len;
 	atomic_inc(&soft->late);
+	count(&pending);
 	queue_delayed_work(soft->wq, &late->work, msecs_to_jiffies(READ_ONCE(late_ms)));
 	return DMA_TRANS_ABORTED;
 }

@@ -4,8 +4,21 @@
  * claims no function by itself, its own migrator and that driver are told apart, and functions
  * change hands while folios migrate.
  *
- * And what is believed of it: nothing is asked of it that it could object to, and it shows that it
- * tells of failures or is refused.
+ * And what is believed of it: nothing is asked of it that it could object to, it shows that it
+ * tells of failures or is refused, and that it says of a copy that it was aborted is no proof
+ * that its engine is through with it.
+ *
+ * Seen red, each in a scratch copy:
+ *
+ * - functions bound without sdxi_bind=1 or a driver_override: nothing_is_claimed;
+ * - any driver asked for a copy of no bytes: strangers_are_not_believed;
+ * - mappings of aborted copies unmapped, so that their addresses are used again:
+ *   late_writes_do_not_pass_the_iommu (14 MB of late writes in folios that moved);
+ * - "aborted" taken for an end: the same, aborted_is_no_end_without_an_iommu and
+ *   aborted_stays_when_channels_are_given_back (2 and 3 of 8 MiB overwritten);
+ * - no bound on addresses that are taken for good: addresses_are_not_taken_without_end;
+ * - "aborted" passed over: aborted_is_an_end_behind_an_iommu and
+ *   aborted_is_no_end_without_an_iommu (a minute's wait each, and 92 of 2048 folios stay).
  */
 #include "kselftest_harness.h"
 #include "ferry_util.h"
@@ -464,7 +477,7 @@ TEST_F(beside, strangers_are_not_believed)
 
 TEST_F(beside, strangers_show_that_they_tell)
 {
-	static const char *const tells[] = { "failed" };
+	static const char *const tells[] = { "failed", "aborted" };
 	int i, log;
 
 	if (!self->iommu)
@@ -484,6 +497,178 @@ TEST_F(beside, strangers_show_that_they_tell)
 	}
 	EXPECT_GT(counter("stranger", "engine_bytes"), 0);
 	EXPECT_EQ(0, soft("empty"));
+}
+
+/* ---- copies that are aborted ---- */
+
+/* Longer than anything here takes, however slow the guest is. */
+#define TIMEOUT_MS	60000
+
+/* Each late write to a page has come, or has been stopped. */
+static bool late_writes_are_over(void *arg)
+{
+	return soft("pending") == 0;
+}
+
+/*
+ * Has one of three copies aborted. No mover waits for the timeout, content is right, and what does
+ * not move is what nothing vouches for. Returns how many folios that are.
+ */
+static long abort_some(struct __test_metadata *_metadata, FIXTURE_DATA(beside) * self,
+		       const char *fault)
+{
+	long there, unquiet;
+	struct hz_count c;
+	u64 from, ms;
+
+	ASSERT_EQ(0, ferry_set_knob("engine_share", "all"));
+	ASSERT_EQ(0, ferry_set_knob("timeout_ms", "%d", TIMEOUT_MS));
+	ASSERT_EQ(0, set_soft("tells", "aborted"));
+	ASSERT_EQ(0, choose("stranger"));
+	ASSERT_EQ(0, hz_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[0]));
+	ferry_fill(self->mem, LEN, 5, 1);
+	hz_count(&c);
+	ASSERT_EQ(0, set_soft("fault", fault));
+	from = ferry_now_ns();
+	hz_move_pages(self->mem, LEN, FERRY_PAGE, self->nodes[1]);
+	ms = (ferry_now_ns() - from) / 1000000;
+	ASSERT_EQ(0, set_soft("fault", "none"));
+	hz_count_end(&c);
+	there = ferry_count_on(self->mem, LEN, FERRY_PAGE, self->nodes[1]);
+	unquiet = hz_grown(&c, "folios_unquiet");
+	ferry_note("%ld copies struck, %ld made, %ld pages moved in %llu ms, unquiet %ld",
+		   soft("struck"), soft("copied"), there, (unsigned long long)ms, unquiet);
+	EXPECT_GT(soft("struck"), 0);
+	EXPECT_LT(ms, TIMEOUT_MS);
+	EXPECT_EQ(0, hz_grown(&c, "wait_timeouts"));
+	EXPECT_EQ(0, ferry_verify(self->mem, LEN, 5, 1));
+	EXPECT_EQ((long)(LEN / FERRY_PAGE) - there, unquiet);
+
+	EXPECT_TRUE(ferry_wait(late_writes_are_over, NULL, WAIT_MS));
+	EXPECT_EQ(0, soft("reused"));
+	EXPECT_EQ(0, ferry_verify(self->mem, LEN, 5, 1));
+	return unquiet;
+}
+
+TEST_F(beside, aborted_is_an_end_behind_an_iommu)
+{
+	if (!self->iommu)
+		SKIP(return, "needs an IOMMU");
+	load_translated(_metadata, self);
+	EXPECT_EQ(0, abort_some(_metadata, self, "error"));
+	EXPECT_EQ(soft("channels") * self->nr, eng_channels());
+	EXPECT_EQ(0, hz_parked());
+	migrate(_metadata, self, 2);
+}
+
+/* Writes that come late are stopped, and their addresses are used for nothing else. */
+TEST_F(beside, late_writes_do_not_pass_the_iommu)
+{
+	struct hz_mover m[2];
+	size_t bad;
+
+	if (!self->iommu)
+		SKIP(return, "needs an IOMMU");
+	load_translated(_metadata, self);
+	EXPECT_EQ(0, abort_some(_metadata, self, "late"));
+	EXPECT_EQ(soft("channels") * self->nr, eng_channels());
+	EXPECT_EQ(0, hz_parked());
+	EXPECT_GT(soft("stopped"), 0);
+	EXPECT_EQ(0, soft("kept"));
+
+	/* While mappings come and go. */
+	ASSERT_EQ(0, set_soft("every", "7"));
+	ASSERT_EQ(0, set_soft("fault", "late"));
+	ASSERT_EQ(0, hz_movers_start(m, ARRAY_SIZE(m), self->nodes));
+	ferry_sleep_ms(ferry_iters(8000, 4000));
+	ASSERT_EQ(0, set_soft("fault", "none"));
+	EXPECT_GT(hz_movers_end(m, ARRAY_SIZE(m), &bad), 0);
+	EXPECT_EQ(0, bad);
+	EXPECT_TRUE(ferry_wait(late_writes_are_over, NULL, WAIT_MS));
+	ferry_note("%ld copies struck, %ld pages stopped", soft("struck"), soft("stopped"));
+	EXPECT_EQ(0, soft("reused"));
+	EXPECT_EQ(0, soft("kept"));
+}
+
+/* A driver that aborts more and more is not used at the expense of all addresses that there are. */
+TEST_F(beside, addresses_are_not_taken_without_end)
+{
+	long all, moves = 0;
+	int log;
+
+	if (!self->iommu)
+		SKIP(return, "needs an IOMMU");
+	load_translated(_metadata, self);
+	ASSERT_EQ(0, ferry_set_knob("engine_share", "all"));
+	ASSERT_EQ(0, set_soft("tells", "aborted"));
+	ASSERT_EQ(0, set_soft("every", "3"));
+	ASSERT_EQ(0, choose("stranger"));
+	ASSERT_EQ(0, hz_fresh(self->mem, LEN, FERRY_PMD, self->nodes[0]));
+	ferry_fill(self->mem, LEN, 5, 1);
+	all = eng_channels();
+	log = hz_log_open();
+	ASSERT_EQ(0, set_soft("fault", "error"));
+	/* 128 MiB for each channel, twice what its copies that were aborted had. */
+	while (eng_channels() == all && moves < 400) {
+		moves++;
+		EXPECT_EQ(0, ferry_move_range(self->mem, LEN, FERRY_PMD,
+					      self->nodes[moves % 2], NULL));
+	}
+	ASSERT_EQ(0, set_soft("fault", "none"));
+	ferry_note("%ld copies struck in %ld moves", soft("struck"), moves);
+	EXPECT_LT(eng_channels(), all);
+	EXPECT_LT(0, hz_log_count(log, "quarantined (errors)"));
+	/* Not for a few, nor for failures in a row. */
+	EXPECT_GT(soft("struck"), 16);
+	EXPECT_EQ(0, ferry_verify(self->mem, LEN, 5, 1));
+	EXPECT_EQ(0, hz_parked());
+}
+
+/* Nothing vouches for the engine then: source and destination are kept, but no mover waits. */
+TEST_F(beside, aborted_is_no_end_without_an_iommu)
+{
+	int log;
+
+	load_stranger(_metadata, self);
+	ASSERT_EQ(0, ferry_set_knob("dma_untrusted", "1"));
+	log = hz_log_open();
+	EXPECT_LT(0, abort_some(_metadata, self, "late"));
+	EXPECT_LT(0, hz_log_count(log, "quarantined (aborted)"));
+	EXPECT_LT(0, soft("kept"));
+	EXPECT_EQ(0, soft("stopped"));
+	EXPECT_LT(0, hz_parked());
+	EXPECT_LT(eng_channels(), soft("channels"));
+	/* What is parked stays so, whatever is tried. */
+	ferry_write(FERRY_DEBUGFS "rearm", "1");
+	migrate(_metadata, self, 2);
+	EXPECT_LT(0, hz_parked());
+}
+
+/* Nor is there one when the channels go: what has been aborted stays, for ever. */
+TEST_F(beside, aborted_stays_when_channels_are_given_back)
+{
+	int log;
+
+	load_stranger(_metadata, self);
+	ASSERT_EQ(0, ferry_set_knob("dma_untrusted", "1"));
+	ASSERT_EQ(0, ferry_set_knob("engine_share", "all"));
+	ASSERT_EQ(0, choose("stranger"));
+	ASSERT_EQ(0, hz_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[0]));
+	ferry_fill(self->mem, LEN, 5, 1);
+	/* So that they come after the channels have gone. */
+	ASSERT_EQ(0, set_soft("late_ms", "10000"));
+	ASSERT_EQ(0, set_soft("fault", "late"));
+	hz_move_pages(self->mem, LEN, FERRY_PAGE, self->nodes[1]);
+	ASSERT_EQ(0, set_soft("fault", "none"));
+	log = hz_log_open();
+	ASSERT_EQ(0, choose("off"));
+	EXPECT_LT(0, hz_log_count(log, "given back without proof"));
+	EXPECT_LT(0, hz_parked());
+	EXPECT_GT(soft("pending"), 0);
+	EXPECT_TRUE(ferry_wait(late_writes_are_over, NULL, WAIT_MS));
+	EXPECT_LT(0, soft("kept"));
+	EXPECT_EQ(0, soft("reused"));
+	EXPECT_EQ(0, ferry_verify(self->mem, LEN, 5, 1));
 }
 
 TEST_HARNESS_MAIN

@@ -13,6 +13,7 @@
 //! Models run to their end; where one bounds the number of preemptions, it says so by
 //! `explore_bounded()`.
 
+mod aborted;
 mod claim;
 mod handoff;
 mod order;
