@@ -233,10 +233,13 @@ impl DmaChannel {
             None if TAKE_EMPTY.contains(&driver.as_str()) => Some(self.probe(Trial::Empty)?),
             None => None,
         };
+        if matches!(failing, Some(Probed::Silent)) {
+            return Ok(Verdict::Silent);
+        }
         // Afterwards: a channel that does not go on after a failure is of no use.
         let plain = self.probe(Trial::Plain)?;
         Ok(match (plain, failing) {
-            (Probed::Silent, _) | (_, Some(Probed::Silent)) => Verdict::Silent,
+            (Probed::Silent, _) => Verdict::Silent,
             (Probed::Good, Some(Probed::Failed)) => Verdict::Good,
             (Probed::Good, Some(Probed::Good)) => Verdict::Lies,
             (Probed::Good, Some(Probed::Refused)) => Verdict::Unknown,
@@ -275,15 +278,19 @@ impl DmaChannel {
             Trial::Empty => (src, 0),
             Trial::FromHole(hole) => (hole.dma, PROBE_BYTES as u64),
         };
+        let mut silent = false;
         // SAFETY: Mapped above for at least `len` bytes, but for a hole, where nothing is read; the
-        // probe lives until it has been told, or for ever.
+        // probe lives until it has been told, or the queue is quiet, or for ever.
         let made = unsafe { self.copy(dst, from_dma, len, true, &raw const probe.end) };
         if made.is_ok() {
             self.issue();
             if !probe.wait() {
-                // It may still be at it: none of this is ever used again.
-                core::mem::forget((probe, from, to, trial));
-                return Ok(Probed::Silent);
+                if !(self.trust.terminate && self.quiesce()) {
+                    // It may still be at it: none of this is ever used again.
+                    core::mem::forget((probe, from, to, trial));
+                    return Ok(Probed::Silent);
+                }
+                silent = true;
             }
             if probe.told.load(Relaxed) == TOLD_GIVEN_UP {
                 // The hole stays taken as well: the engine may still read there.
@@ -295,7 +302,7 @@ impl DmaChannel {
                 return Ok(Probed::Failed);
             }
         }
-        // SAFETY: Mapped above; the engine is through with it, or never got it.
+        // SAFETY: Mapped above; the engine is through with it, or is quiet, or never got it.
         unsafe {
             fb::ferry_dma_unmap(device, src, PROBE_BYTES, false);
             fb::ferry_dma_unmap(device, dst, PROBE_BYTES, true);
@@ -303,6 +310,7 @@ impl DmaChannel {
         // What is to fail leaves nothing to compare.
         let right = !matches!(trial, Trial::Plain) || *to == *from;
         Ok(match (made, probe.told.load(Relaxed)) {
+            _ if silent => Probed::Silent,
             (Err(_), _) => Probed::Refused,
             (Ok(()), TOLD_GOOD) if right => Probed::Good,
             _ => Probed::Failed,
@@ -378,7 +386,7 @@ impl Probe {
 ///
 /// # Safety
 ///
-/// `end` is the first field of a `Probe` that lives until it has been told.
+/// `end` is the first field of a `Probe` that lives until it has been told, or the queue is quiet.
 unsafe extern "C" fn probed(end: *const fb::ferry_end, ok: bool) {
     // SAFETY: By the requirement of this function.
     let probe = unsafe { &*end.cast::<Probe>() };
