@@ -254,10 +254,11 @@ struct task_struct *ferry_worker_create(ferry_thread_fn_t fn, void *data,
 }
 
 /*
- * Sleeps until woken, unless again(data) or the thread has to stop. Not bounded:
- * this is a helper without work, and nobody waits for it.
+ * Sleeps until woken, for so many jiffies at most, unless again(data) or the thread
+ * has to stop. With MAX_SCHEDULE_TIMEOUT it is not bounded: this is a thread without
+ * work, and nobody waits for it.
  */
-void ferry_worker_sleep(ferry_again_fn_t again, void *data)
+void ferry_worker_sleep(ferry_again_fn_t again, void *data, long jiffies)
 {
 	/*
 	 * set_current_state() orders its store before the reads in again() and
@@ -266,6 +267,6 @@ void ferry_worker_sleep(ferry_again_fn_t again, void *data)
 	 */
 	set_current_state(TASK_IDLE);
 	if (!again(data) && !kthread_should_stop())
-		schedule();
+		schedule_timeout(jiffies);
 	__set_current_state(TASK_RUNNING);
 }

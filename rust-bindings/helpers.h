@@ -42,6 +42,6 @@ bool ferry_possible_cpu(unsigned int n, int *cpu);
 bool ferry_cpu_usable(int cpu);
 bool ferry_cpus_share_core(int a, int b);
 bool ferry_cpus_share_cache(int a, int b);
-void ferry_worker_sleep(ferry_again_fn_t again, void *data);
+void ferry_worker_sleep(ferry_again_fn_t again, void *data, long jiffies);
 
 #endif /* _FERRY_HELPERS_H */

@@ -8,8 +8,8 @@
 //! on the nodes of source and destination come first, and those that are busy are left alone.
 //!
 //! A channel that does not answer, or fails again and again, is quarantined at once; the [`Keeper`] finds
-//! out whether it is quiet (I7), and takes it back when somebody asks for it and it passes the test of
-//! its [`keeper::Provider`]. Channels come and go with their devices.
+//! out whether it is quiet (I7), and takes it back after a pause, or when somebody asks for it, if
+//! it passes the test of its [`keeper::Provider`]. Channels come and go with their devices.
 //!
 //! Not for migrations that must not block (I15), nor in reclaim: mapping and preparing allocate
 //! there at the expense of reserves (I8).
@@ -338,7 +338,8 @@ impl Migrator for Engine {
         };
         let waited = channel.wait(batch.raw(), i, chunk, left.min(patience));
         if waited == Err(ECANCELED) {
-            self.keeper.quarantine(line, State::GivenUp);
+            self.keeper
+                .quarantine(line, State::GivenUp, batch.waited_ns());
         }
         waited
     }
@@ -355,7 +356,7 @@ impl Migrator for Engine {
         let mut news = false;
         for line in self.keeper.lines() {
             if batch.is_given(line.lane().index().into()) && line.channel().is_at(batch) {
-                news |= self.keeper.quarantine(line, State::Hung);
+                news |= self.keeper.quarantine(line, State::Hung, batch.waited_ns());
             }
         }
         if let (true, Some(session)) = (news, batch.session()) {
@@ -383,7 +384,7 @@ impl Migrator for Engine {
                 trace::engine_error(line.lane().index().into(), EIO.to_errno());
             }
             if line.channel().is_failing() {
-                self.keeper.quarantine(line, State::Failing);
+                self.keeper.quarantine(line, State::Failing, 0);
             }
             // Whoever was told of the end of the last descriptor may still be about to say so.
             let from = preempt::clock();

@@ -15,6 +15,7 @@
 //! | [`placement`] | in which order CPUs are asked to help |
 //! | [`policy`] | how many helpers at most, how far ahead, which routine, and whether at all |
 //! | [`pace`] | how long those wait who must not block |
+//! | [`pauses`] | when a channel that was quarantined is tried again |
 //! | [`scale`] | how many helpers, by what they have gained |
 //! | [`engine`] | what goes to engines, in which descriptors and channels |
 //! | [`sdxi`] | encodings, ring and state machine of SDXI functions |
@@ -36,6 +37,7 @@ pub mod hist;
 mod kernel_glue;
 pub mod knob;
 pub mod pace;
+pub mod pauses;
 pub mod placement;
 pub mod plan;
 pub mod policy;

@@ -12,6 +12,10 @@
 //! for a bounded time and without any lock of the keeper; hence its thread is not as nice as
 //! helpers are.
 //!
+//! What was quarantined rests when it is quiet, and is then tried again ([`Pauses`]): it is given
+//! back, requested anew and tested. The thread sleeps until the next such try, and does nothing of
+//! the kind while the machine sleeps.
+//!
 //! Lock order: [`Keeper::admin`], then the locks of providers and of channels.
 
 use crate::{
@@ -32,7 +36,10 @@ use crate::{
         },
     },
 };
-use ferry_core::Lane;
+use ferry_core::{
+    pauses::Pauses,
+    Lane, //
+};
 use kernel::{
     fmt, new_mutex,
     prelude::*,
@@ -50,7 +57,9 @@ use kernel::{
     },
     time::{
         delay::fsleep,
-        Delta, //
+        Delta,
+        Instant,
+        Monotonic, //
     },
 };
 
@@ -63,6 +72,9 @@ const DRAIN_STEP_US: i64 = 1000;
 /// attempts to prove that a channel is quiet.
 const AGAIN_US: i64 = 10_000;
 const PROVE_EVERY: u32 = 100;
+
+/// Nanoseconds of a millisecond.
+const MS: u64 = 1_000_000;
 
 /// Descriptors of channels that were given back without proof that they are quiet, since the module
 /// was loaded: they outlive the keeper.
@@ -131,11 +143,20 @@ impl State {
 /// A lane, and the channel that it has.
 pub(super) struct Line {
     channel: Arc<Channel<Batch>>,
-    /// Orders nothing: whoever submits looks at the channel itself.
+    /// Whoever submits looks at the channel itself. [`Line::change()`] releases `failed_at` to the
+    /// reader of the state.
     state: Atomic<u32>,
-    /// It is to be tried again as soon as it is quiet.
+    /// It is to be tried again as soon as it is quiet, whatever pause it has.
     again: Atomic<u32>,
     quarantines: Atomic<u32>,
+    /// Times are those of [`Keeper::now()`]. When the channel came. With [`Keeper::admin`] held.
+    came_at: Atomic<u64>,
+    /// When the wait began that ended in quarantine, or what failed was seen.
+    failed_at: Atomic<u64>,
+    /// When it is tried again; 0 if that is not to be. Of lines that are quarantined and quiet, and
+    /// of those that have become empty because a try failed. Written with [`Keeper::admin`] held.
+    due: Atomic<u64>,
+    pauses: Pauses<Atomic<u32>>,
     /// The device that it has been taken from, until that has gone; 0 for none. With
     /// [`Keeper::admin`] held.
     leaver: Atomic<usize>,
@@ -151,7 +172,8 @@ impl Line {
     }
 
     pub(super) fn state(&self) -> State {
-        State::from_word(self.state.load(Relaxed))
+        // Partner: `change()`.
+        State::from_word(self.state.load(Acquire))
     }
 
     fn has_channel(&self) -> bool {
@@ -164,7 +186,24 @@ impl Line {
 
     /// Changes the state, unless it is another one already.
     fn change(&self, from: State, to: State) {
-        let _ = self.state.cmpxchg(from as u32, to as u32, Relaxed);
+        // Partner: `state()`.
+        let _ = self.state.cmpxchg(from as u32, to as u32, Release);
+    }
+
+    /// Returns when it is tried again, if it is.
+    fn due(&self) -> Option<u64> {
+        Some(self.due.load(Relaxed)).filter(|&due| due != 0)
+    }
+
+    fn is_due(&self, now: u64) -> bool {
+        self.due().is_some_and(|due| due <= now)
+    }
+
+    /// It is not tried again, and what was learnt of it is forgotten: its device goes.
+    fn forget(&self) {
+        self.due.store(0, Relaxed);
+        self.pauses.forget();
+        self.channel.forget_cut();
     }
 }
 
@@ -251,6 +290,11 @@ pub(crate) struct Keeper {
     changes: Atomic<u32>,
     /// The selection is over.
     over: Atomic<u32>,
+    /// The machine sleeps, or goes down: nothing is tried. Written with `admin` held; the thread
+    /// looks again with it.
+    asleep: Atomic<u32>,
+    /// What times are counted from.
+    begun: Instant<Monotonic>,
     /// Rounds of the thread.
     rounds: Atomic<u32>,
     /// Held by who opens, closes or quiesces channels, and by nobody on the path of migration.
@@ -269,6 +313,10 @@ impl Keeper {
                     state: Atomic::new(State::Empty as u32),
                     again: Atomic::new(0),
                     quarantines: Atomic::new(0),
+                    came_at: Atomic::new(0),
+                    failed_at: Atomic::new(0),
+                    due: Atomic::new(0),
+                    pauses: Pauses::new(Atomic::new(0)),
                     leaver: Atomic::new(0),
                 },
                 GFP_KERNEL,
@@ -286,6 +334,8 @@ impl Keeper {
                 hurry: Atomic::new(0),
                 changes: Atomic::new(0),
                 over: Atomic::new(0),
+                asleep: Atomic::new(0),
+                begun: Instant::now(),
                 rounds: Atomic::new(0),
                 admin <- new_mutex!((), "ferry::admin"),
             }),
@@ -306,6 +356,12 @@ impl Keeper {
         self.waker.populate(waker);
     }
 
+    /// Returns the time in nanoseconds, by the kernel's monotonic clock. Never 0.
+    fn now(&self) -> u64 {
+        let ns = u64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(0);
+        ns.max(1)
+    }
+
     /// Wakes the thread.
     pub(crate) fn call(&self) {
         self.called.store(1, Release);
@@ -321,31 +377,54 @@ impl Keeper {
     }
 
     fn take_locked(&self, queue: KBox<dyn Queue>) {
-        let Some(line) = self.lines.iter().find(|l| l.state() == State::Empty) else {
+        // First where a channel is being tried, then where none is to be tried later.
+        let now = self.now();
+        let place = |line: &&Line| match line.due() {
+            Some(due) if due <= now => 0,
+            None => 1,
+            Some(_) => 2,
+        };
+        let empty = self.lines.iter().filter(|l| l.state() == State::Empty);
+        let Some(line) = empty.min_by_key(place) else {
             return;
         };
         if line.channel.open(queue) {
+            if line.due().is_some() && log::allowed() {
+                pr_info!(
+                    "{}: channel {} has passed its test, and is used again\n",
+                    self.name,
+                    line.lane().index()
+                );
+            }
             line.again.store(0, Relaxed);
+            line.due.store(0, Relaxed);
+            line.came_at.store(now, Relaxed);
             line.set(State::Live);
             self.changes.add(1u32, Relaxed);
         }
     }
 
     /// From here on nobody submits to the channel, whose quiet is to be proven: the thread begins
-    /// at once. Says whether that is new.
-    pub(super) fn quarantine(&self, line: &Line, why: State) -> bool {
+    /// at once. Says whether that is new. `waited_ns` is for how long a mover has waited for it.
+    pub(super) fn quarantine(&self, line: &Line, why: State, waited_ns: u64) -> bool {
         if !line.channel.shut() {
             // Somebody else has.
             return false;
         }
+        let since = self.now().saturating_sub(waited_ns);
+        line.failed_at.store(since, Relaxed);
         // One that goes, or is halted, meanwhile stays so.
         line.change(State::Live, why);
         self.hurry.store(1, Relaxed);
         self.changes.add(1u32, Relaxed);
         line.quarantines.add(1u32, Relaxed);
         if log::allowed() {
+            let next = match line.channel.is_costly() {
+                true => "it is not tried again until ferry/rearm is written to",
+                false => "when it is quiet it rests, and is then tried again",
+            };
             pr_warn!(
-                "{}: channel {} {}: it gets nothing any more until it is rearmed\n",
+                "{}: channel {} {}: it gets nothing any more; {next}\n",
                 self.name,
                 line.lane().index(),
                 why.text()
@@ -360,10 +439,15 @@ impl Keeper {
         self.changes.load(Relaxed)
     }
 
-    /// Tries quarantined channels again, each as soon as it is quiet.
+    /// Tries quarantined channels again, each as soon as it is quiet, and what has been tried in
+    /// vain. Their pauses begin anew.
     pub(super) fn rearm(&self) {
-        for line in self.lines.iter().filter(|l| l.state().is_quarantined()) {
-            line.again.store(1, Relaxed);
+        for line in &self.lines {
+            line.pauses.forget();
+            if line.state().is_quarantined() {
+                line.channel.forget_cut();
+                line.again.store(1, Relaxed);
+            }
         }
         self.look.store(1, Relaxed);
         self.call();
@@ -467,8 +551,12 @@ impl Keeper {
         let goes = |line: &Line| line.channel.with_queue(|queue| queue.is_of(device)) == Some(true);
         for line in self.lines.iter().filter(|line| goes(line)) {
             line.leaver.store(device.id(), Relaxed);
+            line.forget();
             line.set(State::Going);
         }
+        // What was given back to it is not tried any more.
+        let was = |line: &&Line| line.state() == State::Empty && line.channel.was_of(device);
+        self.lines.iter().filter(was).for_each(Line::forget);
         self.drain(goes);
         for line in self.lines.iter().filter(|line| goes(line)) {
             if line.channel.reap() {
@@ -506,6 +594,7 @@ impl Keeper {
     /// The machine sleeps, or goes down: a late write would hit what comes after.
     pub(crate) fn halt(&self) {
         let _admin = self.admin.lock();
+        self.asleep.store(1, Relaxed);
         for line in &self.lines {
             line.change(State::Live, State::Halted);
         }
@@ -516,6 +605,7 @@ impl Keeper {
     /// It is back.
     pub(crate) fn resume(&self) {
         let _admin = self.admin.lock();
+        self.asleep.store(0, Relaxed);
         for line in &self.lines {
             if line.state() != State::Halted {
                 continue;
@@ -525,29 +615,64 @@ impl Keeper {
                 line.set(State::Live);
                 line.channel.reopen();
             } else {
+                line.failed_at.store(self.now(), Relaxed);
                 line.set(State::Hung);
-                self.call();
             }
         }
+        // What hangs has to be proven quiet, and something may be due.
+        self.call();
     }
 
-    /// Looks for channels that were not there before.
+    /// Looks for channels that were not there before, and for those that are tried again.
     fn look(&self) {
         let _admin = self.admin.lock();
-        let empty = self.lines.iter().filter(|l| l.state() == State::Empty);
         if self.over.load(Relaxed) != 0 {
             return;
         }
+        if self.asleep.load(Relaxed) != 0 {
+            // `resume()` calls.
+            self.look.store(1, Relaxed);
+            return;
+        }
+        let empty = || self.lines.iter().filter(|l| l.state() == State::Empty);
         self.looks.add(1u32, Relaxed);
         // Whatever is wrong with them has been said.
-        for queue in self.provider.find(empty.count()).into_iter().flatten() {
+        for queue in self.provider.find(empty().count()).into_iter().flatten() {
             self.take_locked(queue);
+        }
+        // All that are free have been tried, also those whose time had not come. No mover waited.
+        for line in empty().filter(|line| line.due().is_some()) {
+            if line.channel.can_prove() {
+                self.rest(line, 0);
+                continue;
+            }
+            line.due.store(0, Relaxed);
+            pr_warn!(
+                "{}: channel {} has failed its test, and is left alone until a driver is bound or ferry/rearm is written to: each test without an answer costs memory\n",
+                self.name,
+                line.lane().index()
+            );
+        }
+    }
+
+    /// Has a channel rest that has cost a mover `lost_ns`.
+    fn rest(&self, line: &Line, lost_ns: u64) {
+        let ms = line.pauses.next(lost_ns);
+        let pause = u64::from(ms).saturating_mul(MS);
+        line.due.store(self.now().saturating_add(pause), Relaxed);
+        if log::allowed() {
+            pr_info!(
+                "{}: channel {} rests, and is tried again in {ms} ms, or when ferry/rearm is written to\n",
+                self.name,
+                line.lane().index()
+            );
         }
     }
 
     /// Deals with what was quarantined or goes. Says whether there is something left to do.
     fn mend(&self, prove: bool) -> bool {
         let _admin = self.admin.lock();
+        let asleep = self.asleep.load(Relaxed) != 0;
         self.prove(|line| match line.state() {
             State::Hung | State::Failing | State::GivenUp => prove,
             // What the driver has not ended by now it does not end by itself.
@@ -566,21 +691,44 @@ impl Keeper {
                 continue;
             }
             left |= !quiet;
-            if quiet && state.is_quarantined() && line.again.xchg(0, Relaxed) != 0 {
-                self.try_again(line);
+            if asleep || !quiet {
+                continue;
+            }
+            if state == State::Empty && line.is_due(self.now()) {
+                self.look.store(1, Relaxed);
+            }
+            if state.is_quarantined() {
+                self.rest_or_try(line);
             }
         }
         left
     }
 
-    /// Tests a quarantined channel, and takes it back if it works.
-    fn try_again(&self, line: &Line) {
-        // A new request, as the test needs the channel to itself.
-        if line.channel.close() != 0 {
-            return;
+    /// Lets a channel rest that is in quarantine and quiet, or tries it again when it has.
+    fn rest_or_try(&self, line: &Line) {
+        let now = self.now();
+        if line.again.xchg(0, Relaxed) != 0 || line.is_due(now) {
+            // It is given back, as the test needs it to itself: `look()` requests it.
+            if line.channel.close() == 0 {
+                line.due.store(now, Relaxed);
+                line.set(State::Empty);
+                self.look.store(1, Relaxed);
+            }
+        } else if line.due().is_none() && !line.channel.is_costly() {
+            let failed_at = line.failed_at.load(Relaxed);
+            let used_ns = failed_at.saturating_sub(line.came_at.load(Relaxed));
+            line.pauses.worked(used_ns, line.channel.good_bytes());
+            self.rest(line, now.saturating_sub(failed_at));
         }
-        line.set(State::Empty);
-        self.look.store(1, Relaxed);
+    }
+
+    /// Returns in how many nanoseconds the next channel is tried again, if any is.
+    fn next_try(&self) -> Option<u64> {
+        if self.asleep.load(Relaxed) != 0 {
+            return None;
+        }
+        let due = self.lines.iter().filter_map(Line::due).min()?;
+        Some(due.saturating_sub(self.now()))
     }
 
     pub(super) fn show(&self, f: &mut dyn fmt::Write) -> fmt::Result {
@@ -593,7 +741,7 @@ impl Keeper {
             if line.state() == State::Empty && seen.descriptors == 0 {
                 continue;
             }
-            writeln!(
+            write!(
                 f,
                 "channel {} {} node {} descriptors {} bytes {} busy {} errors {} quarantines {} strange {}",
                 line.lane().index(),
@@ -606,6 +754,11 @@ impl Keeper {
                 line.quarantines.load(Relaxed),
                 seen.strange,
             )?;
+            if let Some(due) = line.due() {
+                let left = due.saturating_sub(self.now()) / MS;
+                write!(f, " pause {} retry {left}", line.pauses.last_ms())?;
+            }
+            writeln!(f)?;
         }
         Ok(())
     }
@@ -613,11 +766,17 @@ impl Keeper {
 
 impl Body for Keeper {
     fn pending(&self) -> bool {
-        self.called.load(Acquire) != 0
+        self.called.load(Acquire) != 0 || self.next_try() == Some(0)
+    }
+
+    fn rest_ms(&self) -> Option<u32> {
+        // Rounded up: what is left of a millisecond is slept, too.
+        let ms = self.next_try()?.div_ceil(MS);
+        Some(u32::try_from(ms).unwrap_or(u32::MAX))
     }
 
     fn run(&self) {
-        if self.called.xchg(0, Acquire) == 0 {
+        if self.called.xchg(0, Acquire) == 0 && self.next_try() != Some(0) {
             return;
         }
         let round = self.rounds.load(Relaxed);

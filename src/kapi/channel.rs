@@ -243,11 +243,13 @@ struct Common {
     /// Descriptors that were GIVEN_UP since the channel was opened. Added to with release after the slot
     /// says so, read with acquire by a mover that then looks at the slots.
     given_up: Atomic<u32>,
-    /// Bytes of addresses that were taken from the device for good since then. Orders nothing.
+    /// Bytes of addresses that were taken from the device for good since it came. Orders nothing.
     cut: Atomic<u64>,
     /// Descriptors that have failed, all and since the last good one.
     errors: Atomic<u64>,
     row: Atomic<u32>,
+    /// Bytes that have been copied since it was opened.
+    good: Atomic<u64>,
     /// What [`Queue::look_ns()`] says.
     look_ns: Atomic<u64>,
     /// What [`Queue::can_prove()`] says.
@@ -432,6 +434,7 @@ impl<B: Pooled> Slot<B> {
             common.took(job.run.len);
             if ok {
                 common.row.store(0, Relaxed);
+                common.good.add(job.run.len, Relaxed);
                 job.batch.copied(job.run.len);
             } else {
                 common.errors.add(1u64, Relaxed);
@@ -479,6 +482,7 @@ impl<B: Pooled> Channel<B> {
                 cut: Atomic::new(0),
                 errors: Atomic::new(0),
                 row: Atomic::new(0),
+                good: Atomic::new(0),
                 look_ns: Atomic::new(LOST_NS),
                 provable: Atomic::new(false),
                 strange: Atomic::new(0),
@@ -551,12 +555,15 @@ impl<B: Pooled> Channel<B> {
         // SAFETY: The device lives as long as the queue, which is longer than this call.
         let device = unsafe { fb::ferry_device_get(queue.device().as_ptr()) };
         let old = self.common.device.xchg(device as usize, Relaxed);
+        if old != device as usize {
+            self.forget_cut();
+        }
         // SAFETY: As above.
         let node = unsafe { fb::ferry_device_node(device) };
         self.common.node.store(node, Relaxed);
         self.common.row.store(0, Relaxed);
         self.common.given_up.store(0, Relaxed);
-        self.common.cut.store(0, Relaxed);
+        self.common.good.store(0, Relaxed);
         let look_ns = queue.look_ns().min(LOST_NS);
         self.common.look_ns.store(look_ns, Relaxed);
         self.common.provable.store(queue.can_prove(), Relaxed);
@@ -605,6 +612,16 @@ impl<B: Pooled> Channel<B> {
         self.common.bytes.load(Relaxed)
     }
 
+    /// Returns how many bytes it has copied since it was opened.
+    pub(crate) fn good_bytes(&self) -> u64 {
+        self.common.good.load(Relaxed)
+    }
+
+    /// Returns whether the last queue that it had was of this device, which maps its memory.
+    pub(crate) fn was_of(&self, device: Device) -> bool {
+        self.common.device.load(Relaxed) == device.id()
+    }
+
     /// Descriptors that have failed since the last good one.
     pub(crate) fn errors_in_a_row(&self) -> u32 {
         self.common.row.load(Relaxed)
@@ -613,8 +630,18 @@ impl<B: Pooled> Channel<B> {
     /// Returns whether its queue fails too often, or at the expense of too many addresses.
     pub(crate) fn is_failing(&self) -> bool {
         let row = self.errors_in_a_row();
+        self.is_costly() || row != 0 && self.with_queue(|queue| queue.is_failing(row)) == Some(true)
+    }
+
+    /// Returns whether it has cost its device too many addresses.
+    pub(crate) fn is_costly(&self) -> bool {
         self.common.cut.load(Relaxed) > MOST_CUT
-            || row != 0 && self.with_queue(|queue| queue.is_failing(row)) == Some(true)
+    }
+
+    /// From here on addresses that its device has lost do not count: it gets another domain, or an
+    /// administrator says so.
+    pub(crate) fn forget_cut(&self) {
+        self.common.cut.store(0, Relaxed);
     }
 
     /// For a person.

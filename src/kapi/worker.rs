@@ -11,7 +11,9 @@ use kernel::{
     error::from_err_ptr,
     ffi,
     prelude::*,
-    sync::Arc, //
+    sync::Arc,
+    task::MAX_SCHEDULE_TIMEOUT,
+    time::msecs_to_jiffies, //
 };
 
 /// What a worker thread does.
@@ -22,6 +24,12 @@ pub(crate) trait Body: Send + Sync + 'static {
     /// Does what there is to do and returns when there is nothing left. Called each time the worker
     /// wakes, also if what it was woken for is gone.
     fn run(&self);
+
+    /// Returns for how many milliseconds the worker may sleep if nobody wakes it, or `None` if
+    /// there is no limit. Asked before [`Body::pending()`]; whoever makes it less wakes the worker.
+    fn rest_ms(&self) -> Option<u32> {
+        None
+    }
 }
 
 /// A thread that runs a [`Body`], sleeping while it has nothing to do. Stopped when dropped.
@@ -59,8 +67,13 @@ unsafe extern "C" fn thread<B: Body>(data: *mut ffi::c_void) -> ffi::c_int {
     // SAFETY: We are a kthread.
     while !unsafe { bindings::kthread_should_stop() } {
         body.run();
+        let jiffies = body.rest_ms().map_or(MAX_SCHEDULE_TIMEOUT, |ms| {
+            // One more, as the present one is not whole.
+            let jiffies = ffi::c_long::try_from(msecs_to_jiffies(ms));
+            jiffies.map_or(MAX_SCHEDULE_TIMEOUT, |j| j.saturating_add(1))
+        });
         // SAFETY: `pending()` is given what it expects, for the time of the call.
-        unsafe { fb::ferry_worker_sleep(Some(pending::<B>), data) };
+        unsafe { fb::ferry_worker_sleep(Some(pending::<B>), data, jiffies) };
     }
     0
 }

@@ -122,16 +122,60 @@ static __maybe_unused bool eng_has_channels(void *arg)
 	return eng_channels() >= *(long *)arg;
 }
 
-/* Has what was quarantined tried again, until there are @want channels. */
+/* What the lines of channels say of those that are in quarantine, or are tried again. */
+struct eng_resting {
+	/* How many there are. */
+	long n;
+	/* How often channels got into quarantine, all of them together. */
+	long quarantines;
+	/* The longest pause before one that is quiet is tried again, in ms; 0 if none is. */
+	long pause;
+	/* What is left of it. */
+	long left;
+};
+
+static __maybe_unused struct eng_resting eng_resting(void)
+{
+	char buf[16384], *next = buf, *line, *p;
+	struct eng_resting r = {};
+	long ms, left;
+
+	if (ferry_read(FERRY_DEBUGFS "state", buf, sizeof(buf)) <= 0)
+		return r;
+	while ((line = strsep(&next, "\n"))) {
+		if (strncmp(line, "channel ", 8))
+			continue;
+		p = strstr(line, " quarantines ");
+		r.quarantines += p ? strtol(p + strlen(" quarantines "), NULL, 10) : 0;
+		p = strstr(line, " pause ");
+		if (p && sscanf(p, " pause %ld retry %ld", &ms, &left) == 2 && ms > r.pause) {
+			r.pause = ms;
+			r.left = left;
+		}
+		r.n += p || strstr(line, " quarantined (");
+	}
+	return r;
+}
+
+/* At least *(long *)arg channels, and none that would be tried again in the middle of a test. */
+static __maybe_unused bool eng_has_all(void *arg)
+{
+	return eng_has_channels(arg) && !eng_resting().n;
+}
+
+/*
+ * Has what was quarantined tried again, until there are @want channels and, if that can be
+ * had, none that rests.
+ */
 static __maybe_unused bool eng_rearm(long want)
 {
 	int i;
 
 	for (i = 0; i < 20; i++) {
-		if (eng_channels() >= want)
+		if (eng_has_all(&want))
 			return true;
 		ferry_write(FERRY_DEBUGFS "rearm", "1");
-		ferry_wait(eng_has_channels, &want, 2000);
+		ferry_wait(eng_has_all, &want, 2000);
 	}
 	return eng_channels() >= want;
 }

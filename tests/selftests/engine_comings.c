@@ -1,15 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Engines come and go while folios migrate: drivers are unbound and bound, functions removed
- * and found again, unplugged and plugged in, and the machine sleeps. Content stays right,
- * nothing stays parked, the pool is whole, and the engine is taken again.
+ * and found again, unplugged and plugged in, and the machine sleeps; they hang, and come back
+ * from quarantine by themselves. Content stays right, nothing stays parked, the pool is whole,
+ * and the engine is taken again.
  *
  * Seen red, in a scratch copy: with channels that are not given back before their driver
  * goes (Keeper::leave() that does nothing), those of devices that have gone stay, until
  * there is no room for others and nothing is copied. With an Event::Bound of any device that
  * has the keeper look, as it was once, others_come_and_go finds 3 looks for 3 strangers.
  * With a Keeper::left() that does nothing, channels of a driver that went hanging are never
- * given back: both tests named _hung find them.
+ * given back: the tests named _hung find them. With a pause that does not end (ten thousand
+ * times as long) hangs_once has no channel after two minutes; with pauses that do not double,
+ * hangs_always finds that the second one is not longer than the first; with a Keeper::halt()
+ * that does not say that the machine sleeps, not_tried_asleep finds a channel that was tried
+ * while it did.
  */
 #include "kselftest_harness.h"
 #include "ferry_util.h"
@@ -20,6 +25,11 @@
 #define WAIT_MS		60000
 /* For the keeper to give channels back, in ms: it has been called when the driver has gone. */
 #define GONE_MS		10000
+/* The shortest and the longest pause before a channel is tried again, in ms. */
+#define FIRST_MS	1000
+#define LONGEST_MS	600000
+/* How long the machine sleeps with pm_test, in ms: the kernel's default. */
+#define ASLEEP_MS	5000
 #define PCI		"/sys/bus/pci/devices/"
 
 FIXTURE(comings)
@@ -293,6 +303,123 @@ TEST_F(comings, functions_are_unplugged)
 	all_is_well(_metadata, self, times);
 }
 
+/* ---- quarantine, and back from it, without rearm ---- */
+
+static bool quarantined(void *arg)
+{
+	return eng_resting().quarantines > *(long *)arg;
+}
+
+static bool rests_longer(void *arg)
+{
+	return eng_resting().pause > *(long *)arg;
+}
+
+/* The descriptors of this channel hang, or any: @times of them from the @nth on, 0 for all. */
+static bool let_hang(int port, int channel, int nth, int times)
+{
+	char request[160], which[32] = "";
+
+	if (channel >= 0)
+		snprintf(which, sizeof(which), "\"channel\":%d,", channel);
+	snprintf(request, sizeof(request),
+		 "{\"cmd\":\"inject\",%s\"nth\":%d,\"times\":%d,\"fault\":{\"kind\":\"hang\"}}",
+		 which, nth, times);
+	return eng_do(port, request);
+}
+
+/* Waits until one rests for longer than it did, which is at least twice as long, up to a limit. */
+static long next_rest(struct __test_metadata *_metadata, long before)
+{
+	long now = before;
+
+	EXPECT_TRUE(ferry_wait(rests_longer, &now, 2 * before + WAIT_MS));
+	now = eng_resting().pause;
+	ferry_note("rests for %ld ms", now);
+	EXPECT_GE(now, FIRST_MS);
+	EXPECT_GE(now, before < LONGEST_MS / 2 ? 2 * before : LONGEST_MS);
+	EXPECT_LE(now, LONGEST_MS);
+	return now;
+}
+
+/*
+ * Opens the port of the engine, which is as fast as it can, so that movers lose their
+ * patience early, and has pauses begin anew.
+ */
+static int hang_open(struct __test_metadata *_metadata)
+{
+	int port = eng_open(ferry_migrator());
+
+	EXPECT_LE(0, port);
+	EXPECT_TRUE(eng_do(port, "{\"cmd\":\"limit\"}"));
+	EXPECT_EQ(0, ferry_write(FERRY_DEBUGFS "rearm", "1"));
+	return port;
+}
+
+TEST_F(comings, hangs_once)
+{
+	int i, port = hang_open(_metadata), times = ferry_iters(3, 1);
+	long seen;
+
+	for (i = 0; i < times; i++) {
+		seen = eng_resting().quarantines;
+		ASSERT_TRUE(let_hang(port, -1, 1, 1));
+		ASSERT_TRUE(ferry_wait(quarantined, &seen, WAIT_MS));
+		EXPECT_TRUE(ferry_wait(eng_has_all, &self->channels, 2 * WAIT_MS));
+		is_back(_metadata, self);
+	}
+	close(port);
+	all_is_well(_metadata, self, times);
+}
+
+/*
+ * One that passes its test and hangs with what movers give it: they lose as much each time, and
+ * less and less often. What follows the two copies of the test is a mover's.
+ */
+TEST_F(comings, hangs_each_time)
+{
+	int i, port, times = ferry_iters(3, 2);
+	long pause = 0, seen;
+
+	if (self->channels != 1) {
+		all_is_well(_metadata, self, 0);
+		SKIP(return, "needs an engine with one channel, whose copies can be counted");
+	}
+	port = hang_open(_metadata);
+	seen = eng_resting().quarantines;
+	for (i = 0; i < times; i++) {
+		ASSERT_TRUE(let_hang(port, -1, i ? 3 : 1, 1));
+		ASSERT_TRUE(ferry_wait(quarantined, &seen, 2 * pause + WAIT_MS));
+		seen = eng_resting().quarantines;
+		pause = next_rest(_metadata, pause);
+	}
+	EXPECT_TRUE(ferry_wait(eng_has_all, &self->channels, 2 * pause + WAIT_MS));
+	is_back(_metadata, self);
+	close(port);
+	all_is_well(_metadata, self, i);
+}
+
+/* One that does not pass its test either: movers see nothing of it, and the others go on. */
+TEST_F(comings, hangs_always)
+{
+	/* Of SDXI 0 is no engine. */
+	int i, channel = strcmp(ferry_migrator(), "ferry_sdxi") ? 0 : 1;
+	int port = hang_open(_metadata), times = ferry_iters(3, 2);
+	long pause = 0, seen = eng_resting().quarantines;
+
+	ASSERT_TRUE(let_hang(port, channel, 1, 0));
+	ASSERT_TRUE(ferry_wait(quarantined, &seen, WAIT_MS));
+	for (i = 0; i < times; i++)
+		pause = next_rest(_metadata, pause);
+	EXPECT_EQ(seen + 1, eng_resting().quarantines);
+	EXPECT_EQ(self->channels - 1, eng_channels());
+	EXPECT_TRUE(eng_calm(port));
+	close(port);
+	EXPECT_TRUE(ferry_wait(eng_has_all, &self->channels, 2 * pause + WAIT_MS));
+	is_back(_metadata, self);
+	all_is_well(_metadata, self, i);
+}
+
 static bool looked(void *arg)
 {
 	return eng_state("looks") > *(long *)arg;
@@ -361,6 +488,76 @@ TEST_F(comings, cpus_go_off)
 		is_back(_metadata, self);
 	}
 	all_is_well(_metadata, self, times);
+}
+
+static bool about_to_be_tried(void *arg)
+{
+	struct eng_resting r = eng_resting();
+
+	return r.pause && r.left < ASLEEP_MS / 2;
+}
+
+/* What the log has of a time asleep, from where tasks are frozen to where they go on. */
+struct slept {
+	int times;
+	/* Channels that were taken back before that, and within it. */
+	int before, within;
+};
+
+static struct slept log_of_sleep(int fd)
+{
+	struct slept s = {};
+	bool asleep = false;
+	char line[2048];
+	ssize_t n;
+
+	while ((n = read(fd, line, sizeof(line) - 1)) > 0 || errno == EPIPE) {
+		if (n <= 0)
+			continue;
+		line[n] = '\0';
+		if (strstr(line, "Freezing user space processes\n")) {
+			asleep = true;
+			s.times++;
+		}
+		if (strstr(line, "Restarting tasks"))
+			asleep = false;
+		if (strstr(line, "has passed its test") && asleep)
+			s.within++;
+		else if (strstr(line, "has passed its test") && !s.times)
+			s.before++;
+	}
+	close(fd);
+	return s;
+}
+
+/* A pause that ends while the machine sleeps: the channel is tried when it is awake. */
+TEST_F(comings, not_tried_asleep)
+{
+	struct slept s = { .before = 1 };
+	int i, port, log;
+
+	if (access("/sys/power/pm_test", F_OK)) {
+		all_is_well(_metadata, self, 0);
+		SKIP(return, "needs CONFIG_SUSPEND and CONFIG_PM_DEBUG");
+	}
+	ASSERT_EQ(0, ferry_set("/sys/power/pm_test", "freezer"));
+	port = hang_open(_metadata);
+	for (i = 0; i < 5 && s.before; i++) {
+		EXPECT_TRUE(ferry_wait(eng_has_all, &self->channels, LONGEST_MS));
+		log = hz_log_open();
+		ASSERT_LE(0, log);
+		ASSERT_TRUE(let_hang(port, -1, 1, 1));
+		ASSERT_TRUE(ferry_wait(about_to_be_tried, NULL, LONGEST_MS));
+		ASSERT_EQ(0, ferry_write("/sys/power/state", "freeze"));
+		is_back(_metadata, self);
+		s = log_of_sleep(log);
+		EXPECT_EQ(1, s.times);
+		EXPECT_EQ(0, s.within);
+	}
+	/* There was something to be tried when it fell asleep. */
+	EXPECT_EQ(0, s.before);
+	close(port);
+	all_is_well(_metadata, self, i);
 }
 
 /* As far as everybody is told: the guest's root is on a device that dies of more. */
