@@ -298,7 +298,8 @@ impl Migrator for Engine {
         for (n, line) in (0..channels).zip(self.idle(nodes, busy_too)) {
             let range = engine::nth_range(planned.pieces, taken, channels, n);
             let inject = &self.shared.inject;
-            let did = (line.channel()).submit(batch, range, || inject.fail_chunk());
+            let fail = || inject.fail_chunk();
+            let did = (line.channel()).submit(batch, range, fail, inject.delay_in_descriptor_ns());
             if did.chunks == 0 {
                 continue;
             }
@@ -308,6 +309,7 @@ impl Migrator for Engine {
                 let stats = &session.stats;
                 stats.add(Counter::Descriptors, did.descriptors.into());
                 stats.add(Counter::Mappings, did.mappings.into());
+                stats.add(Counter::EngineSections, did.sections.into());
                 stats.add(Counter::EngineSubmits, u64::from(did.descriptors != 0));
                 for _ in 0..did.referenced {
                     trace::fallback(stats, Cause::References, 0);

@@ -53,6 +53,8 @@ inject! {
     delay_in_chunk_us => c"delay_in_chunk_us",
     /// A helper waits so long with a claim, after it has copied.
     late_done_us => c"late_done_us",
+    /// A mover takes so much longer for each descriptor that it makes, with the channel locked.
+    delay_in_descriptor_us => c"delay_in_descriptor_us",
     /// Every n-th batch is declined.
     decline_batch_every => c"decline_batch_every",
     /// Every n-th copy in place is declined.
@@ -109,6 +111,11 @@ impl Inject {
     /// How long a helper waits in a chunk after it has copied.
     pub(crate) fn late_done_ns(&self) -> u64 {
         ns(&self.late_done_us)
+    }
+
+    /// How much longer a mover takes for a descriptor.
+    pub(crate) fn delay_in_descriptor_ns(&self) -> u64 {
+        ns(&self.delay_in_descriptor_us)
     }
 
     /// Is this batch to be declined?
@@ -171,6 +178,7 @@ impl Inject {
             &self.delay_after_submit_us,
             &self.delay_in_chunk_us,
             &self.late_done_us,
+            &self.delay_in_descriptor_us,
             &self.fail_chunk_every,
             &self.fail_move_every,
             &self.again_move_every,

@@ -100,6 +100,8 @@ counters! {
     Descriptors => "engine_descriptors",
     /// Mappings made for them.
     Mappings => "engine_mappings",
+    /// Times that the lock of a channel was taken to make descriptors; each keeps preemption off.
+    EngineSections => "engine_sections",
     /// Times that a channel was told of new descriptors.
     EngineSubmits => "engine_submits",
     /// Times that an engine did not answer in time.

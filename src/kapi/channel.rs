@@ -305,6 +305,8 @@ pub(crate) struct Submitted {
     pub(crate) descriptors: u32,
     /// Mappings made, two for each descriptor.
     pub(crate) mappings: u32,
+    /// Times that the lock of the ring was taken for them.
+    pub(crate) sections: u32,
     /// Bytes of them.
     pub(crate) bytes: u64,
     /// Folios that were left out, because somebody else has a reference (I1).
@@ -663,13 +665,14 @@ impl<B: Pooled> Channel<B> {
     /// Claims chunks of this range that are free, from the first on, and has the engine copy them.
     ///
     /// Stops where descriptors run out. Nothing if somebody else is at it: an engine that is busy is
-    /// not waited for. A chunk for which `fail()` says so fails after it was claimed, for fault
-    /// injection.
+    /// not waited for. For fault injection, a chunk for which `fail()` says so fails after it was
+    /// claimed, and `delay_ns` pass with each descriptor.
     pub(crate) fn submit(
         &self,
         batch: &Arc<B>,
         range: Range<u32>,
         fail: impl Fn() -> bool,
+        delay_ns: u64,
     ) -> Submitted {
         let Some(ring) = self.ring.try_lock() else {
             return Submitted::default();
@@ -681,7 +684,7 @@ impl<B: Pooled> Channel<B> {
             return Submitted::default();
         }
         let mut merger = Merger::new(queue.longest().min(MAX_RUN));
-        let mut maker = Maker::new(self, batch, ring);
+        let mut maker = Maker::new(self, batch, ring, delay_ns);
         let raw: &RawBatch = (**batch).as_ref();
         let mut claimed = range.start..range.start;
         let mut referenced = 0;
@@ -985,12 +988,19 @@ struct Maker<'a, B: Pooled> {
     held: Option<Run>,
     /// Bytes since the last interrupt.
     quiet_bytes: u64,
+    /// How long each descriptor takes in addition, for fault injection.
+    delay_ns: u64,
     did: Submitted,
 }
 
 impl<'a, B: Pooled> Maker<'a, B> {
     /// Begins, with the lock of a ring that is open.
-    fn new(channel: &'a Channel<B>, batch: &'a Arc<B>, ring: SpinLockGuard<'a, Ring>) -> Self {
+    fn new(
+        channel: &'a Channel<B>,
+        batch: &'a Arc<B>,
+        ring: SpinLockGuard<'a, Ring>,
+        delay_ns: u64,
+    ) -> Self {
         Self {
             channel,
             batch,
@@ -998,7 +1008,11 @@ impl<'a, B: Pooled> Maker<'a, B> {
             shut: false,
             held: None,
             quiet_bytes: 0,
-            did: Submitted::default(),
+            delay_ns,
+            did: Submitted {
+                sections: 1,
+                ..Submitted::default()
+            },
         }
     }
 
@@ -1014,6 +1028,7 @@ impl<'a, B: Pooled> Maker<'a, B> {
             let ready = ring.queue.as_ref().is_some_and(|queue| queue.is_ready());
             if ring.open && ready {
                 self.section = Some(Section::new(ring));
+                self.did.sections += 1;
             } else {
                 self.shut = true;
                 // Else `shut()` has done that.
@@ -1060,7 +1075,7 @@ impl<'a, B: Pooled> Maker<'a, B> {
     }
 
     fn try_make(&mut self, run: &Run, last: bool) -> Result {
-        let (channel, batch) = (self.channel, self.batch);
+        let (channel, batch, delay_ns) = (self.channel, self.batch, self.delay_ns);
         let interrupt = last || self.quiet_bytes.saturating_add(run.len) >= INTERRUPT_EVERY;
         let section = self.section().ok_or(ENODEV)?;
         let free = section.free();
@@ -1072,6 +1087,9 @@ impl<'a, B: Pooled> Maker<'a, B> {
         }
         if (run.src | run.dst | run.len) & (queue.align().saturating_sub(1)) != 0 {
             return Err(EINVAL);
+        }
+        if delay_ns != 0 {
+            preempt::spin_ns(delay_ns);
         }
         let device = queue.device().as_ptr();
         let len = run.len as usize;
