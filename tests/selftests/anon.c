@@ -44,6 +44,9 @@ FIXTURE_SETUP(anon)
 {
 	if (ferry_mem_nodes(self->nodes) < 2)
 		SKIP(return, "needs two nodes with memory");
+	/* PREEMPT_RT is without. */
+	if (variant->kib != 4 && access(FERRY_THP "enabled", F_OK))
+		SKIP(return, "no CONFIG_TRANSPARENT_HUGEPAGE");
 	self->folio = variant->kib << 10;
 	ASSERT_EQ(0, ferry_quiet());
 	self->mem = ferry_map_anon(LEN, FERRY_PMD);

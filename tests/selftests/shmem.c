@@ -73,6 +73,8 @@ FIXTURE_VARIANT_ADD(shmem, tmpfs_2m) {
  */
 static int allow(const FIXTURE_VARIANT(shmem) * variant, bool on)
 {
+	if (variant->kib == 4 && access(FERRY_THP "enabled", F_OK))
+		return 0;
 	switch (variant->kind) {
 	case SHARED_ANON:
 		return ferry_shmem_only(on && variant->kib != 4 ? variant->kib : 0);
@@ -91,6 +93,9 @@ FIXTURE_SETUP(shmem)
 	self->mem = MAP_FAILED;
 	if (ferry_mem_nodes(self->nodes) < 2)
 		SKIP(return, "needs two nodes with memory");
+	/* PREEMPT_RT is without. */
+	if (variant->kib != 4 && access(FERRY_THP "enabled", F_OK))
+		SKIP(return, "no CONFIG_TRANSPARENT_HUGEPAGE");
 	ASSERT_EQ(0, ferry_quiet());
 	ASSERT_EQ(0, ferry_stats_get(&self->before));
 	ASSERT_EQ(0, allow(variant, false));
