@@ -10,11 +10,11 @@
  * there is no room for others and nothing is copied. With an Event::Bound of any device that
  * has the keeper look, as it was once, others_come_and_go finds 3 looks for 3 strangers.
  * With a Keeper::left() that does nothing, channels of a driver that went hanging are never
- * given back: the tests named _hung find them. With a pause that does not end (ten thousand
- * times as long) hangs_once has no channel after two minutes; with pauses that do not double,
- * hangs_always finds that the second one is not longer than the first; with a Keeper::halt()
- * that does not say that the machine sleeps, not_tried_asleep finds a channel that was tried
- * while it did.
+ * given back: drivers_are_unbound_hung and functions_are_removed_hung find them.
+ * With a pause that does not end (ten thousand times as long) hangs_once has no channel after
+ * two minutes; with pauses that do not double, hangs_always finds that the second one is not
+ * longer than the first; with a Keeper::halt() that does not say that the machine sleeps,
+ * not_tried_asleep finds a channel that was tried while it did.
  */
 #include "kselftest_harness.h"
 #include "ferry_util.h"
@@ -199,19 +199,17 @@ static int find_again(const char *function)
 	return ferry_write("/sys/bus/pci/rescan", "1");
 }
 
-/* Writes to a file of the function while its engine hangs, and has it come back, several times. */
+/* Writes @what to @path while the engine hangs, and has the function come back, several times. */
 static void go_and_come_hung(struct __test_metadata *_metadata, FIXTURE_DATA(comings) * self,
-			     const char *file, const char *what, int (*back)(const char *))
+			     const char *path, const char *what, int (*back)(const char *))
 {
 	int i, port, times = ferry_iters(4, 2);
 	long going = 0;
-	char path[100];
 
 	/* No mover loses its patience before. */
 	ASSERT_EQ(0, ferry_set_knob("timeout_ms", "60000"));
 	port = eng_open(ferry_migrator());
 	ASSERT_LE(0, port);
-	snprintf(path, sizeof(path), PCI "%s/%s", self->function, file);
 	for (i = 0; i < times; i++) {
 		going += going_hung(_metadata, port, path, what);
 		ASSERT_EQ(0, back(self->function));
@@ -226,12 +224,18 @@ static void go_and_come_hung(struct __test_metadata *_metadata, FIXTURE_DATA(com
 
 TEST_F(comings, drivers_are_unbound_hung)
 {
-	go_and_come_hung(_metadata, self, "driver/unbind", self->function, bind_again);
+	char path[100];
+
+	snprintf(path, sizeof(path), PCI "%s/driver/unbind", self->function);
+	go_and_come_hung(_metadata, self, path, self->function, bind_again);
 }
 
 TEST_F(comings, functions_are_removed_hung)
 {
-	go_and_come_hung(_metadata, self, "remove", "1", find_again);
+	char path[100];
+
+	snprintf(path, sizeof(path), PCI "%s/remove", self->function);
+	go_and_come_hung(_metadata, self, path, "1", find_again);
 }
 
 TEST_F(comings, functions_are_removed)
@@ -266,40 +270,103 @@ static bool plug_in(int monitor, int number, const char *vm)
 	return false;
 }
 
-TEST_F(comings, functions_are_unplugged)
+/* What it takes to plug the function in again: the monitor, the device's number, the sockets. */
+static struct {
+	int monitor;
+	int number;
+	char vm[200];
+} plug;
+
+static bool plug_open(void)
 {
-	char name[64], end[32], path[64], line[4096], *vm;
-	int i, times = ferry_iters(6, 2), monitor, port, number;
+	char name[64], end[32], line[4096], *vm;
+	int port;
+
+	if (ferry_read("/proc/cmdline", line, sizeof(line)) <= 0)
+		return false;
+	vm = strstr(line, "ferry_vm=");
+	if (!vm || sscanf(vm, "ferry_vm=%199s", plug.vm) != 1)
+		return false;
+	snprintf(end, sizeof(end), ".%s", eng_kind(ferry_migrator()));
+	port = port_open("ferry.dev", end, name, sizeof(name));
+	if (port < 0)
+		return false;
+	close(port);
+	plug.number = atoi(name + strlen("ferry.dev"));
+	plug.monitor = monitor_open();
+	return plug.monitor >= 0;
+}
+
+/* The file that turns off the power of the slot that the function is in. */
+static bool slot_power(const char *function, char *path, size_t len)
+{
+	char file[300], address[32];
+	bool found = false;
+	struct dirent *d;
+	DIR *dir;
+
+	dir = opendir("/sys/bus/pci/slots");
+	while (dir && !found && (d = readdir(dir))) {
+		snprintf(file, sizeof(file), "/sys/bus/pci/slots/%s/address", d->d_name);
+		if (d->d_name[0] == '.' || ferry_read(file, address, sizeof(address)) <= 0)
+			continue;
+		address[strcspn(address, "\n")] = '\0';
+		found = *address && !strncmp(function, address, strlen(address));
+		snprintf(path, len, "/sys/bus/pci/slots/%.60s/power", d->d_name);
+	}
+	if (dir)
+		closedir(dir);
+	return found;
+}
+
+static int plug_again(const char *function)
+{
+	return plug_in(plug.monitor, plug.number, plug.vm) ? 0 : -EIO;
+}
+
+/* By the power of its slot, as the button of QEMU's monitor gives the engine five seconds. */
+TEST_F(comings, functions_are_unplugged_hung)
+{
+	char path[100], function[64];
 
 	/* Of the stock kernel: pciehp takes reset_lock and pci_rescan_remove_lock in two orders. */
 	if (!access("/proc/lockdep", F_OK)) {
 		all_is_well(_metadata, self, 0);
 		SKIP(return, "lockdep objects to how the kernel unplugs");
 	}
-	ASSERT_LT(0, ferry_read("/proc/cmdline", line, sizeof(line)));
-	vm = strstr(line, "ferry_vm=");
-	ASSERT_NE(NULL, vm);
-	vm = strtok(vm + strlen("ferry_vm="), " ");
-	snprintf(end, sizeof(end), ".%s", eng_kind(ferry_migrator()));
-	port = port_open("ferry.dev", end, name, sizeof(name));
-	ASSERT_LE(0, port);
-	close(port);
-	number = atoi(name + strlen("ferry.dev"));
-	monitor = monitor_open();
-	ASSERT_LE(0, monitor);
+	ASSERT_TRUE(plug_open());
+	ASSERT_TRUE(slot_power(self->function, path, sizeof(path)));
+	go_and_come_hung(_metadata, self, path, "0", plug_again);
+	close(plug.monitor);
+	snprintf(function, sizeof(function), PCI "%s", self->function);
+	EXPECT_TRUE(there(function));
+}
+
+TEST_F(comings, functions_are_unplugged)
+{
+	int i, times = ferry_iters(6, 2);
+	char path[64];
+
+	/* As above. */
+	if (!access("/proc/lockdep", F_OK)) {
+		all_is_well(_metadata, self, 0);
+		SKIP(return, "lockdep objects to how the kernel unplugs");
+	}
+	ASSERT_TRUE(plug_open());
 	snprintf(path, sizeof(path), PCI "%s", self->function);
 	for (i = 0; i < times; i++) {
 		ferry_sleep_ms(i * 7 % 50);
-		dprintf(monitor, "{\"execute\":\"device_del\",\"arguments\":{\"id\":\"dev%d\"}}\n",
-			number);
-		ASSERT_TRUE(port_says(monitor, "\"return\""));
+		dprintf(plug.monitor,
+			"{\"execute\":\"device_del\",\"arguments\":{\"id\":\"dev%d\"}}\n",
+			plug.number);
+		ASSERT_TRUE(port_says(plug.monitor, "\"return\""));
 		ASSERT_TRUE(ferry_wait(gone, path, WAIT_MS));
 		EXPECT_EQ(0, eng_channels());
-		ASSERT_TRUE(plug_in(monitor, number, vm));
+		ASSERT_EQ(0, plug_again(self->function));
 		ASSERT_TRUE(ferry_wait(there, path, WAIT_MS));
 		is_back(_metadata, self);
 	}
-	close(monitor);
+	close(plug.monitor);
 	all_is_well(_metadata, self, times);
 }
 
