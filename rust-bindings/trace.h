@@ -114,6 +114,25 @@ TRACE_EVENT(ferry_engine_error,
 	TP_printk("lane=%u error=%d", __entry->lane, __entry->error)
 );
 
+/* The driver of a channel is asked for proof that its engine is quiet, or has answered. */
+TRACE_EVENT(ferry_engine_proof,
+	TP_PROTO(unsigned int lane, unsigned int step),
+	TP_ARGS(lane, step),
+	TP_STRUCT__entry(
+		__field(unsigned int, lane)
+		__field(unsigned int, step)
+	),
+	TP_fast_assign(
+		__entry->lane = lane;
+		__entry->step = step;
+	),
+	TP_printk("lane=%u %s", __entry->lane,
+		  __print_symbolic(__entry->step,
+				   { 0, "asked" },
+				   { 1, "quiet" },
+				   { 2, "unproven" }))
+);
+
 #endif /* _FERRY_TRACE_H */
 
 /* This part must be outside protection */

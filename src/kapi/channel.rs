@@ -42,7 +42,9 @@
 use super::{
     batch::RawBatch,
     preempt,
-    preempt::NoSoftirqs, //
+    preempt::NoSoftirqs,
+    trace,
+    trace::Proof, //
 };
 use core::{
     cell::UnsafeCell,
@@ -885,7 +887,11 @@ impl<B: Pooled> Channel<B> {
         let Some(mut queue) = self.ring.lock().queue.take() else {
             return self.reap();
         };
+        let lane = self.lane.index().into();
+        trace::engine_proof(lane, Proof::Asked as u32);
         let quiet = queue.quiesce();
+        let answer = if quiet { Proof::Quiet } else { Proof::Unproven };
+        trace::engine_proof(lane, answer as u32);
         let bound = queue.is_bound();
         self.ring.lock().queue = Some(queue);
         if quiet {

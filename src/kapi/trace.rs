@@ -46,6 +46,23 @@ tracepoint!(
     fallback, __tracepoint_ferry_fallback, rust_do_trace_ferry_fallback,
     (cause: u32, bytes: u64)
 );
+/// How far a proof of quiet is.
+#[derive(Copy, Clone)]
+#[repr(u32)]
+pub(crate) enum Proof {
+    /// The driver has been asked.
+    Asked = 0,
+    /// It says that the engine is quiet.
+    Quiet = 1,
+    /// It does not.
+    Unproven = 2,
+}
+
+tracepoint!(
+    /// The driver of a channel is asked for a proof, or has answered: see [`Proof`].
+    engine_proof, __tracepoint_ferry_engine_proof, rust_do_trace_ferry_engine_proof,
+    (lane: u32, step: u32)
+);
 tracepoint!(
     /// Somebody who copies did not answer in time, or with an error.
     engine_error, __tracepoint_ferry_engine_error, rust_do_trace_ferry_engine_error,
