@@ -339,9 +339,9 @@ impl Migrator for Engine {
             _ => left,
         };
         let waited = channel.wait(batch.raw(), i, chunk, left.min(patience));
-        if waited == Err(ECANCELED) {
-            self.keeper
-                .quarantine(line, State::GivenUp, batch.waited_ns());
+        let waited_ns = batch.waited_ns();
+        if waited == Err(ECANCELED) && self.keeper.quarantine(line, State::GivenUp, waited_ns) {
+            self.keeper.hurry();
         }
         waited
     }
@@ -360,6 +360,9 @@ impl Migrator for Engine {
             if batch.is_given(line.lane().index().into()) && line.channel().is_at(batch) {
                 news |= self.keeper.quarantine(line, State::Hung, batch.waited_ns());
             }
+        }
+        if news {
+            self.keeper.hurry();
         }
         if let (true, Some(session)) = (news, batch.session()) {
             session.stats.add(Counter::EngineTimeouts, 1);
@@ -385,8 +388,8 @@ impl Migrator for Engine {
             if line.channel().errors_in_a_row() != 0 {
                 trace::engine_error(line.lane().index().into(), EIO.to_errno());
             }
-            if line.channel().is_failing() {
-                self.keeper.quarantine(line, State::Failing, 0);
+            if line.channel().is_failing() && self.keeper.quarantine(line, State::Failing, 0) {
+                self.keeper.hurry();
             }
             // Whoever was told of the end of the last descriptor may still be about to say so.
             let from = preempt::clock();

@@ -404,8 +404,9 @@ impl Keeper {
         }
     }
 
-    /// From here on nobody submits to the channel, whose quiet is to be proven: the thread begins
-    /// at once. Says whether that is new. `waited_ns` is for how long a mover has waited for it.
+    /// From here on nobody submits to the channel, whose quiet is to be proven: see
+    /// [`Keeper::hurry()`]. Says whether that is new. `waited_ns` is for how long a mover has waited
+    /// for it.
     pub(super) fn quarantine(&self, line: &Line, why: State, waited_ns: u64) -> bool {
         if !line.channel.shut() {
             // Somebody else has.
@@ -415,7 +416,6 @@ impl Keeper {
         line.failed_at.store(since, Relaxed);
         // One that goes, or is halted, meanwhile stays so.
         line.change(State::Live, why);
-        self.hurry.store(1, Relaxed);
         self.changes.add(1u32, Relaxed);
         line.quarantines.add(1u32, Relaxed);
         if log::allowed() {
@@ -430,8 +430,14 @@ impl Keeper {
                 why.text()
             );
         }
-        self.call();
         true
+    }
+
+    /// Has the thread ask at once for the proofs of what was quarantined. To be called when all that
+    /// is asked at the same time has been: the thread may be awake, and would ask for the first alone.
+    pub(super) fn hurry(&self) {
+        self.hurry.store(1, Relaxed);
+        self.call();
     }
 
     /// How often channels have come or gone so far.
