@@ -7,21 +7,16 @@
 //! mover and all who help, by reference count: the last one who lets it go puts it back into the
 //! pool. Nobody waits for somebody who merely has a reference.
 //!
-//! Lock order: [`Pool::free`] is a leaf.
+//! Its side that drives the migrator, the mover's, is in [`crate::mover`].
+//!
+//! Lock order: [`Free::batches`] is a leaf.
 
 use crate::{
-    inject::Inject,
     kapi::{
         batch::{
-            ByEngine,
-            Claim,
             Copied,
-            How,
-            RawBatch,
-            Settled,
-            Step, //
+            RawBatch, //
         },
-        log,
         preempt::{
             self,
             NoPreempt, //
@@ -29,12 +24,8 @@ use crate::{
         shim,
         topology, //
     },
-    knobs::Knobs,
     meter::Meter,
-    migrator::{
-        Migrator,
-        Quiet, //
-    },
+    shared::Shared,
     stats::{
         Counter,
         Stats, //
@@ -42,9 +33,11 @@ use crate::{
     trace,
     trace::Cause, //
 };
-use core::pin::Pin;
+use core::{
+    mem,
+    pin::Pin, //
+};
 use ferry_core::{
-    pace::Pace,
     policy,
     policy::Routine,
     Lane, //
@@ -68,30 +61,6 @@ use kernel::{
 /// How long a helper that is as far ahead as it may be stays with a batch.
 const AHEAD_SPIN_NS: u64 = 200_000;
 
-/// What all migrators share: knobs, fault injection and the pool. Lives as long as the module.
-#[pin_data]
-pub(crate) struct Shared {
-    pub(crate) knobs: Knobs,
-    pub(crate) inject: Inject,
-    /// How long movers take to copy.
-    pub(crate) pace: Pace<Atomic<u32>>,
-    #[pin]
-    pub(crate) pool: Pool,
-}
-
-impl Shared {
-    /// With a pool of `batches` batches.
-    pub(crate) fn new(batches: usize) -> Result<impl PinInit<Self>> {
-        let pool = Pool::new(batches)?;
-        Ok(pin_init!(Self {
-            knobs: Knobs::new(),
-            inject: Inject::new(),
-            pace: Pace::new(Atomic::new(0)),
-            pool <- pool,
-        }))
-    }
-}
-
 /// How long a mover waits for whoever has claimed a chunk of its batch.
 #[derive(Copy, Clone, PartialEq, Eq)]
 pub(crate) enum Patience {
@@ -101,84 +70,84 @@ pub(crate) enum Patience {
     Copy,
 }
 
-/// What a batch runs under, from beginning to end.
-pub(crate) struct Session {
-    pub(crate) migrator: Arc<dyn Migrator>,
-    pub(crate) stats: Arc<Stats>,
-    pub(crate) shared: Arc<Shared>,
-}
-
-impl Session {
-    /// For batches of one migrator.
-    pub(crate) fn new(migrator: Arc<dyn Migrator>, stats: Arc<Stats>, shared: Arc<Shared>) -> Self {
-        Self {
-            migrator,
-            stats,
-            shared,
-        }
-    }
-}
-
 /// The batch objects that are not in use.
+#[pin_data]
+struct Free {
+    #[pin]
+    batches: SpinLock<KVec<Pin<UniqueArc<Batch>>>>,
+}
+
+/// The pool of batch objects.
 ///
 /// Made at load, so that migration, which runs in reclaim, allocates nothing (I8). A migration can
 /// be nested in the allocations of another one, and several run at the same time; when the pool is
 /// empty the batch is declined.
-#[pin_data]
+///
+/// Each batch object has a reference to the free ones, to which it goes back. Dropping the pool frees
+/// those, and with them these references; a batch that comes back later is freed then.
 pub(crate) struct Pool {
     total: usize,
-    #[pin]
-    free: SpinLock<KVec<Pin<UniqueArc<Batch>>>>,
+    free: Arc<Free>,
 }
 
 impl Pool {
-    fn new(total: usize) -> Result<impl PinInit<Self>> {
-        let mut free = KVec::with_capacity(total, GFP_KERNEL)?;
+    /// Allocates `total` batch objects.
+    pub(crate) fn new(total: usize, shared: &Arc<Shared>) -> Result<Self> {
+        let empty = KVec::with_capacity(total, GFP_KERNEL)?;
+        let free = Arc::pin_init(
+            pin_init!(Free {
+                batches <- new_spinlock!(empty, "ferry::pool"),
+            }),
+            GFP_KERNEL,
+        )?;
+        let pool = Self { total, free };
+        let unused = Arc::new(Stats::new(), GFP_KERNEL)?;
         for _ in 0..total {
-            free.push(
-                Pin::from(UniqueArc::new(Batch::new()?, GFP_KERNEL)?),
-                GFP_KERNEL,
-            )?;
+            let batch = Batch::new(shared.clone(), unused.clone(), pool.free.clone())?;
+            // There is room, as nothing has been taken yet.
+            pool.free.put(Pin::from(UniqueArc::new(batch, GFP_KERNEL)?));
         }
-        Ok(pin_init!(Self {
-            total,
-            free <- new_spinlock!(free, "ferry::pool"),
-        }))
+        Ok(pool)
     }
 
-    /// Batch objects that are free, and all.
+    /// Returns how many batch objects are free, and how many there are.
     pub(crate) fn count(&self) -> (usize, usize) {
-        (self.free.lock().len(), self.total)
+        (self.free.batches.lock().len(), self.total)
     }
 
-    /// Takes a batch object, if there is one, for this session.
-    pub(crate) fn take(&self, session: &Arc<Session>) -> Option<Pin<UniqueArc<Batch>>> {
-        if session.shared.inject.exhaust_pool() {
-            return None;
-        }
-        let mut batch = self.free.lock().pop()?;
-        batch.start(session.clone());
+    /// Takes a batch object, if there is one, whose counters are to be these.
+    pub(crate) fn take(&self, stats: &Arc<Stats>) -> Option<Pin<UniqueArc<Batch>>> {
+        let mut batch = self.free.batches.lock().pop()?;
+        batch.start(stats.clone());
         Some(batch)
     }
+}
 
-    /// Takes back a batch object that nobody else has.
-    fn put(mut batch: Pin<UniqueArc<Batch>>) {
-        // Nobody else has it, so nobody writes to its folios: the proof that I7 asks for.
-        batch.raw.unpark();
-        batch.raw.ask_always(false);
-        if let Some(session) = batch.session.take() {
-            // There is room for all that have been taken; if not, the object is freed.
-            let rest = session.shared.pool.free.lock().push_within_capacity(batch);
-            drop(rest);
-        }
+impl Drop for Pool {
+    fn drop(&mut self) {
+        let batches = mem::take(&mut *self.free.batches.lock());
+        // Not under the lock.
+        drop(batches);
+    }
+}
+
+impl Free {
+    /// Takes back a batch object.
+    fn put(&self, batch: Pin<UniqueArc<Batch>>) {
+        // There is room for all that have been taken. If the pool has gone, the object is freed.
+        let rest = self.batches.lock().push_within_capacity(batch);
+        drop(rest);
     }
 }
 
 /// A batch.
 pub(crate) struct Batch {
     raw: RawBatch,
-    /// None in the pool.
-    session: Option<Arc<Session>>,
+    shared: Arc<Shared>,
+    /// The counters of the migrator that it was begun for last.
+    stats: Arc<Stats>,
+    /// Where it belongs.
+    home: Arc<Free>,
     /// When it was begun, by the clock of the mover's CPU.
     begun: u64,
     /// When it was about to be made known, by that clock.
@@ -222,15 +191,13 @@ impl crate::kapi::channel::Pooled for Batch {
     }
 
     fn copied(&self, bytes: u64) {
-        if let Some(session) = self.session() {
-            let counter = if self.raw.is_early() {
-                Counter::BytesEarly
-            } else {
-                Counter::BytesNow
-            };
-            session.stats.add(counter, bytes);
-            session.stats.add(Counter::EngineBytes, bytes);
-        }
+        let counter = if self.raw.is_early() {
+            Counter::BytesEarly
+        } else {
+            Counter::BytesNow
+        };
+        self.stats.add(counter, bytes);
+        self.stats.add(Counter::EngineBytes, bytes);
     }
 }
 
@@ -241,10 +208,12 @@ impl AsRef<RawBatch> for Batch {
 }
 
 impl Batch {
-    fn new() -> Result<Self> {
+    fn new(shared: Arc<Shared>, stats: Arc<Stats>, home: Arc<Free>) -> Result<Self> {
         Ok(Self {
             raw: RawBatch::new()?,
-            session: None,
+            shared,
+            stats,
+            home,
             begun: 0,
             planned_at: 0,
             cpu: topology::Cpu::current(),
@@ -265,9 +234,9 @@ impl Batch {
         })
     }
 
-    fn start(&mut self, session: Arc<Session>) {
-        self.raw.ask_always(session.shared.inject.asks_always());
-        self.session = Some(session);
+    fn start(&mut self, stats: Arc<Stats>) {
+        self.raw.ask_always(self.shared.inject.asks_always());
+        self.stats = stats;
         self.begun = preempt::clock();
         self.cpu = topology::Cpu::current();
         self.mover = preempt::current_id();
@@ -288,13 +257,17 @@ impl Batch {
     /// Lets go of a batch. The last one puts it back into the pool.
     pub(crate) fn put(batch: Arc<Self>) {
         if let Some(unique) = Arc::into_unique_or_drop(batch) {
-            Pool::put(unique);
+            Self::give_back(unique);
         }
     }
 
     /// Puts a batch back that has not been shared.
-    pub(crate) fn give_back(batch: Pin<UniqueArc<Self>>) {
-        Pool::put(batch);
+    pub(crate) fn give_back(mut batch: Pin<UniqueArc<Self>>) {
+        // Nobody else has it, so nobody writes to its folios: the proof that I7 asks for.
+        batch.raw.unpark();
+        batch.raw.ask_always(false);
+        let home = batch.home.clone();
+        home.put(batch);
     }
 
     /// Folios and chunks.
@@ -307,9 +280,19 @@ impl Batch {
         &mut self.raw
     }
 
-    /// What it runs under; None in the pool, where nobody has a reference.
-    pub(crate) fn session(&self) -> Option<&Arc<Session>> {
-        self.session.as_ref()
+    /// Returns the counters of the migrator that it was begun for.
+    pub(crate) fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// Returns how CPUs copy it.
+    pub(crate) fn routine(&self) -> Routine {
+        self.routine
+    }
+
+    /// Returns how long its mover waits.
+    pub(crate) fn patience(&self) -> Patience {
+        self.patience
     }
 
     /// When it was begun.
@@ -396,8 +379,8 @@ impl Batch {
     }
 
     /// Copies one chunk for the mover, as a helper. False if it is not to be had.
-    fn help(&self, session: &Session, chunk: u32, lane: Lane, meter: &Meter) -> bool {
-        let inject = &session.shared.inject;
+    fn help(&self, chunk: u32, lane: Lane, meter: &Meter) -> bool {
+        let inject = &self.shared.inject;
         // From claim to done: no sleep, no fault, no allocation, no lock, no preemption (I13).
         let no_preempt = NoPreempt::new();
         let Some(mut claim) = self.raw.claim(chunk, lane) else {
@@ -415,24 +398,13 @@ impl Batch {
         self.helper_ns.add(meter.chunk(), Relaxed);
         drop(claim);
         drop(no_preempt);
-        self.account(session, copied, ok);
+        self.account(copied, ok);
         true
     }
 
-    /// Copies one chunk as the mover.
-    fn copy_mine(&self, session: &Session, mut claim: Claim<'_>) {
-        let from = preempt::clock();
-        let copied = claim.copy(self.routine, 0);
-        let ok = claim.is_ok();
-        drop(claim);
-        let ns = preempt::clock().saturating_sub(from);
-        session.shared.pace.learn(copied.bytes, ns);
-        self.by_mover.add(1u32, Relaxed);
-        self.account(session, copied, ok);
-    }
-
-    fn account(&self, session: &Session, copied: Copied, ok: bool) {
-        let stats = &session.stats;
+    /// Counts what has become of a chunk that a CPU has copied.
+    pub(crate) fn account(&self, copied: Copied, ok: bool) {
+        let stats = &self.stats;
         let bytes = if self.raw.is_early() {
             Counter::BytesEarly
         } else {
@@ -448,9 +420,9 @@ impl Batch {
         }
     }
 
-    /// The first chunk that is too far ahead of the mover.
-    fn limit(&self, session: &Session) -> u32 {
-        let knobs = &session.shared.knobs;
+    /// Returns the first chunk that is too far ahead of the mover.
+    pub(crate) fn limit(&self) -> u32 {
+        let knobs = &self.shared.knobs;
         let pieces = self.raw.planned().pieces;
         if !self.raw.is_early() {
             return pieces;
@@ -464,16 +436,13 @@ impl Batch {
     /// Returns how many chunks that were.
     pub(crate) fn work(&self, lane: Lane, meter: &Meter) -> u32 {
         let mut chunks = 0;
-        let Some(session) = self.session() else {
-            return chunks;
-        };
         let pieces = self.raw.planned().pieces;
         let mut stalled = None;
         while self.over.load(Acquire) == 0 {
-            let limit = self.limit(session);
+            let limit = self.limit();
             if let Some(chunk) = self.raw.take(limit) {
                 stalled = None;
-                if self.help(session, chunk, lane, meter) {
+                if self.help(chunk, lane, meter) {
                     chunks += 1;
                 }
                 preempt::give_way();
@@ -493,139 +462,8 @@ impl Batch {
         chunks
     }
 
-    /// The mover copies what it can get, in move order.
-    pub(crate) fn work_as_mover(&self) {
-        let Some(session) = self.session() else {
-            return;
-        };
-        while let Some(chunk) = self.raw.take(u32::MAX) {
-            if let Some(claim) = self.raw.claim(chunk, Lane::MOVER) {
-                self.copy_mine(session, claim);
-            }
-            preempt::cond_resched();
-        }
-    }
-
-    /// Where the mover would have to wait, it rather copies a chunk whose turn has not come.
-    ///
-    /// Else the two would go on in step: the mover is always where the helper is, and as fast.
-    fn copy_ahead(&self, session: &Session) -> bool {
-        if session.shared.inject.helper_only() {
-            return false;
-        }
-        // One that has been taken, and could not be claimed, is one less to look at.
-        while let Some(chunk) = self.raw.take(self.limit(session)) {
-            if let Some(claim) = self.raw.claim(chunk, Lane::MOVER) {
-                self.copy_mine(session, claim);
-                preempt::cond_resched();
-                return true;
-            }
-        }
-        false
-    }
-
-    /// Settles an entry: copies, waits, or gives up.
-    pub(crate) fn settle(&self, i: u32, help: bool) -> Settled {
-        let Some(session) = self.session() else {
-            return self.raw.park(i);
-        };
-        loop {
-            match self.raw.settle(i, help) {
-                Step::Final(settled) => return settled,
-                Step::Mine(claim) => {
-                    self.copy_mine(session, claim);
-                    preempt::cond_resched();
-                }
-                Step::Wait(chunk) => {
-                    if !self.copy_ahead(session) && !self.wait(session, i, chunk) {
-                        trace::fallback(&session.stats, Cause::Unquiet, 0);
-                        return self.raw.park(i);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Waits for a chunk in flight, for entry `i`. False if nothing proves that it is quiet.
-    fn wait(&self, session: &Session, i: u32, chunk: u32) -> bool {
-        let Some(lane) = self.raw.in_flight(chunk) else {
-            return true;
-        };
-        // One timeout for a lane, not one for each of the folios that it holds (I15).
-        if self.stuck.has(lane.index().into()) {
-            return !self.raw.waiting(i, chunk);
-        }
-        let timeout = match self.patience {
-            Patience::Timeout => session.shared.knobs.timeout_ns(),
-            Patience::Copy => {
-                // For all waits of the batch together.
-                let all = session.shared.pace.patience_ns(self.raw.planned().bytes);
-                match all.saturating_sub(self.waited_ns()) {
-                    0 => return !self.raw.waiting(i, chunk),
-                    left => left,
-                }
-            }
-        };
-        let from = preempt::clock();
-        let result = session.migrator.wait(self, i, chunk, timeout);
-        let answered = result.is_ok();
-        let given_up = result == Err(ECANCELED);
-        // Counts for what is left of the timeout.
-        self.waited(from);
-        let mut quiet = answered;
-        if given_up {
-            trace::engine_error(lane.index().into(), ECANCELED.to_errno());
-        } else if !answered && self.patience == Patience::Timeout {
-            session.stats.add(Counter::WaitTimeouts, 1);
-            trace::engine_error(lane.index().into(), ETIMEDOUT.to_errno());
-            let proving = preempt::clock();
-            quiet = session.migrator.quiesce(self, i, chunk, timeout) == Quiet::Yes;
-            self.waited(proving);
-        }
-        let ns = preempt::clock().saturating_sub(from);
-        session.stats.add(Counter::Waits, 1);
-        if self.patience == Patience::Copy {
-            session.stats.add(Counter::WaitsAsync, 1);
-            session.stats.wait_async.add(ns);
-        }
-        session.stats.wait.add(ns);
-        trace::wait(self.raw.id(), chunk, ns, answered);
-        if quiet {
-            return true;
-        }
-        if self.patience == Patience::Copy {
-            if !self.raw.waiting(i, chunk) {
-                return true;
-            }
-            // Nobody is to blame: the CPU of the helper has been taken away from us below, and comes
-            // back. What it has fails (I7); the mover goes on alone.
-            session.stats.add(Counter::WaitsCut, 1);
-            self.over.store(1, Release);
-            return false;
-        }
-        if given_up {
-            // Whatever else the lane has may still end, and is waited for.
-            if log::allowed() {
-                pr_warn!(
-                    "lane {}: its driver has given up a copy that its engine may still be at; the folio stays, its destination is kept\n",
-                    lane.index()
-                );
-            }
-            return false;
-        }
-        self.stuck.add(lane.index().into());
-        if log::allowed() {
-            pr_warn!(
-                "lane {}: no answer for {} ms; its folios stay, their destinations are kept\n",
-                lane.index(),
-                ns / 1_000_000
-            );
-        }
-        false
-    }
-
-    /// The mover has waited since then.
-    fn waited(&self, from: u64) {
+    /// Counts the time since `from` as waited by the mover.
+    pub(crate) fn waited(&self, from: u64) {
         let ns = preempt::clock().saturating_sub(from);
         self.waited_ns.add(ns, Relaxed);
     }
@@ -637,46 +475,34 @@ impl Batch {
         turn
     }
 
-    /// Ends the batch for the mover: afterwards nothing of it can be claimed, and what is in flight
-    /// is parked.
-    pub(crate) fn finish(batch: Arc<Self>) {
-        batch.raw.close();
-        batch.over.store(1, Release);
-        if let Some(session) = batch.session() {
-            session.migrator.over(&batch);
-            let stats = &session.stats;
-            let (mover, others) = (batch.by_mover.load(Relaxed), batch.by_others.load(Relaxed));
-            let engine = batch.raw.by_engine();
-            let others = others.saturating_add(engine.chunks.load(Relaxed));
-            let helper_ns = batch.helper_ns.load(Relaxed);
-            if let Some(kind) = batch.kind {
-                let ns = preempt::clock().saturating_sub(batch.planned_at);
-                session.migrator.learn(kind, &batch, ns);
-            }
-            account_engine(stats, engine);
-            stats.add(Counter::ByMover, mover.into());
-            stats.add(Counter::ByOthers, others.into());
-            stats.add(Counter::HelperNs, helper_ns);
-            if batch.raw.is_early() {
-                stats.add(Counter::ChunksRevoked, batch.raw.revoked().into());
-            }
-            shim::charge(helper_ns);
-            trace::finish(batch.raw.id(), mover, others, helper_ns);
-        }
-        Self::put(batch);
+    /// Counts a chunk that the mover has copied.
+    pub(crate) fn count_mine(&self) {
+        self.by_mover.add(1u32, Relaxed);
     }
 
-    /// Did the mover get its answer from somebody's copy?
-    pub(crate) fn copied_by_span(&self, i: u32, settled: &Settled) -> bool {
-        settled.how == How::Copied && self.raw.is_cut(i)
+    /// Returns how many chunks were copied by the mover and by workers, and the CPU time of the latter
+    /// in nanoseconds. Final when all chunks are complete.
+    pub(crate) fn by_cpus(&self) -> (u32, u32, u64) {
+        (
+            self.by_mover.load(Relaxed),
+            self.by_others.load(Relaxed),
+            self.helper_ns.load(Relaxed),
+        )
     }
-}
 
-/// Counts what has become of what engines got.
-fn account_engine(stats: &Stats, engine: &ByEngine) {
-    stats.add(Counter::CopiedEarly, engine.folios.load(Relaxed).into());
-    for _ in 0..engine.failed.load(Relaxed) {
-        trace::fallback(stats, Cause::Failed, 0);
+    /// Keeps helpers from looking for more: the mover is through, or goes on alone.
+    pub(crate) fn stop_help(&self) {
+        self.over.store(1, Release);
+    }
+
+    /// Has a wait for this lane timed out?
+    pub(crate) fn is_stuck(&self, lane: Lane) -> bool {
+        self.stuck.has(lane.index().into())
+    }
+
+    /// Remembers that a wait for this lane has timed out.
+    pub(crate) fn mark_stuck(&self, lane: Lane) {
+        self.stuck.add(lane.index().into());
     }
 }
 

@@ -7,7 +7,6 @@
 //! Lock order: as the registry's; [`Debug::kinds`] is taken with none of these held.
 
 use crate::{
-    batch::Shared,
     kapi::{
         batch,
         log,
@@ -16,11 +15,12 @@ use crate::{
         sysctl::Directory, //
     },
     knobs::NUMBERS,
-    migrator::{
+    registry::{
         Registry,
         MAX_KINDS,
         OFF, //
     },
+    shared::Shared,
     stats::{
         Hist,
         Stats, //
@@ -120,7 +120,7 @@ impl sysctl::Handler for Sysctls {
                         refuse(fmt!("migrator: \"{}\" failed: {:?}", text, *e));
                     }
                 });
-                self.debug.show_kinds(&self.shared, &self.registry);
+                self.debug.show_kinds(&self.registry);
                 return selected;
             }
             REASONS => match ReasonMask::parse(text) {
@@ -167,7 +167,6 @@ fn show_selected(registry: &Registry, f: &mut dyn fmt::Write) -> fmt::Result {
 /// What a file of debugfs shows: of one migrator, or of all together.
 #[derive(Clone)]
 pub(crate) struct View {
-    shared: Arc<Shared>,
     registry: Arc<Registry>,
     kind: Option<usize>,
 }
@@ -182,7 +181,7 @@ impl View {
 }
 
 fn show_state(view: &View, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let (free, total) = view.shared.pool.count();
+    let (free, total) = view.registry.batches();
     view.registry.show_selection(f)?;
     writeln!(f, "pool {free}/{total}")?;
     writeln!(f, "parked {}", batch::parked())?;
@@ -242,10 +241,9 @@ impl Debug {
     }
 
     /// Makes the files.
-    pub(crate) fn new(shared: Arc<Shared>, registry: Arc<Registry>) -> Result<impl PinInit<Self>> {
+    pub(crate) fn new(shared: &Arc<Shared>, registry: &Arc<Registry>) -> Result<impl PinInit<Self>> {
         let dir = Dir::new(c"ferry");
         let view = |kind| View {
-            shared: shared.clone(),
             registry: registry.clone(),
             kind,
         };
@@ -293,14 +291,13 @@ impl Debug {
 
     /// Makes the files of migrators that have none yet. Without memory for it, they are made when the
     /// next one is selected.
-    pub(crate) fn show_kinds(&self, shared: &Arc<Shared>, registry: &Arc<Registry>) {
+    pub(crate) fn show_kinds(&self, registry: &Arc<Registry>) {
         let mut kinds = self.kinds.lock();
         for (kind, name) in registry.kinds() {
             let Some(room) = kinds.get_mut(kind).filter(|room| room.is_none()) else {
                 continue;
             };
             let view = View {
-                shared: shared.clone(),
                 registry: registry.clone(),
                 kind: Some(kind),
             };

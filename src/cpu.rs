@@ -9,29 +9,24 @@
 //! helper that gets no CPU costs nothing: the mover takes every chunk that nobody has claimed, and
 //! takes a batch back that a helper has not looked at.
 //!
-//! Lock order: [`Helper::mailbox`] is a leaf; no two are held at the same time.
+//! Lock order: that of [`team`].
 //!
 //! [`scale`]: ferry_core::scale
 
 mod helper;
 mod placement;
+mod team;
 mod wait;
 
-use self::{
-    helper::Helper,
-    placement::Placement, //
+use self::team::{
+    Team,
+    Threads, //
 };
 use crate::{
-    batch::{
-        Batch,
-        Shared, //
-    },
+    batch::Batch,
     kapi::{
-        preempt, topology,
-        worker::{
-            Waker,
-            Worker, //
-        },
+        preempt,
+        topology, //
     },
     migrator::{
         Keep,
@@ -40,9 +35,8 @@ use crate::{
         Migrator,
         Quiet, //
     },
-    stats::Counter, //
+    shared::Shared,
 };
-use core::cell::Cell;
 use ferry_core::{
     policy, scale,
     scale::{
@@ -62,40 +56,12 @@ use kernel::{
 /// Most helpers: lane 0 is the mover, and a lane is a byte.
 const MAX_HELPERS: usize = u8::MAX as usize;
 
-/// So many are asked at most whether they could begin: on a busy machine, asking is all there is.
-const MOST_ASKED: u32 = 16;
-
-/// A helper and the means to wake it.
-struct Hand {
-    helper: Arc<Helper>,
-    waker: Waker,
-}
-
 /// The CPU migrator.
 struct Cpu {
-    hands: KVec<Hand>,
-    placement: Arc<Placement>,
+    team: Arc<Team>,
     /// What each kind of batch has gained.
     scales: KVec<Scale<Atomic<u32>>>,
     shared: Arc<Shared>,
-}
-
-/// The threads; stopped when dropped.
-struct Threads {
-    workers: KVec<Worker<Helper>>,
-    helpers: KVec<Arc<Helper>>,
-}
-
-impl Keep for Threads {}
-
-impl Drop for Threads {
-    fn drop(&mut self) {
-        self.workers.clear();
-        // A helper may have passed a batch on to one that had been stopped before it.
-        for helper in &self.helpers {
-            helper.empty();
-        }
-    }
 }
 
 /// The CPUs that get a helper: those that are online first, should there be too many.
@@ -111,33 +77,17 @@ fn cpus() -> Result<KVec<topology::Cpu>> {
     Ok(cpus)
 }
 
-/// Makes the helpers and their threads.
+/// Creates the helpers and their threads.
 pub(crate) fn make(shared: &Arc<Shared>) -> Result<Made> {
-    let cpus = cpus()?;
-    let nr = cpus.len();
-    let mut hands = KVec::with_capacity(nr, GFP_KERNEL)?;
-    let mut workers = KVec::with_capacity(nr, GFP_KERNEL)?;
-    let mut helpers = KVec::with_capacity(nr, GFP_KERNEL)?;
     let mut scales = KVec::with_capacity(scale::KINDS, GFP_KERNEL)?;
     for _ in 0..scale::KINDS {
         scales.push(Scale::new(|| Atomic::new(0)), GFP_KERNEL)?;
     }
-    let mut copy = KVec::with_capacity(nr, GFP_KERNEL)?;
-    copy.extend_from_slice(&cpus, GFP_KERNEL)?;
-    let placement = Arc::pin_init(Placement::new(copy)?, GFP_KERNEL)?;
-    placement.refresh();
-    for (lane, cpu) in (1u8..=u8::MAX).zip(cpus) {
-        let helper = Arc::pin_init(Helper::new(lane, cpu, placement.clone()), GFP_KERNEL)?;
-        let worker = Worker::new(cpu.number(), helper.clone())?;
-        let waker = worker.waker();
-        helpers.push(helper.clone(), GFP_KERNEL)?;
-        hands.push(Hand { helper, waker }, GFP_KERNEL)?;
-        workers.push(worker, GFP_KERNEL)?;
-    }
+    let team = Arc::new(Team::new(cpus()?, shared)?, GFP_KERNEL)?;
+    let threads = Threads::start(&team)?;
     let cpu = Arc::new(
         Cpu {
-            hands,
-            placement,
+            team,
             scales,
             shared: shared.clone(),
         },
@@ -145,72 +95,11 @@ pub(crate) fn make(shared: &Arc<Shared>) -> Result<Made> {
     )?;
     Ok(Made {
         migrator: cpu,
-        keep: KBox::new(Threads { workers, helpers }, GFP_KERNEL)?,
+        keep: KBox::new(threads, GFP_KERNEL)?,
     })
 }
 
-impl Cpu {
-    /// Those who could begin at once with what this mover gives them from this CPU, best first: on the
-    /// node of the destination, of the source (or the other way round), elsewhere; and on each of
-    /// them those of another last-level cache first, and those of the mover's own core last.
-    fn candidates(
-        &self,
-        nodes: (i32, i32),
-        from: topology::Cpu,
-        mover: usize,
-    ) -> impl Iterator<Item = &Hand> {
-        let anyway = self.shared.inject.helper_only();
-        let (first, second) = if self.shared.knobs.source_first() {
-            nodes
-        } else {
-            (nodes.1, nodes.0)
-        };
-        let node_rank = move |h: &Helper| match h.node() {
-            n if n == first => 0,
-            n if n == second => 1,
-            _ => 2,
-        };
-        let near = move |h: &Helper| match h.cpu() {
-            cpu if cpu.shares_core(from) => 2,
-            cpu if cpu.shares_cache(from) => 1,
-            _ => 0,
-        };
-        let asked = Cell::new(0);
-        (0..3)
-            .flat_map(|rank| (0..3).map(move |tier| (rank, tier)))
-            .flat_map(move |(rank, tier)| {
-                (self.placement.order())
-                    .filter_map(|i| self.hands.get(i))
-                    .filter(move |h| {
-                        node_rank(&h.helper) == rank
-                            && h.helper.cpu() != from
-                            && near(&h.helper) == tier
-                    })
-            })
-            .take_while(move |_| asked.replace(asked.get() + 1) < MOST_ASKED)
-            .filter(move |h| anyway || h.helper.could_begin(mover))
-    }
-
-    /// Gives the batch to one helper, if there is one who could begin at once.
-    fn give(&self, batch: &Arc<Batch>) -> bool {
-        for hand in self.candidates(batch.raw().nodes(), batch.cpu(), batch.mover()) {
-            // Who has it already: the one that passes it on is one of them.
-            if batch.is_given(hand.helper.lane().index().into()) {
-                continue;
-            }
-            if let Some(asleep) = hand.helper.post(batch) {
-                if asleep {
-                    hand.waker.wake();
-                }
-                if let Some(session) = batch.session() {
-                    session.stats.add(Counter::Woken, 1);
-                }
-                return true;
-            }
-        }
-        false
-    }
-}
+impl Keep for Threads {}
 
 impl Migrator for Cpu {
     fn limits(&self) -> Limits {
@@ -226,7 +115,7 @@ impl Migrator for Cpu {
             return false;
         }
         let (from, mover) = (topology::Cpu::current(), preempt::current_id());
-        self.candidates(nodes, from, mover).next().is_some()
+        self.team.candidates(nodes, from, mover).next().is_some()
     }
 
     fn want(&self, kind: usize, pieces: u32, payer: u64) -> Want {
@@ -253,13 +142,7 @@ impl Migrator for Cpu {
     fn submit(&self, batch: &Arc<Batch>, helpers: u32) -> bool {
         // The first one wakes the next one, and so on: waking costs the waker.
         batch.set_wanted(helpers.saturating_sub(1));
-        helpers != 0 && self.give(batch)
-    }
-
-    fn pass_on(&self, batch: &Arc<Batch>) {
-        if batch.want_more() {
-            self.give(batch);
-        }
+        helpers != 0 && self.team.give(batch)
     }
 
     fn wait(&self, batch: &Batch, i: u32, chunk: u32, timeout_ns: u64) -> Result {
@@ -275,30 +158,15 @@ impl Migrator for Cpu {
     }
 
     fn over(&self, batch: &Arc<Batch>) {
-        for hand in &self.hands {
-            if batch.is_given(hand.helper.lane().index().into()) {
-                hand.helper.retract(batch);
+        for helper in self.team.helpers() {
+            if batch.is_given(helper.lane().index().into()) {
+                helper.retract(batch);
             }
         }
     }
 
     fn show(&self, f: &mut dyn fmt::Write) -> fmt::Result {
-        writeln!(f, "workers {}", self.hands.len())?;
-        for i in self.placement.order() {
-            let Some(hand) = self.hands.get(i) else {
-                continue;
-            };
-            let h = &hand.helper;
-            let (doing, chunks) = h.doing();
-            writeln!(
-                f,
-                "worker {} cpu {} node {} llc {} {doing} chunks {chunks}",
-                h.lane().index(),
-                h.cpu().number(),
-                h.node(),
-                self.placement.llc(i),
-            )?;
-        }
+        self.team.show(f)?;
         for (kind, scale) in self.scales.iter().enumerate().filter(|(_, s)| s.knows()) {
             match scale::kind_bytes(kind) {
                 (folio, Some(batch)) => write!(f, "gain early {folio} {batch}")?,

@@ -8,8 +8,7 @@
 use crate::{
     batch::{
         Batch,
-        Patience,
-        Session, //
+        Patience, //
     },
     inject::MoveFault,
     kapi::{
@@ -26,6 +25,7 @@ use crate::{
             Provider, //
         },
     },
+    mover::Session,
     stats::Counter,
     trace,
     trace::Cause, //
@@ -101,7 +101,7 @@ impl Provider for Dispatcher {
             self.decline(Cause::Busy, 0);
             return None;
         }
-        let Some(mut batch) = shared.pool.take(&self.session) else {
+        let Some(mut batch) = self.session.take() else {
             self.decline(Cause::Pool, 0);
             return None;
         };
@@ -110,11 +110,8 @@ impl Provider for Dispatcher {
         Some(batch)
     }
 
-    fn submit(mut batch: Pin<UniqueArc<Batch>>) -> Option<Arc<Batch>> {
-        let Some(session) = batch.session().cloned() else {
-            Batch::give_back(batch);
-            return None;
-        };
+    fn submit(&self, mut batch: Pin<UniqueArc<Batch>>) -> Option<Arc<Batch>> {
+        let session = &self.session;
         let shared = &session.shared;
         let (nr, anon, shmem) = batch.raw().filled();
         let stats = &session.stats;
@@ -163,14 +160,12 @@ impl Provider for Dispatcher {
         Some(batch)
     }
 
-    fn abandon(batch: Pin<UniqueArc<Batch>>) {
+    fn abandon(&self, batch: Pin<UniqueArc<Batch>>) {
         Batch::give_back(batch);
     }
 
-    fn settle(batch: ArcBorrow<'_, Batch>, i: u32, help: bool) -> Settled {
-        let Some(session) = batch.session() else {
-            return batch.raw().park(i);
-        };
+    fn settle(&self, batch: ArcBorrow<'_, Batch>, i: u32, help: bool) -> Settled {
+        let session = &self.session;
         let inject = &session.shared.inject;
         if i == 0 {
             let delay = inject.delay_after_submit_us();
@@ -181,14 +176,14 @@ impl Provider for Dispatcher {
         if inject.helper_only() {
             leave_to_helpers(&batch, i);
         }
-        let settled = batch.settle(i, help);
+        let settled = session.settle(&batch, i, help);
         if i == 0 {
             let ns = preempt::clock().saturating_sub(batch.begun());
             session.stats.first_folio.add(ns);
         }
         match settled.how {
             How::Copied => {
-                if batch.copied_by_span(i, &settled) {
+                if batch.raw().is_cut(i) {
                     session.stats.add(Counter::CopiedEarly, 1);
                 }
             }
@@ -205,8 +200,8 @@ impl Provider for Dispatcher {
         }
     }
 
-    fn finish(batch: Arc<Batch>) {
-        Batch::finish(batch);
+    fn finish(&self, batch: Arc<Batch>) {
+        self.session.finish(batch);
     }
 
     fn copy_now(&self, folio: &Pair, _mode: u32, reason: u32) -> NowDone {
@@ -271,7 +266,7 @@ impl Dispatcher {
         let window = chunk_bytes.saturating_mul(MAX_CHUNKS as u64);
         let mut offset = 0;
         while offset < bytes {
-            let Some(mut unique) = shared.pool.take(session) else {
+            let Some(mut unique) = session.take() else {
                 self.decline(Cause::Pool, bytes);
                 return NowDone::NOT;
             };
@@ -295,10 +290,10 @@ impl Dispatcher {
             if shared.inject.helper_only() {
                 leave_to_helpers(&batch, 0);
             }
-            batch.work_as_mover();
-            let settled = batch.settle(0, true);
+            session.copy_all(&batch);
+            let settled = session.settle(&batch, 0, true);
             let how = settled.how;
-            Batch::finish(batch);
+            session.finish(batch);
             match how {
                 How::Copied => {}
                 How::Unquiet => return NowDone::parked(settled),

@@ -9,7 +9,6 @@
 //! Lock order: that of [`keeper`](crate::engine::keeper), then the locks of dmaengine.
 
 use crate::{
-    batch::Shared,
     engine,
     engine::keeper::{
         Keeper,
@@ -32,6 +31,7 @@ use crate::{
         Keep,
         Made, //
     },
+    shared::Shared,
 };
 use kernel::{
     prelude::*,

@@ -27,10 +27,7 @@ use self::keeper::{
     State, //
 };
 use crate::{
-    batch::{
-        Batch,
-        Shared, //
-    },
+    batch::Batch,
     kapi::{
         preempt,
         topology,
@@ -43,6 +40,7 @@ use crate::{
         Migrator,
         Quiet, //
     },
+    shared::Shared,
     stats::Counter,
     trace,
     trace::Cause, //
@@ -305,21 +303,17 @@ impl Migrator for Engine {
             }
             chunks = chunks.saturating_add(did.chunks);
             batch.mark_given(line.lane().index().into());
-            if let Some(session) = batch.session() {
-                let stats = &session.stats;
-                stats.add(Counter::Descriptors, did.descriptors.into());
-                stats.add(Counter::Mappings, did.mappings.into());
-                stats.add(Counter::EngineSections, did.sections.into());
-                stats.add(Counter::EngineSubmits, u64::from(did.descriptors != 0));
-                for _ in 0..did.referenced {
-                    trace::fallback(stats, Cause::References, 0);
-                }
+            let stats = batch.stats();
+            stats.add(Counter::Descriptors, did.descriptors.into());
+            stats.add(Counter::Mappings, did.mappings.into());
+            stats.add(Counter::EngineSections, did.sections.into());
+            stats.add(Counter::EngineSubmits, u64::from(did.descriptors != 0));
+            for _ in 0..did.referenced {
+                trace::fallback(stats, Cause::References, 0);
             }
         }
         chunks != 0
     }
-
-    fn pass_on(&self, _batch: &Arc<Batch>) {}
 
     fn wait(&self, batch: &Batch, i: u32, chunk: u32, timeout_ns: u64) -> Result {
         let Some(lane) = batch.raw().in_flight(chunk) else {
@@ -363,9 +357,7 @@ impl Migrator for Engine {
         }
         if news {
             self.keeper.hurry();
-        }
-        if let (true, Some(session)) = (news, batch.session()) {
-            session.stats.add(Counter::EngineTimeouts, 1);
+            batch.stats().add(Counter::EngineTimeouts, 1);
         }
         if !line.channel().can_prove() {
             return Quiet::No;

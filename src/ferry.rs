@@ -2,8 +2,8 @@
 
 //! Ferry: moves the content of folios during page migration.
 //!
-//! Dependencies run one way: `control` → `dispatch` → `migrator` (the registry) → migrators (`cpu`,
-//! `dmaengine` and `sdxi` → `engine`) → `batch` → `kapi` → `ferry_bindings`; `ferry_core` depends on nothing. Unsafe code is in `kapi` alone.
+//! Dependencies run one way, which `scripts/lint layers` checks: `src/layers` names the floors. Unsafe
+//! code is in `kapi` alone.
 
 #![deny(unsafe_code)]
 // Without engines, what only they use is built all the same.
@@ -23,19 +23,23 @@ mod kapi;
 mod knobs;
 mod meter;
 mod migrator;
+mod mover;
+mod registry;
 #[cfg(CONFIG_PCI)]
 mod sdxi;
+mod shared;
 mod stats;
 mod trace;
 
 use crate::{
-    batch::Shared,
+    batch::Pool,
     control::{
         Debug,
         Sysctls, //
     },
     kapi::sysctl::Directory,
-    migrator::Registry, //
+    registry::Registry,
+    shared::Shared, //
 };
 use kernel::{
     prelude::*,
@@ -64,14 +68,13 @@ const MIN_BATCHES: usize = 8;
 const MAX_BATCHES: usize = 128;
 
 /// The module. Fields are dropped in this order: first nobody can control it any more, then no
-/// migrator is selected, then the pool goes.
+/// migrator is selected, and the pool goes with the registry.
 struct Ferry {
     #[cfg(CONFIG_PCI)]
     _sdxi: sdxi::Sdxi,
     _sysctls: Directory<Sysctls>,
     _debug: Arc<Debug>,
     _registry: Arc<Registry>,
-    _shared: Arc<Shared>,
 }
 
 impl kernel::Module for Ferry {
@@ -80,11 +83,12 @@ impl kernel::Module for Ferry {
         let batches = cpus
             .saturating_mul(BATCHES_PER_CPU)
             .clamp(MIN_BATCHES, MAX_BATCHES);
-        let shared = Arc::pin_init(Shared::new(batches)?, GFP_KERNEL)?;
-        let registry = Arc::pin_init(Registry::new(shared.clone())?, GFP_KERNEL)?;
-        let debug = Arc::pin_init(Debug::new(shared.clone(), registry.clone())?, GFP_KERNEL)?;
-        debug.show_kinds(&shared, &registry);
-        let sysctls = Sysctls::register(shared.clone(), registry.clone(), debug.clone())?;
+        let shared = Arc::new(Shared::new(), GFP_KERNEL)?;
+        let pool = Arc::new(Pool::new(batches, &shared)?, GFP_KERNEL)?;
+        let registry = Arc::pin_init(Registry::new(shared.clone(), pool)?, GFP_KERNEL)?;
+        let debug = Arc::pin_init(Debug::new(&shared, &registry)?, GFP_KERNEL)?;
+        debug.show_kinds(&registry);
+        let sysctls = Sysctls::register(shared, registry.clone(), debug.clone())?;
         #[cfg(CONFIG_PCI)]
         let sdxi = {
             let bind = match module_parameters::sdxi_bind.value() {
@@ -103,7 +107,6 @@ impl kernel::Module for Ferry {
             _sysctls: sysctls,
             _debug: debug,
             _registry: registry,
-            _shared: shared,
         })
     }
 }

@@ -9,8 +9,7 @@ use crate::{
     batch::Batch,
     kapi::{
         preempt,
-        topology,
-        worker::Body, //
+        topology, //
     },
     meter::Meter,
     stats::Counter, //
@@ -197,12 +196,15 @@ impl Helper {
     }
 }
 
-impl Body for Helper {
-    fn pending(&self) -> bool {
+impl Helper {
+    /// Returns `true` if there is a batch in the mailbox.
+    pub(super) fn pending(&self) -> bool {
         self.posted.load(Acquire) != 0
     }
 
-    fn run(&self) {
+    /// Helps with the batches that come, until none has come for a while. `pass_on` is called with each
+    /// batch before its first chunk.
+    pub(super) fn run(&self, pass_on: impl Fn(&Arc<Batch>)) {
         self.state.store(BUSY, Relaxed);
         if self.pending() {
             self.learn();
@@ -210,7 +212,7 @@ impl Body for Helper {
         loop {
             while let Some(batch) = self.take() {
                 self.state.store(BUSY, Relaxed);
-                self.help_with(batch);
+                self.help_with(batch, &pass_on);
             }
             self.state.store(SPINNING, Relaxed);
             let from = preempt::clock();
@@ -230,16 +232,12 @@ impl Body for Helper {
         self.asleep_since.store(preempt::clock(), Relaxed);
         self.state.store(ASLEEP, Relaxed);
     }
-}
 
-impl Helper {
-    fn help_with(&self, batch: Arc<Batch>) {
+    fn help_with(&self, batch: Arc<Batch>, pass_on: impl Fn(&Arc<Batch>)) {
         self.mover.store(batch.mover(), Relaxed);
         let unpaid = self.meter.turn_to(batch.payer());
-        if let Some(session) = batch.session() {
-            session.stats.add(Counter::UnpaidNs, unpaid);
-            session.migrator.pass_on(&batch);
-        }
+        batch.stats().add(Counter::UnpaidNs, unpaid);
+        pass_on(&batch);
         let chunks = batch.work(self.lane, &self.meter);
         self.chunks.add(u64::from(chunks), Relaxed);
         Batch::put(batch);

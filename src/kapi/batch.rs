@@ -23,10 +23,7 @@
 //! [`Provider::finish()`]: super::shim::Provider::finish
 //! [`UniqueArc`]: kernel::sync::UniqueArc
 
-use super::{
-    preempt,
-    shim::Provider, //
-};
+use super::preempt;
 use core::{
     cell::UnsafeCell,
     ptr, //
@@ -903,7 +900,7 @@ impl Drop for Claim<'_> {
 }
 
 /// Lends an object to the shim.
-pub(super) fn lend<P: Provider>(batch: Arc<P::Batch>) -> *mut fb::migrate_copy_batch {
+pub(super) fn lend<B: AsRef<RawBatch>>(batch: Arc<B>) -> *mut fb::migrate_copy_batch {
     let header: *const Header = &raw const *(*batch).as_ref().header;
     let owner = Arc::into_raw(batch).cast();
     // SAFETY: The header lives as long as the object, to which `owner` is now a reference. Only the
@@ -918,12 +915,12 @@ pub(super) fn lend<P: Provider>(batch: Arc<P::Batch>) -> *mut fb::migrate_copy_b
 ///
 /// # Safety
 ///
-/// `batch` is from `lend::<P>()`, and has not been taken back.
-pub(super) unsafe fn borrow<'a, P: Provider>(
+/// `batch` is from `lend::<B>()`, and has not been taken back.
+pub(super) unsafe fn borrow<'a, B: AsRef<RawBatch>>(
     batch: *mut fb::migrate_copy_batch,
-) -> ArcBorrow<'a, P::Batch> {
+) -> ArcBorrow<'a, B> {
     let header = batch.cast::<Header>();
-    // SAFETY: `c` is the first field of `Header`, and `owner` is what `lend::<P>()` stored: a
+    // SAFETY: `c` is the first field of `Header`, and `owner` is what `lend::<B>()` stored: a
     // reference that is still held.
     unsafe { ArcBorrow::from_raw((*(*header).owner.get()).cast()) }
 }
@@ -932,10 +929,10 @@ pub(super) unsafe fn borrow<'a, P: Provider>(
 ///
 /// # Safety
 ///
-/// `batch` is from `lend::<P>()`.
-pub(super) unsafe fn take_back<P: Provider>(
+/// `batch` is from `lend::<B>()`.
+pub(super) unsafe fn take_back<B: AsRef<RawBatch>>(
     batch: *mut fb::migrate_copy_batch,
-) -> Option<Arc<P::Batch>> {
+) -> Option<Arc<B>> {
     let header = batch.cast::<Header>();
     // SAFETY: As in `borrow()`; the reference is ours from here on, and we say so in `owner`.
     unsafe {

@@ -47,21 +47,32 @@ pub(crate) trait Provider: Send + Sync + Sized + 'static {
     /// declines.
     fn begin(&self, first: &Pair, mode: u32, reason: u32) -> Option<Pin<UniqueArc<Self::Batch>>>;
 
-    /// Makes a batch that has been filled known to whoever copies and returns it, or keeps it: then
-    /// it is declined, and the shim has nothing to do with it any more.
-    fn submit(batch: Pin<UniqueArc<Self::Batch>>) -> Option<Arc<Self::Batch>>;
+    /// Makes a filled batch known to those that copy and returns it, or keeps it: then it is
+    /// declined, and the shim has nothing to do with it any more.
+    fn submit(&self, batch: Pin<UniqueArc<Self::Batch>>) -> Option<Arc<Self::Batch>>;
 
     /// Takes back a batch that will not be offered to [`Provider::submit()`].
-    fn abandon(batch: Pin<UniqueArc<Self::Batch>>);
+    fn abandon(&self, batch: Pin<UniqueArc<Self::Batch>>);
 
-    /// The turn to move of entry `i` has come.
-    fn settle(batch: ArcBorrow<'_, Self::Batch>, i: u32, help: bool) -> Settled;
+    /// Settles entry `i`, whose turn to move has come.
+    fn settle(&self, batch: ArcBorrow<'_, Self::Batch>, i: u32, help: bool) -> Settled;
 
-    /// All entries have been settled.
-    fn finish(batch: Arc<Self::Batch>);
+    /// Ends a batch whose entries have all been settled.
+    fn finish(&self, batch: Arc<Self::Batch>);
 
     /// Copies one folio, at once, for a call of `migrate_pages()` with this mode and reason.
     fn copy_now(&self, folio: &Pair, mode: u32, reason: u32) -> NowDone;
+}
+
+/// Returns the provider that was registered.
+///
+/// # Safety
+///
+/// `ctx` is what [`Registration::new()`] registered for a `P`, and the caller is one of its callbacks.
+unsafe fn provider<'a, P: Provider>(ctx: *mut ffi::c_void) -> &'a P {
+    // SAFETY: `Registration` keeps the `P` alive until it has unregistered, which waits for all
+    // callbacks.
+    unsafe { &*ctx.cast::<P>() }
 }
 
 /// Calls [`Provider::begin()`].
@@ -77,10 +88,9 @@ unsafe extern "C" fn begin<P: Provider>(
     mode: ffi::c_uint,
     reason: ffi::c_uint,
 ) -> *mut fb::migrate_copy_batch {
-    // SAFETY: `Registration` registered a `P` that it keeps alive until it has unregistered.
-    let provider = unsafe { &*ctx.cast::<P>() };
-    match provider.begin(&Pair { dst, src }, mode, reason) {
-        Some(batch) => lend::<P>(batch.into()),
+    // SAFETY: By the requirement of this function.
+    match unsafe { provider::<P>(ctx) }.begin(&Pair { dst, src }, mode, reason) {
+        Some(batch) => lend::<P::Batch>(batch.into()),
         None => ptr::null_mut(),
     }
 }
@@ -89,19 +99,24 @@ unsafe extern "C" fn begin<P: Provider>(
 ///
 /// # Safety
 ///
-/// `batch` is from [`begin()`], has been filled, and was not submitted before.
-unsafe extern "C" fn submit<P: Provider>(batch: *mut fb::migrate_copy_batch) -> ffi::c_int {
+/// `ctx` is the `P` that was registered; `batch` is from [`begin()`], has been filled, and was not
+/// submitted before.
+unsafe extern "C" fn submit<P: Provider>(
+    ctx: *mut ffi::c_void,
+    batch: *mut fb::migrate_copy_batch,
+) -> ffi::c_int {
     // SAFETY: The shim passes what `begin::<P>()` gave it.
-    let Some(arc) = (unsafe { take_back::<P>(batch) }) else {
+    let Some(arc) = (unsafe { take_back::<P::Batch>(batch) }) else {
         return EINVAL.to_errno();
     };
     // It was unique when it was lent, and the shim shares it with nobody.
     let Some(unique) = Arc::into_unique_or_drop(arc) else {
         return EINVAL.to_errno();
     };
-    match P::submit(unique) {
+    // SAFETY: By the requirement of this function.
+    match unsafe { provider::<P>(ctx) }.submit(unique) {
         Some(shared) => {
-            lend::<P>(shared);
+            lend::<P::Batch>(shared);
             0
         }
         None => EAGAIN.to_errno(),
@@ -112,11 +127,16 @@ unsafe extern "C" fn submit<P: Provider>(batch: *mut fb::migrate_copy_batch) -> 
 ///
 /// # Safety
 ///
-/// `batch` is from [`begin()`], was not submitted, and is not used afterwards.
-unsafe extern "C" fn abandon<P: Provider>(batch: *mut fb::migrate_copy_batch) {
+/// `ctx` is the `P` that was registered; `batch` is from [`begin()`], was not submitted, and is not
+/// used afterwards.
+unsafe extern "C" fn abandon<P: Provider>(
+    ctx: *mut ffi::c_void,
+    batch: *mut fb::migrate_copy_batch,
+) {
     // SAFETY: The shim passes what `begin::<P>()` gave it.
-    if let Some(unique) = unsafe { take_back::<P>(batch) }.and_then(Arc::into_unique_or_drop) {
-        P::abandon(unique);
+    if let Some(unique) = unsafe { take_back::<P::Batch>(batch) }.and_then(Arc::into_unique_or_drop) {
+        // SAFETY: By the requirement of this function.
+        unsafe { provider::<P>(ctx) }.abandon(unique);
     }
 }
 
@@ -124,25 +144,31 @@ unsafe extern "C" fn abandon<P: Provider>(batch: *mut fb::migrate_copy_batch) {
 ///
 /// # Safety
 ///
-/// `batch` has been submitted and not finished.
+/// `ctx` is the `P` that was registered; `batch` has been submitted and not finished.
 unsafe extern "C" fn settle<P: Provider>(
+    ctx: *mut ffi::c_void,
     batch: *mut fb::migrate_copy_batch,
     i: ffi::c_uint,
     help: bool,
 ) -> ffi::c_int {
-    // SAFETY: The shim passes a batch that has been submitted and not finished.
-    P::settle(unsafe { borrow::<P>(batch) }, i, help).code
+    // SAFETY: By the requirements of this function, for either.
+    let (provider, batch) = unsafe { (provider::<P>(ctx), borrow::<P::Batch>(batch)) };
+    provider.settle(batch, i, help).code
 }
 
 /// Calls [`Provider::finish()`].
 ///
 /// # Safety
 ///
-/// `batch` has been submitted, and is not used afterwards.
-unsafe extern "C" fn finish<P: Provider>(batch: *mut fb::migrate_copy_batch) {
+/// `ctx` is the `P` that was registered; `batch` has been submitted, and is not used afterwards.
+unsafe extern "C" fn finish<P: Provider>(
+    ctx: *mut ffi::c_void,
+    batch: *mut fb::migrate_copy_batch,
+) {
     // SAFETY: The shim passes a batch that has been submitted, and does not use it afterwards.
-    if let Some(arc) = unsafe { take_back::<P>(batch) } {
-        P::finish(arc);
+    if let Some(arc) = unsafe { take_back::<P::Batch>(batch) } {
+        // SAFETY: By the requirement of this function.
+        unsafe { provider::<P>(ctx) }.finish(arc);
     }
 }
 
@@ -159,8 +185,8 @@ unsafe extern "C" fn copy_now<P: Provider>(
     mode: ffi::c_uint,
     reason: ffi::c_uint,
 ) -> ffi::c_int {
-    // SAFETY: As in `begin()`.
-    let provider = unsafe { &*ctx.cast::<P>() };
+    // SAFETY: By the requirement of this function.
+    let provider = unsafe { provider::<P>(ctx) };
     provider.copy_now(&Pair { dst, src }, mode, reason).0
 }
 

@@ -18,7 +18,6 @@ use super::{
     Watcher, //
 };
 use crate::{
-    batch::Shared,
     engine,
     engine::keeper::{
         Keeper,
@@ -40,6 +39,7 @@ use crate::{
         Keep,
         Made, //
     },
+    shared::Shared,
 };
 use kernel::{
     new_mutex,

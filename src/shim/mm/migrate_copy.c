@@ -135,6 +135,7 @@ __migrate_copy_submit(struct list_head *src_folios, struct folio *src,
 		goto unlock;
 
 	batch->ops = provider->ops;
+	batch->ctx = provider->ctx;
 	batch->mode = call->mode;
 	batch->reason = call->reason;
 	batch->reader = reader;
@@ -163,11 +164,11 @@ __migrate_copy_submit(struct list_head *src_folios, struct folio *src,
 	}
 
 	if (batch->nr_anon + batch->nr_shmem <= 1) {
-		batch->ops->abandon(batch);
+		batch->ops->abandon(batch->ctx, batch);
 		goto unlock;
 	}
 	/* Declined, it is the provider's again, and perhaps in use already. */
-	if (provider->ops->submit(batch))
+	if (provider->ops->submit(provider->ctx, batch))
 		goto unlock;
 	lock_map_acquire_read(&migrate_copy_map);
 	return batch;
@@ -207,7 +208,7 @@ int __migrate_copy_settle(struct migrate_copy_batch *batch, struct folio *dst,
 	if (smp_load_acquire(&batch->state[i]) == MIGRATE_COPY_COPIED && i &&
 	    !batch->ask_always)
 		return 1;
-	return batch->ops->settle(batch, i,
+	return batch->ops->settle(batch->ctx, batch, i,
 				  folio_ref_count(src) ==
 				  folio_expected_ref_count(src) + 1);
 }
@@ -218,7 +219,7 @@ void __migrate_copy_finish(struct migrate_copy_batch *batch)
 	struct srcu_ctr __percpu *reader = batch->reader;
 
 	lock_map_release(&migrate_copy_map);
-	batch->ops->finish(batch);
+	batch->ops->finish(batch->ctx, batch);
 	srcu_read_unlock_fast(&migrate_copy_srcu, reader);
 }
 
@@ -248,7 +249,7 @@ int __migrate_copy_folio(struct folio *dst, struct folio *src)
 /**
  * migrate_copy_register() - Register the provider of copies.
  * @ops: what it implements; must stay valid until it is unregistered.
- * @ctx: passed to &migrate_copy_ops.begin and &migrate_copy_ops.copy_now.
+ * @ctx: passed to each of them.
  *
  * May sleep; takes the CPU hotplug lock. From here on migrations use @ops.
  *

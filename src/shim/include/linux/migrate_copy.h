@@ -49,6 +49,7 @@ struct migrate_copy_entry {
 /**
  * struct migrate_copy_batch - the unmapped folios of one migrate_pages_batch()
  * @ops: the provider that this batch began with and ends with.
+ * @ctx: its context, as registered; valid until the batch is finished.
  * @entries: array of @max entries from the provider's pool, in move order.
  * @state: array of @max enum migrate_copy_state, one for each entry; written by
  *	the provider, read by the mover. Apart from @entries, so that few cache
@@ -76,6 +77,7 @@ struct migrate_copy_entry {
  */
 struct migrate_copy_batch {
 	const struct migrate_copy_ops *ops;
+	void *ctx;
 	struct migrate_copy_entry *entries;
 	u32 *state;
 	unsigned long *parked;
@@ -120,11 +122,12 @@ struct migrate_copy_batch {
  *	copied already), or a negative errno to fail the folio, its destination
  *	parked. Nothing touches either folio afterwards unless it is parked.
  *
- * All are called inside one SRCU read-side section, in process context, and
- * possibly in reclaim: they must not allocate in a way that can enter reclaim,
- * take anything but leaf locks, or wait without bound. Where the call of
- * migrate_pages() is %MIGRATE_ASYNC they must not wait for longer than a CPU would
- * need to copy the same bytes.
+ * The first parameter of each is the context that was registered. All are called
+ * inside one SRCU read-side section, in process context, and possibly in reclaim:
+ * they must not allocate in a way that can enter reclaim, take anything but leaf
+ * locks, or wait without bound. Where the call of migrate_pages() is
+ * %MIGRATE_ASYNC they must not wait for longer than a CPU would need to copy the
+ * same bytes.
  *
  * Modes and reasons are passed as integers, because the type of an enum is not
  * part of what a provider in Rust can declare, and CFI compares types.
@@ -134,11 +137,11 @@ struct migrate_copy_ops {
 					    struct folio *src,
 					    unsigned int mode,
 					    unsigned int reason);
-	int (*submit)(struct migrate_copy_batch *batch);
-	void (*abandon)(struct migrate_copy_batch *batch);
-	int (*settle)(struct migrate_copy_batch *batch, unsigned int i,
-		      bool help);
-	void (*finish)(struct migrate_copy_batch *batch);
+	int (*submit)(void *ctx, struct migrate_copy_batch *batch);
+	void (*abandon)(void *ctx, struct migrate_copy_batch *batch);
+	int (*settle)(void *ctx, struct migrate_copy_batch *batch,
+		      unsigned int i, bool help);
+	void (*finish)(void *ctx, struct migrate_copy_batch *batch);
 	int (*copy_now)(void *ctx, struct folio *dst, struct folio *src,
 			unsigned int mode, unsigned int reason);
 };

@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The mover's side of a batch: it copies, waits for those that copy for it, and settles.
+//!
+//! The mover is the task that migrates. It takes a batch from the pool, gives it to the migrator, and
+//! is the only one that waits for anything. Everything here runs in it.
+//!
+//! Takes no locks but those of the migrator and the pool's, all of them leaves.
+
+use crate::{
+    batch::{
+        Batch,
+        Patience,
+        Pool, //
+    },
+    kapi::{
+        batch::{
+            ByEngine,
+            Claim,
+            Settled,
+            Step, //
+        },
+        log,
+        preempt,
+        shim, //
+    },
+    migrator::{
+        Migrator,
+        Quiet, //
+    },
+    shared::Shared,
+    stats::{
+        Counter,
+        Stats, //
+    },
+    trace,
+    trace::Cause, //
+};
+use core::pin::Pin;
+use ferry_core::Lane;
+use kernel::{
+    prelude::*,
+    sync::{
+        atomic::Relaxed,
+        Arc,
+        UniqueArc, //
+    },
+};
+
+/// A selected migrator, as movers use it: a batch ends with the session that it began with.
+pub(crate) struct Session {
+    pub(crate) migrator: Arc<dyn Migrator>,
+    pub(crate) stats: Arc<Stats>,
+    pub(crate) shared: Arc<Shared>,
+    pool: Arc<Pool>,
+}
+
+impl Session {
+    /// Creates a session of this migrator, with its counters.
+    pub(crate) fn new(
+        migrator: Arc<dyn Migrator>,
+        stats: Arc<Stats>,
+        shared: Arc<Shared>,
+        pool: Arc<Pool>,
+    ) -> Self {
+        Self {
+            migrator,
+            stats,
+            shared,
+            pool,
+        }
+    }
+
+    /// Takes a batch object, if there is one.
+    pub(crate) fn take(&self) -> Option<Pin<UniqueArc<Batch>>> {
+        if self.shared.inject.exhaust_pool() {
+            return None;
+        }
+        self.pool.take(&self.stats)
+    }
+
+    /// Copies one chunk.
+    fn copy(&self, batch: &Batch, mut claim: Claim<'_>) {
+        let from = preempt::clock();
+        let copied = claim.copy(batch.routine(), 0);
+        let ok = claim.is_ok();
+        drop(claim);
+        let ns = preempt::clock().saturating_sub(from);
+        self.shared.pace.learn(copied.bytes, ns);
+        batch.count_mine();
+        batch.account(copied, ok);
+    }
+
+    /// Copies all chunks that it can claim, in move order.
+    pub(crate) fn copy_all(&self, batch: &Batch) {
+        while let Some(chunk) = batch.raw().take(u32::MAX) {
+            if let Some(claim) = batch.raw().claim(chunk, Lane::MOVER) {
+                self.copy(batch, claim);
+            }
+            preempt::cond_resched();
+        }
+    }
+
+    /// Copies a chunk whose turn has not come, where the mover would have to wait. Returns `true` if
+    /// there was one.
+    ///
+    /// Else the two would go on in step: the mover is always where the helper is, and as fast.
+    fn copy_ahead(&self, batch: &Batch) -> bool {
+        if self.shared.inject.helper_only() {
+            return false;
+        }
+        // One that has been taken, and could not be claimed, is one less to look at.
+        while let Some(chunk) = batch.raw().take(batch.limit()) {
+            if let Some(claim) = batch.raw().claim(chunk, Lane::MOVER) {
+                self.copy(batch, claim);
+                preempt::cond_resched();
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Settles an entry: copies, waits, or gives up. With `help` false, the folio is about to fail, so
+    /// that nothing more is copied.
+    ///
+    /// # Context
+    ///
+    /// Sleeps, for a bounded time ([`Patience`]).
+    pub(crate) fn settle(&self, batch: &Batch, i: u32, help: bool) -> Settled {
+        // Bounded: each round completes a chunk of the entry, or copies another one of the batch.
+        loop {
+            match batch.raw().settle(i, help) {
+                Step::Final(settled) => return settled,
+                Step::Mine(claim) => {
+                    self.copy(batch, claim);
+                    preempt::cond_resched();
+                }
+                Step::Wait(chunk) => {
+                    if !self.copy_ahead(batch) && !self.wait(batch, i, chunk) {
+                        trace::fallback(&self.stats, Cause::Unquiet, 0);
+                        return batch.raw().park(i);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits for a chunk in flight, for entry `i`. Returns `false` if nothing proves that it is quiet.
+    fn wait(&self, batch: &Batch, i: u32, chunk: u32) -> bool {
+        let Some(lane) = batch.raw().in_flight(chunk) else {
+            return true;
+        };
+        // One timeout for a lane, not one for each of the folios that it holds (I15).
+        if batch.is_stuck(lane) {
+            return !batch.raw().waiting(i, chunk);
+        }
+        let patience = batch.patience();
+        let timeout = match patience {
+            Patience::Timeout => self.shared.knobs.timeout_ns(),
+            Patience::Copy => {
+                // For all waits of the batch together.
+                let all = self.shared.pace.patience_ns(batch.raw().planned().bytes);
+                match all.saturating_sub(batch.waited_ns()) {
+                    0 => return !batch.raw().waiting(i, chunk),
+                    left => left,
+                }
+            }
+        };
+        let from = preempt::clock();
+        let result = self.migrator.wait(batch, i, chunk, timeout);
+        let answered = result.is_ok();
+        let given_up = result == Err(ECANCELED);
+        // Counts for what is left of the timeout.
+        batch.waited(from);
+        let mut quiet = answered;
+        if given_up {
+            trace::engine_error(lane.index().into(), ECANCELED.to_errno());
+        } else if !answered && patience == Patience::Timeout {
+            self.stats.add(Counter::WaitTimeouts, 1);
+            trace::engine_error(lane.index().into(), ETIMEDOUT.to_errno());
+            let proving = preempt::clock();
+            quiet = self.migrator.quiesce(batch, i, chunk, timeout) == Quiet::Yes;
+            batch.waited(proving);
+        }
+        let ns = preempt::clock().saturating_sub(from);
+        self.stats.add(Counter::Waits, 1);
+        if patience == Patience::Copy {
+            self.stats.add(Counter::WaitsAsync, 1);
+            self.stats.wait_async.add(ns);
+        }
+        self.stats.wait.add(ns);
+        trace::wait(batch.raw().id(), chunk, ns, answered);
+        if quiet {
+            return true;
+        }
+        if patience == Patience::Copy {
+            if !batch.raw().waiting(i, chunk) {
+                return true;
+            }
+            // Nobody is to blame: the CPU of the helper has been taken away from us below, and comes
+            // back. What it has fails (I7); the mover goes on alone.
+            self.stats.add(Counter::WaitsCut, 1);
+            batch.stop_help();
+            return false;
+        }
+        if given_up {
+            // Whatever else the lane has may still end, and is waited for.
+            if log::allowed() {
+                pr_warn!(
+                    "lane {}: its driver has given up a copy that its engine may still be at; the folio stays, its destination is kept\n",
+                    lane.index()
+                );
+            }
+            return false;
+        }
+        batch.mark_stuck(lane);
+        if log::allowed() {
+            pr_warn!(
+                "lane {}: no answer for {} ms; its folios stay, their destinations are kept\n",
+                lane.index(),
+                ns / 1_000_000
+            );
+        }
+        false
+    }
+
+    /// Ends the batch for the mover: afterwards nothing of it can be claimed, and what is in flight
+    /// is parked.
+    pub(crate) fn finish(&self, batch: Arc<Batch>) {
+        batch.raw().close();
+        batch.stop_help();
+        self.migrator.over(&batch);
+        let (mover, workers, helper_ns) = batch.by_cpus();
+        let engine = batch.raw().by_engine();
+        let others = workers.saturating_add(engine.chunks.load(Relaxed));
+        if let Some(kind) = batch.kind() {
+            let ns = preempt::clock().saturating_sub(batch.planned_at());
+            self.migrator.learn(kind, &batch, ns);
+        }
+        let stats = &self.stats;
+        account_engine(stats, engine);
+        stats.add(Counter::ByMover, mover.into());
+        stats.add(Counter::ByOthers, others.into());
+        stats.add(Counter::HelperNs, helper_ns);
+        if batch.raw().is_early() {
+            stats.add(Counter::ChunksRevoked, batch.raw().revoked().into());
+        }
+        shim::charge(helper_ns);
+        trace::finish(batch.raw().id(), mover, others, helper_ns);
+        Batch::put(batch);
+    }
+}
+
+/// Counts what engines have made of the chunks that they had.
+fn account_engine(stats: &Stats, engine: &ByEngine) {
+    stats.add(Counter::CopiedEarly, engine.folios.load(Relaxed).into());
+    for _ in 0..engine.failed.load(Relaxed) {
+        trace::fallback(stats, Cause::Failed, 0);
+    }
+}

@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Which migrators there are, and which one is selected.
+//!
+//! The registry owns the selected migrator: its registration with the shim, its threads or
+//! channels, and the session that batches run under. A batch ends with the session it began with.
+//!
+//! Lock order: [`Registry::current`], then the CPU hotplug lock and SRCU of the shim. Nothing on the
+//! path of a migration takes [`Registry::current`].
+
+#[cfg(CONFIG_DMA_ENGINE)]
+use crate::dmaengine;
+#[cfg(CONFIG_PCI)]
+use crate::sdxi;
+use crate::{
+    batch::Pool,
+    cpu,
+    dispatch::Dispatcher,
+    kapi::{
+        names::{
+            Name,
+            Providers, //
+        },
+        shim, //
+    },
+    migrator::{
+        Keep,
+        Made, //
+    },
+    mover::Session,
+    shared::Shared,
+    stats::Stats, //
+};
+use kernel::{
+    fmt, new_mutex,
+    prelude::*,
+    sync::{
+        Arc,
+        Mutex,
+        SetOnce, //
+    },
+};
+
+/// Bytes in a page of the batch limit.
+const PAGE: u64 = kernel::page::PAGE_SIZE as u64;
+
+/// The migrator that is always there.
+const CPU: &str = "cpu";
+
+/// How many migrators are told apart while the module is loaded.
+pub(crate) const MAX_KINDS: usize = 8;
+
+/// A name, and the counters of the migrator that has it: they outlive its selection.
+struct Kind {
+    name: SetOnce<Name>,
+    stats: Arc<Stats>,
+}
+
+/// The name of the state without a migrator.
+pub(crate) const OFF: &str = "off";
+
+/// Is this the name of something that is no provider of dmaengine? A driver that is called so cannot
+/// be selected.
+fn is_own(name: &str) -> bool {
+    #[cfg(CONFIG_PCI)]
+    if name == sdxi::migrator::NAME {
+        return true;
+    }
+    name == OFF || name == CPU
+}
+
+/// A selected migrator. Fields are dropped in this order: first no migration uses it any more, then
+/// none of its threads uses a batch, then it goes.
+struct Current {
+    _registration: shim::Registration<Dispatcher>,
+    _keep: KBox<dyn Keep>,
+    session: Arc<Session>,
+    name: Name,
+}
+
+/// The migrators, and which one is selected.
+#[pin_data]
+pub(crate) struct Registry {
+    shared: Arc<Shared>,
+    pool: Arc<Pool>,
+    kinds: [Kind; MAX_KINDS],
+    #[cfg(CONFIG_PCI)]
+    sdxi: SetOnce<Arc<sdxi::Functions>>,
+    #[pin]
+    current: Mutex<Option<Current>>,
+}
+
+impl Registry {
+    /// With none selected.
+    pub(crate) fn new(shared: Arc<Shared>, pool: Arc<Pool>) -> Result<impl PinInit<Self>> {
+        let kind = || -> Result<Kind> {
+            Ok(Kind {
+                name: SetOnce::new(),
+                stats: Arc::new(Stats::new(), GFP_KERNEL)?,
+            })
+        };
+        let kinds = [
+            kind()?,
+            kind()?,
+            kind()?,
+            kind()?,
+            kind()?,
+            kind()?,
+            kind()?,
+            kind()?,
+        ];
+        if let ([first, ..], Some(cpu)) = (&kinds, Name::new(CPU.as_bytes())) {
+            first.name.populate(cpu);
+        }
+        Ok(pin_init!(Self {
+            shared,
+            pool,
+            kinds,
+            #[cfg(CONFIG_PCI)]
+            sdxi: SetOnce::new(),
+            current <- new_mutex!(None, "ferry::registry"),
+        }))
+    }
+
+    /// The counters for a name, if there is room for one more. With the lock of `current`.
+    fn stats_of(&self, name: &Name) -> Option<&Arc<Stats>> {
+        self.kinds.iter().find_map(|kind| {
+            // Nobody else populates it meanwhile.
+            kind.name.populate(*name);
+            (kind.name.as_ref() == Some(name)).then_some(&kind.stats)
+        })
+    }
+
+    /// Selects a migrator by name. `EINVAL` for an unknown one; whatever fails, the selected one
+    /// stays unless it had to make room.
+    pub(crate) fn select(&self, name: &str) -> Result {
+        let mut current = self.current.lock();
+        let selected = self.select_in(&mut current, name);
+        self.set_limits(&current);
+        selected
+    }
+
+    fn select_in(&self, current: &mut Option<Current>, name: &str) -> Result {
+        if name == OFF {
+            *current = None;
+            return Ok(());
+        }
+        let name = Name::new(name.as_bytes()).ok_or(EINVAL)?;
+        if current.as_ref().is_some_and(|c| c.name == name) {
+            return Ok(());
+        }
+        let made = if name.as_str() == CPU {
+            cpu::make(&self.shared)?
+        } else {
+            self.engine(&name)?
+        };
+        let stats = self.stats_of(&name).ok_or(ENOSPC)?.clone();
+        let session = Arc::new(
+            Session::new(
+                made.migrator,
+                stats,
+                self.shared.clone(),
+                self.pool.clone(),
+            ),
+            GFP_KERNEL,
+        )?;
+        let dispatcher = Arc::new(Dispatcher::new(session.clone()), GFP_KERNEL)?;
+        // There is one provider at a time. What has begun with the old one ends with it first.
+        *current = None;
+        *current = Some(Current {
+            _registration: shim::Registration::new(dispatcher)?,
+            _keep: made.keep,
+            session,
+            name,
+        });
+        Ok(())
+    }
+
+    /// Sets the size of batches as the knobs say.
+    pub(crate) fn apply_limits(&self) {
+        self.set_limits(&self.current.lock());
+    }
+
+    /// Sets the size of batches: as the knobs say, or the stock size while no migrator is selected.
+    ///
+    /// `current` is borrowed from under its lock, so that this is one step with what it depends on.
+    fn set_limits(&self, current: &Option<Current>) {
+        let knobs = &self.shared.knobs;
+        let selected = current.is_some();
+        self.shared.inject.delay_limits();
+        if !selected {
+            shim::set_limits(shim::BatchLimits::STOCK);
+            return;
+        }
+        let pages = (knobs.batch_bytes() / PAGE).max(1);
+        shim::set_limits(shim::BatchLimits {
+            folios: u32::try_from(knobs.batch_folios()).unwrap_or(u32::MAX),
+            pages: u32::try_from(pages).unwrap_or(u32::MAX),
+        });
+    }
+
+    /// Returns how many batch objects are free, and how many there are.
+    pub(crate) fn batches(&self) -> (usize, usize) {
+        self.pool.count()
+    }
+
+    /// The name of the selected migrator.
+    pub(crate) fn selected(&self) -> Option<Name> {
+        self.current.lock().as_ref().map(|c| c.name)
+    }
+
+    /// Writes the names that can be selected, now.
+    pub(crate) fn show_available(&self, f: &mut dyn fmt::Write) -> fmt::Result {
+        write!(f, "{OFF} {CPU}")?;
+        let selected = self.selected();
+        let mut listed = selected.is_none_or(|name| name.as_str() == CPU);
+        for name in self.providers().iter() {
+            listed |= selected == Some(*name);
+            write!(f, " {}", name.as_str())?;
+        }
+        match selected {
+            // All of its channels are ours, or it has none at the moment.
+            Some(name) if !listed => write!(f, " {}", name.as_str()),
+            _ => Ok(()),
+        }
+    }
+
+    /// The migrators that have been selected so far, by index.
+    pub(crate) fn kinds(&self) -> impl Iterator<Item = (usize, &Name)> {
+        self.kinds
+            .iter()
+            .enumerate()
+            .filter_map(|(i, kind)| kind.name.as_ref().map(|name| (i, name)))
+    }
+
+    /// The counters of all migrators, with their indices.
+    pub(crate) fn stats(&self) -> impl Iterator<Item = (usize, &Stats)> + Clone {
+        self.kinds.iter().map(|kind| &*kind.stats).enumerate()
+    }
+
+    /// Tries again what the selected migrator has quarantined.
+    pub(crate) fn rearm(&self) -> Result {
+        match self.current.lock().as_ref() {
+            Some(c) => c.session.migrator.rearm(),
+            None => Err(EOPNOTSUPP),
+        }
+    }
+
+    /// Writes which migrator is selected, and the size of batches that goes with it.
+    pub(crate) fn show_selection(&self, f: &mut dyn fmt::Write) -> fmt::Result {
+        let current = self.current.lock();
+        let name = current.as_ref().map_or(OFF, |c| c.name.as_str());
+        writeln!(f, "migrator {name}")?;
+        match shim::limits() {
+            shim::BatchLimits::STOCK => writeln!(f, "limits stock"),
+            limits => writeln!(f, "limits {} {}", limits.folios, limits.pages),
+        }
+    }
+
+    /// For a person.
+    pub(crate) fn show(&self, f: &mut dyn fmt::Write) -> fmt::Result {
+        let current = self.current.lock();
+        match current.as_ref() {
+            Some(c) => c.session.migrator.show(f),
+            None => Ok(()),
+        }
+    }
+
+    /// Where SDXI functions are found. Once.
+    #[cfg(CONFIG_PCI)]
+    pub(crate) fn set_sdxi(&self, functions: Arc<sdxi::Functions>) {
+        self.sdxi.populate(functions);
+    }
+
+    /// The engines that are there now.
+    fn providers(&self) -> Providers {
+        #[cfg(CONFIG_DMA_ENGINE)]
+        let all = Providers::look(|name| !is_own(name));
+        #[cfg(not(CONFIG_DMA_ENGINE))]
+        let all = Providers::default();
+        #[cfg(CONFIG_PCI)]
+        let all = self.with_sdxi(all);
+        all
+    }
+
+    /// With SDXI, if a function is bound.
+    #[cfg(CONFIG_PCI)]
+    fn with_sdxi(&self, mut all: Providers) -> Providers {
+        let any = (self.sdxi.as_ref()).is_some_and(|functions| functions.any());
+        if let (true, Some(name)) = (any, Name::new(sdxi::migrator::NAME.as_bytes())) {
+            all.add(name);
+        }
+        all
+    }
+
+    /// Makes the migrator of an engine. The name says which kind: none has two.
+    fn engine(&self, name: &Name) -> Result<Made> {
+        if !self.providers().iter().any(|n| n == name) {
+            return Err(EINVAL);
+        }
+        #[cfg(CONFIG_PCI)]
+        if name.as_str() == sdxi::migrator::NAME {
+            let functions = self.sdxi.as_ref().ok_or(EINVAL)?;
+            return sdxi::migrator::make(functions, &self.shared);
+        }
+        #[cfg(CONFIG_DMA_ENGINE)]
+        return dmaengine::make(name, &self.shared);
+        #[cfg(not(CONFIG_DMA_ENGINE))]
+        Err(EINVAL)
+    }
+}

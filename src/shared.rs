@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What all migrators share, for as long as the module is loaded.
+//!
+//! Takes no locks.
+
+use crate::{
+    inject::Inject,
+    knobs::Knobs, //
+};
+use ferry_core::pace::Pace;
+use kernel::sync::atomic::Atomic;
+
+/// Knobs, fault injection, and how fast this machine copies.
+pub(crate) struct Shared {
+    pub(crate) knobs: Knobs,
+    pub(crate) inject: Inject,
+    /// How long movers take to copy.
+    pub(crate) pace: Pace<Atomic<u32>>,
+}
+
+impl Shared {
+    /// Returns the defaults: nothing is injected, and nothing has been learnt.
+    pub(crate) fn new() -> Self {
+        Self {
+            knobs: Knobs::new(),
+            inject: Inject::new(),
+            pace: Pace::new(Atomic::new(0)),
+        }
+    }
+}
