@@ -38,6 +38,7 @@ use core::{
     pin::Pin, //
 };
 use ferry_core::{
+    class::BatchClass,
     policy,
     policy::Routine,
     Lane, //
@@ -160,8 +161,8 @@ pub(crate) struct Batch {
     routine: Routine,
     /// How long its mover waits.
     patience: Patience,
-    /// Its kind, if how long it takes is worth knowing.
-    kind: Option<usize>,
+    /// Its class, if its duration is to be measured.
+    class: Option<BatchClass>,
     /// The mover is through, or does not want more help: helpers have nothing to look for any more.
     /// Stored with release, in the end after the last chunk was closed, read with acquire by
     /// [`Batch::work()`].
@@ -221,7 +222,7 @@ impl Batch {
             payer: 0,
             routine: Routine::default(),
             patience: Patience::Timeout,
-            kind: None,
+            class: None,
             over: Atomic::new(0),
             wanted: Atomic::new(0),
             given: Lanes::new(),
@@ -242,7 +243,7 @@ impl Batch {
         self.mover = preempt::current_id();
         self.payer = shim::payer();
         self.patience = Patience::Timeout;
-        self.kind = None;
+        self.class = None;
         *self.over.get_mut() = 0;
         *self.wanted.get_mut() = 0;
         self.given.clear();
@@ -340,15 +341,15 @@ impl Batch {
         self.patience = patience;
     }
 
-    /// Sets its kind, if how long it takes is worth knowing, before it is shared; the time begins.
-    pub(crate) fn set_kind(&mut self, kind: Option<usize>) {
-        self.kind = kind;
+    /// Sets its class, if its duration is to be measured, before it is shared; the time begins.
+    pub(crate) fn set_class(&mut self, class: Option<BatchClass>) {
+        self.class = class;
         self.planned_at = preempt::clock();
     }
 
-    /// Its kind, if how long it takes is worth knowing.
-    pub(crate) fn kind(&self) -> Option<usize> {
-        self.kind
+    /// Returns its class, if its duration is to be measured.
+    pub(crate) fn class(&self) -> Option<BatchClass> {
+        self.class
     }
 
     /// Sets how many more helpers it is worth.

@@ -241,7 +241,10 @@ impl Debug {
     }
 
     /// Makes the files.
-    pub(crate) fn new(shared: &Arc<Shared>, registry: &Arc<Registry>) -> Result<impl PinInit<Self>> {
+    pub(crate) fn new(
+        shared: &Arc<Shared>,
+        registry: &Arc<Registry>,
+    ) -> Result<impl PinInit<Self>> {
         let dir = Dir::new(c"ferry");
         let view = |kind| View {
             registry: registry.clone(),

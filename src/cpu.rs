@@ -3,7 +3,7 @@
 //! The CPU migrator: kernel threads that help the mover.
 //!
 //! One helper for each possible CPU, at the lowest priority of ordinary threads. How many a batch gets
-//! follows from what such batches have gained by them ([`scale`]), who they are from where folios come
+//! follows from what such batches have gained by them ([`workers`]), who they are from where folios come
 //! from and go to and from the caches that CPUs share ([`placement`]). The mover gives a batch to one
 //! whose CPU is idle, or that is still spinning after the last batch, and that one passes it on. A
 //! helper that gets no CPU costs nothing: the mover takes every chunk that nobody has claimed, and
@@ -11,7 +11,7 @@
 //!
 //! Lock order: that of [`team`].
 //!
-//! [`scale`]: ferry_core::scale
+//! [`workers`]: ferry_core::workers
 
 mod helper;
 mod placement;
@@ -26,9 +26,11 @@ use crate::{
     batch::Batch,
     kapi::{
         preempt,
-        topology, //
+        topology,
+        vec::filled, //
     },
     migrator::{
+        CopyPlan,
         Keep,
         Limits,
         Made,
@@ -38,11 +40,12 @@ use crate::{
     shared::Shared,
 };
 use ferry_core::{
-    policy, scale,
-    scale::{
-        Scale,
-        Want, //
+    class::{
+        BatchClass,
+        Route, //
     },
+    policy,
+    workers::WorkerTuner, //
 };
 use kernel::{
     fmt,
@@ -59,8 +62,8 @@ const MAX_HELPERS: usize = u8::MAX as usize;
 /// The CPU migrator.
 struct Cpu {
     team: Arc<Team>,
-    /// What each kind of batch has gained.
-    scales: KVec<Scale<Atomic<u32>>>,
+    /// What each class of batches has gained, by its index.
+    tuners: KVec<WorkerTuner<Atomic<u32>>>,
     shared: Arc<Shared>,
 }
 
@@ -79,16 +82,14 @@ fn cpus() -> Result<KVec<topology::Cpu>> {
 
 /// Creates the helpers and their threads.
 pub(crate) fn make(shared: &Arc<Shared>) -> Result<Made> {
-    let mut scales = KVec::with_capacity(scale::KINDS, GFP_KERNEL)?;
-    for _ in 0..scale::KINDS {
-        scales.push(Scale::new(|| Atomic::new(0)), GFP_KERNEL)?;
-    }
+    let tuner = || Ok(WorkerTuner::new(|| Atomic::new(0)));
+    let tuners = filled(BatchClass::COUNT, tuner)?;
     let team = Arc::new(Team::new(cpus()?, shared)?, GFP_KERNEL)?;
     let threads = Threads::start(&team)?;
     let cpu = Arc::new(
         Cpu {
             team,
-            scales,
+            tuners,
             shared: shared.clone(),
         },
         GFP_KERNEL,
@@ -110,39 +111,46 @@ impl Migrator for Cpu {
         }
     }
 
-    fn ready(&self, nodes: (i32, i32)) -> bool {
+    fn ready(&self, route: Route) -> bool {
         if self.shared.knobs.cpu_workers(false) == 0 {
             return false;
         }
         let (from, mover) = (topology::Cpu::current(), preempt::current_id());
-        self.team.candidates(nodes, from, mover).next().is_some()
+        self.team.candidates(route, from, mover).next().is_some()
     }
 
-    fn want(&self, kind: usize, pieces: u32, payer: u64) -> Want {
-        let most = policy::most_helpers(pieces, self.shared.knobs.cpu_workers(payer != 0));
+    fn choose(&self, class: BatchClass, chunks: u32, payer: u64) -> CopyPlan {
+        let most = policy::most_workers(chunks, self.shared.knobs.cpu_workers(payer != 0));
         if most == 0 {
-            return Want::NOBODY;
+            return CopyPlan::Decline;
         }
-        match self.scales.get(kind) {
-            Some(scale) if !self.shared.inject.ignores_gain() => scale.want(most, 1),
-            _ => Want {
-                helpers: most,
-                sample: false,
-            },
-        }
-    }
-
-    fn learn(&self, kind: usize, batch: &Batch, ns: u64) {
-        if let Some(scale) = self.scales.get(kind) {
-            // Who was given it counts, come or not: it is what giving costs.
-            scale.learn(batch.nr_given(), batch.raw().planned().bytes, ns);
+        let (count, measure) = match self.tuners.get(class.index()) {
+            Some(tuner) if !self.shared.inject.ignores_gain() => {
+                let choice = tuner.choose(most, 1);
+                (choice.count, choice.measure)
+            }
+            _ => (most, false),
+        };
+        match count {
+            0 => CopyPlan::Decline,
+            count => CopyPlan::Workers { count, measure },
         }
     }
 
-    fn submit(&self, batch: &Arc<Batch>, helpers: u32) -> bool {
+    fn learn(&self, class: BatchClass, batch: &Batch, ns: u64) {
+        if let Some(tuner) = self.tuners.get(class.index()) {
+            // Each worker that was given it counts, come or not: it is what giving costs.
+            tuner.learn(batch.nr_given(), batch.raw().planned().bytes, ns);
+        }
+    }
+
+    fn submit(&self, batch: &Arc<Batch>, plan: CopyPlan) -> bool {
+        let CopyPlan::Workers { count, .. } = plan else {
+            return false;
+        };
         // The first one wakes the next one, and so on: waking costs the waker.
-        batch.set_wanted(helpers.saturating_sub(1));
-        helpers != 0 && self.team.give(batch)
+        batch.set_wanted(count.saturating_sub(1));
+        self.team.give(batch)
     }
 
     fn wait(&self, batch: &Batch, i: u32, chunk: u32, timeout_ns: u64) -> Result {
@@ -167,12 +175,10 @@ impl Migrator for Cpu {
 
     fn show(&self, f: &mut dyn fmt::Write) -> fmt::Result {
         self.team.show(f)?;
-        for (kind, scale) in self.scales.iter().enumerate().filter(|(_, s)| s.knows()) {
-            match scale::kind_bytes(kind) {
-                (folio, Some(batch)) => write!(f, "gain early {folio} {batch}")?,
-                (folio, None) => write!(f, "gain now {folio} {folio}")?,
+        for (class, tuner) in BatchClass::all().zip(&self.tuners) {
+            if tuner.knows() {
+                writeln!(f, "gain {class}{tuner}")?;
             }
-            writeln!(f, "{scale}")?;
         }
         Ok(())
     }

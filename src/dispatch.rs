@@ -13,6 +13,7 @@ use crate::{
     inject::MoveFault,
     kapi::{
         batch::{
+            Call,
             How,
             NowDone,
             Pair,
@@ -25,6 +26,7 @@ use crate::{
             Provider, //
         },
     },
+    migrator::CopyPlan,
     mover::Session,
     stats::Counter,
     trace,
@@ -32,11 +34,10 @@ use crate::{
 };
 use core::pin::Pin;
 use ferry_core::{
+    class::BatchClass,
     policy,
     policy::Routine,
-    reasons,
-    scale,
-    scale::Want, //
+    reasons, //
 };
 use kernel::{
     prelude::*,
@@ -80,15 +81,15 @@ impl Dispatcher {
 impl Provider for Dispatcher {
     type Batch = Batch;
 
-    fn begin(&self, first: &Pair, _mode: u32, reason: u32) -> Option<Pin<UniqueArc<Batch>>> {
+    fn begin(&self, first: &Pair, call: Call) -> Option<Pin<UniqueArc<Batch>>> {
         let shared = &self.session.shared;
-        if !shared.knobs.reasons().contains(reason) {
+        if !shared.knobs.reasons().contains(call.reason) {
             self.decline(Cause::Reason, 0);
             return None;
         }
         let limits = self.session.migrator.limits();
         if (preempt::in_reclaim() && !limits.in_reclaim)
-            || (!limits.in_async && !reasons::may_block(Some(reason)))
+            || (!limits.in_async && !reasons::may_block(call.reason))
         {
             self.decline(Cause::Context, 0);
             return None;
@@ -97,7 +98,7 @@ impl Provider for Dispatcher {
             self.decline(Cause::Injected, 0);
             return None;
         }
-        if !self.session.migrator.ready(first.nodes()) {
+        if !self.session.migrator.ready(first.route()) {
             self.decline(Cause::Busy, 0);
             return None;
         }
@@ -105,22 +106,20 @@ impl Provider for Dispatcher {
             self.decline(Cause::Pool, 0);
             return None;
         };
-        batch.set_routine(shared.knobs.copy_routine(Some(reason)));
-        batch.set_patience(patience(Some(reason)));
+        batch.set_routine(shared.knobs.copy_routine(call.reason));
+        batch.set_patience(patience(call));
         Some(batch)
     }
 
     fn submit(&self, mut batch: Pin<UniqueArc<Batch>>) -> Option<Arc<Batch>> {
         let session = &self.session;
         let shared = &session.shared;
-        let (nr, anon, shmem) = batch.raw().filled();
+        let filled = batch.raw().filled();
         let stats = &session.stats;
-        stats.add(Counter::EligibleAnon, anon.into());
-        stats.add(Counter::EligibleShmem, shmem.into());
-        stats.add(
-            Counter::Ineligible,
-            nr.saturating_sub(anon.saturating_add(shmem)).into(),
-        );
+        stats.add(Counter::EligibleAnon, filled.anon.into());
+        stats.add(Counter::EligibleShmem, filled.shmem.into());
+        let ineligible = filled.folios.saturating_sub(filled.eligible());
+        stats.add(Counter::Ineligible, ineligible.into());
 
         let planned = batch.raw_mut().plan_early(shared.knobs.chunk_bytes());
         let min = (shared.knobs.min_batch_bytes()).max(session.migrator.limits().min_bytes);
@@ -130,32 +129,32 @@ impl Provider for Dispatcher {
             return None;
         }
 
-        let kind = scale::kind_early(planned.bytes, anon.saturating_add(shmem));
-        let kind = scale::kind_to(kind, batch.raw().nodes());
-        let want = (session.migrator).want(kind, planned.pieces, batch.payer());
-        if want.helpers == 0 {
+        let class = BatchClass::early(planned.bytes, filled.eligible(), batch.raw().route());
+        let plan = (session.migrator).choose(class, planned.pieces, batch.payer());
+        if plan == CopyPlan::Decline {
             trace::fallback(stats, Cause::Gain, planned.bytes);
             Batch::give_back(batch);
             return None;
         }
-        batch.set_kind(want.sample.then_some(kind));
+        batch.set_class(plan.measures().then_some(class));
 
         let batch = Arc::from(batch);
-        if !session.migrator.submit(&batch, want.helpers) {
+        // A batch that its mover copies alone is submitted, too: its chunks are what is measured.
+        if plan != CopyPlan::MoverOnly && !session.migrator.submit(&batch, plan) {
             trace::fallback(stats, Cause::Busy, planned.bytes);
             Batch::put(batch);
             return None;
         }
         stats.add(Counter::Batches, 1);
-        stats.add(Counter::Folios, nr.into());
-        let (mode, reason) = batch.raw().mode_reason();
+        stats.add(Counter::Folios, filled.folios.into());
+        let call = batch.raw().call();
         trace::submit(
             batch.raw().id(),
-            nr,
+            filled.folios,
             planned.bytes,
             planned.pieces,
-            mode,
-            reason,
+            call.mode,
+            call.reason,
         );
         Some(batch)
     }
@@ -204,37 +203,47 @@ impl Provider for Dispatcher {
         self.session.finish(batch);
     }
 
-    fn copy_now(&self, folio: &Pair, _mode: u32, reason: u32) -> NowDone {
+    fn copy_now(&self, folio: &Pair, call: Call) -> NowDone {
         let session = &self.session;
         let shared = &session.shared;
         let bytes = folio.bytes();
         if bytes < MIN_ALONE_BYTES {
             return NowDone::NOT;
         }
-        if !shared.knobs.reasons().contains(reason) {
+        if !shared.knobs.reasons().contains(call.reason) {
             return NowDone::NOT;
         }
         let limits = session.migrator.limits();
         let fits = (limits.in_reclaim || !preempt::in_reclaim())
-            && (limits.in_async || reasons::may_block(Some(reason)));
+            && (limits.in_async || reasons::may_block(call.reason));
         if shared.inject.decline_now() {
             session.stats.add(Counter::NowFailed, 1);
             return NowDone::NOT;
         }
-        let routine = shared.knobs.copy_routine(Some(reason));
+        let cpu = CpuCopy {
+            routine: shared.knobs.copy_routine(call.reason),
+            patience: patience(call),
+        };
         let chunk_bytes = policy::now_chunk_bytes(bytes, shared.knobs.chunk_bytes());
-        let kind = scale::kind_to(scale::kind_now(bytes), folio.nodes());
-        let mut want = Want::NOBODY;
+        let class = BatchClass::in_place(bytes, folio.route());
+        let mut plan = CopyPlan::Decline;
         if fits && bytes >= shared.knobs.min_folio_bytes() {
-            let pieces = policy::pieces(bytes, chunk_bytes);
-            want = session.migrator.want(kind, pieces, shim::payer());
+            let chunks = policy::pieces(bytes, chunk_bytes);
+            plan = session.migrator.choose(class, chunks, shim::payer());
         }
-        if want.helpers != 0 && session.migrator.ready(folio.nodes()) {
-            self.copy_together(folio, (routine, patience(Some(reason))), chunk_bytes, kind, want)
+        if plan != CopyPlan::Decline && session.migrator.ready(folio.route()) {
+            self.copy_together(folio, cpu, chunk_bytes, class, plan)
         } else {
-            self.copy_alone(folio, routine)
+            self.copy_alone(folio, cpu.routine)
         }
     }
+}
+
+/// How CPUs copy a folio, and how long its mover waits for them.
+#[derive(Copy, Clone)]
+struct CpuCopy {
+    routine: Routine,
+    patience: Patience,
 }
 
 impl Dispatcher {
@@ -254,10 +263,10 @@ impl Dispatcher {
     fn copy_together(
         &self,
         folio: &Pair,
-        (routine, patience): (Routine, Patience),
+        cpu: CpuCopy,
         chunk_bytes: u64,
-        kind: usize,
-        want: Want,
+        class: BatchClass,
+        plan: CopyPlan,
     ) -> NowDone {
         let session = &self.session;
         let shared = &session.shared;
@@ -276,16 +285,17 @@ impl Dispatcher {
                 Batch::give_back(unique);
                 return NowDone::NOT;
             }
-            unique.set_routine(routine);
-            unique.set_patience(patience);
-            unique.set_kind(want.sample.then_some(kind));
+            unique.set_routine(cpu.routine);
+            unique.set_patience(cpu.patience);
+            unique.set_class(plan.measures().then_some(class));
             let first = offset == 0;
             offset = offset.saturating_add(planned.bytes);
             let batch = Arc::from(unique);
-            let helped = planned.pieces > 1 && session.migrator.submit(&batch, want.helpers);
-            if !helped && first {
+            let taken = plan == CopyPlan::MoverOnly
+                || planned.pieces > 1 && session.migrator.submit(&batch, plan);
+            if !taken && first {
                 Batch::put(batch);
-                return self.copy_alone(folio, routine);
+                return self.copy_alone(folio, cpu.routine);
             }
             if shared.inject.helper_only() {
                 leave_to_helpers(&batch, 0);
@@ -310,8 +320,8 @@ impl Dispatcher {
 
 /// Returns how long the caller may wait for others: it must not block if it says so by its reason, or
 /// reclaims memory.
-fn patience(reason: Option<u32>) -> Patience {
-    if preempt::in_reclaim() || !reasons::may_block(reason) {
+fn patience(call: Call) -> Patience {
+    if preempt::in_reclaim() || !reasons::may_block(call.reason) {
         Patience::Copy
     } else {
         Patience::Timeout

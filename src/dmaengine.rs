@@ -137,7 +137,7 @@ impl Driver {
                 return Ok(false);
             }
         };
-        if self.shared.knobs.dma_untrusted() == 0 {
+        if !self.shared.knobs.dma_untrusted() {
             pr_err!(
                 "{which}: {name} {what}: refused, as content could be lost (vm.ferry.dma_untrusted=1 takes it all the same)\n"
             );

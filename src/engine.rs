@@ -4,7 +4,7 @@
 //! mover goes on from the front.
 //!
 //! Its channels are requested when it is selected, and held. How much of a batch they get follows from
-//! what such batches have gained ([`engine`]); with `vm.ferry.engine_share` at `all` it is everything. Those
+//! what such batches have gained ([`engine_share`]); with `vm.ferry.engine_share` at `all` it is everything. Those
 //! on the nodes of source and destination come first, and those that are busy are left alone.
 //!
 //! A channel that does not answer, or fails again and again, is quarantined at once; the [`Keeper`] finds
@@ -16,8 +16,7 @@
 //!
 //! Lock order: that of [`keeper`]. Movers take only the locks of channels.
 //!
-//! [`engine`]: ferry_core::engine
-//! [`scale`]: ferry_core::scale
+//! [`engine_share`]: ferry_core::engine_share
 
 pub(crate) mod keeper;
 
@@ -31,9 +30,11 @@ use crate::{
     kapi::{
         preempt,
         topology,
+        vec::filled,
         worker::Worker, //
     },
     migrator::{
+        CopyPlan,
         Keep,
         Limits,
         Made,
@@ -46,19 +47,21 @@ use crate::{
     trace::Cause, //
 };
 use ferry_core::{
-    engine,
-    engine::{
-        Pace,
-        Sample,
-        Share,
-        Use, //
+    class::{
+        BatchClass,
+        Route, //
     },
+    engine_share,
+    engine_share::{
+        Choice,
+        EngineTuner,
+        Fraction,
+        Sample, //
+    },
+    knob::EngineShare,
+    pace::ChannelPace,
     policy,
-    scale,
-    scale::{
-        Scale,
-        Want, //
-    }, //
+    workers::WorkerTuner, //
 };
 use kernel::{
     fmt,
@@ -78,19 +81,15 @@ const SLOWEST_NS: u64 = 64;
 /// How long the mover looks for the end of what has been copied, before it leaves that to the keeper.
 const REAP_NS: u64 = 200_000;
 
-/// What `want()` says of a batch that goes without the engine, to know what that costs. Larger numbers
-/// are shares.
-const SOLO: u32 = 1;
-
 /// The migrator of one provider.
 struct Engine {
     keeper: Arc<Keeper>,
-    /// What each kind of batch has gained, since the channels have been these.
-    shares: KVec<Share<Atomic<u32>>>,
-    /// And with how many of them.
-    scales: KVec<Scale<Atomic<u32>>>,
+    /// What each class of batches has gained, by its index, since the channels have been these.
+    tuners: KVec<EngineTuner<Atomic<u32>>>,
+    /// How many channels each class gains most by.
+    channel_tuners: KVec<WorkerTuner<Atomic<u32>>>,
     /// How fast they are.
-    pace: Pace<Atomic<u32>>,
+    pace: ChannelPace<Atomic<u32>>,
     seen: Atomic<u32>,
     shared: Arc<Shared>,
 }
@@ -119,18 +118,15 @@ pub(crate) fn make(
     watch: KBox<dyn Keep>,
     shared: &Arc<Shared>,
 ) -> Result<Made> {
-    let mut shares = KVec::with_capacity(scale::KINDS, GFP_KERNEL)?;
-    let mut scales = KVec::with_capacity(scale::KINDS, GFP_KERNEL)?;
-    for _ in 0..scale::KINDS {
-        shares.push(Share::new(|| Atomic::new(0)), GFP_KERNEL)?;
-        scales.push(Scale::new(|| Atomic::new(0)), GFP_KERNEL)?;
-    }
+    let zero = || Atomic::new(0);
+    let tuners = filled(BatchClass::COUNT, || Ok(EngineTuner::new(zero)))?;
+    let channel_tuners = filled(BatchClass::COUNT, || Ok(WorkerTuner::new(zero)))?;
     let engine = Arc::new(
         Engine {
             keeper: keeper.clone(),
-            shares,
-            scales,
-            pace: Pace::new(|| Atomic::new(0)),
+            tuners,
+            channel_tuners,
+            pace: ChannelPace::new(Atomic::new(0)),
             seen: Atomic::new(0),
             shared: shared.clone(),
         },
@@ -163,8 +159,8 @@ pub(crate) fn bounces(name: &str) -> Error {
 
 impl Engine {
     /// Lines that are open and idle, those of these nodes first.
-    fn idle(&self, nodes: (i32, i32), busy_too: bool) -> impl Iterator<Item = &Line> {
-        let near = move |line: &&Line| [nodes.0, nodes.1].contains(&line.channel().node());
+    fn idle(&self, route: Route, busy_too: bool) -> impl Iterator<Item = &Line> {
+        let near = move |line: &&Line| route.touches(line.channel().node());
         let usable = move |line: &&Line| {
             line.state() == State::Live && (busy_too || line.channel().load() == 0)
         };
@@ -177,14 +173,15 @@ impl Engine {
 
     /// Does the engine get everything, gain or no gain?
     fn takes_all(&self) -> bool {
-        self.shared.knobs.engine_share() != 0 || self.shared.inject.helper_only()
+        self.shared.knobs.engine_share() == EngineShare::All || self.shared.inject.helper_only()
     }
 
     /// How many channels a batch is worth that gets so many bytes, of at most `most`.
     fn channels(&self, batch: &Batch, most: u32) -> u32 {
-        let scale = batch.kind().and_then(|kind| self.scales.get(kind));
-        match scale {
-            Some(scale) if !self.shared.inject.ignores_gain() => scale.want(most, most).helpers,
+        let class = batch.class();
+        let tuner = class.and_then(|class| self.channel_tuners.get(class.index()));
+        match tuner {
+            Some(tuner) if !self.shared.inject.ignores_gain() => tuner.choose(most, most).count,
             _ => most,
         }
     }
@@ -194,8 +191,8 @@ impl Engine {
         let now = self.keeper.changes();
         if self.seen.load(Relaxed) != now {
             self.seen.store(now, Relaxed);
-            self.shares.iter().for_each(Share::forget);
-            self.scales.iter().for_each(Scale::forget);
+            self.tuners.iter().for_each(EngineTuner::forget);
+            self.channel_tuners.iter().for_each(WorkerTuner::forget);
             self.pace.forget();
         }
     }
@@ -216,42 +213,38 @@ impl Migrator for Engine {
         }
     }
 
-    fn ready(&self, nodes: (i32, i32)) -> bool {
-        self.idle(nodes, self.takes_all()).next().is_some()
+    fn ready(&self, route: Route) -> bool {
+        self.idle(route, self.takes_all()).next().is_some()
     }
 
-    fn want(&self, kind: usize, _pieces: u32, _payer: u64) -> Want {
+    fn choose(&self, class: BatchClass, _chunks: u32, _payer: u64) -> CopyPlan {
         self.forget_others();
-        let all = Want {
-            helpers: SOLO.saturating_add(engine::ALL),
-            sample: true,
-        };
         if self.takes_all() {
-            return all;
-        }
-        if self.shared.inject.ignores_gain() {
-            return Want {
-                helpers: SOLO.saturating_add(engine::ALL / 2),
-                sample: false,
+            return CopyPlan::Engine {
+                part: Fraction::ALL,
+                measure: true,
             };
         }
-        let Some(share) = self.shares.get(kind) else {
-            return Want::NOBODY;
+        if self.shared.inject.ignores_gain() {
+            return CopyPlan::Engine {
+                part: Fraction::HALF,
+                measure: false,
+            };
+        }
+        let Some(tuner) = self.tuners.get(class.index()) else {
+            return CopyPlan::Decline;
         };
-        match share.next() {
-            Use::Aside => Want::NOBODY,
-            Use::Solo => Want {
-                helpers: SOLO,
-                ..all
-            },
-            Use::Engine(share) => Want {
-                helpers: SOLO.saturating_add(share),
-                ..all
+        match tuner.next() {
+            Choice::Nothing => CopyPlan::Decline,
+            Choice::MoverOnly => CopyPlan::MoverOnly,
+            Choice::Part(part) => CopyPlan::Engine {
+                part,
+                measure: true,
             },
         }
     }
 
-    fn learn(&self, kind: usize, batch: &Batch, ns: u64) {
+    fn learn(&self, class: BatchClass, batch: &Batch, ns: u64) {
         let did = batch.raw().by_engine();
         let channels = batch.nr_given();
         let sample = Sample {
@@ -262,11 +255,12 @@ impl Migrator for Engine {
             engine_ns: did.ended.load(Relaxed).saturating_sub(batch.planned_at()),
             waited_ns: batch.waited_ns(),
         };
-        if let Some(share) = self.shares.get(kind) {
-            share.learn(&sample);
+        if let Some(tuner) = self.tuners.get(class.index()) {
+            tuner.learn(&sample);
         }
-        if let Some(scale) = self.scales.get(kind).filter(|_| sample.engine_bytes != 0) {
-            scale.learn(channels, sample.engine_bytes, sample.engine_ns);
+        let channel_tuner = self.channel_tuners.get(class.index());
+        if let Some(tuner) = channel_tuner.filter(|_| sample.engine_bytes != 0) {
+            tuner.learn(channels, sample.engine_bytes, sample.engine_ns);
         }
         // What has failed may have been ended by somebody who had lost patience.
         if did.failed.load(Relaxed) == 0 {
@@ -275,26 +269,25 @@ impl Migrator for Engine {
         }
     }
 
-    fn submit(&self, batch: &Arc<Batch>, wanted: u32) -> bool {
-        let Some(share) = wanted.checked_sub(SOLO) else {
+    fn submit(&self, batch: &Arc<Batch>, plan: CopyPlan) -> bool {
+        let CopyPlan::Engine { part, .. } = plan else {
             return false;
         };
         let planned = batch.raw().planned();
-        // Something, if anything: it is how small batches are measured.
-        let least = u32::from(share != 0);
-        let taken = engine::part_of(share, planned.pieces).max(least);
-        let nodes = batch.raw().nodes();
+        // At least one chunk: it is how small batches are measured.
+        let taken = part.of(planned.pieces).max(1);
+        let route = batch.raw().route();
         let busy_too = self.takes_all();
-        let usable = u32::try_from(self.idle(nodes, busy_too).count()).unwrap_or(u32::MAX);
-        if taken == 0 || usable == 0 {
-            return share == 0;
+        let usable = u32::try_from(self.idle(route, busy_too).count()).unwrap_or(u32::MAX);
+        if usable == 0 {
+            return false;
         }
         // About as much as they get.
         let bytes = policy::bytes_of(planned.bytes, taken, planned.pieces);
-        let channels = self.channels(batch, engine::channels_for(bytes, taken, usable));
+        let channels = self.channels(batch, engine_share::channels_for(bytes, taken, usable));
         let mut chunks = 0u32;
-        for (n, line) in (0..channels).zip(self.idle(nodes, busy_too)) {
-            let range = engine::nth_range(planned.pieces, taken, channels, n);
+        for (n, line) in (0..channels).zip(self.idle(route, busy_too)) {
+            let range = engine_share::nth_range(planned.pieces, taken, channels, n);
             let inject = &self.shared.inject;
             let fail = || inject.fail_chunk();
             let did = (line.channel()).submit(batch, range, fail, inject.delay_in_descriptor_ns());
@@ -329,7 +322,7 @@ impl Migrator for Engine {
         // will be no proof, a folio that comes late is better than one that fails.
         let patience = match line.state() {
             State::Hung => 0,
-            _ if channel.can_prove() => self.pace.patience(load),
+            _ if channel.can_prove() => self.pace.patience_ns(load),
             _ => left,
         };
         let waited = channel.wait(batch.raw(), i, chunk, left.min(patience));
@@ -409,21 +402,19 @@ impl Migrator for Engine {
 
     fn show(&self, f: &mut dyn fmt::Write) -> fmt::Result {
         self.keeper.show(f)?;
-        for (kind, (share, scale)) in self.shares.iter().zip(&self.scales).enumerate() {
-            let Some((part, with, without)) = share.known() else {
+        for (class, (tuner, channels)) in
+            BatchClass::all().zip(self.tuners.iter().zip(&self.channel_tuners))
+        {
+            let Some(known) = tuner.known() else {
                 continue;
             };
-            match scale::kind_bytes(kind) {
-                (folio, Some(batch)) => write!(f, "gain early {folio} {batch}")?,
-                (folio, None) => write!(f, "gain now {folio} {folio}")?,
-            }
             write!(
                 f,
-                " share {part}/{} with {with} without {without}",
-                engine::ALL
+                "gain {class} share {} with {} without {}",
+                known.part, known.with_us, known.without_us
             )?;
-            if scale.knows() {
-                write!(f, " channels{scale}")?;
+            if channels.knows() {
+                write!(f, " channels{channels}")?;
             }
             writeln!(f)?;
         }

@@ -24,4 +24,5 @@ pub(crate) mod shim;
 pub(crate) mod sysctl;
 pub(crate) mod topology;
 pub(crate) mod trace;
+pub(crate) mod vec;
 pub(crate) mod worker;

@@ -7,7 +7,13 @@
 
 use ferry_core::{
     knob,
-    knob::Knob,
+    knob::{
+        CopyRoutine,
+        CpuNode,
+        EngineShare,
+        FromKnob,
+        Knob, //
+    },
     policy,
     policy::Routine,
     reasons::ReasonMask, //
@@ -21,7 +27,7 @@ use kernel::{
 };
 
 macro_rules! knobs {
-    ($($(#[$doc:meta])* $field:ident => $knob:ident, $name:literal;)*) => {
+    ($($(#[$doc:meta])* $field:ident: $type:ty = $knob:ident, $name:literal;)*) => {
         /// Their values.
         pub(crate) struct Knobs {
             $($field: Atomic<u64>,)*
@@ -45,8 +51,8 @@ macro_rules! knobs {
                 [$(&self.$field,)*].get(index).copied()
             }
 
-            $($(#[$doc])* pub(crate) fn $field(&self) -> u64 {
-                self.$field.load(Relaxed)
+            $($(#[$doc])* pub(crate) fn $field(&self) -> $type {
+                <$type>::from_knob(self.$field.load(Relaxed))
             })*
         }
     };
@@ -54,33 +60,33 @@ macro_rules! knobs {
 
 knobs! {
     /// Most folios in a batch.
-    batch_folios => BATCH_FOLIOS, c"batch_folios";
+    batch_folios: u64 = BATCH_FOLIOS, c"batch_folios";
     /// Most bytes in a batch.
-    batch_bytes => BATCH_BYTES, c"batch_bytes";
+    batch_bytes: u64 = BATCH_BYTES, c"batch_bytes";
     /// Bytes in a chunk.
-    chunk_bytes => CHUNK_BYTES, c"chunk_bytes";
+    chunk_bytes: u64 = CHUNK_BYTES, c"chunk_bytes";
     /// Fewest bytes of a batch that is copied early.
-    min_batch_bytes => MIN_BATCH_BYTES, c"min_batch_bytes";
+    min_batch_bytes: u64 = MIN_BATCH_BYTES, c"min_batch_bytes";
     /// Size of the smallest folio that is copied in place by several.
-    min_folio_bytes => MIN_FOLIO_BYTES, c"min_folio_bytes";
+    min_folio_bytes: u64 = MIN_FOLIO_BYTES, c"min_folio_bytes";
     /// How far CPU helpers run ahead of the mover.
-    lookahead_bytes => LOOKAHEAD_BYTES, c"lookahead_bytes";
+    lookahead_bytes: u64 = LOOKAHEAD_BYTES, c"lookahead_bytes";
     /// Most CPU helpers for one batch.
-    workers => CPU_WORKERS, c"cpu_workers";
+    workers: u64 = CPU_WORKERS, c"cpu_workers";
     /// Most CPU helpers for one batch of a control group.
-    group_workers => CGROUP_WORKERS, c"cgroup_workers";
+    group_workers: u64 = CGROUP_WORKERS, c"cgroup_workers";
     /// Where helpers are looked for first.
-    node => CPU_NODE, c"cpu_node";
+    node: CpuNode = CPU_NODE, c"cpu_node";
     /// How CPUs copy.
-    routine => COPY_ROUTINE, c"copy_routine";
-    /// How much of a batch an engine gets: what it gains by, or (1) everything.
-    engine_share => ENGINE_SHARE, c"engine_share";
+    routine: CopyRoutine = COPY_ROUTINE, c"copy_routine";
+    /// How much of a batch an engine gets.
+    engine_share: EngineShare = ENGINE_SHARE, c"engine_share";
     /// Most channels of a provider that are held.
-    dma_channels => DMA_CHANNELS, c"dma_channels";
+    dma_channels: u64 = DMA_CHANNELS, c"dma_channels";
     /// Are providers taken that do not tell of failures?
-    dma_untrusted => DMA_UNTRUSTED, c"dma_untrusted";
+    dma_untrusted: bool = DMA_UNTRUSTED, c"dma_untrusted";
     /// After so many milliseconds an unfinished claim is not quiet.
-    timeout_ms => TIMEOUT_MS, c"timeout_ms";
+    timeout_ms: u64 = TIMEOUT_MS, c"timeout_ms";
 }
 
 impl Knobs {
@@ -95,13 +101,8 @@ impl Knobs {
         u32::try_from(most).unwrap_or(u32::MAX)
     }
 
-    /// Are helpers looked for on the node of the source first?
-    pub(crate) fn source_first(&self) -> bool {
-        self.node() == 1
-    }
-
-    /// How CPUs copy for this reason.
-    pub(crate) fn copy_routine(&self, reason: Option<u32>) -> Routine {
+    /// Returns how CPUs copy for this reason.
+    pub(crate) fn copy_routine(&self, reason: u32) -> Routine {
         policy::routine(self.routine(), reason)
     }
 

@@ -5,7 +5,13 @@
 //! Takes no locks.
 
 use crate::batch::Batch;
-use ferry_core::scale::Want;
+use ferry_core::{
+    class::{
+        BatchClass,
+        Route, //
+    },
+    engine_share::Fraction, //
+};
 use kernel::{
     fmt,
     prelude::*,
@@ -33,6 +39,40 @@ pub(crate) enum Quiet {
     No,
 }
 
+/// How a batch is to be copied, with or without help for the mover.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) enum CopyPlan {
+    /// By the stock code.
+    Decline,
+    /// By the mover alone, chunk by chunk, to measure what that costs.
+    MoverOnly,
+    /// By the mover and workers.
+    Workers {
+        /// The number of workers, at most; not 0.
+        count: u32,
+        /// The duration is to be measured.
+        measure: bool,
+    },
+    /// By the mover and an engine.
+    Engine {
+        /// The part of the chunks that the engine gets.
+        part: Fraction,
+        /// The duration is to be measured.
+        measure: bool,
+    },
+}
+
+impl CopyPlan {
+    /// Returns `true` if the duration is to be measured.
+    pub(crate) fn measures(self) -> bool {
+        match self {
+            Self::Decline => false,
+            Self::MoverOnly => true,
+            Self::Workers { measure, .. } | Self::Engine { measure, .. } => measure,
+        }
+    }
+}
+
 /// Somebody who copies chunks of batches.
 ///
 /// All of it is called on the path of migration: nothing may allocate in a way that can enter
@@ -41,24 +81,22 @@ pub(crate) trait Migrator: Send + Sync {
     /// What it can take.
     fn limits(&self) -> Limits;
 
-    /// Could anybody begin at once with folios that go from the first of these nodes to the second?
+    /// Returns `true` if something of the migrator could begin at once with folios of this route.
     ///
-    /// Asked before anything is done for a batch, so that one that nobody can help with costs nothing.
-    fn ready(&self, nodes: (i32, i32)) -> bool;
+    /// Asked before anything is done for a batch, so that one that gets no help costs nothing.
+    fn ready(&self, route: Route) -> bool;
 
-    /// How much help a batch of this kind should have, of so many pieces, by what such batches have
-    /// gained so far: helpers, or whatever else [`Migrator::submit()`] takes it for. 0 for none.
-    fn want(&self, kind: usize, pieces: u32, payer: u64) -> Want;
+    /// Decides how to copy a batch of this class, with so many chunks, from what was learnt of such
+    /// batches. `payer` is the cgroup that pays for workers.
+    fn choose(&self, class: BatchClass, chunks: u32, payer: u64) -> CopyPlan;
 
-    /// A batch of this kind, whose duration was worth knowing, has taken `ns`.
-    fn learn(&self, kind: usize, batch: &Batch, ns: u64);
+    /// Learns from a batch of this class, whose duration was to be measured and is `ns`.
+    fn learn(&self, class: BatchClass, batch: &Batch, ns: u64);
 
-    /// Makes a batch known to whoever copies, with as much help as [`Migrator::want()`] said. Never waits
-    /// for a copy.
+    /// Gives a batch to those that copy it with the mover, as planned. Never waits for a copy.
     ///
-    /// Says whether anybody will look at it, or its duration is worth knowing; if not, the batch is the
-    /// mover's alone, and nobody else has a reference to it.
-    fn submit(&self, batch: &Arc<Batch>, helpers: u32) -> bool;
+    /// Returns `false` if none of them has taken it: the caller then has the only reference.
+    fn submit(&self, batch: &Arc<Batch>, plan: CopyPlan) -> bool;
 
     /// Waits until entry `i`, which the mover needs and of which another lane has claimed `chunk`, is done.
     ///

@@ -233,9 +233,9 @@ impl Session {
         let (mover, workers, helper_ns) = batch.by_cpus();
         let engine = batch.raw().by_engine();
         let others = workers.saturating_add(engine.chunks.load(Relaxed));
-        if let Some(kind) = batch.kind() {
+        if let Some(class) = batch.class() {
             let ns = preempt::clock().saturating_sub(batch.planned_at());
-            self.migrator.learn(kind, &batch, ns);
+            self.migrator.learn(class, &batch, ns);
         }
         let stats = &self.stats;
         account_engine(stats, engine);

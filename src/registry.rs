@@ -156,12 +156,7 @@ impl Registry {
         };
         let stats = self.stats_of(&name).ok_or(ENOSPC)?.clone();
         let session = Arc::new(
-            Session::new(
-                made.migrator,
-                stats,
-                self.shared.clone(),
-                self.pool.clone(),
-            ),
+            Session::new(made.migrator, stats, self.shared.clone(), self.pool.clone()),
             GFP_KERNEL,
         )?;
         let dispatcher = Arc::new(Dispatcher::new(session.clone()), GFP_KERNEL)?;

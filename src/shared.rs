@@ -8,7 +8,7 @@ use crate::{
     inject::Inject,
     knobs::Knobs, //
 };
-use ferry_core::pace::Pace;
+use ferry_core::pace::CopyPace;
 use kernel::sync::atomic::Atomic;
 
 /// Knobs, fault injection, and how fast this machine copies.
@@ -16,7 +16,7 @@ pub(crate) struct Shared {
     pub(crate) knobs: Knobs,
     pub(crate) inject: Inject,
     /// How long movers take to copy.
-    pub(crate) pace: Pace<Atomic<u32>>,
+    pub(crate) pace: CopyPace<Atomic<u32>>,
 }
 
 impl Shared {
@@ -25,7 +25,7 @@ impl Shared {
         Self {
             knobs: Knobs::new(),
             inject: Inject::new(),
-            pace: Pace::new(Atomic::new(0)),
+            pace: CopyPace::new(Atomic::new(0)),
         }
     }
 }

@@ -12,12 +12,14 @@
 //! | [`word`] | the one atomic type that everything shared is made of |
 //! | [`claim`] | who copies which chunk, and when a folio is settled |
 //! | [`plan`] | how the bytes of a batch are cut into chunks |
+//! | [`extent`] | which bytes make one descriptor of an engine |
 //! | [`placement`] | in which order CPUs are asked to help |
-//! | [`policy`] | how many helpers at most, how far ahead, which routine, and whether at all |
-//! | [`pace`] | how long those wait who must not block |
+//! | [`policy`] | how many workers at most, how far ahead, which routine, and whether at all |
+//! | [`pace`] | how long movers wait |
 //! | [`pauses`] | when a channel that was quarantined is tried again |
-//! | [`scale`] | how many helpers, by what they have gained |
-//! | [`engine`] | what goes to engines, in which descriptors and channels |
+//! | [`class`] | which batches are alike |
+//! | [`workers`] | how many workers, by what they have gained |
+//! | [`engine_share`] | how much engines get, by what they have gained, and on which channels |
 //! | [`sdxi`] | encodings, ring and state machine of SDXI functions |
 //! | [`reasons`] | which migration reasons take part |
 //! | [`knob`] | numeric knobs, their ranges and what is wrong with a value |
@@ -31,7 +33,9 @@
 extern crate std;
 
 pub mod claim;
-pub mod engine;
+pub mod class;
+pub mod engine_share;
+pub mod extent;
 pub mod hist;
 #[cfg(CONFIG_RUST)]
 mod kernel_glue;
@@ -42,9 +46,9 @@ pub mod placement;
 pub mod plan;
 pub mod policy;
 pub mod reasons;
-pub mod scale;
 pub mod sdxi;
 pub mod word;
+pub mod workers;
 
 pub use claim::{
     close,

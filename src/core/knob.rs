@@ -37,18 +37,95 @@ const fn knob(name: &'static str, range: (u64, u64), multiple_of: u64, default: 
     knob
 }
 
-const fn choice(name: &'static str, words: &'static [&'static str], default: u64) -> Knob {
-    let knob = Knob {
+const fn choice(name: &'static str, words: &'static [&'static str]) -> Knob {
+    Knob {
         name,
         min: 0,
         // Evaluated at compile time: there are a few.
         max: words.len() as u64 - 1,
         multiple_of: 1,
-        default,
+        default: 0,
         words,
+    }
+}
+
+/// What the value of a knob stands for.
+pub trait FromKnob {
+    /// Returns it for a value that the knob allows; for any other value, what the default stands for.
+    fn from_knob(value: u64) -> Self;
+}
+
+impl FromKnob for u64 {
+    fn from_knob(value: u64) -> Self {
+        value
+    }
+}
+
+impl FromKnob for bool {
+    fn from_knob(value: u64) -> Self {
+        value != 0
+    }
+}
+
+/// Declares the type of a knob whose values are words, the first of which is the default.
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $(#[$first_doc:meta])* $first:ident = $first_word:literal,
+        $($(#[$other_doc:meta])* $other:ident = $other_word:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+        pub enum $name {
+            $(#[$first_doc])*
+            #[default]
+            $first,
+            $($(#[$other_doc])* $other,)*
+        }
+
+        impl $name {
+            /// The words, in the order of the values.
+            pub const WORDS: &'static [&'static str] = &[$first_word, $($other_word,)*];
+        }
+
+        impl FromKnob for $name {
+            fn from_knob(value: u64) -> Self {
+                $(if value == $name::$other as u64 {
+                    return $name::$other;
+                })*
+                $name::$first
+            }
+        }
     };
-    assert!(knob.refusal(default).is_none());
-    knob
+}
+
+words! {
+    /// Where workers are looked for first.
+    CpuNode {
+        /// On the node of the destination.
+        Destination = "destination",
+        /// On the node of the source.
+        Source = "source",
+    }
+}
+
+words! {
+    /// How CPUs copy.
+    CopyRoutine {
+        /// By the reason of the migration.
+        Auto = "auto",
+        /// Through the caches.
+        Cached = "cached",
+        /// Past the caches.
+        NonTemporal = "nontemporal",
+    }
+}
+
+words! {
+    /// How much of a batch an engine gets.
+    EngineShare {
+        /// What such batches have gained most by.
+        Auto = "auto",
+        /// Everything.
+        All = "all",
+    }
 }
 
 /// Most folios in one batch of `migrate_pages()`.
@@ -72,11 +149,11 @@ pub const CPU_WORKERS: Knob = knob("cpu_workers", (0, 64), 1, 8);
 /// is charged to the group, and is not limited by its `cpu.max`.
 pub const CGROUP_WORKERS: Knob = knob("cgroup_workers", (0, 64), 1, 64);
 /// Where helpers are looked for first.
-pub const CPU_NODE: Knob = choice("cpu_node", &["destination", "source"], 0);
+pub const CPU_NODE: Knob = choice("cpu_node", CpuNode::WORDS);
 /// How CPUs copy.
-pub const COPY_ROUTINE: Knob = choice("copy_routine", &["auto", "cached", "nontemporal"], 0);
+pub const COPY_ROUTINE: Knob = choice("copy_routine", CopyRoutine::WORDS);
 /// How much of a batch an engine gets.
-pub const ENGINE_SHARE: Knob = choice("engine_share", &["auto", "all"], 0);
+pub const ENGINE_SHARE: Knob = choice("engine_share", EngineShare::WORDS);
 /// Most channels of a provider that are held.
 pub const DMA_CHANNELS: Knob = knob("dma_channels", (1, 64), 1, 16);
 /// Take providers that do not tell of failures.
@@ -300,6 +377,11 @@ mod tests {
         }
         assert!(shows(COPY_ROUTINE.shown(2), "nontemporal"));
         assert!(shows(CPU_WORKERS.shown(2), "2"));
+        assert_eq!(CopyRoutine::from_knob(2), CopyRoutine::NonTemporal);
+        assert_eq!(CopyRoutine::from_knob(0), CopyRoutine::Auto);
+        assert_eq!(CopyRoutine::from_knob(u64::MAX), CopyRoutine::default());
+        assert_eq!(CpuNode::from_knob(1), CpuNode::Source);
+        assert_eq!(EngineShare::from_knob(1), EngineShare::All);
         assert!(says(
             CPU_NODE,
             "both",

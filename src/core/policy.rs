@@ -2,6 +2,11 @@
 
 //! Decisions as functions of numbers: whether, how many, how far ahead.
 
+use crate::{
+    knob::CopyRoutine,
+    reasons, //
+};
+
 /// How many pieces of `chunk_bytes` it takes for `bytes`.
 pub fn pieces(bytes: u64, chunk_bytes: u64) -> u32 {
     let chunk_bytes = chunk_bytes.max(1);
@@ -9,11 +14,11 @@ pub fn pieces(bytes: u64, chunk_bytes: u64) -> u32 {
     u32::try_from(pieces).unwrap_or(u32::MAX)
 }
 
-/// How many helpers a batch of so many pieces has work for.
+/// Returns how many workers a batch of so many chunks has work for.
 ///
-/// The mover copies too, so one helper fewer than there are pieces, and none for a single one; never
+/// The mover copies too, so one worker fewer than there are chunks, and none for a single one; never
 /// more than `cap`.
-pub fn most_helpers(pieces: u32, cap: u32) -> u32 {
+pub fn most_workers(pieces: u32, cap: u32) -> u32 {
     pieces.saturating_sub(1).min(cap)
 }
 
@@ -27,13 +32,14 @@ pub enum Routine {
     NonTemporal,
 }
 
-/// The routine for a migration reason, by a value of [`COPY_ROUTINE`](crate::knob::COPY_ROUTINE).
+/// Returns the routine for a migration with this reason.
 ///
 /// What is demoted has not been used for long.
-pub fn routine(knob: u64, reason: Option<u32>) -> Routine {
-    match (knob, reason) {
-        (0, Some(crate::reasons::DEMOTION)) | (2, _) => Routine::NonTemporal,
-        _ => Routine::Cached,
+pub fn routine(knob: CopyRoutine, reason: u32) -> Routine {
+    match knob {
+        CopyRoutine::Auto if reason == reasons::DEMOTION => Routine::NonTemporal,
+        CopyRoutine::Auto | CopyRoutine::Cached => Routine::Cached,
+        CopyRoutine::NonTemporal => Routine::NonTemporal,
     }
 }
 
@@ -94,24 +100,26 @@ mod tests {
     }
 
     #[test]
-    fn helpers_follow_bytes_and_cap() {
-        assert_eq!(most_helpers(pieces(2048 * K, 128 * K), 8), 8);
-        assert_eq!(most_helpers(pieces(2048 * K, 128 * K), 64), 15);
-        assert_eq!(most_helpers(pieces(128 * K, 128 * K), 8), 0);
-        assert_eq!(most_helpers(pieces(129 * K, 128 * K), 8), 1);
-        assert_eq!(most_helpers(pieces(0, 128 * K), 8), 0);
-        assert_eq!(most_helpers(pieces(2048 * K, 128 * K), 0), 0);
+    fn workers_follow_bytes_and_cap() {
+        assert_eq!(most_workers(pieces(2048 * K, 128 * K), 8), 8);
+        assert_eq!(most_workers(pieces(2048 * K, 128 * K), 64), 15);
+        assert_eq!(most_workers(pieces(128 * K, 128 * K), 8), 0);
+        assert_eq!(most_workers(pieces(129 * K, 128 * K), 8), 1);
+        assert_eq!(most_workers(pieces(0, 128 * K), 8), 0);
+        assert_eq!(most_workers(pieces(2048 * K, 128 * K), 0), 0);
         assert_eq!(pieces(u64::MAX, 0), u32::MAX);
     }
 
     #[test]
     fn routine_follows_reason_and_knob() {
-        let demotion = Some(crate::reasons::DEMOTION);
-        assert_eq!(routine(0, demotion), Routine::NonTemporal);
-        assert_eq!(routine(0, Some(3)), Routine::Cached);
-        assert_eq!(routine(0, None), Routine::Cached);
-        assert_eq!(routine(1, demotion), Routine::Cached);
-        assert_eq!(routine(2, None), Routine::NonTemporal);
+        let (demotion, syscall) = (reasons::DEMOTION, 3);
+        assert_eq!(routine(CopyRoutine::Auto, demotion), Routine::NonTemporal);
+        assert_eq!(routine(CopyRoutine::Auto, syscall), Routine::Cached);
+        assert_eq!(routine(CopyRoutine::Cached, demotion), Routine::Cached);
+        assert_eq!(
+            routine(CopyRoutine::NonTemporal, syscall),
+            Routine::NonTemporal
+        );
     }
 
     #[test]

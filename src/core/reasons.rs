@@ -24,9 +24,9 @@ pub const DEMOTION: u32 = 8;
 /// Those whose migrations must not block, or may not.
 const ASYNC: [u32; 4] = [0, 5, DEMOTION, 9];
 
-/// Do migrations for this reason block? Not, if it is not known.
-pub fn may_block(reason: Option<u32>) -> bool {
-    reason.is_some_and(|r| BITS.contains(&r) && !ASYNC.contains(&r))
+/// Returns `true` if migrations for this reason may block: none with an unknown number may.
+pub fn may_block(reason: u32) -> bool {
+    BITS.contains(&reason) && !ASYNC.contains(&reason)
 }
 
 /// The numbers of the reasons.

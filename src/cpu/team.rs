@@ -22,6 +22,10 @@ use crate::{
     stats::Counter, //
 };
 use core::cell::Cell;
+use ferry_core::{
+    class::Route,
+    knob::CpuNode, //
+};
 use kernel::{
     fmt,
     prelude::*,
@@ -128,11 +132,11 @@ impl Team {
     /// Returns the helpers that could begin at once, see [`Self::hands()`].
     pub(super) fn candidates(
         &self,
-        nodes: (i32, i32),
+        route: Route,
         from: topology::Cpu,
         mover: usize,
     ) -> impl Iterator<Item = &Helper> {
-        self.hands(nodes, from, mover).map(|hand| &*hand.helper)
+        self.hands(route, from, mover).map(|hand| &*hand.helper)
     }
 
     /// Those who could begin at once with what this mover gives them from this CPU, best first: on the
@@ -140,15 +144,14 @@ impl Team {
     /// them those of another last-level cache first, and those of the mover's own core last.
     fn hands(
         &self,
-        nodes: (i32, i32),
+        route: Route,
         from: topology::Cpu,
         mover: usize,
     ) -> impl Iterator<Item = &Hand> {
         let anyway = self.shared.inject.helper_only();
-        let (first, second) = if self.shared.knobs.source_first() {
-            nodes
-        } else {
-            (nodes.1, nodes.0)
+        let (first, second) = match self.shared.knobs.node() {
+            CpuNode::Source => (route.from, route.to),
+            CpuNode::Destination => (route.to, route.from),
         };
         let node_rank = move |h: &Helper| match h.node() {
             n if n == first => 0,
@@ -178,7 +181,7 @@ impl Team {
 
     /// Gives the batch to one helper, if there is one who could begin at once.
     pub(super) fn give(&self, batch: &Arc<Batch>) -> bool {
-        for hand in self.hands(batch.raw().nodes(), batch.cpu(), batch.mover()) {
+        for hand in self.hands(batch.raw().route(), batch.cpu(), batch.mover()) {
             // Who has it already: the one that passes it on is one of them.
             if batch.is_given(hand.helper.lane().index().into()) {
                 continue;

@@ -26,14 +26,16 @@
 use super::preempt;
 use core::{
     cell::UnsafeCell,
+    ops::Range,
     ptr, //
 };
 use ferry_bindings as fb;
 use ferry_core::{
     claim,
-    engine::{
-        Part,
-        Run, //
+    class::Route,
+    extent::{
+        Extent,
+        Segment, //
     },
     plan,
     plan::{
@@ -154,10 +156,11 @@ impl Pair {
         unsafe { fb::ferry_folio_size(self.src) as u64 }
     }
 
-    /// The nodes of source and destination.
-    pub(crate) fn nodes(&self) -> (i32, i32) {
+    /// Returns the nodes of source and destination.
+    pub(crate) fn route(&self) -> Route {
         // SAFETY: As in `bytes()`, for both folios.
-        unsafe { (fb::ferry_folio_nid(self.src), fb::ferry_folio_nid(self.dst)) }
+        let (from, to) = unsafe { (fb::ferry_folio_nid(self.src), fb::ferry_folio_nid(self.dst)) };
+        Route { from, to }
     }
 
     /// Copies all of it, offering the CPU to others after each `step` bytes. False if poison was met.
@@ -207,6 +210,33 @@ unsafe fn copy_mc(
         }
     };
     left as u64
+}
+
+/// A call of `migrate_pages()`.
+#[derive(Copy, Clone)]
+pub(crate) struct Call {
+    /// Its `enum migrate_mode`.
+    pub(crate) mode: u32,
+    /// Its `enum migrate_reason`.
+    pub(crate) reason: u32,
+}
+
+/// How many folios the shim has put into a batch.
+#[derive(Copy, Clone)]
+pub(crate) struct Filled {
+    /// All of them.
+    pub(crate) folios: u32,
+    /// Anonymous ones that may be copied early.
+    pub(crate) anon: u32,
+    /// Those of shmem that may be copied early.
+    pub(crate) shmem: u32,
+}
+
+impl Filled {
+    /// Returns how many may be copied early.
+    pub(crate) fn eligible(self) -> u32 {
+        self.anon.saturating_add(self.shmem)
+    }
 }
 
 /// What became of a folio that was to be copied at once.
@@ -337,29 +367,29 @@ impl RawBatch {
         unsafe { (*self.header.c.get()).ask_always = yes };
     }
 
-    /// How many folios the shim has put in: all, and the eligible ones that are anonymous and shmem.
-    pub(crate) fn filled(&self) -> (u32, u32, u32) {
+    /// Returns how many folios the shim has put in.
+    pub(crate) fn filled(&self) -> Filled {
         let c = self.header.c.get();
         // SAFETY: These fields are valid for reading, and nobody writes to them while the object is
         // shared. There is no reference to the whole: C writes `cursor` of it meanwhile.
         unsafe {
-            (
-                ptr::addr_of!((*c).nr).read(),
-                ptr::addr_of!((*c).nr_anon).read(),
-                ptr::addr_of!((*c).nr_shmem).read(),
-            )
+            Filled {
+                folios: ptr::addr_of!((*c).nr).read(),
+                anon: ptr::addr_of!((*c).nr_anon).read(),
+                shmem: ptr::addr_of!((*c).nr_shmem).read(),
+            }
         }
     }
 
-    /// The mode and the reason of the migration.
-    pub(crate) fn mode_reason(&self) -> (u32, u32) {
+    /// Returns the call of `migrate_pages()` that the batch is of.
+    pub(crate) fn call(&self) -> Call {
         let c = self.header.c.get();
         // SAFETY: As in `filled()`.
         unsafe {
-            (
-                ptr::addr_of!((*c).mode).read(),
-                ptr::addr_of!((*c).reason).read(),
-            )
+            Call {
+                mode: ptr::addr_of!((*c).mode).read(),
+                reason: ptr::addr_of!((*c).reason).read(),
+            }
         }
     }
 
@@ -370,7 +400,7 @@ impl RawBatch {
     }
 
     fn entry(&self, i: u32) -> Option<&fb::migrate_copy_entry> {
-        if i >= self.filled().0 {
+        if i >= self.filled().folios {
             return None;
         }
         let entry = self.entries.get(i as usize)?;
@@ -383,14 +413,14 @@ impl RawBatch {
         self.states.get(i as usize)
     }
 
-    /// The nodes of source and destination of the first folio.
-    pub(crate) fn nodes(&self) -> (i32, i32) {
-        self.entry(0).map_or((-1, -1), |e| {
+    /// Returns the nodes of source and destination of the first folio.
+    pub(crate) fn route(&self) -> Route {
+        self.entry(0).map_or(Route::UNKNOWN, |e| {
             Pair {
                 dst: e.dst,
                 src: e.src,
             }
-            .nodes()
+            .route()
         })
     }
 
@@ -405,7 +435,7 @@ impl RawBatch {
 
     /// Cuts the folios that the shim has put in into chunks.
     pub(crate) fn plan_early(&mut self, chunk_bytes: u64) -> Planned {
-        let nr = self.filled().0 as usize;
+        let nr = self.filled().folios as usize;
         // SAFETY: `&mut self`: nobody writes to the entries now.
         let sizes = (self.entries.iter().take(nr)).map(|e| unsafe { (*e.get()).bytes as u64 });
         let planned = plan::plan(sizes, chunk_bytes, &mut self.pieces);
@@ -569,7 +599,7 @@ impl RawBatch {
     /// Gives up waiting for entry `i`: its destination is kept from being reused (I7), and its source
     /// from being freed, until the last one who has this object lets it go; and the folio fails.
     pub(crate) fn park(&self, i: u32) -> Settled {
-        if i < self.filled().0 {
+        if i < self.filled().folios {
             // SAFETY: The entry has been filled. The mover holds the locks of its folios, and has them
             // on no list while it settles or copies them, which is when this is called.
             if unsafe { fb::migrate_copy_park(self.header.c.get(), i) } {
@@ -603,10 +633,79 @@ impl RawBatch {
         }
     }
 
+    /// Calls `f` with each folio of a claimed chunk that may be copied at this moment (I1), and marks
+    /// the others as skipped.
+    ///
+    /// # Safety
+    ///
+    /// The caller has claimed the chunk, and the claim lasts until this returns.
+    unsafe fn for_each_copyable(&self, chunk: u32, mut f: impl FnMut(Copyable<'_>)) -> Walked {
+        let mut walked = Walked::default();
+        let Some(piece) = self.pieces().get(chunk as usize) else {
+            return walked;
+        };
+        walked.complete = true;
+        for index in piece.first..piece.first.saturating_add(piece.count) {
+            let (Some(entry), Some(state)) = (self.entry(index), self.state(index)) else {
+                walked.complete = false;
+                break;
+            };
+            let bytes = entry.bytes as u64;
+            if bytes == 0 {
+                continue;
+            }
+            // One of several chunks of a folio, or all of it.
+            let whole = piece.len >= bytes;
+            // SAFETY: The chunk is claimed, so the entry is not settled and its folios are lent.
+            if self.early && !unsafe { fb::ferry_may_claim(entry) } {
+                walked.referenced += 1;
+                walked.complete = false;
+                if whole {
+                    claim::entry_mark(state, EntryState::Skipped);
+                }
+                continue;
+            }
+            let (offset, len) = if whole {
+                (0, bytes)
+            } else {
+                (piece.offset, piece.len)
+            };
+            f(Copyable {
+                index,
+                entry,
+                state,
+                whole,
+                offset,
+                len,
+            });
+        }
+        walked
+    }
+
     /// Revokes what is free; returns a chunk that is still in flight.
     pub(crate) fn close(&self) -> Option<u32> {
         claim::close(self.chunks())
     }
+}
+
+/// A folio of a claimed chunk, or the part of it that the chunk has.
+struct Copyable<'a> {
+    index: u32,
+    entry: &'a fb::migrate_copy_entry,
+    state: &'a Atomic<u32>,
+    /// The chunk has all of the folio.
+    whole: bool,
+    offset: u64,
+    len: u64,
+}
+
+/// What [`RawBatch::for_each_copyable()`] has met.
+#[derive(Copy, Clone, Default)]
+struct Walked {
+    /// Every folio of the chunk may be copied.
+    complete: bool,
+    /// Folios that may not, because of a reference that is not expected (I1).
+    referenced: u32,
 }
 
 /// What engines did for a batch. Added to before a chunk is completed with release, read by the mover
@@ -636,9 +735,11 @@ impl Default for ByEngine {
     }
 }
 
-/// What engines do with chunks. A claim of theirs is not an object: it begins with
-/// [`RawBatch::engine_claim()`] and ends when the maker of descriptors, and each descriptor that has
-/// a part of the chunk, has been [ended](RawBatch::engine_end).
+/// What engines do with chunks.
+///
+/// A chunk that an engine has is referenced by the [`EngineClaims`] of the maker of its descriptors, and
+/// by each descriptor that has a segment of it, from [`EngineClaims::reference()`] on. It is complete when
+/// all of these have let it go.
 impl RawBatch {
     /// What engines have done so far.
     pub(crate) fn by_engine(&self) -> &ByEngine {
@@ -650,106 +751,29 @@ impl RawBatch {
         self.pieces().get(chunk as usize).map_or(0, |p| p.count)
     }
 
-    /// Claims a chunk for the channel with this lane, whose maker of descriptors is the caller.
-    pub(super) fn engine_claim(&self, chunk: u32, lane: Lane) -> bool {
-        let (Some(c), Some(p)) = (
-            self.chunks().get(chunk as usize),
-            self.pending.get(chunk as usize),
-        ) else {
-            return false;
-        };
-        if !c.try_claim(lane) {
-            return false;
-        }
-        p.begin();
-        true
-    }
-
-    /// The parts of a chunk that the caller has claimed for an engine: those of folios that may be
-    /// copied, at this moment (I1); `referenced` counts the others. False if the chunk cannot be
-    /// copied as a whole.
-    pub(super) fn engine_parts(
-        &self,
-        chunk: u32,
-        referenced: &mut u32,
-        mut f: impl FnMut(Part),
-    ) -> bool {
-        let Some(piece) = self.pieces().get(chunk as usize) else {
-            return false;
-        };
-        let mut ok = true;
-        for i in piece.first..piece.first.saturating_add(piece.count) {
-            let (Some(entry), Some(state)) = (self.entry(i), self.state(i)) else {
-                return false;
-            };
-            let bytes = entry.bytes as u64;
-            if bytes == 0 {
-                continue;
-            }
-            let whole = piece.len >= bytes;
-            // SAFETY: The chunk is claimed, so the entry is not settled and its folios are lent.
-            if self.early && !unsafe { fb::ferry_may_claim(entry) } {
-                *referenced += 1;
-                ok = false;
-                if whole {
-                    claim::entry_mark(state, EntryState::Skipped);
-                }
-                continue;
-            }
-            let (offset, len) = if whole {
-                (0, bytes)
-            } else {
-                (piece.offset, piece.len)
-            };
-            // SAFETY: As above.
-            let (src, dst) = unsafe {
-                (
-                    fb::ferry_folio_phys(entry.src),
-                    fb::ferry_folio_phys(entry.dst),
-                )
-            };
-            f(Part {
-                chunk,
-                entry: i,
-                src: src.saturating_add(offset),
-                dst: dst.saturating_add(offset),
-                len,
-            });
-        }
-        ok
-    }
-
-    /// One more descriptor for the chunks of this run, which the caller has claimed.
-    pub(super) fn engine_hold(&self, run: &Run) {
-        for chunk in run.chunks.0..=run.chunks.1 {
-            if let Some(p) = self.pending.get(chunk as usize) {
-                p.add();
-            }
-        }
-    }
-
-    /// The engine, which had a descriptor for this run, does not touch its memory any more: it has
-    /// copied all of it, visible to the caller, or who knows what.
-    pub(super) fn engine_ended(&self, run: &Run, lane: Lane, ok: bool) {
+    /// Records that the engine does not access the memory of its descriptor for this extent any more.
+    /// If `ok`, all bytes were copied and are visible to the caller; otherwise the destination is
+    /// undefined.
+    pub(super) fn release_extent(&self, extent: &Extent, lane: Lane, ok: bool) {
         self.by_engine.ended.store(preempt::clock(), Relaxed);
         if ok {
-            self.by_engine.bytes.add(run.len, Relaxed);
+            self.by_engine.bytes.add(extent.len, Relaxed);
         }
-        for chunk in run.chunks.0..=run.chunks.1 {
+        for chunk in extent.chunks.0..=extent.chunks.1 {
             if ok {
-                self.mark_copied(run, chunk);
+                self.mark_copied(extent, chunk);
             }
-            self.engine_end(chunk, lane, ok);
+            self.release_chunk(chunk, lane, ok);
         }
     }
 
-    /// Marks folios of this run and chunk that have no other chunk: the mover can take them.
-    fn mark_copied(&self, run: &Run, chunk: u32) {
+    /// Marks folios of this extent and chunk that have no other chunk: the mover can take them.
+    fn mark_copied(&self, extent: &Extent, chunk: u32) {
         let Some(piece) = self.pieces().get(chunk as usize) else {
             return;
         };
         let last = piece.first.saturating_add(piece.count).saturating_sub(1);
-        for i in piece.first.max(run.entries.0)..=last.min(run.entries.1) {
+        for i in piece.first.max(extent.entries.0)..=last.min(extent.entries.1) {
             let (Some(entry), Some(state)) = (self.entry(i), self.state(i)) else {
                 return;
             };
@@ -764,8 +788,8 @@ impl RawBatch {
         }
     }
 
-    /// One of those who have to do with the chunk is through with it.
-    pub(super) fn engine_end(&self, chunk: u32, lane: Lane, ok: bool) {
+    /// Lets go of one reference to a chunk that an engine has; the last one completes it.
+    fn release_chunk(&self, chunk: u32, lane: Lane, ok: bool) {
         let (Some(c), Some(p)) = (
             self.chunks().get(chunk as usize),
             self.pending.get(chunk as usize),
@@ -781,6 +805,113 @@ impl RawBatch {
             counter.add(1u32, Relaxed);
             // The last touch: the batch may be gone as soon as the last chunk is complete.
             c.complete(lane, ok);
+        }
+    }
+}
+
+/// The chunks that the maker of an engine's descriptors has claimed. They are let go when it is dropped,
+/// and complete when each descriptor that references them has ended, too.
+pub(super) struct EngineClaims<'a> {
+    batch: &'a RawBatch,
+    lane: Lane,
+    claimed: Range<u32>,
+}
+
+impl<'a> EngineClaims<'a> {
+    /// Begins with none, for the channel with this lane; the first one claimed is to be `first`.
+    pub(super) fn new(batch: &'a RawBatch, lane: Lane, first: u32) -> Self {
+        Self {
+            batch,
+            lane,
+            claimed: first..first,
+        }
+    }
+
+    /// Claims the next chunk. Returns `None` if there is none, or another lane has claimed it.
+    pub(super) fn claim_next(&mut self) -> Option<u32> {
+        let chunk = self.claimed.end;
+        let (Some(c), Some(p)) = (
+            self.batch.chunks().get(chunk as usize),
+            self.batch.pending.get(chunk as usize),
+        ) else {
+            return None;
+        };
+        if !c.try_claim(self.lane) {
+            return None;
+        }
+        p.begin();
+        self.claimed.end = chunk.saturating_add(1);
+        Some(chunk)
+    }
+
+    /// Calls `f` with the segments of a claimed chunk: those of folios that may be copied, at this
+    /// moment (I1); `referenced` counts the others. Returns `false` if the chunk cannot be copied as a
+    /// whole.
+    pub(super) fn segments(
+        &self,
+        chunk: u32,
+        referenced: &mut u32,
+        mut f: impl FnMut(Segment),
+    ) -> bool {
+        if !self.claimed.contains(&chunk) {
+            return false;
+        }
+        let segment = |c: Copyable<'_>| {
+            // SAFETY: The chunk is claimed, so the entry is not settled and its folios are lent.
+            let (src, dst) = unsafe {
+                (
+                    fb::ferry_folio_phys(c.entry.src),
+                    fb::ferry_folio_phys(c.entry.dst),
+                )
+            };
+            f(Segment {
+                chunk,
+                entry: c.index,
+                src: src.saturating_add(c.offset),
+                dst: dst.saturating_add(c.offset),
+                len: c.len,
+            });
+        };
+        // SAFETY: It is one of those that are claimed until `self` is dropped.
+        let walked = unsafe { self.batch.for_each_copyable(chunk, segment) };
+        *referenced = referenced.saturating_add(walked.referenced);
+        walked.complete
+    }
+
+    /// Adds a reference to the chunks of this extent, for a descriptor.
+    /// [`RawBatch::release_extent()`] lets go of it, or [`Self::unmake()`].
+    pub(super) fn reference(&self, extent: &Extent) {
+        for chunk in extent.chunks.0..=extent.chunks.1 {
+            if let Some(p) = self.batch.pending.get(chunk as usize) {
+                p.add();
+            }
+        }
+    }
+
+    /// Lets go of the reference of a descriptor that was not made: its chunks have failed.
+    pub(super) fn unmake(&self, extent: &Extent) {
+        for chunk in extent.chunks.0..=extent.chunks.1 {
+            self.batch.release_chunk(chunk, self.lane, false);
+        }
+    }
+
+    /// Lets a claimed chunk fail, whatever becomes of the descriptors that it has.
+    pub(super) fn fail(&self, chunk: u32) {
+        let (true, Some(p)) = (
+            self.claimed.contains(&chunk),
+            self.batch.pending.get(chunk as usize),
+        ) else {
+            return;
+        };
+        p.add();
+        self.batch.release_chunk(chunk, self.lane, false);
+    }
+}
+
+impl Drop for EngineClaims<'_> {
+    fn drop(&mut self) {
+        for chunk in self.claimed.clone() {
+            self.batch.release_chunk(chunk, self.lane, true);
         }
     }
 }
@@ -831,58 +962,34 @@ impl<'a> Claim<'a> {
     /// folio and its first byte. For fault injection.
     pub(crate) fn copy(&mut self, routine: Routine, mut delay_ns: u64) -> Copied {
         let mut copied = Copied::default();
-        let Some(piece) = self.batch.pieces().get(self.chunk as usize) else {
-            return copied;
-        };
         let mut ok = true;
-        for i in piece.first..piece.first.saturating_add(piece.count) {
-            let (Some(entry), Some(state)) = (self.batch.entry(i), self.batch.state(i)) else {
-                break;
-            };
-            let bytes = entry.bytes as u64;
-            if bytes == 0 {
-                continue;
-            }
-            // One of several pieces of a folio, or all of it.
-            let whole = piece.len >= bytes;
-            let (offset, len) = if whole {
-                (0, bytes)
-            } else {
-                (piece.offset, piece.len)
-            };
-            // SAFETY: The chunk is claimed, so the entry is not settled and its folios are lent.
-            if self.batch.early && !unsafe { fb::ferry_may_claim(entry) } {
-                copied.referenced += 1;
-                ok = false;
-                if whole {
-                    claim::entry_mark(state, EntryState::Skipped);
-                }
-                continue;
-            }
+        let copy = |c: Copyable<'_>| {
             if delay_ns != 0 {
                 preempt::spin_ns(delay_ns);
                 delay_ns = 0;
             }
-            // SAFETY: As above, and claims of other chunks cover other bytes; the plan keeps
-            // `offset + len` within the folio and cuts at pages. Source and destination have the same
-            // size.
-            let left = unsafe { copy_mc(entry.dst, entry.src, offset, len, routine) };
-            if left == 0 {
-                copied.bytes = copied.bytes.saturating_add(len);
-                if whole {
-                    copied.folios += 1;
-                    claim::entry_mark(state, EntryState::Copied);
-                }
+            // SAFETY: The chunk is claimed, so the entry is not settled and its folios are lent; claims
+            // of other chunks cover other bytes. The plan keeps `offset + len` within the folio and
+            // cuts at pages. Source and destination have the same size.
+            let left = unsafe { copy_mc(c.entry.dst, c.entry.src, c.offset, c.len, routine) };
+            let state = if left == 0 {
+                copied.bytes = copied.bytes.saturating_add(c.len);
+                copied.folios += u32::from(c.whole);
+                EntryState::Copied
             } else {
                 // The mover's stock copy meets the poison again and reports it, once (I10).
                 copied.poisoned += 1;
                 ok = false;
-                if whole {
-                    claim::entry_mark(state, EntryState::Skipped);
-                }
+                EntryState::Skipped
+            };
+            if c.whole {
+                claim::entry_mark(c.state, state);
             }
-        }
-        self.ok = ok;
+        };
+        // SAFETY: `self` is the claim.
+        let walked = unsafe { self.batch.for_each_copyable(self.chunk, copy) };
+        copied.referenced = walked.referenced;
+        self.ok = ok && walked.complete;
         copied
     }
 }

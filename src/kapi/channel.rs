@@ -26,7 +26,7 @@
 //!
 //! # Why DMA touches nothing else
 //!
-//! Addresses come from [`RawBatch::engine_parts()`], of chunks that are claimed for this channel. Such
+//! Addresses come from [`EngineClaims::segments()`], of chunks that are claimed for this channel. Such
 //! a chunk is completed when all of its descriptors have ended, and a slot ends only when the queue
 //! says so (see [`Queue`]), after [`Queue::quiesce()`] has said that there is proof, or when the device
 //! does not reach the memory any more. Until then the shim does not get the folios back: the mover
@@ -40,7 +40,10 @@
 //! outside it. Telling lockdep that it is taken in reclaim is done by [`Channel::new()`].
 
 use super::{
-    batch::RawBatch,
+    batch::{
+        EngineClaims,
+        RawBatch, //
+    },
     preempt,
     preempt::NoSoftirqs,
     trace,
@@ -54,9 +57,9 @@ use core::{
 };
 use ferry_bindings as fb;
 use ferry_core::{
-    engine::{
-        Merger,
-        Run, //
+    extent::{
+        Extent,
+        ExtentMerger, //
     },
     Lane, //
 };
@@ -84,7 +87,7 @@ use kernel::{
 pub(crate) const SLOTS: usize = 256;
 
 /// The longest descriptor. A mover that needs the first page of it waits for the last one.
-const MAX_RUN: u64 = 4 << 20;
+const MAX_EXTENT: u64 = 4 << 20;
 
 /// Of many descriptors, one has an interrupt after so many bytes, and the last one.
 const INTERRUPT_EVERY: u64 = 512 << 10;
@@ -157,7 +160,7 @@ pub(crate) unsafe trait Queue: Send {
 
     /// The longest copy that it takes.
     fn longest(&self) -> u64 {
-        MAX_RUN
+        MAX_EXTENT
     }
 
     /// Does it take copies now?
@@ -216,7 +219,7 @@ const GIVEN_UP: u32 = 4;
 /// A descriptor in flight.
 struct Job<B> {
     batch: Arc<B>,
-    run: Run,
+    extent: Extent,
     dst: u64,
     src: u64,
 }
@@ -403,7 +406,7 @@ impl<B: Pooled> Slot<B> {
         }
         // SAFETY: The slot has been taken to ENDING, so `job` is this function's until it says otherwise.
         let cut = unsafe { &*self.job.get() }.as_ref().and_then(|job| {
-            let len = job.run.len;
+            let len = job.extent.len;
             // SAFETY: Both were mapped for this device by `submit()`, which it outlives by the
             // reference of the channel. If this succeeds they are not unmapped: `finish()` is told so.
             unsafe { fb::ferry_dma_cut(common.device(), job.src, job.dst, len as usize) }
@@ -427,7 +430,7 @@ impl<B: Pooled> Slot<B> {
         // SAFETY: The slot has been taken to ENDING, so `job` is this function's until ENDED.
         if let Some(job) = unsafe { &*self.job.get() } {
             if unmap {
-                let len = job.run.len as usize;
+                let len = job.extent.len as usize;
                 // SAFETY: Both were mapped for this device by `submit()`, which it outlives by the
                 // reference of the channel.
                 unsafe {
@@ -435,18 +438,18 @@ impl<B: Pooled> Slot<B> {
                     fb::ferry_dma_unmap(common.device(), job.dst, len, true);
                 }
             }
-            common.took(job.run.len);
+            common.took(job.extent.len);
             if ok {
                 common.row.store(0, Relaxed);
-                common.good.add(job.run.len, Relaxed);
-                job.batch.copied(job.run.len);
+                common.good.add(job.extent.len, Relaxed);
+                job.batch.copied(job.extent.len);
             } else {
                 common.errors.add(1u64, Relaxed);
                 common.row.add(1u32, Relaxed);
             }
             (*job.batch)
                 .as_ref()
-                .engine_ended(&job.run, common.lane, ok);
+                .release_extent(&job.extent, common.lane, ok);
         }
         self.state.store(ENDED, Release);
         common.wake();
@@ -685,50 +688,38 @@ impl<B: Pooled> Channel<B> {
         if !queue.is_ready() {
             return Submitted::default();
         }
-        let mut merger = Merger::new(queue.longest().min(MAX_RUN));
-        let mut maker = Maker::new(self, batch, ring, delay_ns);
+        let mut merger = ExtentMerger::new(queue.longest().min(MAX_EXTENT));
         let raw: &RawBatch = (**batch).as_ref();
-        let mut claimed = range.start..range.start;
+        let mut claims = EngineClaims::new(raw, self.lane, range.start);
+        let mut maker = Maker::new(self, batch, ring, delay_ns);
         let mut referenced = 0;
         for chunk in range {
-            // With the run that is not finished, and the one that is held back.
+            // With the extent that is not finished, and the one that is held back.
             if maker.free() <= u64::from(raw.entries_of(chunk)) + 2 {
                 break;
             }
-            claimed.end = chunk + 1;
-            if !raw.engine_claim(chunk, self.lane) {
+            if claims.claim_next() != Some(chunk) {
                 // The mover is here: what follows is its own.
-                claimed.end = chunk;
                 break;
             }
             maker.did.chunks += 1;
             let whole = !fail()
-                && raw.engine_parts(chunk, &mut referenced, |part| {
-                    if let Some(run) = merger.push(part) {
-                        maker.add(run);
+                && claims.segments(chunk, &mut referenced, |segment| {
+                    if let Some(extent) = merger.push(segment) {
+                        maker.add(&claims, extent);
                     }
                 });
-            if let Some(run) = merger.end_chunk(whole) {
-                maker.add(run);
+            if let Some(extent) = merger.end_chunk(whole) {
+                maker.add(&claims, extent);
             }
             if !whole {
-                raw.engine_hold(&Run {
-                    src: 0,
-                    dst: 0,
-                    len: 0,
-                    chunks: (chunk, chunk),
-                    entries: (0, 0),
-                });
-                raw.engine_end(chunk, self.lane, false);
+                claims.fail(chunk);
             }
         }
-        if let Some(run) = merger.finish() {
-            maker.add(run);
+        if let Some(extent) = merger.finish() {
+            maker.add(&claims, extent);
         }
-        let did = maker.finish();
-        for chunk in claimed {
-            raw.engine_end(chunk, self.lane, true);
-        }
+        let did = maker.finish(&claims);
         Submitted { referenced, ..did }
     }
 
@@ -737,9 +728,9 @@ impl<B: Pooled> Channel<B> {
     fn gave_up(&self, batch: &RawBatch, i: u32, chunk: u32) -> bool {
         let has = |(first, last): (u32, u32), n| (first..=last).contains(&n);
         let of_chunk = |job: &Job<B>| {
-            core::ptr::eq((*job.batch).as_ref(), batch) && has(job.run.chunks, chunk)
+            core::ptr::eq((*job.batch).as_ref(), batch) && has(job.extent.chunks, chunk)
         };
-        let of_entry = |job: &Job<B>| of_chunk(job) && has(job.run.entries, i);
+        let of_entry = |job: &Job<B>| of_chunk(job) && has(job.extent.entries, i);
         let given_up = |state| state == GIVEN_UP;
         self.any(|state, job| given_up(state) && of_entry(job))
             || self.any(|state, job| given_up(state) && of_chunk(job))
@@ -990,8 +981,8 @@ struct Maker<'a, B: Pooled> {
     section: Option<Section<'a>>,
     /// The channel has been shut meanwhile.
     shut: bool,
-    /// The last run so far: only the last one of all needs an interrupt of its own.
-    held: Option<Run>,
+    /// The last extent so far: only the last one of all needs an interrupt of its own.
+    held: Option<Extent>,
     /// Bytes since the last interrupt.
     quiet_bytes: u64,
     /// How long each descriptor takes in addition, for fault injection.
@@ -1051,17 +1042,17 @@ impl<'a, B: Pooled> Maker<'a, B> {
         self.section().map_or(0, |section| section.free())
     }
 
-    /// Adds a run, which is made a descriptor when it is known whether it is the last one.
-    fn add(&mut self, run: Run) {
-        if let Some(before) = self.held.replace(run) {
-            self.make(&before, false);
+    /// Adds an extent, which is made a descriptor when it is known whether it is the last one.
+    fn add(&mut self, claims: &EngineClaims<'_>, extent: Extent) {
+        if let Some(before) = self.held.replace(extent) {
+            self.make(claims, &before, false);
         }
     }
 
     /// Makes the last descriptor, tells the engine of all of them, and lets the lock go.
-    fn finish(mut self) -> Submitted {
-        if let Some(run) = self.held.take() {
-            self.make(&run, true);
+    fn finish(mut self, claims: &EngineClaims<'_>) -> Submitted {
+        if let Some(extent) = self.held.take() {
+            self.make(claims, &extent, true);
         }
         if let Some(section) = &mut self.section {
             section.ring.issue();
@@ -1069,20 +1060,17 @@ impl<'a, B: Pooled> Maker<'a, B> {
         self.did
     }
 
-    /// Makes a descriptor for a run. What goes wrong is a failure of its chunks.
-    fn make(&mut self, run: &Run, last: bool) {
-        let raw: &RawBatch = (**self.batch).as_ref();
-        raw.engine_hold(run);
-        if self.try_make(run, last).is_err() {
-            for chunk in run.chunks.0..=run.chunks.1 {
-                raw.engine_end(chunk, self.channel.lane, false);
-            }
+    /// Makes a descriptor for an extent. What goes wrong is a failure of its chunks.
+    fn make(&mut self, claims: &EngineClaims<'_>, extent: &Extent, last: bool) {
+        claims.reference(extent);
+        if self.try_make(extent, last).is_err() {
+            claims.unmake(extent);
         }
     }
 
-    fn try_make(&mut self, run: &Run, last: bool) -> Result {
+    fn try_make(&mut self, extent: &Extent, last: bool) -> Result {
         let (channel, batch, delay_ns) = (self.channel, self.batch, self.delay_ns);
-        let interrupt = last || self.quiet_bytes.saturating_add(run.len) >= INTERRUPT_EVERY;
+        let interrupt = last || self.quiet_bytes.saturating_add(extent.len) >= INTERRUPT_EVERY;
         let section = self.section().ok_or(ENODEV)?;
         let free = section.free();
         let ring = &mut *section.ring;
@@ -1091,20 +1079,21 @@ impl<'a, B: Pooled> Maker<'a, B> {
         if free == 0 || slot.state.load(Acquire) != FREE {
             return Err(EAGAIN);
         }
-        if (run.src | run.dst | run.len) & (queue.align().saturating_sub(1)) != 0 {
+        if (extent.src | extent.dst | extent.len) & (queue.align().saturating_sub(1)) != 0 {
             return Err(EINVAL);
         }
         if delay_ns != 0 {
             preempt::spin_ns(delay_ns);
         }
         let device = queue.device().as_ptr();
-        let len = run.len as usize;
+        let len = extent.len as usize;
         let (mut src, mut dst) = (0, 0);
         // SAFETY: The device lives as long as the queue. The memory is that of folios whose chunks the
         // caller has claimed for this channel.
-        to_result(unsafe { fb::ferry_dma_map(device, run.src, len, false, &mut src) })?;
+        to_result(unsafe { fb::ferry_dma_map(device, extent.src, len, false, &mut src) })?;
         // SAFETY: As above.
-        let mapped = to_result(unsafe { fb::ferry_dma_map(device, run.dst, len, true, &mut dst) });
+        let mapped =
+            to_result(unsafe { fb::ferry_dma_map(device, extent.dst, len, true, &mut dst) });
         if let Err(e) = mapped {
             // SAFETY: Mapped above.
             unsafe { fb::ferry_dma_unmap(device, src, len, false) };
@@ -1112,7 +1101,7 @@ impl<'a, B: Pooled> Maker<'a, B> {
         }
         let job = Job {
             batch: batch.clone(),
-            run: *run,
+            extent: *extent,
             dst,
             src,
         };
@@ -1121,12 +1110,12 @@ impl<'a, B: Pooled> Maker<'a, B> {
         unsafe { *slot.job.get() = Some(job) };
         slot.state.store(BUSY, Release);
         let common = &channel.common;
-        common.bytes.add(run.len, Relaxed);
+        common.bytes.add(extent.len, Relaxed);
         // SAFETY: Both are mapped for as long as the slot is not ended; slots live as long as the
         // channel, which closes the queue before.
-        let made = unsafe { queue.copy(dst, src, run.len, interrupt, &raw const slot.end) };
+        let made = unsafe { queue.copy(dst, src, extent.len, interrupt, &raw const slot.end) };
         if let Err(e) = made {
-            common.took(run.len);
+            common.took(extent.len);
             slot.state.store(FREE, Relaxed);
             // SAFETY: The queue has not taken it, so nobody else knows of the slot.
             let job = unsafe { (*slot.job.get()).take() };
@@ -1141,16 +1130,16 @@ impl<'a, B: Pooled> Maker<'a, B> {
         }
         ring.head = ring.head.wrapping_add(1);
         ring.descriptors = ring.descriptors.wrapping_add(1);
-        ring.bytes = ring.bytes.wrapping_add(run.len);
+        ring.bytes = ring.bytes.wrapping_add(extent.len);
         ring.unissued = true;
         self.quiet_bytes = if interrupt {
             0
         } else {
-            self.quiet_bytes.saturating_add(run.len)
+            self.quiet_bytes.saturating_add(extent.len)
         };
         self.did.mappings += 2;
         self.did.descriptors += 1;
-        self.did.bytes = self.did.bytes.saturating_add(run.len);
+        self.did.bytes = self.did.bytes.saturating_add(extent.len);
         Ok(())
     }
 }

@@ -10,6 +10,7 @@ use super::batch::{
     borrow,
     lend,
     take_back,
+    Call,
     NowDone,
     Pair,
     RawBatch,
@@ -45,7 +46,7 @@ pub(crate) trait Provider: Send + Sync + Sized + 'static {
 
     /// A batch is about to be filled, with this folio first: takes an object from the pool, or
     /// declines.
-    fn begin(&self, first: &Pair, mode: u32, reason: u32) -> Option<Pin<UniqueArc<Self::Batch>>>;
+    fn begin(&self, first: &Pair, call: Call) -> Option<Pin<UniqueArc<Self::Batch>>>;
 
     /// Makes a filled batch known to those that copy and returns it, or keeps it: then it is
     /// declined, and the shim has nothing to do with it any more.
@@ -60,8 +61,8 @@ pub(crate) trait Provider: Send + Sync + Sized + 'static {
     /// Ends a batch whose entries have all been settled.
     fn finish(&self, batch: Arc<Self::Batch>);
 
-    /// Copies one folio, at once, for a call of `migrate_pages()` with this mode and reason.
-    fn copy_now(&self, folio: &Pair, mode: u32, reason: u32) -> NowDone;
+    /// Copies one folio, at once, for this call of `migrate_pages()`.
+    fn copy_now(&self, folio: &Pair, call: Call) -> NowDone;
 }
 
 /// Returns the provider that was registered.
@@ -89,7 +90,7 @@ unsafe extern "C" fn begin<P: Provider>(
     reason: ffi::c_uint,
 ) -> *mut fb::migrate_copy_batch {
     // SAFETY: By the requirement of this function.
-    match unsafe { provider::<P>(ctx) }.begin(&Pair { dst, src }, mode, reason) {
+    match unsafe { provider::<P>(ctx) }.begin(&Pair { dst, src }, Call { mode, reason }) {
         Some(batch) => lend::<P::Batch>(batch.into()),
         None => ptr::null_mut(),
     }
@@ -134,7 +135,8 @@ unsafe extern "C" fn abandon<P: Provider>(
     batch: *mut fb::migrate_copy_batch,
 ) {
     // SAFETY: The shim passes what `begin::<P>()` gave it.
-    if let Some(unique) = unsafe { take_back::<P::Batch>(batch) }.and_then(Arc::into_unique_or_drop) {
+    if let Some(unique) = unsafe { take_back::<P::Batch>(batch) }.and_then(Arc::into_unique_or_drop)
+    {
         // SAFETY: By the requirement of this function.
         unsafe { provider::<P>(ctx) }.abandon(unique);
     }
@@ -187,7 +189,9 @@ unsafe extern "C" fn copy_now<P: Provider>(
 ) -> ffi::c_int {
     // SAFETY: By the requirement of this function.
     let provider = unsafe { provider::<P>(ctx) };
-    provider.copy_now(&Pair { dst, src }, mode, reason).0
+    provider
+        .copy_now(&Pair { dst, src }, Call { mode, reason })
+        .0
 }
 
 /// A provider that is registered with the shim, until dropped.

@@ -58,29 +58,21 @@ struct Seen<W> {
 
 /// What a batch should have.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub struct Want {
-    /// So many helpers.
-    pub helpers: u32,
-    /// How long it takes is worth knowing: it goes to [`Scale::learn()`].
-    pub sample: bool,
-}
-
-impl Want {
-    /// No helpers.
-    pub const NOBODY: Want = Want {
-        helpers: 0,
-        sample: false,
-    };
+pub struct Choice {
+    /// The number of workers.
+    pub count: u32,
+    /// The duration is to be measured, and goes to [`WorkerTuner::learn()`].
+    pub measure: bool,
 }
 
 /// What is known of batches of one kind.
 #[derive(Debug)]
-pub struct Scale<W> {
+pub struct WorkerTuner<W> {
     seen: [Seen<W>; LEVELS.len()],
     batches: W,
 }
 
-impl<W: Word> Scale<W> {
+impl<W: Word> WorkerTuner<W> {
     /// Nothing is known. `zero` makes a word that is zero.
     pub fn new(zero: impl Fn() -> W) -> Self {
         Self {
@@ -119,9 +111,9 @@ impl<W: Word> Scale<W> {
         self.batches.store_relaxed(0);
     }
 
-    /// How many helpers the next batch should have, of at most `most`. As long as nothing is known,
+    /// Chooses how many helpers the next batch has, of at most `most`. As long as nothing is known,
     /// `first`.
-    pub fn want(&self, most: u32, first: u32) -> Want {
+    pub fn choose(&self, most: u32, first: u32) -> Choice {
         let top = level(most);
         let batch = self.batches.load_relaxed().wrapping_add(1);
         self.batches.store_relaxed(batch);
@@ -142,14 +134,14 @@ impl<W: Word> Scale<W> {
             }
             None => level(first).min(top),
         };
-        Want {
-            helpers: if now == top {
+        Choice {
+            count: if now == top {
                 most.min(MOST)
             } else {
                 LEVELS.get(now).copied().unwrap_or(0)
             },
             // What has been chosen is looked at less often, to be left alone.
-            sample: match trial {
+            measure: match trial {
                 Some(since) => since >= WARM_UP,
                 None => self.known(now).is_none() || batch.checked_rem(SAMPLE_EVERY) == Some(0),
             },
@@ -207,85 +199,27 @@ impl<W: Word> Scale<W> {
 }
 
 /// What is known: ` HELPERS:NS` for each number of them, NS for 64 KiB.
-impl<W: Word> fmt::Display for Scale<W> {
+impl<W: Word> fmt::Display for WorkerTuner<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.known_costs()
             .try_for_each(|(helpers, ns)| write!(f, " {helpers}:{ns}"))
     }
 }
 
-/// Sizes of folios that are told apart: 4K to 2M and beyond, by their order.
-const ORDERS: usize = 10;
-/// Sizes of batches that are told apart: below 64K, and then by powers of two.
-const SIZES: usize = 8;
-/// Kinds of batches by sizes.
-const SIZED: usize = ORDERS * (SIZES + 1);
-/// Kinds of batches that are told apart.
-pub const KINDS: usize = SIZED * 2;
-
-/// A kind, for migrations to a node with a higher number, or to one with a lower one: there and
-/// back may take very different times.
-pub fn kind_to(kind: usize, nodes: (i32, i32)) -> usize {
-    if nodes.0 > nodes.1 {
-        kind.saturating_add(SIZED)
-    } else {
-        kind
-    }
-}
-
-/// The kind of a batch of so many folios that is copied early.
-pub fn kind_early(bytes: u64, folios: u32) -> usize {
-    let each = bytes.checked_div(folios.into()).unwrap_or(0);
-    let size = (bytes >> 16)
-        .checked_ilog2()
-        .map_or(0, |n| n.saturating_add(1));
-    let size = (size as usize).min(SIZES.saturating_sub(1));
-    order(each)
-        .saturating_mul(SIZES.saturating_add(1))
-        .saturating_add(size)
-}
-
-/// The kind of a folio that is copied in place.
-pub fn kind_now(bytes: u64) -> usize {
-    order(bytes)
-        .saturating_mul(SIZES.saturating_add(1))
-        .saturating_add(SIZES)
-}
-
-fn order(bytes: u64) -> usize {
-    let order = (bytes >> 12).checked_ilog2().unwrap_or(0) as usize;
-    order.min(ORDERS.saturating_sub(1))
-}
-
-/// The folio size of a kind, and the least size of its batches or None for copies in place.
-pub fn kind_bytes(kind: usize) -> (u64, Option<u64>) {
-    let kind = kind.checked_rem(SIZED).unwrap_or(0);
-    let per_order = SIZES.saturating_add(1);
-    let order = kind.checked_div(per_order).unwrap_or(0) as u32;
-    let size = kind.checked_rem(per_order).unwrap_or(0);
-    let folio = 4096u64.checked_shl(order).unwrap_or(0);
-    let batch = match size {
-        0 => Some(0),
-        n if n < SIZES => (32u64 << 10).checked_shl(n as u32),
-        _ => None,
-    };
-    (folio, batch)
-}
-
-#[cfg_attr(CONFIG_KUNIT = "y", kernel::macros::kunit_tests(ferry_core_scale))]
+#[cfg_attr(CONFIG_KUNIT = "y", kernel::macros::kunit_tests(ferry_core_workers))]
 #[cfg_attr(not(CONFIG_KUNIT = "y"), cfg(test))]
 mod tests {
     use super::*;
     use crate::word::TestWord;
 
-    fn scale() -> Scale<TestWord> {
-        Scale::new(|| TestWord::new(0))
+    fn tuner() -> WorkerTuner<TestWord> {
+        WorkerTuner::new(|| TestWord::new(0))
     }
 
     /// Batches of 2 MiB on a machine where `ns` says how long one takes with so many helpers: how
     /// many helpers the last thousand of `batches` had, as a histogram over levels.
     fn run(
-        s: &Scale<TestWord>,
+        s: &WorkerTuner<TestWord>,
         batches: u32,
         most: u32,
         ns: impl Fn(u32, u32) -> u64,
@@ -294,7 +228,7 @@ mod tests {
     }
 
     fn run_from(
-        s: &Scale<TestWord>,
+        s: &WorkerTuner<TestWord>,
         batches: u32,
         most: u32,
         first: u32,
@@ -302,9 +236,9 @@ mod tests {
     ) -> [u32; 13] {
         let mut last = [0; 13];
         for i in 0..batches {
-            let Want { helpers: n, sample } = s.want(most, first);
+            let Choice { count: n, measure } = s.choose(most, first);
             assert!(n <= most);
-            if sample {
+            if measure {
                 s.learn(n, 2 << 20, ns(n, i));
             }
             if batches - i <= 1000 {
@@ -330,7 +264,7 @@ mod tests {
     #[test]
     fn stops_where_bandwidth_ends() {
         for (at, helpers) in [(1, 1), (2, 1), (4, 3), (5, 4), (9, 8)] {
-            let s = scale();
+            let s = tuner();
             let last = run(&s, 3000, 64, knee(at));
             assert!(last[level(helpers)] > 900);
         }
@@ -338,7 +272,7 @@ mod tests {
 
     #[test]
     fn the_cap_holds() {
-        let s = scale();
+        let s = tuner();
         let last = run(&s, 3000, 2, knee(64));
         assert!(last[2] > 900);
         assert_eq!(run(&s, 1000, 0, knee(64))[0], 1000);
@@ -347,8 +281,8 @@ mod tests {
     #[test]
     fn all_that_are_worth_it_are_found_from_above_too() {
         for (at, helpers) in [(1, 1), (2, 1), (4, 3), (9, 8), (17, 16), (64, 16)] {
-            let s = scale();
-            assert_eq!(s.want(16, 16).helpers, 16);
+            let s = tuner();
+            assert_eq!(s.choose(16, 16).count, 16);
             let last = run_from(&s, 3000, 16, 16, knee(at));
             assert!(last[level(helpers)] > 900);
         }
@@ -356,7 +290,7 @@ mod tests {
 
     #[test]
     fn long_batches_say_more() {
-        let s = scale();
+        let s = tuner();
         for _ in 0..3 {
             assert!(!s.knows());
             s.learn(8, 64 << 20, 1_000_000);
@@ -366,34 +300,34 @@ mod tests {
 
     #[test]
     fn all_are_all() {
-        let s = scale();
-        assert_eq!(s.want(7, 7).helpers, 7);
-        assert_eq!(s.want(200, 200).helpers, 64);
-        assert_eq!(s.want(7, 1).helpers, 1);
-        assert_eq!(s.want(1, 1).helpers, 1);
-        assert_eq!(s.want(0, 1).helpers, 0);
+        let s = tuner();
+        assert_eq!(s.choose(7, 7).count, 7);
+        assert_eq!(s.choose(200, 200).count, 64);
+        assert_eq!(s.choose(7, 1).count, 1);
+        assert_eq!(s.choose(1, 1).count, 1);
+        assert_eq!(s.choose(0, 1).count, 0);
     }
 
     #[test]
     fn forgets() {
-        let s = scale();
+        let s = tuner();
         run(&s, 100, 4, knee(4));
         assert!(s.known_costs().count() > 1);
         s.forget();
         assert_eq!(s.known_costs().count(), 0);
-        assert_eq!(s.want(8, 8).helpers, 8);
+        assert_eq!(s.choose(8, 8).count, 8);
     }
 
     #[test]
     fn one_is_called_where_more_cost() {
-        let s = scale();
+        let s = tuner();
         let last = run(&s, 3000, 8, |n, _| 10_000 + u64::from(n) * 2000);
         assert!(last[1] > 900);
     }
 
     #[test]
     fn noise_does_not_matter_much() {
-        let s = scale();
+        let s = tuner();
         // Every seventh batch is preempted, and the others vary by a tenth.
         let noisy = |n: u32, i: u32| {
             let ns = knee(4)(n, i) * u64::from(100 + i % 11) / 105;
@@ -409,7 +343,7 @@ mod tests {
 
     #[test]
     fn follows_the_machine() {
-        let s = scale();
+        let s = tuner();
         // Who helps is in the way of the others.
         let alone = |n: u32, _: u32| 100_000 + 20_000 * u64::from(n);
         run(&s, 3000, 16, alone);
@@ -421,7 +355,7 @@ mod tests {
 
     #[test]
     fn helpers_that_wake_up_slowly_are_worth_it() {
-        let s = scale();
+        let s = tuner();
         // Who was not called for the last batch comes too late for this one and the next.
         let hot = core::cell::Cell::new(0u32);
         let slow = |n: u32, _: u32| {
@@ -439,35 +373,11 @@ mod tests {
 
     #[test]
     fn nonsense_does_no_harm() {
-        let s = scale();
+        let s = tuner();
         s.learn(3, 0, 5);
         s.learn(u32::MAX, 1, u64::MAX);
         s.learn(0, u64::MAX, 0);
-        assert!(s.want(64, 1).helpers <= 64);
+        assert!(s.choose(64, 1).count <= 64);
         assert_eq!(s.known_costs().count(), 0);
-    }
-
-    #[test]
-    fn kinds_are_told_apart() {
-        const M: u64 = 1 << 20;
-        assert_eq!(kind_bytes(kind_early(2 * M, 512)), (4096, Some(2 * M)));
-        assert_eq!(
-            kind_bytes(kind_early(128 << 10, 32)),
-            (4096, Some(128 << 10))
-        );
-        assert_eq!(kind_bytes(kind_early(8 * M, 4)), (2 * M, Some(4 * M)));
-        assert_eq!(kind_bytes(kind_early(8192, 2)), (4096, Some(0)));
-        assert_eq!(kind_bytes(kind_now(2 * M)), (2 * M, None));
-        assert_eq!(kind_bytes(kind_now(1 << 30)), (2 * M, None));
-        assert_eq!(kind_bytes(kind_now(16 << 10)), (16 << 10, None));
-        for kind in [
-            kind_early(u64::MAX, 1),
-            kind_early(u64::MAX, u32::MAX),
-            kind_now(0),
-        ] {
-            assert!(kind_to(kind, (1, 0)) < KINDS);
-            assert_eq!(kind_to(kind, (0, 1)), kind);
-            assert_eq!(kind_bytes(kind_to(kind, (1, 0))), kind_bytes(kind));
-        }
     }
 }

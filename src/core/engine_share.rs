@@ -1,0 +1,451 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! How much of a batch an engine should have, and how that is spread over its channels.
+//!
+//! An engine takes chunks from the back of a batch while the mover goes on from the front. The two
+//! should meet when both are through: [`EngineTuner`] learns from each batch how long one waited for
+//! the other. It also learns what a byte costs with the engine and without, and leaves the engine out
+//! where it brings nothing.
+//!
+//! What is learnt is in relaxed atomics that pair with nothing, as in [`workers`](crate::workers).
+
+use crate::word::Word;
+use core::fmt;
+
+/// How the last `taken` of `pieces` chunks are spread over channels: the range of the `n`-th of
+/// `channels`, the first of which gets the end of the batch.
+///
+/// All but one of them get the same number, up to one.
+pub fn nth_range(pieces: u32, taken: u32, channels: u32, n: u32) -> core::ops::Range<u32> {
+    let taken = taken.min(pieces);
+    let (Some(each), Some(longer)) = (taken.checked_div(channels), taken.checked_rem(channels))
+    else {
+        return pieces..pieces;
+    };
+    if n >= channels {
+        return pieces..pieces;
+    }
+    // At most `taken`, which is at most `pieces`.
+    let before = each.saturating_mul(n).saturating_add(n.min(longer));
+    let len = each.saturating_add(u32::from(n < longer));
+    let end = pieces.saturating_sub(before);
+    end.saturating_sub(len)..end
+}
+
+/// How many channels so many bytes are worth, of so many chunks.
+pub fn channels_for(bytes: u64, pieces: u32, most: u32) -> u32 {
+    let by_bytes = u32::try_from(bytes / MIN_CHANNEL_BYTES).unwrap_or(u32::MAX);
+    by_bytes.clamp(1, most.max(1)).min(pieces.max(1))
+}
+
+/// A channel that gets less is slower to start, and to tell of the end, than it copies: at 128 KiB a
+/// folio of 2M on 16 channels of AE4DMA, which interrupts for each descriptor, took three times as
+/// long as at 512, where 16 channels of large batches are less than 0.9 of linear.
+const MIN_CHANNEL_BYTES: u64 = 256 << 10;
+
+/// A part of the chunks of a batch.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Fraction(u32);
+
+impl Fraction {
+    /// The whole batch.
+    pub const ALL: Self = Self(ALL);
+    /// One half of it.
+    pub const HALF: Self = Self(ALL / 2);
+
+    /// Returns how many of so many chunks it is, to the nearest.
+    pub fn of(self, chunks: u32) -> u32 {
+        let of_all = u64::from(self.0).saturating_mul(u64::from(chunks));
+        let nearest = of_all.saturating_add(u64::from(ALL) / 2) / u64::from(ALL);
+        u32::try_from(nearest).unwrap_or(chunks).min(chunks)
+    }
+}
+
+/// Shows it as parts of 1024.
+impl fmt::Display for Fraction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{ALL}", self.0)
+    }
+}
+
+/// The whole batch, in the unit of [`Fraction`].
+const ALL: u32 = 1024;
+/// Less than this is no share.
+const LEAST: u32 = 16;
+/// The share that a kind of batches begins with.
+const FIRST: u32 = ALL / 2;
+/// So many batches, every other one without the engine, before anything is decided.
+const WARM_UP: u32 = 12;
+/// An engine that is worth it is left out once in so many batches, to know what that costs; one that
+/// is not is tried that often, for so many batches.
+const EVERY: u32 = 256;
+const TRY: u32 = 6;
+/// A sample moves a cost by one part in so many, and is at most so many times it.
+const SLOW: u32 = 8;
+const CLAMP: u32 = 4;
+/// The engine has to bring one part in so many.
+const LITTLE: u32 = 32;
+
+/// What the engine gets of a batch.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// Nothing: the batch goes as without Ferry.
+    Nothing,
+    /// Nothing: the mover copies all of it, so that it becomes known what that costs.
+    MoverOnly,
+    /// This part.
+    Part(Fraction),
+}
+
+/// How a batch went.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sample {
+    /// Its bytes.
+    pub bytes: u64,
+    /// What it took.
+    pub ns: u64,
+    /// Was the engine to copy something?
+    pub asked: bool,
+    /// The bytes that it copied.
+    pub engine_bytes: u64,
+    /// From the beginning of the batch to the end of the engine's last descriptor.
+    pub engine_ns: u64,
+    /// How long the mover waited for the engine.
+    pub waited_ns: u64,
+}
+
+/// What has been learnt of batches of one class.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// The part that the engine gets.
+    pub part: Fraction,
+    /// What a MiB costs with the engine, in microseconds.
+    pub with_us: u32,
+    /// What a MiB costs without the engine, in microseconds; 0 if it is not known.
+    pub without_us: u32,
+}
+
+/// Learns how much of the batches of one class an engine should have.
+#[derive(Debug)]
+pub struct EngineTuner<W> {
+    share: W,
+    /// The time of a byte, in nanoseconds times 2^16, with the engine and without; 0 if not known.
+    with: W,
+    without: W,
+    batches: W,
+}
+
+impl<W: Word> EngineTuner<W> {
+    /// Nothing is known. `zero` makes a word that is zero.
+    pub fn new(zero: impl Fn() -> W) -> Self {
+        Self {
+            share: zero(),
+            with: zero(),
+            without: zero(),
+            batches: zero(),
+        }
+    }
+
+    fn share(&self) -> u32 {
+        match self.share.load_relaxed() {
+            0 => FIRST,
+            share => share.clamp(LEAST, ALL),
+        }
+    }
+
+    /// What the next batch is to have.
+    pub fn next(&self) -> Choice {
+        let n = self.batches.load_relaxed();
+        self.batches.store_relaxed(n.wrapping_add(1));
+        let (with, without) = (self.with.load_relaxed(), self.without.load_relaxed());
+        let engine = Choice::Part(Fraction(self.share()));
+        if n < WARM_UP || with == 0 || without == 0 {
+            return if n % 2 == 0 {
+                engine
+            } else {
+                Choice::MoverOnly
+            };
+        }
+        let gains = with <= without.saturating_sub(without / LITTLE);
+        match (gains, n % EVERY) {
+            (true, 0) => Choice::MoverOnly,
+            (true, _) => engine,
+            (false, i) if i < TRY => engine,
+            (false, i) if i == TRY => Choice::MoverOnly,
+            (false, _) => Choice::Nothing,
+        }
+    }
+
+    /// A batch is over.
+    pub fn learn(&self, sample: &Sample) {
+        if sample.bytes == 0 {
+            return;
+        }
+        let cost = (sample.ns.min(u64::MAX >> 16) << 16)
+            .checked_div(sample.bytes)
+            .unwrap_or(0);
+        let cost = u32::try_from(cost).unwrap_or(u32::MAX).max(1);
+        // One that was asked and copied nothing has cost something all the same.
+        let to = if sample.asked {
+            &self.with
+        } else {
+            &self.without
+        };
+        // As long as the share is looked for, only the last one counts.
+        let first = self.batches.load_relaxed() <= WARM_UP / 2;
+        let old = if first { 0 } else { to.load_relaxed() };
+        to.store_relaxed(moved(old, cost));
+        if sample.engine_bytes != 0 {
+            let (share, new) = (self.share(), balanced(self.share(), sample));
+            // Half of the way, as one batch is not as the next.
+            let new = if first { new } else { share.midpoint(new) };
+            self.share.store_relaxed(new);
+        }
+    }
+
+    /// Starts anew: the engine is another one.
+    pub fn forget(&self) {
+        for word in [&self.share, &self.with, &self.without, &self.batches] {
+            word.store_relaxed(0);
+        }
+    }
+
+    /// Returns what has been learnt, if anything.
+    pub fn known(&self) -> Option<Known> {
+        let us = |cost: u32| u32::try_from((u64::from(cost) << 4) / 1000).unwrap_or(u32::MAX);
+        let (with, without) = (self.with.load_relaxed(), self.without.load_relaxed());
+        (with != 0).then(|| Known {
+            part: Fraction(self.share()),
+            with_us: us(with),
+            without_us: us(without),
+        })
+    }
+}
+
+/// A cost after one more sample.
+fn moved(old: u32, sample: u32) -> u32 {
+    if old == 0 {
+        return sample;
+    }
+    let sample = sample.min(old.saturating_mul(CLAMP));
+    let step = |distance: u32| distance.div_ceil(SLOW);
+    if sample > old {
+        old.saturating_add(step(sample.saturating_sub(old)))
+    } else {
+        old.saturating_sub(step(old.saturating_sub(sample))).max(1)
+    }
+}
+
+/// The share with which both would have been through at the same time, at the speeds of this batch.
+fn balanced(share: u32, sample: &Sample) -> u32 {
+    // Products of 32 bits fit. Small ones lose little, as bytes come in pages.
+    let small = |n: u64, shift: u32| (n >> shift).clamp(1, u64::from(u32::MAX));
+    let mover_bytes = sample.bytes.saturating_sub(sample.engine_bytes);
+    if mover_bytes == 0 {
+        // The mover's speed is not known: leave it something.
+        return share.saturating_sub(share / 8).clamp(LEAST, ALL);
+    }
+    let mover_ns = sample.ns.saturating_sub(sample.waited_ns);
+    let engine = small(sample.engine_bytes, 8).saturating_mul(small(mover_ns, 4));
+    let mover = small(mover_bytes, 8).saturating_mul(small(sample.engine_ns, 4));
+    let both = (engine / 2).saturating_add(mover / 2);
+    // Of [`ALL`], 2^10.
+    let new = engine.checked_div(both >> 9).unwrap_or(0);
+    u32::try_from(new).unwrap_or(ALL).clamp(LEAST, ALL)
+}
+
+#[cfg_attr(
+    CONFIG_KUNIT = "y",
+    kernel::macros::kunit_tests(ferry_core_engine_share)
+)]
+#[cfg_attr(not(CONFIG_KUNIT = "y"), cfg(test))]
+mod tests {
+    use super::*;
+    use crate::word::TestWord;
+
+    const K: u64 = 1024;
+
+    fn word() -> TestWord {
+        TestWord::new(0)
+    }
+
+    /// A mover that copies a byte in `mover` ns and an engine that takes `engine`, with `start` before
+    /// its first one: batches of 2 MiB, `n` of them. Returns how many had the engine in the last
+    /// quarter of them, and the last share.
+    fn run(mover: u64, engine: u64, start: u64, n: u32) -> (u32, u32) {
+        let s = EngineTuner::new(word);
+        let bytes = 2048 * K;
+        let (mut with, mut share) = (0, 0);
+        for i in 0..n {
+            let taken = match s.next() {
+                Choice::Nothing => continue,
+                Choice::MoverOnly => 0,
+                Choice::Part(part) => {
+                    share = part.0;
+                    with += u32::from(i >= n - n / 4);
+                    bytes / 32 * u64::from(part.of(32))
+                }
+            };
+            let mover_ns = (bytes - taken) * mover;
+            let engine_ns = if taken == 0 {
+                0
+            } else {
+                start + taken * engine
+            };
+            s.learn(&Sample {
+                bytes,
+                ns: mover_ns.max(engine_ns),
+                asked: taken != 0,
+                engine_bytes: taken,
+                engine_ns,
+                waited_ns: engine_ns.saturating_sub(mover_ns),
+            });
+        }
+        (with, share)
+    }
+
+    #[test]
+    fn equals_share_equally() {
+        let (with, share) = run(1, 1, 1000, 400);
+        assert!(with >= 98);
+        assert!((ALL * 7 / 16..=ALL * 9 / 16).contains(&share));
+    }
+
+    #[test]
+    fn a_fast_engine_gets_nearly_all() {
+        let (with, share) = run(10, 1, 1000, 400);
+        assert!(with >= 98);
+        assert!(share > ALL * 27 / 32);
+    }
+
+    #[test]
+    fn a_slow_one_gets_little() {
+        let (with, share) = run(1, 7, 1000, 400);
+        assert!(with >= 98);
+        assert!(share < ALL * 5 / 32);
+    }
+
+    #[test]
+    fn one_that_is_slow_to_start_is_left_out() {
+        // Twice as long to start as the mover takes for everything.
+        let (with, _) = run(1, 1, 4 << 20, 1024);
+        assert!(with <= TRY + 1);
+    }
+
+    #[test]
+    fn is_tried_again() {
+        let s = EngineTuner::new(word);
+        let sample = |engine| Sample {
+            bytes: 1 << 20,
+            ns: if engine { 3_000_000 } else { 1_000_000 },
+            asked: engine,
+            engine_bytes: u64::from(engine) << 19,
+            engine_ns: 3_000_000,
+            waited_ns: 2_000_000,
+        };
+        let mut tried = 0;
+        for _ in 0..2048 {
+            match s.next() {
+                Choice::Part(_) => {
+                    tried += 1;
+                    s.learn(&sample(true));
+                }
+                Choice::MoverOnly => s.learn(&sample(false)),
+                Choice::Nothing => {}
+            }
+        }
+        assert!((20..100).contains(&tried));
+        s.forget();
+        assert_eq!(s.known(), None);
+        assert_eq!(s.next(), Choice::Part(Fraction(FIRST)));
+    }
+
+    #[test]
+    fn one_that_copies_nothing_is_left_out() {
+        let s = EngineTuner::new(word);
+        let mut asked = 0;
+        for i in 0..1024 {
+            let engine = match s.next() {
+                Choice::Nothing => continue,
+                Choice::MoverOnly => false,
+                Choice::Part(_) => true,
+            };
+            asked += u32::from(engine && i >= 512);
+            s.learn(&Sample {
+                bytes: 1 << 20,
+                ns: 1_000_000,
+                asked: engine,
+                ..Sample::default()
+            });
+        }
+        assert!(asked <= 3 * TRY);
+    }
+
+    #[test]
+    fn shares_are_of_chunks() {
+        assert_eq!(Fraction::ALL.of(32), 32);
+        assert_eq!(Fraction::HALF.of(33), 17);
+        assert_eq!(Fraction(LEAST).of(8), 0);
+        assert_eq!(Fraction(u32::MAX).of(8), 8);
+        assert_eq!(Fraction::ALL.of(u32::MAX), u32::MAX);
+    }
+
+    #[test]
+    fn extreme_samples_do_no_harm() {
+        let s = EngineTuner::new(word);
+        for sample in [
+            Sample::default(),
+            Sample {
+                bytes: 1,
+                ns: u64::MAX,
+                asked: true,
+                engine_bytes: u64::MAX,
+                engine_ns: u64::MAX,
+                waited_ns: u64::MAX,
+            },
+            Sample {
+                bytes: u64::MAX,
+                ns: 0,
+                asked: false,
+                engine_bytes: 1,
+                engine_ns: 0,
+                waited_ns: 0,
+            },
+        ] {
+            s.learn(&sample);
+            if let Choice::Part(Fraction(share)) = s.next() {
+                assert!((LEAST..=ALL).contains(&share));
+            }
+        }
+    }
+
+    #[test]
+    fn channels_share_the_back() {
+        for (pieces, taken, channels) in [(32, 16, 4), (32, 32, 5), (7, 3, 3), (1, 1, 1), (9, 4, 6)]
+        {
+            let mut end = pieces;
+            let mut sizes = 0..0;
+            for n in 0..channels {
+                let r = nth_range(pieces, taken, channels, n);
+                assert_eq!(r.end, end);
+                end = r.start;
+                sizes = sizes.start.max(r.end - r.start)..0;
+                assert!(r.end - r.start + 1 >= taken / channels);
+                assert!(r.end - r.start <= taken / channels + 1);
+            }
+            assert_eq!(end, pieces - taken);
+        }
+        assert_eq!(nth_range(8, 4, 0, 0), 8..8);
+        assert_eq!(nth_range(8, 4, 2, 2), 8..8);
+        assert_eq!(nth_range(8, 9, 1, 0), 0..8);
+    }
+
+    #[test]
+    fn channels_follow_bytes() {
+        assert_eq!(channels_for(2048 * K, 32, 16), 8);
+        assert_eq!(channels_for(1024 * K, 16, 16), 4);
+        assert_eq!(channels_for(4 * K, 1, 16), 1);
+        assert_eq!(channels_for(2048 * K, 3, 16), 3);
+        assert_eq!(channels_for(u64::MAX, 32, 0), 1);
+    }
+}
