@@ -13,25 +13,28 @@
 
 use crate::{
     kapi::{
+        sched::{
+            self,
+            NoPreempt, //
+        },
+        topology, //
+    },
+    migrate_copy::{
         batch::{
             Copied,
             RawBatch, //
         },
-        preempt::{
-            self,
-            NoPreempt, //
-        },
-        shim,
-        topology, //
+        provider, //
     },
-    meter::Meter,
     shared::Shared,
     stats::{
         Counter,
         Stats, //
     },
-    trace,
-    trace::Cause, //
+    trace::{
+        self,
+        Cause, //
+    },
 };
 use core::{
     mem,
@@ -186,7 +189,7 @@ pub(crate) struct Batch {
 }
 
 #[cfg(any(CONFIG_DMA_ENGINE, CONFIG_PCI))]
-impl crate::kapi::channel::Pooled for Batch {
+impl crate::migrate_copy::batch::Pooled for Batch {
     fn put(batch: Arc<Self>) {
         Self::put(batch);
     }
@@ -238,10 +241,10 @@ impl Batch {
     fn start(&mut self, stats: Arc<Stats>) {
         self.raw.ask_always(self.shared.inject.asks_always());
         self.stats = stats;
-        self.begun = preempt::clock();
+        self.begun = sched::clock();
         self.cpu = topology::Cpu::current();
-        self.mover = preempt::current_id();
-        self.payer = shim::payer();
+        self.mover = sched::current_id();
+        self.payer = provider::payer();
         self.patience = Patience::Timeout;
         self.class = None;
         *self.over.get_mut() = 0;
@@ -344,7 +347,7 @@ impl Batch {
     /// Sets its class, if its duration is to be measured, before it is shared; the time begins.
     pub(crate) fn set_class(&mut self, class: Option<BatchClass>) {
         self.class = class;
-        self.planned_at = preempt::clock();
+        self.planned_at = sched::clock();
     }
 
     /// Returns its class, if its duration is to be measured.
@@ -380,7 +383,7 @@ impl Batch {
     }
 
     /// Copies one chunk for the mover, as a helper. False if it is not to be had.
-    fn help(&self, chunk: u32, lane: Lane, meter: &Meter) -> bool {
+    fn help(&self, chunk: u32, lane: Lane, spent_ns: &impl Fn() -> u64) -> bool {
         let inject = &self.shared.inject;
         // From claim to done: no sleep, no fault, no allocation, no lock, no preemption (I13).
         let no_preempt = NoPreempt::new();
@@ -392,11 +395,11 @@ impl Batch {
         } else {
             claim.copy(self.routine, inject.delay_in_chunk_ns())
         };
-        preempt::spin_ns(inject.late_done_ns());
+        sched::spin_ns(inject.late_done_ns());
         let ok = claim.is_ok();
         // Before the chunk is done: then the mover may finish, and it counts and pays.
         self.by_others.add(1u32, Relaxed);
-        self.helper_ns.add(meter.chunk(), Relaxed);
+        self.helper_ns.add(spent_ns(), Relaxed);
         drop(claim);
         drop(no_preempt);
         self.account(copied, ok);
@@ -434,8 +437,9 @@ impl Batch {
 
     /// Helps with the batch until there is nothing left to claim.
     ///
-    /// Returns how many chunks that were.
-    pub(crate) fn work(&self, lane: Lane, meter: &Meter) -> u32 {
+    /// Returns how many chunks that were. `spent_ns` says, with each chunk, how much CPU time in
+    /// nanoseconds the mover owes since the last one.
+    pub(crate) fn work(&self, lane: Lane, spent_ns: impl Fn() -> u64) -> u32 {
         let mut chunks = 0;
         let pieces = self.raw.planned().pieces;
         let mut stalled = None;
@@ -443,17 +447,17 @@ impl Batch {
             let limit = self.limit();
             if let Some(chunk) = self.raw.take(limit) {
                 stalled = None;
-                if self.help(chunk, lane, meter) {
+                if self.help(chunk, lane, &spent_ns) {
                     chunks += 1;
                 }
-                preempt::give_way();
+                sched::give_way();
                 continue;
             }
-            if limit >= pieces || preempt::need_resched() {
+            if limit >= pieces || sched::need_resched() {
                 break;
             }
             // As far ahead as allowed. The mover copies what is left if we do not come back.
-            let now = preempt::clock();
+            let now = sched::clock();
             let since = *stalled.get_or_insert(now);
             if now.saturating_sub(since) > AHEAD_SPIN_NS {
                 break;
@@ -465,7 +469,7 @@ impl Batch {
 
     /// Counts the time since `from` as waited by the mover.
     pub(crate) fn waited(&self, from: u64) {
-        let ns = preempt::clock().saturating_sub(from);
+        let ns = sched::clock().saturating_sub(from);
         self.waited_ns.add(ns, Relaxed);
     }
 

@@ -8,17 +8,21 @@
 
 use crate::{
     kapi::{
-        batch,
         log,
-        shim,
-        sysctl,
-        sysctl::Directory, //
+        sysctl::{
+            self,
+            Directory, //
+        },
     },
     knobs::NUMBERS,
+    migrate_copy::{
+        batch,
+        provider, //
+    },
     registry::{
-        Registry,
+        Registry, //
         MAX_KINDS,
-        OFF, //
+        OFF,
     },
     shared::Shared,
     stats::{
@@ -153,7 +157,7 @@ impl sysctl::Handler for Sysctls {
 
 impl Drop for Sysctls {
     fn drop(&mut self) {
-        shim::set_limits(shim::BatchLimits::STOCK);
+        provider::set_limits(provider::BatchLimits::STOCK);
     }
 }
 

@@ -13,6 +13,7 @@
 //!
 //! [`workers`]: ferry_core::workers
 
+mod accounting;
 mod helper;
 mod placement;
 mod team;
@@ -25,7 +26,7 @@ use self::team::{
 use crate::{
     batch::Batch,
     kapi::{
-        preempt,
+        sched,
         topology,
         vec::filled, //
     },
@@ -37,7 +38,7 @@ use crate::{
         Migrator,
         Quiet, //
     },
-    shared::Shared,
+    shared::Shared, //
 };
 use ferry_core::{
     class::{
@@ -115,7 +116,7 @@ impl Migrator for Cpu {
         if self.shared.knobs.cpu_workers(false) == 0 {
             return false;
         }
-        let (from, mover) = (topology::Cpu::current(), preempt::current_id());
+        let (from, mover) = (topology::Cpu::current(), sched::current_id());
         self.team.candidates(route, from, mover).next().is_some()
     }
 

@@ -11,17 +11,17 @@ use crate::{
         Patience, //
     },
     inject::MoveFault,
-    kapi::{
+    kapi::sched,
+    migrate_copy::{
         batch::{
             Call,
             How,
             NowDone,
             Pair,
-            Settled,
-            MAX_CHUNKS, //
+            Settled, //
+            MAX_CHUNKS,
         },
-        preempt,
-        shim::{
+        provider::{
             self,
             Provider, //
         },
@@ -29,8 +29,10 @@ use crate::{
     migrator::CopyPlan,
     mover::Session,
     stats::Counter,
-    trace,
-    trace::Cause, //
+    trace::{
+        self,
+        Cause, //
+    },
 };
 use core::pin::Pin;
 use ferry_core::{
@@ -88,7 +90,7 @@ impl Provider for Dispatcher {
             return None;
         }
         let limits = self.session.migrator.limits();
-        if (preempt::in_reclaim() && !limits.in_reclaim)
+        if (sched::in_reclaim() && !limits.in_reclaim)
             || (!limits.in_async && !reasons::may_block(call.reason))
         {
             self.decline(Cause::Context, 0);
@@ -177,7 +179,7 @@ impl Provider for Dispatcher {
         }
         let settled = session.settle(&batch, i, help);
         if i == 0 {
-            let ns = preempt::clock().saturating_sub(batch.begun());
+            let ns = sched::clock().saturating_sub(batch.begun());
             session.stats.first_folio.add(ns);
         }
         match settled.how {
@@ -214,7 +216,7 @@ impl Provider for Dispatcher {
             return NowDone::NOT;
         }
         let limits = session.migrator.limits();
-        let fits = (limits.in_reclaim || !preempt::in_reclaim())
+        let fits = (limits.in_reclaim || !sched::in_reclaim())
             && (limits.in_async || reasons::may_block(call.reason));
         if shared.inject.decline_now() {
             session.stats.add(Counter::NowFailed, 1);
@@ -229,7 +231,7 @@ impl Provider for Dispatcher {
         let mut plan = CopyPlan::Decline;
         if fits && bytes >= shared.knobs.min_folio_bytes() {
             let chunks = policy::pieces(bytes, chunk_bytes);
-            plan = session.migrator.choose(class, chunks, shim::payer());
+            plan = session.migrator.choose(class, chunks, provider::payer());
         }
         if plan != CopyPlan::Decline && session.migrator.ready(folio.route()) {
             self.copy_together(folio, cpu, chunk_bytes, class, plan)
@@ -321,7 +323,7 @@ impl Dispatcher {
 /// Returns how long the caller may wait for others: it must not block if it says so by its reason, or
 /// reclaims memory.
 fn patience(call: Call) -> Patience {
-    if preempt::in_reclaim() || !reasons::may_block(call.reason) {
+    if sched::in_reclaim() || !reasons::may_block(call.reason) {
         Patience::Copy
     } else {
         Patience::Timeout
@@ -333,9 +335,9 @@ fn leave_to_helpers(batch: &Batch, i: u32) {
     let Some(chunk) = batch.raw().first_chunk(i) else {
         return;
     };
-    let from = preempt::clock();
-    while batch.raw().is_free(chunk) && preempt::clock().saturating_sub(from) < HELPER_ONLY_NS {
-        preempt::cond_resched();
+    let from = sched::clock();
+    while batch.raw().is_free(chunk) && sched::clock().saturating_sub(from) < HELPER_ONLY_NS {
+        sched::cond_resched();
         kernel::processor::cpu_relax();
     }
 }

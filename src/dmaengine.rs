@@ -8,30 +8,34 @@
 //!
 //! Lock order: that of [`keeper`](crate::engine::keeper), then the locks of dmaengine.
 
+#[allow(unsafe_code)]
+mod channel;
+
+use self::channel::{
+    DmaChannel,
+    Verdict, //
+};
 use crate::{
-    engine,
-    engine::keeper::{
-        Keeper,
-        Provider, //
-    },
-    kapi::{
+    engine::{
+        self,
         channel::Queue,
-        dmaengine,
-        dmaengine::{
-            Bus,
-            DmaChannel,
-            Event,
-            Verdict,
-            Watch,
-            Watcher, //
+        keeper::{
+            Keeper,
+            Provider, //
         },
-        names::Name, //
+    },
+    kapi::bus::{
+        Bus,
+        Event,
+        Watch,
+        Watcher, //
     },
     migrator::{
         Keep,
         Made, //
     },
-    shared::Shared,
+    names::Name,
+    shared::Shared, //
 };
 use kernel::{
     prelude::*,
@@ -63,7 +67,7 @@ pub(crate) fn make(name: &Name, shared: &Arc<Shared>) -> Result<Made> {
     let first = channels.first().ok_or(EIO)?;
     let keeper = Keeper::new(*name, most, KBox::new(driver, GFP_KERNEL)?)?;
     // It does nothing before there are channels.
-    let watch = KBox::new(Watch::new(first, keeper.clone())?, GFP_KERNEL)?;
+    let watch = KBox::new(Watch::new(first.bus(), keeper.clone())?, GFP_KERNEL)?;
     for channel in channels {
         keeper.take(KBox::new(channel, GFP_KERNEL)?);
     }
@@ -168,7 +172,7 @@ impl Watcher for Keeper {
             Event::Unbound(device) => self.left(device),
             // Most devices of a bus are no engines, and looking for channels is not cheap: those that
             // do not answer are asked again.
-            Event::Bound(device) if dmaengine::offers(device, self.name()) => self.arrive(),
+            Event::Bound(device) if channel::offers(device, self.name()) => self.arrive(),
             Event::Bound(_) => {}
             Event::Halt => self.halt(),
             Event::Resume => self.resume(),

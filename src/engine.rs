@@ -18,6 +18,8 @@
 //!
 //! [`engine_share`]: ferry_core::engine_share
 
+#[allow(unsafe_code)]
+pub(crate) mod channel;
 pub(crate) mod keeper;
 
 use self::keeper::{
@@ -28,10 +30,10 @@ use self::keeper::{
 use crate::{
     batch::Batch,
     kapi::{
-        preempt,
+        kthread::Worker,
+        sched,
         topology,
-        vec::filled,
-        worker::Worker, //
+        vec::filled, //
     },
     migrator::{
         CopyPlan,
@@ -43,8 +45,10 @@ use crate::{
     },
     shared::Shared,
     stats::Counter,
-    trace,
-    trace::Cause, //
+    trace::{
+        self,
+        Cause, //
+    },
 };
 use ferry_core::{
     class::{
@@ -377,13 +381,13 @@ impl Migrator for Engine {
                 self.keeper.hurry();
             }
             // Whoever was told of the end of the last descriptor may still be about to say so.
-            let from = preempt::clock();
+            let from = sched::clock();
             loop {
                 line.channel().reap();
                 if !line.channel().has(batch) {
                     break;
                 }
-                if preempt::clock().saturating_sub(from) > REAP_NS {
+                if sched::clock().saturating_sub(from) > REAP_NS {
                     left = true;
                     break;
                 }

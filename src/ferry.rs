@@ -3,7 +3,7 @@
 //! Ferry: moves the content of folios during page migration.
 //!
 //! Dependencies run one way, which `scripts/lint layers` checks: `src/layers` names the floors. Unsafe
-//! code is in `kapi` alone.
+//! code is in five places: `kapi`, `migrate_copy`, `engine::channel`, `dmaengine::channel` and `sdxi::hw`.
 
 #![deny(unsafe_code)]
 // Without engines, what only they use is built all the same.
@@ -11,6 +11,8 @@
 
 mod batch;
 mod control;
+#[cfg(CONFIG_PCI)]
+mod counters;
 mod cpu;
 mod dispatch;
 #[cfg(CONFIG_DMA_ENGINE)]
@@ -21,9 +23,11 @@ mod inject;
 #[allow(unsafe_code)]
 mod kapi;
 mod knobs;
-mod meter;
+#[allow(unsafe_code)]
+mod migrate_copy;
 mod migrator;
 mod mover;
+mod names;
 mod registry;
 #[cfg(CONFIG_PCI)]
 mod sdxi;

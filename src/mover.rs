@@ -14,15 +14,17 @@ use crate::{
         Pool, //
     },
     kapi::{
+        log,
+        sched, //
+    },
+    migrate_copy::{
         batch::{
             ByEngine,
             Claim,
             Settled,
             Step, //
         },
-        log,
-        preempt,
-        shim, //
+        provider, //
     },
     migrator::{
         Migrator,
@@ -33,8 +35,10 @@ use crate::{
         Counter,
         Stats, //
     },
-    trace,
-    trace::Cause, //
+    trace::{
+        self,
+        Cause, //
+    },
 };
 use core::pin::Pin;
 use ferry_core::Lane;
@@ -81,11 +85,11 @@ impl Session {
 
     /// Copies one chunk.
     fn copy(&self, batch: &Batch, mut claim: Claim<'_>) {
-        let from = preempt::clock();
+        let from = sched::clock();
         let copied = claim.copy(batch.routine(), 0);
         let ok = claim.is_ok();
         drop(claim);
-        let ns = preempt::clock().saturating_sub(from);
+        let ns = sched::clock().saturating_sub(from);
         self.shared.pace.learn(copied.bytes, ns);
         batch.count_mine();
         batch.account(copied, ok);
@@ -97,7 +101,7 @@ impl Session {
             if let Some(claim) = batch.raw().claim(chunk, Lane::MOVER) {
                 self.copy(batch, claim);
             }
-            preempt::cond_resched();
+            sched::cond_resched();
         }
     }
 
@@ -113,7 +117,7 @@ impl Session {
         while let Some(chunk) = batch.raw().take(batch.limit()) {
             if let Some(claim) = batch.raw().claim(chunk, Lane::MOVER) {
                 self.copy(batch, claim);
-                preempt::cond_resched();
+                sched::cond_resched();
                 return true;
             }
         }
@@ -133,7 +137,7 @@ impl Session {
                 Step::Final(settled) => return settled,
                 Step::Mine(claim) => {
                     self.copy(batch, claim);
-                    preempt::cond_resched();
+                    sched::cond_resched();
                 }
                 Step::Wait(chunk) => {
                     if !self.copy_ahead(batch) && !self.wait(batch, i, chunk) {
@@ -166,7 +170,7 @@ impl Session {
                 }
             }
         };
-        let from = preempt::clock();
+        let from = sched::clock();
         let result = self.migrator.wait(batch, i, chunk, timeout);
         let answered = result.is_ok();
         let given_up = result == Err(ECANCELED);
@@ -178,11 +182,11 @@ impl Session {
         } else if !answered && patience == Patience::Timeout {
             self.stats.add(Counter::WaitTimeouts, 1);
             trace::engine_error(lane.index().into(), ETIMEDOUT.to_errno());
-            let proving = preempt::clock();
+            let proving = sched::clock();
             quiet = self.migrator.quiesce(batch, i, chunk, timeout) == Quiet::Yes;
             batch.waited(proving);
         }
-        let ns = preempt::clock().saturating_sub(from);
+        let ns = sched::clock().saturating_sub(from);
         self.stats.add(Counter::Waits, 1);
         if patience == Patience::Copy {
             self.stats.add(Counter::WaitsAsync, 1);
@@ -234,7 +238,7 @@ impl Session {
         let engine = batch.raw().by_engine();
         let others = workers.saturating_add(engine.chunks.load(Relaxed));
         if let Some(class) = batch.class() {
-            let ns = preempt::clock().saturating_sub(batch.planned_at());
+            let ns = sched::clock().saturating_sub(batch.planned_at());
             self.migrator.learn(class, &batch, ns);
         }
         let stats = &self.stats;
@@ -245,7 +249,7 @@ impl Session {
         if batch.raw().is_early() {
             stats.add(Counter::ChunksRevoked, batch.raw().revoked().into());
         }
-        shim::charge(helper_ns);
+        provider::charge(helper_ns);
         trace::finish(batch.raw().id(), mover, others, helper_ns);
         Batch::put(batch);
     }

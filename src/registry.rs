@@ -16,18 +16,16 @@ use crate::{
     batch::Pool,
     cpu,
     dispatch::Dispatcher,
-    kapi::{
-        names::{
-            Name,
-            Providers, //
-        },
-        shim, //
-    },
+    migrate_copy::provider,
     migrator::{
         Keep,
         Made, //
     },
     mover::Session,
+    names::{
+        Name,
+        Providers, //
+    },
     shared::Shared,
     stats::Stats, //
 };
@@ -72,7 +70,7 @@ fn is_own(name: &str) -> bool {
 /// A selected migrator. Fields are dropped in this order: first no migration uses it any more, then
 /// none of its threads uses a batch, then it goes.
 struct Current {
-    _registration: shim::Registration<Dispatcher>,
+    _registration: provider::Registration<Dispatcher>,
     _keep: KBox<dyn Keep>,
     session: Arc<Session>,
     name: Name,
@@ -163,7 +161,7 @@ impl Registry {
         // There is one provider at a time. What has begun with the old one ends with it first.
         *current = None;
         *current = Some(Current {
-            _registration: shim::Registration::new(dispatcher)?,
+            _registration: provider::Registration::new(dispatcher)?,
             _keep: made.keep,
             session,
             name,
@@ -184,11 +182,11 @@ impl Registry {
         let selected = current.is_some();
         self.shared.inject.delay_limits();
         if !selected {
-            shim::set_limits(shim::BatchLimits::STOCK);
+            provider::set_limits(provider::BatchLimits::STOCK);
             return;
         }
         let pages = (knobs.batch_bytes() / PAGE).max(1);
-        shim::set_limits(shim::BatchLimits {
+        provider::set_limits(provider::BatchLimits {
             folios: u32::try_from(knobs.batch_folios()).unwrap_or(u32::MAX),
             pages: u32::try_from(pages).unwrap_or(u32::MAX),
         });
@@ -246,8 +244,8 @@ impl Registry {
         let current = self.current.lock();
         let name = current.as_ref().map_or(OFF, |c| c.name.as_str());
         writeln!(f, "migrator {name}")?;
-        match shim::limits() {
-            shim::BatchLimits::STOCK => writeln!(f, "limits stock"),
+        match provider::limits() {
+            provider::BatchLimits::STOCK => writeln!(f, "limits stock"),
             limits => writeln!(f, "limits {} {}", limits.folios, limits.pages),
         }
     }

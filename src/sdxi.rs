@@ -8,7 +8,7 @@
 //!
 //! A function has contexts, each with a ring of descriptors. Who copies watches [`Functions`] for what
 //! is bound, claims and opens contexts, and submits copies to them; see
-//! [`context`](crate::kapi::sdxi::context) for how, and [`function`] for what happens meanwhile.
+//! [`context`](crate::sdxi::hw::context) for how, and [`function`] for what happens meanwhile.
 //! `Documentation/sdxi.rst` says how this maps to the standard.
 //!
 //! [`Functions`] owns what is bound. Who else has references to a function gives them back when
@@ -16,10 +16,12 @@
 //!
 //! Locks: the list's, then those of a function.
 
+mod debugfs;
 mod function;
+#[allow(unsafe_code)]
+mod hw;
 pub(crate) mod migrator;
 mod selftest;
-mod show;
 
 use crate::kapi::pci::{
     Device,
@@ -76,7 +78,7 @@ pub(crate) trait Watcher: Send + Sync {
 
 struct Bound {
     // Dropped first: waits for who reads, or tests.
-    _files: Option<Pin<KBox<Scope<show::View>>>>,
+    _files: Option<Pin<KBox<Scope<debugfs::View>>>>,
     function: Arc<Function>,
 }
 
@@ -134,7 +136,7 @@ impl Driver for Functions {
         }
         let function = Function::probe(dev)?;
         // Files are not worth a failure.
-        let files = show::files(&self.dir, &function).ok();
+        let files = debugfs::files(&self.dir, &function).ok();
         let bound = Bound {
             _files: files,
             function: function.clone(),

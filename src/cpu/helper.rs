@@ -4,14 +4,16 @@
 //!
 //! Lock order: the mailbox is a leaf.
 
-use super::placement::Placement;
 use crate::{
     batch::Batch,
+    cpu::{
+        accounting::Meter,
+        placement::Placement, //
+    },
     kapi::{
-        preempt,
+        sched,
         topology, //
     },
-    meter::Meter,
     stats::Counter, //
 };
 use ferry_core::Lane;
@@ -159,7 +161,7 @@ impl Helper {
     /// Adapts the time that is spent on looking for the next batch, which has come just now.
     fn learn(&self) {
         let spin = self.spin_ns.load(Relaxed);
-        let gap = preempt::clock().saturating_sub(self.asleep_since.load(Relaxed));
+        let gap = sched::clock().saturating_sub(self.asleep_since.load(Relaxed));
         let spin = if spin.saturating_add(gap) <= MAX_SPIN_NS {
             spin.saturating_mul(2)
         } else {
@@ -215,11 +217,11 @@ impl Helper {
                 self.help_with(batch, &pass_on);
             }
             self.state.store(SPINNING, Relaxed);
-            let from = preempt::clock();
+            let from = sched::clock();
             let spin = self.spin_ns.load(Relaxed);
             while !self.pending()
-                && !preempt::need_resched()
-                && preempt::clock().saturating_sub(from) < spin
+                && !sched::need_resched()
+                && sched::clock().saturating_sub(from) < spin
             {
                 kernel::processor::cpu_relax();
             }
@@ -229,7 +231,7 @@ impl Helper {
         }
         self.placement.refresh();
         self.meter.idle();
-        self.asleep_since.store(preempt::clock(), Relaxed);
+        self.asleep_since.store(sched::clock(), Relaxed);
         self.state.store(ASLEEP, Relaxed);
     }
 
@@ -238,7 +240,7 @@ impl Helper {
         let unpaid = self.meter.turn_to(batch.payer());
         batch.stats().add(Counter::UnpaidNs, unpaid);
         pass_on(&batch);
-        let chunks = batch.work(self.lane, &self.meter);
+        let chunks = batch.work(self.lane, || self.meter.chunk());
         self.chunks.add(u64::from(chunks), Relaxed);
         Batch::put(batch);
     }

@@ -8,7 +8,7 @@
 //! Lock order: [`Placement::scratch`] is a leaf, and only tried.
 
 use crate::kapi::{
-    preempt,
+    sched,
     topology::Cpu, //
 };
 use ferry_core::placement::{
@@ -87,7 +87,7 @@ impl Placement {
 
     /// Looks at the topology, if that was long ago. May sleep.
     pub(super) fn refresh(&self) {
-        let (now, last) = (preempt::clock(), self.refreshed.load(Relaxed));
+        let (now, last) = (sched::clock(), self.refreshed.load(Relaxed));
         // Clocks of CPUs differ a little.
         if last != 0 && now < last.saturating_add(REFRESH_NS) {
             return;

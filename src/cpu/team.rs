@@ -4,19 +4,19 @@
 //!
 //! Lock order: [`Helper`]'s mailbox is a leaf; no two are held at the same time.
 
-use super::{
-    helper::Helper,
-    placement::Placement, //
-};
 use crate::{
     batch::Batch,
+    cpu::{
+        helper::Helper,
+        placement::Placement, //
+    },
     kapi::{
-        topology,
-        worker::{
+        kthread::{
             Body,
             Waker,
             Worker, //
         },
+        topology, //
     },
     shared::Shared,
     stats::Counter, //

@@ -4,7 +4,7 @@
 
 use crate::{
     batch::Batch,
-    kapi::preempt, //
+    kapi::sched, //
 };
 use kernel::prelude::*;
 
@@ -17,17 +17,17 @@ const POLLS: u32 = 256;
 /// one chunk, less than the mover would need for it (I15); sleeping would take longer. The timeout is
 /// for a helper whose CPU has been taken away below us, by a hypervisor or firmware.
 pub(super) fn poll(batch: &Batch, i: u32, chunk: u32, timeout_ns: u64) -> Result {
-    let from = preempt::clock();
+    let from = sched::clock();
     let mut polls = 0;
     while batch.raw().waiting(i, chunk) {
         kernel::processor::cpu_relax();
         polls += 1;
         if polls == POLLS {
             polls = 0;
-            if preempt::clock().saturating_sub(from) > timeout_ns {
+            if sched::clock().saturating_sub(from) > timeout_ns {
                 return Err(ETIMEDOUT);
             }
-            preempt::cond_resched();
+            sched::cond_resched();
         }
     }
     Ok(())

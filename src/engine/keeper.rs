@@ -20,21 +20,21 @@
 
 use crate::{
     batch::Batch,
+    engine::channel::{
+        Channel,
+        Queue, //
+    },
     kapi::{
-        channel::{
-            Channel,
-            Device,
-            Queue, //
-        },
-        log,
-        names::Name,
-        topology,
-        worker::{
+        bus::DeviceId,
+        kthread::{
             Body,
             Waker,
             Worker, //
         },
+        log,
+        topology, //
     },
+    names::Name, //
 };
 use ferry_core::{
     pauses::Pauses,
@@ -552,7 +552,7 @@ impl Keeper {
     /// A channel that hangs is left to the driver, which ends what it has when it goes: with the
     /// device's lock held, as it is here, no driver can reset its device for a proof; or it does
     /// not, see [`Self::left()`].
-    pub(crate) fn leave(&self, device: Device) {
+    pub(crate) fn leave(&self, device: DeviceId) {
         let _admin = self.admin.lock();
         let goes = |line: &Line| line.channel.with_queue(|queue| queue.is_of(device)) == Some(true);
         for line in self.lines.iter().filter(|line| goes(line)) {
@@ -573,7 +573,7 @@ impl Keeper {
 
     /// The device has gone. What its driver has not ended is lost; channels of others take its place, if
     /// it had any.
-    pub(crate) fn left(&self, device: Device) {
+    pub(crate) fn left(&self, device: DeviceId) {
         let _admin = self.admin.lock();
         let mut ours = false;
         for line in &self.lines {

@@ -7,7 +7,7 @@
 //!
 //! The PCI core calls all of [`Driver`] with the lock of the device held, one at a time.
 
-use super::channel;
+use super::bus::DeviceId;
 use core::{
     marker::PhantomData,
     ptr, //
@@ -42,19 +42,19 @@ impl Device {
         Self(unsafe { &*pdev.cast::<pci::Device>() }.into())
     }
 
-    pub(super) fn as_raw(&self) -> *mut bindings::pci_dev {
+    pub(crate) fn as_raw(&self) -> *mut bindings::pci_dev {
         ptr::from_ref::<pci::Device>(&self.0).cast_mut().cast()
     }
 
     /// For mapping, and for messages.
-    pub(super) fn as_raw_device(&self) -> *mut bindings::device {
+    pub(crate) fn as_raw_device(&self) -> *mut bindings::device {
         // SAFETY: The device is valid, and this only makes a pointer to a field.
         unsafe { &raw mut (*self.as_raw()).dev }
     }
 
     /// To be compared.
-    pub(crate) fn id(&self) -> channel::Device {
-        channel::Device(self.as_raw_device())
+    pub(crate) fn id(&self) -> DeviceId {
+        DeviceId::new(self.as_raw_device())
     }
 
     /// For messages.
@@ -81,7 +81,7 @@ impl Device {
 
     /// Allows accesses to its registers, and DMA with all 64 bits as soon as it may access memory, which
     /// is what [`Self::set_master()`] allows.
-    pub(super) fn enable(&self) -> Result {
+    pub(crate) fn enable(&self) -> Result {
         // SAFETY: The device is valid.
         to_result(unsafe { bindings::pci_enable_device_mem(self.as_raw()) })?;
         // SAFETY: The device is valid and enabled; nothing has been mapped for it yet.
@@ -90,13 +90,17 @@ impl Device {
     }
 
     /// Lets it access memory and send messages.
-    pub(super) fn set_master(&self) {
+    ///
+    /// # Safety
+    ///
+    /// Whatever the device accesses from here on stays valid until it has stopped, or has left.
+    pub(crate) unsafe fn set_master(&self) {
         // SAFETY: The device is valid, and enabled.
         unsafe { bindings::pci_set_master(self.as_raw()) };
     }
 
     /// The opposite of both. A device that obeys does no DMA afterwards.
-    pub(super) fn disable(&self) {
+    pub(crate) fn disable(&self) {
         // SAFETY: The device is valid, and was enabled.
         unsafe {
             bindings::pci_clear_master(self.as_raw());
@@ -111,7 +115,7 @@ impl Device {
     }
 
     /// Has the PCI core seen it leave?
-    pub(super) fn has_left(&self) -> bool {
+    pub(crate) fn has_left(&self) -> bool {
         // SAFETY: The device is valid; the word is written once, when it leaves.
         let state = unsafe { ptr::read_volatile(&raw const (*self.as_raw()).error_state) };
         state == bindings::pci_channel_io_perm_failure

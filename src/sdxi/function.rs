@@ -8,22 +8,24 @@
 //! administrative context has said so, or the function has stopped; and the function when STS0
 //! says so, after a reset if need be.
 //!
-//! Locks: the mutex, then those of [`context`](crate::kapi::sdxi::context). That of the interrupts
+//! Locks: the mutex, then those of [`context`](crate::sdxi::hw::context). That of the interrupts
 //! is taken without the mutex: requesting one waits for the thread that makes threads, and freeing
 //! that of vector 0 for its own, which takes the mutex.
 
-use crate::kapi::{
+use crate::{
     counters::counters,
-    log::allowed,
-    pci::{
-        self,
-        Configuration,
-        Device,
-        Irq,
-        Vectors,
-        Waker, //
+    kapi::{
+        log::allowed,
+        pci::{
+            self,
+            Configuration,
+            Device,
+            Irq,
+            Vectors,
+            Waker, //
+        },
     },
-    sdxi::{
+    sdxi::hw::{
         context::{
             Context,
             Life, //
@@ -35,8 +37,8 @@ use crate::kapi::{
         Command,
         ErrorLog,
         Refused,
-        Tables,
-        MAX_CONTEXT, //
+        Tables, //
+        MAX_CONTEXT,
     },
 };
 use ferry_core::sdxi::{

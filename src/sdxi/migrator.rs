@@ -8,38 +8,38 @@
 //!
 //! Locks: that of [`Functions`], then that of [`keeper`](crate::engine::keeper), then [`Known::list`].
 
-use super::{
-    function::Function,
-    selftest::{
-        self,
-        Outcome, //
-    },
-    Functions,
-    Watcher, //
-};
 use crate::{
-    engine,
-    engine::keeper::{
-        Keeper,
-        Provider, //
-    },
-    kapi::{
+    engine::{
+        self,
         channel::Queue,
-        log,
-        names::Name,
-        sdxi::{
+        keeper::{
+            Keeper,
+            Provider, //
+        },
+    },
+    kapi::log,
+    migrator::{
+        Keep,
+        Made, //
+    },
+    names::Name,
+    sdxi::{
+        function::Function,
+        hw::{
             context::{
                 Claim,
                 Context, //
             },
             queue::ContextQueue, //
         },
+        selftest::{
+            self,
+            Outcome, //
+        },
+        Functions,
+        Watcher, //
     },
-    migrator::{
-        Keep,
-        Made, //
-    },
-    shared::Shared,
+    shared::Shared, //
 };
 use kernel::{
     new_mutex,

@@ -4,15 +4,17 @@
 //!
 //! Uses a context as a migrator does, by interrupts as long as they come, else by polling.
 
-use super::function::Function;
-use crate::kapi::sdxi::{
-    context::{
-        Claim,
-        Client,
-        Context,
-        Unavailable, //
+use crate::sdxi::{
+    function::Function,
+    hw::{
+        context::{
+            Claim,
+            Client,
+            Context,
+            Unavailable, //
+        },
+        Buffer, //
     },
-    Buffer, //
 };
 use core::fmt;
 use kernel::{

@@ -5,7 +5,7 @@
 //!
 //! The engine may answer all the same, at any time, so that two parties end the descriptor: the
 //! slot of a descriptor, a word that goes from busy to ended by compare-and-exchange, says who
-//! does, as in `src/kapi/channel.rs`. The chunk and its count are those of the module.
+//! does, as in `src/engine/channel.rs`. The chunk and its count are those of the module.
 
 use crate::support::*;
 use ferry_core::{

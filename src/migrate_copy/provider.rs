@@ -6,7 +6,7 @@
 //!
 //! Takes no locks. Registration takes the CPU hotplug lock and waits for SRCU.
 
-use super::batch::{
+use crate::migrate_copy::batch::{
     borrow,
     lend,
     take_back,

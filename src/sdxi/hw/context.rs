@@ -10,21 +10,21 @@
 //! have stopped, by the next [`Context::reap()`]: reported means that the device does not touch
 //! source and destination any more, whether good or not.
 //!
-//! Reports have a tag, or are ends of copies ([`fb::ferry_end`]), which only `kapi` can push: [`Ends`]
+//! Reports have a tag, or are ends of copies ([`fb::ferry_end`]), which only this module's [`queue`](super::queue) pushes: [`Ends`]
 //! has them in the order of the ring, which is the one in which they are reported.
 //!
 //! Locks: the listener's, then the ring's; neither is taken in interrupts. A [`Client`] is called with
 //! the former held, and reports with the latter; ends are told with the former.
 
-use super::{
-    Channel,
-    DeviceAddress,
-    Refused,
-    SLOTS, //
-};
-use crate::kapi::{
+use crate::{
     counters::counters,
-    pci, //
+    kapi::pci,
+    sdxi::hw::{
+        Channel,
+        DeviceAddress,
+        Refused,
+        SLOTS, //
+    },
 };
 use core::{
     mem,

@@ -19,11 +19,11 @@
 //!
 //! Takes no locks but that of the parked folios in the shim, a leaf.
 //!
-//! [`Provider::begin()`]: super::shim::Provider::begin
-//! [`Provider::finish()`]: super::shim::Provider::finish
+//! [`Provider::begin()`]: super::provider::Provider::begin
+//! [`Provider::finish()`]: super::provider::Provider::finish
 //! [`UniqueArc`]: kernel::sync::UniqueArc
 
-use super::preempt;
+use crate::kapi::sched;
 use core::{
     cell::UnsafeCell,
     ops::Range,
@@ -81,6 +81,15 @@ static PARKED: Atomic<u32> = Atomic::new(0);
 /// Returns how many destination folios are kept from being reused (I7).
 pub(crate) fn parked() -> u32 {
     PARKED.load(Relaxed)
+}
+
+/// A batch object, as channels hold it.
+pub(crate) trait Pooled: AsRef<RawBatch> + Send + Sync + 'static {
+    /// Lets go of it, in process context.
+    fn put(batch: Arc<Self>);
+
+    /// So many bytes have been copied. In any context.
+    fn copied(&self, bytes: u64);
 }
 
 /// Words in a bitmap with a bit for each entry.
@@ -179,7 +188,7 @@ impl Pair {
             }
             offset += len;
             if offset < bytes {
-                preempt::cond_resched();
+                sched::cond_resched();
             }
         }
         true
@@ -747,15 +756,20 @@ impl RawBatch {
     }
 
     /// How many entries a chunk is made of, eligible or not: it takes no more descriptors.
-    pub(super) fn entries_of(&self, chunk: u32) -> u32 {
+    pub(crate) fn entries_of(&self, chunk: u32) -> u32 {
         self.pieces().get(chunk as usize).map_or(0, |p| p.count)
     }
 
     /// Records that the engine does not access the memory of its descriptor for this extent any more.
     /// If `ok`, all bytes were copied and are visible to the caller; otherwise the destination is
     /// undefined.
-    pub(super) fn release_extent(&self, extent: &Extent, lane: Lane, ok: bool) {
-        self.by_engine.ended.store(preempt::clock(), Relaxed);
+    ///
+    /// # Safety
+    ///
+    /// [`EngineClaims::reference()`] was called with this extent for this descriptor, and the engine does not
+    /// access its memory any more, nor will it.
+    pub(crate) unsafe fn release_extent(&self, extent: &Extent, lane: Lane, ok: bool) {
+        self.by_engine.ended.store(sched::clock(), Relaxed);
         if ok {
             self.by_engine.bytes.add(extent.len, Relaxed);
         }
@@ -811,7 +825,7 @@ impl RawBatch {
 
 /// The chunks that the maker of an engine's descriptors has claimed. They are let go when it is dropped,
 /// and complete when each descriptor that references them has ended, too.
-pub(super) struct EngineClaims<'a> {
+pub(crate) struct EngineClaims<'a> {
     batch: &'a RawBatch,
     lane: Lane,
     claimed: Range<u32>,
@@ -819,7 +833,7 @@ pub(super) struct EngineClaims<'a> {
 
 impl<'a> EngineClaims<'a> {
     /// Begins with none, for the channel with this lane; the first one claimed is to be `first`.
-    pub(super) fn new(batch: &'a RawBatch, lane: Lane, first: u32) -> Self {
+    pub(crate) fn new(batch: &'a RawBatch, lane: Lane, first: u32) -> Self {
         Self {
             batch,
             lane,
@@ -828,7 +842,7 @@ impl<'a> EngineClaims<'a> {
     }
 
     /// Claims the next chunk. Returns `None` if there is none, or another lane has claimed it.
-    pub(super) fn claim_next(&mut self) -> Option<u32> {
+    pub(crate) fn claim_next(&mut self) -> Option<u32> {
         let chunk = self.claimed.end;
         let (Some(c), Some(p)) = (
             self.batch.chunks().get(chunk as usize),
@@ -847,7 +861,7 @@ impl<'a> EngineClaims<'a> {
     /// Calls `f` with the segments of a claimed chunk: those of folios that may be copied, at this
     /// moment (I1); `referenced` counts the others. Returns `false` if the chunk cannot be copied as a
     /// whole.
-    pub(super) fn segments(
+    pub(crate) fn segments(
         &self,
         chunk: u32,
         referenced: &mut u32,
@@ -880,7 +894,7 @@ impl<'a> EngineClaims<'a> {
 
     /// Adds a reference to the chunks of this extent, for a descriptor.
     /// [`RawBatch::release_extent()`] lets go of it, or [`Self::unmake()`].
-    pub(super) fn reference(&self, extent: &Extent) {
+    pub(crate) fn reference(&self, extent: &Extent) {
         for chunk in extent.chunks.0..=extent.chunks.1 {
             if let Some(p) = self.batch.pending.get(chunk as usize) {
                 p.add();
@@ -889,14 +903,18 @@ impl<'a> EngineClaims<'a> {
     }
 
     /// Lets go of the reference of a descriptor that was not made: its chunks have failed.
-    pub(super) fn unmake(&self, extent: &Extent) {
+    ///
+    /// # Safety
+    ///
+    /// [`Self::reference()`] was called with this extent, and no engine has it.
+    pub(crate) unsafe fn unmake(&self, extent: &Extent) {
         for chunk in extent.chunks.0..=extent.chunks.1 {
             self.batch.release_chunk(chunk, self.lane, false);
         }
     }
 
     /// Lets a claimed chunk fail, whatever becomes of the descriptors that it has.
-    pub(super) fn fail(&self, chunk: u32) {
+    pub(crate) fn fail(&self, chunk: u32) {
         let (true, Some(p)) = (
             self.claimed.contains(&chunk),
             self.batch.pending.get(chunk as usize),
@@ -965,7 +983,7 @@ impl<'a> Claim<'a> {
         let mut ok = true;
         let copy = |c: Copyable<'_>| {
             if delay_ns != 0 {
-                preempt::spin_ns(delay_ns);
+                sched::spin_ns(delay_ns);
                 delay_ns = 0;
             }
             // SAFETY: The chunk is claimed, so the entry is not settled and its folios are lent; claims

@@ -39,15 +39,23 @@
 //! movers hold it for [`SECTION_NS`] at a time, and softirqs do not run inside it. Batches are let go
 //! outside it. Telling lockdep that it is taken in reclaim is done by [`Channel::new()`].
 
-use super::{
-    batch::{
+use crate::{
+    kapi::{
+        bus::DeviceId,
+        sched::{
+            self,
+            NoSoftirqs, //
+        },
+        trace::{
+            self,
+            Proof, //
+        },
+    },
+    migrate_copy::batch::{
         EngineClaims,
+        Pooled,
         RawBatch, //
     },
-    preempt,
-    preempt::NoSoftirqs,
-    trace,
-    trace::Proof, //
 };
 use core::{
     cell::UnsafeCell,
@@ -186,27 +194,7 @@ pub(crate) unsafe trait Queue: Send {
     fn is_bound(&self) -> bool;
 
     /// Is this the device whose driver is asked?
-    fn is_of(&self, device: Device) -> bool;
-}
-
-/// A device, to be compared.
-#[derive(Copy, Clone, PartialEq, Eq)]
-pub(crate) struct Device(pub(super) *const bindings::device);
-
-impl Device {
-    /// Returns a number that no other device has while this one lives; never 0.
-    pub(crate) fn id(self) -> usize {
-        self.0 as usize
-    }
-}
-
-/// A batch object, as channels hold it.
-pub(crate) trait Pooled: AsRef<RawBatch> + Send + Sync + 'static {
-    /// Lets go of it, in process context.
-    fn put(batch: Arc<Self>);
-
-    /// So many bytes have been copied. In any context.
-    fn copied(&self, bytes: u64);
+    fn is_of(&self, device: DeviceId) -> bool;
 }
 
 const FREE: u32 = 0;
@@ -447,9 +435,10 @@ impl<B: Pooled> Slot<B> {
                 common.errors.add(1u64, Relaxed);
                 common.row.add(1u32, Relaxed);
             }
-            (*job.batch)
-                .as_ref()
-                .release_extent(&job.extent, common.lane, ok);
+            let raw: &RawBatch = (*job.batch).as_ref();
+            // SAFETY: `try_make()` was called for it after `reference()`. The callers know that the engine
+            // does not access its memory any more: the queue has said so, or it was proven.
+            unsafe { raw.release_extent(&job.extent, common.lane, ok) };
         }
         self.state.store(ENDED, Release);
         common.wake();
@@ -625,7 +614,7 @@ impl<B: Pooled> Channel<B> {
     }
 
     /// Returns whether the last queue that it had was of this device, which maps its memory.
-    pub(crate) fn was_of(&self, device: Device) -> bool {
+    pub(crate) fn was_of(&self, device: DeviceId) -> bool {
         self.common.device.load(Relaxed) == device.id()
     }
 
@@ -744,8 +733,8 @@ impl<B: Pooled> Channel<B> {
     /// `ECANCELED` if the driver has given it up, so that nothing more will be said of it; `ETIMEDOUT` if
     /// it has not ended in time.
     pub(crate) fn wait(&self, batch: &RawBatch, i: u32, chunk: u32, timeout_ns: u64) -> Result {
-        let from = preempt::clock();
-        let passed = || preempt::clock().saturating_sub(from);
+        let from = sched::clock();
+        let passed = || sched::clock().saturating_sub(from);
         let look_ns = self.common.look_ns.load(Relaxed);
         while passed() < POLL_NS {
             if !batch.waiting(i, chunk) {
@@ -955,7 +944,7 @@ impl<'a> Section<'a> {
     fn new(ring: SpinLockGuard<'a, Ring>) -> Self {
         Self {
             ring,
-            since: preempt::clock(),
+            since: sched::clock(),
         }
     }
 
@@ -965,7 +954,7 @@ impl<'a> Section<'a> {
     }
 
     fn is_long(&self) -> bool {
-        preempt::clock().saturating_sub(self.since) > SECTION_NS
+        sched::clock().saturating_sub(self.since) > SECTION_NS
     }
 }
 
@@ -1064,7 +1053,8 @@ impl<'a, B: Pooled> Maker<'a, B> {
     fn make(&mut self, claims: &EngineClaims<'_>, extent: &Extent, last: bool) {
         claims.reference(extent);
         if self.try_make(extent, last).is_err() {
-            claims.unmake(extent);
+            // SAFETY: It was referenced above, and `try_make()` has failed, so that no engine has it.
+            unsafe { claims.unmake(extent) };
         }
     }
 
@@ -1083,7 +1073,7 @@ impl<'a, B: Pooled> Maker<'a, B> {
             return Err(EINVAL);
         }
         if delay_ns != 0 {
-            preempt::spin_ns(delay_ns);
+            sched::spin_ns(delay_ns);
         }
         let device = queue.device().as_ptr();
         let len = extent.len as usize;

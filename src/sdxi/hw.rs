@@ -4,8 +4,8 @@
 //!
 //! A function reads and writes whatever memory its descriptors and tables name. Who guarantees what:
 //!
-//! * Code outside `kapi` cannot name memory. Descriptors of copies take [`DeviceAddress`]es, which
-//!   only `kapi` makes; the addresses of rings, tables and logs stay in here; the registers that
+//! * Code outside this module cannot name memory. Descriptors of copies take [`DeviceAddress`]es, which
+//!   only this module makes; the addresses of rings, tables and logs stay in here; the registers that
 //!   lead to memory are written in here.
 //! * What was outstanding when a context was stopped is reported only with proof that it has
 //!   stopped, by [`Channel::abandon()`], which looks for it itself.
@@ -14,7 +14,7 @@
 //!   since. Without proof they are kept for ever, and counted ([`leaked()`]).
 //! * A [`DeviceAddress`] says where, not for how long. Who pushes a copy keeps its source and
 //!   destination mapped, and does not use them otherwise, until the copy is reported, whatever the
-//!   report says: that is true of the memory of batches, which `kapi` gives back only then, and of
+//!   report says: that is true of the memory of batches, which `engine::channel` gives back only then, and of
 //!   [`Buffer`].
 //!
 //! Memory of the device is read and written in words of 64 bits, each at once, and every index is
@@ -23,7 +23,7 @@
 pub(crate) mod context;
 pub(crate) mod queue;
 
-use super::pci::Device;
+use crate::kapi::pci::Device;
 use core::ptr::{
     self,
     NonNull, //
@@ -103,7 +103,7 @@ pub(crate) struct DeviceAddress(u64);
 
 impl DeviceAddress {
     /// Something that has been mapped for the device, and stays so as the module says.
-    pub(super) fn new(address: u64) -> Self {
+    fn new(address: u64) -> Self {
         Self(address)
     }
 }
@@ -246,7 +246,9 @@ impl Bars {
         if !self.prove_quiet() {
             return Err(EBUSY);
         }
-        self.dev().set_master();
+        // SAFETY: It has stopped. It is told to run with tables, rings and logs of this module only, which
+        // are freed after it has been proven quiet again.
+        unsafe { self.dev().set_master() };
         Ok(())
     }
 

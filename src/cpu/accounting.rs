@@ -10,7 +10,7 @@
 //!
 //! All fields are the helper's own: relaxed atomics that pair with nothing.
 
-use crate::kapi::preempt;
+use crate::kapi::sched;
 use kernel::sync::atomic::{
     Atomic,
     Relaxed, //
@@ -39,7 +39,7 @@ impl Meter {
 
     /// What it has run since the last call; never more than has gone by.
     fn lap(&self) -> u64 {
-        let (run, clock) = (preempt::runtime(), preempt::clock());
+        let (run, clock) = (sched::runtime(), sched::clock());
         let ran = run.saturating_sub(self.run.load(Relaxed));
         let gone = clock.saturating_sub(self.clock.load(Relaxed));
         self.run.store(run, Relaxed);

@@ -2,16 +2,16 @@
 
 //! debugfs `ferry/functions/<function>/`: functions for people to read, and the self-test.
 
-use super::{
+use crate::sdxi::{
     function::Function,
+    hw::{
+        context::Claim,
+        leaked, //
+    },
     selftest::{
         self,
         Outcome, //
     },
-};
-use crate::kapi::sdxi::{
-    context::Claim,
-    leaked, //
 };
 use core::str;
 use ferry_core::sdxi::log::Entry;

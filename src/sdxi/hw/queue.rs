@@ -1,23 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Contexts as queues of [`channel`](crate::kapi::channel)s.
+//! Contexts as queues of [`channel`](crate::engine::channel)s.
 //!
 //! What is prepared is in the ring, and not valid, until it is issued: one doorbell for all of it, and
 //! one interrupt at its end, whatever who prepares it asks for. Each descriptor can be looked at long
 //! before, in its completion status block, which costs a read of memory.
 
-use super::{
-    context::{
-        Claim,
-        Context,
-        Unavailable, //
+use crate::{
+    engine::channel::Queue,
+    kapi::{
+        bus::DeviceId,
+        pci, //
     },
-    DeviceAddress, //
-};
-use crate::kapi::{
-    channel,
-    channel::Queue,
-    pci, //
+    sdxi::hw::{
+        context::{
+            Claim,
+            Context,
+            Unavailable, //
+        },
+        DeviceAddress, //
+    },
 };
 use core::ptr::NonNull;
 use ferry_bindings as fb;
@@ -151,7 +153,7 @@ unsafe impl Queue for ContextQueue {
         unsafe { fb::ferry_device_is_bound(self.dev.as_raw_device()) }
     }
 
-    fn is_of(&self, device: channel::Device) -> bool {
+    fn is_of(&self, device: DeviceId) -> bool {
         self.dev.id() == device
     }
 }

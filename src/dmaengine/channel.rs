@@ -11,10 +11,11 @@
 //!
 //! Takes no locks but those of dmaengine and the provider.
 
-use super::{
-    channel::{
-        Device,
-        Queue, //
+use crate::{
+    engine::channel::Queue,
+    kapi::bus::{
+        Bus,
+        DeviceId, //
     },
     names::{
         Name,
@@ -66,9 +67,9 @@ impl Providers {
 /// Returns whether a device, which may be any, has free channels of a provider. May sleep.
 ///
 /// To be asked with the lock of the device held, so that it does not go meanwhile.
-pub(crate) fn offers(device: Device, name: &Name) -> bool {
+pub(crate) fn offers(device: DeviceId, name: &Name) -> bool {
     // SAFETY: The device is only compared; the name is a string, for the time of the call.
-    unsafe { fb::ferry_dma_offers(device.0, name.as_c_str().as_char_ptr()) }
+    unsafe { fb::ferry_dma_offers(device.as_ptr(), name.as_c_str().as_char_ptr()) }
 }
 
 /// What is believed of a provider.
@@ -142,15 +143,6 @@ impl Drop for Hole {
     }
 }
 
-/// A bus, to be compared.
-#[derive(Copy, Clone, PartialEq, Eq)]
-pub(crate) struct Bus(*const bindings::bus_type);
-
-// SAFETY: Outside `Watch::new()`, which gets it from a channel, it is only compared.
-unsafe impl Send for Bus {}
-// SAFETY: As for `Send`.
-unsafe impl Sync for Bus {}
-
 /// A channel that is held exclusively.
 pub(crate) struct DmaChannel {
     chan: NonNull<fb::ferry_dma_chan>,
@@ -214,7 +206,10 @@ impl DmaChannel {
     /// The bus that it can come and go on.
     pub(crate) fn bus(&self) -> Bus {
         // SAFETY: We hold the channel.
-        Bus(unsafe { fb::ferry_dma_bus(self.chan.as_ptr()) })
+        let bus = unsafe { fb::ferry_dma_bus(self.chan.as_ptr()) };
+        // SAFETY: The device has a driver, as the channel is held, so it is on a bus that lives as long as
+        // the kernel or the module that the driver depends on.
+        unsafe { Bus::new(bus) }
     }
 
     /// Sets what is believed of it.
@@ -477,9 +472,9 @@ unsafe impl Queue for DmaChannel {
         unsafe { fb::ferry_device_is_bound(self.device().as_ptr()) }
     }
 
-    fn is_of(&self, device: Device) -> bool {
+    fn is_of(&self, device: DeviceId) -> bool {
         // SAFETY: We hold the channel; the other pointer is only compared.
-        unsafe { fb::ferry_dma_is_of(self.chan.as_ptr(), device.0) }
+        unsafe { fb::ferry_dma_is_of(self.chan.as_ptr(), device.as_ptr()) }
     }
 }
 
@@ -489,79 +484,5 @@ impl Drop for DmaChannel {
         unsafe { fb::ferry_dma_release(self.chan.as_ptr()) };
         // SAFETY: The reference is that of `request()`, and is not used any more.
         unsafe { fb::ferry_dma_put_device(self.device.as_ptr()) };
-    }
-}
-
-/// Something that happens to devices, or to the machine.
-#[derive(Copy, Clone, PartialEq, Eq)]
-pub(crate) enum Event {
-    /// The driver of this device is about to be unbound.
-    Unbind(Device),
-    /// It has been.
-    Unbound(Device),
-    /// A driver has been bound to this device.
-    Bound(Device),
-    /// The machine goes to sleep, or down.
-    Halt,
-    /// It is back.
-    Resume,
-}
-
-/// Who wants to know.
-pub(crate) trait Watcher: Send + Sync + 'static {
-    /// May sleep. For devices, with the lock of the device held.
-    fn event(&self, event: Event);
-}
-
-/// Tells a [`Watcher`] until dropped.
-pub(crate) struct Watch<W: Watcher> {
-    inner: KBox<Opaque<fb::ferry_watch>>,
-    _watcher: kernel::sync::Arc<W>,
-}
-
-// SAFETY: Any thread may end it.
-unsafe impl<W: Watcher> Send for Watch<W> {}
-
-/// # Safety
-///
-/// `data` is a `W` that lives until this returns.
-unsafe extern "C" fn event<W: Watcher>(
-    data: *mut ffi::c_void,
-    event: fb::ferry_event,
-    device: *mut bindings::device,
-) {
-    // SAFETY: By the requirement of this function.
-    let watcher = unsafe { &*data.cast::<W>() };
-    watcher.event(match event {
-        fb::ferry_event_FERRY_UNBIND => Event::Unbind(Device(device)),
-        fb::ferry_event_FERRY_UNBOUND => Event::Unbound(Device(device)),
-        fb::ferry_event_FERRY_BOUND => Event::Bound(Device(device)),
-        fb::ferry_event_FERRY_HALT => Event::Halt,
-        fb::ferry_event_FERRY_RESUME => Event::Resume,
-        _ => return,
-    });
-}
-
-impl<W: Watcher> Watch<W> {
-    /// Watches the bus that this channel's device is on, and the machine.
-    pub(crate) fn new(channel: &DmaChannel, watcher: kernel::sync::Arc<W>) -> Result<Self> {
-        let inner = KBox::new(Opaque::new(fb::ferry_watch::default()), GFP_KERNEL)?;
-        let data = kernel::sync::Arc::as_ptr(&watcher).cast_mut().cast();
-        // SAFETY: `inner` and the watcher live until `drop()` has ended it; the bus, of a device that
-        // has a driver, lives as long as the kernel or the module that the driver depends on.
-        to_result(unsafe {
-            fb::ferry_watch(inner.get(), channel.bus().0, Some(event::<W>), data)
-        })?;
-        Ok(Self {
-            inner,
-            _watcher: watcher,
-        })
-    }
-}
-
-impl<W: Watcher> Drop for Watch<W> {
-    fn drop(&mut self) {
-        // SAFETY: Begun by `new()`. Waits for calls of the watcher.
-        unsafe { fb::ferry_unwatch(self.inner.get()) };
     }
 }
