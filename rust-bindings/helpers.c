@@ -228,8 +228,8 @@ bool ferry_cpus_share_core(int a, int b)
  * A thread that prefers one CPU and gives way to all user work. It is not
  * started; the caller holds a reference to it.
  */
-struct task_struct *ferry_worker_create(ferry_thread_fn_t fn, void *data,
-					int cpu)
+struct task_struct *ferry_kthread_create(ferry_thread_fn_t fn, void *data,
+					 int cpu)
 {
 	struct task_struct *task;
 	int rc;
@@ -258,7 +258,7 @@ struct task_struct *ferry_worker_create(ferry_thread_fn_t fn, void *data,
  * has to stop. With MAX_SCHEDULE_TIMEOUT it is not bounded: this is a thread without
  * work, and nobody waits for it.
  */
-void ferry_worker_sleep(ferry_again_fn_t again, void *data, long jiffies)
+void ferry_kthread_sleep(ferry_again_fn_t again, void *data, long jiffies)
 {
 	/*
 	 * set_current_state() orders its store before the reads in again() and

@@ -35,13 +35,13 @@ bool ferry_log_allowed(void);
 typedef int (*ferry_thread_fn_t)(void *data);
 typedef bool (*ferry_again_fn_t)(void *data);
 
-struct task_struct *ferry_worker_create(ferry_thread_fn_t fn, void *data,
-					int cpu);
+struct task_struct *ferry_kthread_create(ferry_thread_fn_t fn, void *data,
+					 int cpu);
 int ferry_cpu_node(int cpu);
 bool ferry_possible_cpu(unsigned int n, int *cpu);
 bool ferry_cpu_usable(int cpu);
 bool ferry_cpus_share_core(int a, int b);
 bool ferry_cpus_share_cache(int a, int b);
-void ferry_worker_sleep(ferry_again_fn_t again, void *data, long jiffies);
+void ferry_kthread_sleep(ferry_again_fn_t again, void *data, long jiffies);
 
 #endif /* _FERRY_HELPERS_H */

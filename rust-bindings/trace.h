@@ -57,11 +57,11 @@ TRACE_EVENT(ferry_wait,
 /* A batch is over. */
 TRACE_EVENT(ferry_finish,
 	TP_PROTO(unsigned long batch, unsigned int mover, unsigned int others,
-		 u64 helper_ns),
-	TP_ARGS(batch, mover, others, helper_ns),
+		 u64 worker_ns),
+	TP_ARGS(batch, mover, others, worker_ns),
 	TP_STRUCT__entry(
 		__field(unsigned long, batch)
-		__field(u64, helper_ns)
+		__field(u64, worker_ns)
 		__field(unsigned int, mover)
 		__field(unsigned int, others)
 	),
@@ -69,11 +69,11 @@ TRACE_EVENT(ferry_finish,
 		__entry->batch = batch;
 		__entry->mover = mover;
 		__entry->others = others;
-		__entry->helper_ns = helper_ns;
+		__entry->worker_ns = worker_ns;
 	),
-	TP_printk("batch=%lx chunks_by_mover=%u chunks_by_others=%u helper_ns=%llu",
+	TP_printk("batch=%lx chunks_by_mover=%u chunks_by_others=%u worker_ns=%llu",
 		  __entry->batch, __entry->mover, __entry->others,
-		  __entry->helper_ns)
+		  __entry->worker_ns)
 );
 
 /* A batch or a folio is left to the stock copy; cause as in the counters. */

@@ -22,7 +22,7 @@ use crate::{
     migrate_copy::{
         batch::{
             Copied,
-            RawBatch, //
+            MigrateCopyBatch, //
         },
         provider, //
     },
@@ -62,7 +62,7 @@ use kernel::{
     },
 };
 
-/// How long a helper that is as far ahead as it may be stays with a batch.
+/// How long a worker that is as far ahead as it may be stays with a batch.
 const AHEAD_SPIN_NS: u64 = 200_000;
 
 /// How long a mover waits for whoever has claimed a chunk of its batch.
@@ -146,7 +146,7 @@ impl Free {
 
 /// A batch.
 pub(crate) struct Batch {
-    raw: RawBatch,
+    raw: MigrateCopyBatch,
     shared: Arc<Shared>,
     /// The counters of the migrator that it was begun for last.
     stats: Arc<Stats>,
@@ -156,7 +156,7 @@ pub(crate) struct Batch {
     begun: u64,
     /// When it was about to be made known, by that clock.
     planned_at: u64,
-    /// Where it was begun, by whom, and who pays for helpers.
+    /// Where it was begun, by whom, and who pays for workers.
     cpu: topology::Cpu,
     mover: usize,
     payer: u64,
@@ -166,13 +166,13 @@ pub(crate) struct Batch {
     patience: Patience,
     /// Its class, if its duration is to be measured.
     class: Option<BatchClass>,
-    /// The mover is through, or does not want more help: helpers have nothing to look for any more.
+    /// The mover is through, or does not want more help: workers have nothing to look for any more.
     /// Stored with release, in the end after the last chunk was closed, read with acquire by
     /// [`Batch::work()`].
     over: Atomic<u32>,
-    /// How many more helpers the batch is worth; taken by [`Batch::want_more()`].
+    /// How many more workers the batch is worth; taken by [`Batch::want_more()`].
     wanted: Atomic<u32>,
-    /// Helpers that it has been given to; set under their mailbox locks.
+    /// Workers that it has been given to; set under their mailbox locks.
     given: Lanes,
     /// Lanes that a wait has timed out on. The mover's.
     stuck: Lanes,
@@ -180,10 +180,10 @@ pub(crate) struct Batch {
     waited_ns: Atomic<u64>,
     /// Folios that the mover has settled, for fault injection. The mover's.
     turns: Atomic<u32>,
-    /// Added to by helpers before they complete a chunk with release, read by the mover after it has
+    /// Added to by workers before they complete a chunk with release, read by the mover after it has
     /// seen all of them complete with acquire.
     by_others: Atomic<u32>,
-    helper_ns: Atomic<u64>,
+    worker_ns: Atomic<u64>,
     /// The mover's.
     by_mover: Atomic<u32>,
 }
@@ -198,15 +198,15 @@ impl crate::migrate_copy::batch::Pooled for Batch {
         let counter = if self.raw.is_early() {
             Counter::BytesEarly
         } else {
-            Counter::BytesNow
+            Counter::BytesInPlace
         };
         self.stats.add(counter, bytes);
         self.stats.add(Counter::EngineBytes, bytes);
     }
 }
 
-impl AsRef<RawBatch> for Batch {
-    fn as_ref(&self) -> &RawBatch {
+impl AsRef<MigrateCopyBatch> for Batch {
+    fn as_ref(&self) -> &MigrateCopyBatch {
         &self.raw
     }
 }
@@ -214,7 +214,7 @@ impl AsRef<RawBatch> for Batch {
 impl Batch {
     fn new(shared: Arc<Shared>, stats: Arc<Stats>, home: Arc<Free>) -> Result<Self> {
         Ok(Self {
-            raw: RawBatch::new()?,
+            raw: MigrateCopyBatch::new()?,
             shared,
             stats,
             home,
@@ -234,7 +234,7 @@ impl Batch {
             turns: Atomic::new(0),
             by_mover: Atomic::new(0),
             by_others: Atomic::new(0),
-            helper_ns: Atomic::new(0),
+            worker_ns: Atomic::new(0),
         })
     }
 
@@ -255,7 +255,7 @@ impl Batch {
         *self.turns.get_mut() = 0;
         *self.by_mover.get_mut() = 0;
         *self.by_others.get_mut() = 0;
-        *self.helper_ns.get_mut() = 0;
+        *self.worker_ns.get_mut() = 0;
     }
 
     /// Lets go of a batch. The last one puts it back into the pool.
@@ -275,12 +275,12 @@ impl Batch {
     }
 
     /// Folios and chunks.
-    pub(crate) fn raw(&self) -> &RawBatch {
+    pub(crate) fn raw(&self) -> &MigrateCopyBatch {
         &self.raw
     }
 
     /// Folios and chunks, to fill and cut.
-    pub(crate) fn raw_mut(&mut self) -> &mut RawBatch {
+    pub(crate) fn raw_mut(&mut self) -> &mut MigrateCopyBatch {
         &mut self.raw
     }
 
@@ -329,7 +329,7 @@ impl Batch {
         self.mover
     }
 
-    /// Who pays for helpers; 0 for nobody.
+    /// Who pays for workers; 0 for nobody.
     pub(crate) fn payer(&self) -> u64 {
         self.payer
     }
@@ -355,14 +355,14 @@ impl Batch {
         self.class
     }
 
-    /// Sets how many more helpers it is worth.
-    pub(crate) fn set_wanted(&self, helpers: u32) {
-        self.wanted.store(helpers, Relaxed);
+    /// Sets how many more workers it is worth.
+    pub(crate) fn set_wanted(&self, workers: u32) {
+        self.wanted.store(workers, Relaxed);
     }
 
-    /// Is it worth another helper? Counts it as found.
+    /// Is it worth another worker? Counts it as found.
     pub(crate) fn want_more(&self) -> bool {
-        // A lost race wakes one helper too few or lets two see the last one: neither matters, so no
+        // A lost race wakes one worker too few or lets two see the last one: neither matters, so no
         // compare-and-exchange. It orders nothing.
         let wanted = self.wanted.load(Relaxed);
         if wanted == 0 || self.over.load(Relaxed) != 0 || self.raw.left() < 2 {
@@ -372,17 +372,17 @@ impl Batch {
         true
     }
 
-    /// Remembers that it has been given to a helper.
-    pub(crate) fn mark_given(&self, helper: u32) {
-        self.given.add(helper);
+    /// Remembers that it has been given to a worker.
+    pub(crate) fn mark_given(&self, worker: u32) {
+        self.given.add(worker);
     }
 
-    /// Has it been given to this helper?
-    pub(crate) fn is_given(&self, helper: u32) -> bool {
-        self.given.has(helper)
+    /// Has it been given to this worker?
+    pub(crate) fn is_given(&self, worker: u32) -> bool {
+        self.given.has(worker)
     }
 
-    /// Copies one chunk for the mover, as a helper. False if it is not to be had.
+    /// Copies one chunk for the mover, as a worker. False if it is not to be had.
     fn help(&self, chunk: u32, lane: Lane, spent_ns: &impl Fn() -> u64) -> bool {
         let inject = &self.shared.inject;
         // From claim to done: no sleep, no fault, no allocation, no lock, no preemption (I13).
@@ -399,7 +399,7 @@ impl Batch {
         let ok = claim.is_ok();
         // Before the chunk is done: then the mover may finish, and it counts and pays.
         self.by_others.add(1u32, Relaxed);
-        self.helper_ns.add(spent_ns(), Relaxed);
+        self.worker_ns.add(spent_ns(), Relaxed);
         drop(claim);
         drop(no_preempt);
         self.account(copied, ok);
@@ -412,7 +412,7 @@ impl Batch {
         let bytes = if self.raw.is_early() {
             Counter::BytesEarly
         } else {
-            Counter::BytesNow
+            Counter::BytesInPlace
         };
         stats.add(bytes, copied.bytes);
         stats.add(Counter::CopiedEarly, copied.folios.into());
@@ -427,12 +427,12 @@ impl Batch {
     /// Returns the first chunk that is too far ahead of the mover.
     pub(crate) fn limit(&self) -> u32 {
         let knobs = &self.shared.knobs;
-        let pieces = self.raw.planned().pieces;
+        let chunks = self.raw.planned().chunks;
         if !self.raw.is_early() {
-            return pieces;
+            return chunks;
         }
         let (ahead, chunk_bytes) = (knobs.lookahead_bytes(), knobs.chunk_bytes());
-        policy::lookahead_limit(self.raw.mover_chunk(), ahead, chunk_bytes, pieces)
+        policy::lookahead_limit(self.raw.mover_chunk(), ahead, chunk_bytes, chunks)
     }
 
     /// Helps with the batch until there is nothing left to claim.
@@ -440,20 +440,20 @@ impl Batch {
     /// Returns how many chunks that were. `spent_ns` says, with each chunk, how much CPU time in
     /// nanoseconds the mover owes since the last one.
     pub(crate) fn work(&self, lane: Lane, spent_ns: impl Fn() -> u64) -> u32 {
-        let mut chunks = 0;
-        let pieces = self.raw.planned().pieces;
+        let mut copied = 0;
+        let planned = self.raw.planned().chunks;
         let mut stalled = None;
         while self.over.load(Acquire) == 0 {
             let limit = self.limit();
             if let Some(chunk) = self.raw.take(limit) {
                 stalled = None;
                 if self.help(chunk, lane, &spent_ns) {
-                    chunks += 1;
+                    copied += 1;
                 }
                 sched::give_way();
                 continue;
             }
-            if limit >= pieces || sched::need_resched() {
+            if limit >= planned || sched::need_resched() {
                 break;
             }
             // As far ahead as allowed. The mover copies what is left if we do not come back.
@@ -464,7 +464,7 @@ impl Batch {
             }
             kernel::processor::cpu_relax();
         }
-        chunks
+        copied
     }
 
     /// Counts the time since `from` as waited by the mover.
@@ -491,12 +491,12 @@ impl Batch {
         (
             self.by_mover.load(Relaxed),
             self.by_others.load(Relaxed),
-            self.helper_ns.load(Relaxed),
+            self.worker_ns.load(Relaxed),
         )
     }
 
-    /// Keeps helpers from looking for more: the mover is through, or goes on alone.
-    pub(crate) fn stop_help(&self) {
+    /// Keeps workers from looking for more: the mover is through, or goes on alone.
+    pub(crate) fn stop_workers(&self) {
         self.over.store(1, Release);
     }
 

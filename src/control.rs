@@ -20,9 +20,9 @@ use crate::{
         provider, //
     },
     registry::{
-        Registry, //
+        Registry,
         MAX_KINDS,
-        OFF,
+        OFF, //
     },
     shared::Shared,
     stats::{

@@ -2,22 +2,22 @@
 
 //! The CPU migrator: kernel threads that help the mover.
 //!
-//! One helper for each possible CPU, at the lowest priority of ordinary threads. How many a batch gets
+//! One worker for each possible CPU, at the lowest priority of ordinary threads. How many a batch gets
 //! follows from what such batches have gained by them ([`workers`]), who they are from where folios come
 //! from and go to and from the caches that CPUs share ([`placement`]). The mover gives a batch to one
 //! whose CPU is idle, or that is still spinning after the last batch, and that one passes it on. A
-//! helper that gets no CPU costs nothing: the mover takes every chunk that nobody has claimed, and
-//! takes a batch back that a helper has not looked at.
+//! worker that gets no CPU costs nothing: the mover takes every chunk that nobody has claimed, and
+//! takes a batch back that a worker has not looked at.
 //!
 //! Lock order: that of [`team`].
 //!
 //! [`workers`]: ferry_core::workers
 
 mod accounting;
-mod helper;
 mod placement;
 mod team;
 mod wait;
+mod worker;
 
 use self::team::{
     Team,
@@ -57,8 +57,8 @@ use kernel::{
     },
 };
 
-/// Most helpers: lane 0 is the mover, and a lane is a byte.
-const MAX_HELPERS: usize = u8::MAX as usize;
+/// Most workers: lane 0 is the mover, and a lane is a byte.
+const MAX_WORKERS: usize = u8::MAX as usize;
 
 /// The CPU migrator.
 struct Cpu {
@@ -68,12 +68,12 @@ struct Cpu {
     shared: Arc<Shared>,
 }
 
-/// The CPUs that get a helper: those that are online first, should there be too many.
+/// The CPUs that get a worker: those that are online first, should there be too many.
 fn cpus() -> Result<KVec<topology::Cpu>> {
-    let mut cpus = KVec::with_capacity(MAX_HELPERS, GFP_KERNEL)?;
+    let mut cpus = KVec::with_capacity(MAX_WORKERS, GFP_KERNEL)?;
     for usable in [true, false] {
         for cpu in topology::possible().filter(|cpu| cpu.is_usable() == usable) {
-            if cpus.len() < MAX_HELPERS && !cpus.contains(&cpu) {
+            if cpus.len() < MAX_WORKERS && !cpus.contains(&cpu) {
                 cpus.push(cpu, GFP_KERNEL)?;
             }
         }
@@ -81,7 +81,7 @@ fn cpus() -> Result<KVec<topology::Cpu>> {
     Ok(cpus)
 }
 
-/// Creates the helpers and their threads.
+/// Creates the workers and their threads.
 pub(crate) fn make(shared: &Arc<Shared>) -> Result<Made> {
     let tuner = || Ok(WorkerTuner::new(|| Atomic::new(0)));
     let tuners = filled(BatchClass::COUNT, tuner)?;
@@ -159,17 +159,17 @@ impl Migrator for Cpu {
     }
 
     fn quiesce(&self, batch: &Batch, _i: u32, chunk: u32, _timeout_ns: u64) -> Quiet {
-        // A helper cannot be stopped in the middle of a chunk; only its word is proof.
+        // A worker cannot be stopped in the middle of a chunk; only its word is proof.
         match batch.raw().in_flight(chunk) {
             Some(_) => Quiet::No,
             None => Quiet::Yes,
         }
     }
 
-    fn over(&self, batch: &Arc<Batch>) {
-        for helper in self.team.helpers() {
-            if batch.is_given(helper.lane().index().into()) {
-                helper.retract(batch);
+    fn batch_done(&self, batch: &Arc<Batch>) {
+        for worker in self.team.workers() {
+            if batch.is_given(worker.lane().index().into()) {
+                worker.retract(batch);
             }
         }
     }

@@ -15,11 +15,11 @@ use crate::{
     migrate_copy::{
         batch::{
             Call,
-            How,
-            NowDone,
-            Pair,
-            Settled, //
-            MAX_CHUNKS,
+            CopyOutcome,
+            FolioPair,
+            SettleOutcome,
+            Settled,
+            MAX_CHUNKS, //
         },
         provider::{
             self,
@@ -54,7 +54,7 @@ use kernel::{
     },
 };
 
-/// How long the mover leaves a folio to helpers with `helper_only`.
+/// How long the mover leaves a folio to workers with `workers_only`.
 const HELPER_ONLY_NS: u64 = 50_000_000;
 
 /// The smallest folio that its mover copies here even if nobody helps: in longer runs than the stock
@@ -83,7 +83,7 @@ impl Dispatcher {
 impl Provider for Dispatcher {
     type Batch = Batch;
 
-    fn begin(&self, first: &Pair, call: Call) -> Option<Pin<UniqueArc<Batch>>> {
+    fn begin(&self, first: &FolioPair, call: Call) -> Option<Pin<UniqueArc<Batch>>> {
         let shared = &self.session.shared;
         if !shared.knobs.reasons().contains(call.reason) {
             self.decline(Cause::Reason, 0);
@@ -125,14 +125,14 @@ impl Provider for Dispatcher {
 
         let planned = batch.raw_mut().plan_early(shared.knobs.chunk_bytes());
         let min = (shared.knobs.min_batch_bytes()).max(session.migrator.limits().min_bytes);
-        if !policy::worth_submitting(planned.bytes, planned.entries, min) || planned.pieces < 2 {
+        if !policy::worth_submitting(planned.bytes, planned.entries, min) || planned.chunks < 2 {
             trace::fallback(stats, Cause::Small, planned.bytes);
             Batch::give_back(batch);
             return None;
         }
 
         let class = BatchClass::early(planned.bytes, filled.eligible(), batch.raw().route());
-        let plan = (session.migrator).choose(class, planned.pieces, batch.payer());
+        let plan = (session.migrator).choose(class, planned.chunks, batch.payer());
         if plan == CopyPlan::Decline {
             trace::fallback(stats, Cause::Gain, planned.bytes);
             Batch::give_back(batch);
@@ -154,7 +154,7 @@ impl Provider for Dispatcher {
             batch.raw().id(),
             filled.folios,
             planned.bytes,
-            planned.pieces,
+            planned.chunks,
             call.mode,
             call.reason,
         );
@@ -174,7 +174,7 @@ impl Provider for Dispatcher {
                 fsleep(Delta::from_micros(delay.into()));
             }
         }
-        if inject.helper_only() {
+        if inject.workers_only() {
             leave_to_helpers(&batch, i);
         }
         let settled = session.settle(&batch, i, help);
@@ -183,13 +183,15 @@ impl Provider for Dispatcher {
             session.stats.first_folio.add(ns);
         }
         match settled.how {
-            How::Copied => {
+            SettleOutcome::Copied => {
                 if batch.raw().is_cut(i) {
                     session.stats.add(Counter::CopiedEarly, 1);
                 }
             }
-            How::NotStarted | How::Partial => session.stats.add(Counter::Not, 1),
-            How::Unquiet => {}
+            SettleOutcome::NotStarted | SettleOutcome::Partial => {
+                session.stats.add(Counter::NotCopied, 1)
+            }
+            SettleOutcome::NotQuiet => {}
         }
         match inject.move_fault(batch.turn()) {
             MoveFault::None => settled,
@@ -205,32 +207,32 @@ impl Provider for Dispatcher {
         self.session.finish(batch);
     }
 
-    fn copy_now(&self, folio: &Pair, call: Call) -> NowDone {
+    fn copy_now(&self, folio: &FolioPair, call: Call) -> CopyOutcome {
         let session = &self.session;
         let shared = &session.shared;
         let bytes = folio.bytes();
         if bytes < MIN_ALONE_BYTES {
-            return NowDone::NOT;
+            return CopyOutcome::NOT;
         }
         if !shared.knobs.reasons().contains(call.reason) {
-            return NowDone::NOT;
+            return CopyOutcome::NOT;
         }
         let limits = session.migrator.limits();
         let fits = (limits.in_reclaim || !sched::in_reclaim())
             && (limits.in_async || reasons::may_block(call.reason));
-        if shared.inject.decline_now() {
-            session.stats.add(Counter::NowFailed, 1);
-            return NowDone::NOT;
+        if shared.inject.decline_in_place() {
+            session.stats.add(Counter::InPlaceFailed, 1);
+            return CopyOutcome::NOT;
         }
         let cpu = CpuCopy {
             routine: shared.knobs.copy_routine(call.reason),
             patience: patience(call),
         };
-        let chunk_bytes = policy::now_chunk_bytes(bytes, shared.knobs.chunk_bytes());
+        let chunk_bytes = policy::in_place_chunk_bytes(bytes, shared.knobs.chunk_bytes());
         let class = BatchClass::in_place(bytes, folio.route());
         let mut plan = CopyPlan::Decline;
         if fits && bytes >= shared.knobs.min_folio_bytes() {
-            let chunks = policy::pieces(bytes, chunk_bytes);
+            let chunks = policy::chunks(bytes, chunk_bytes);
             plan = session.migrator.choose(class, chunks, provider::payer());
         }
         if plan != CopyPlan::Decline && session.migrator.ready(folio.route()) {
@@ -250,26 +252,26 @@ struct CpuCopy {
 
 impl Dispatcher {
     /// Copies a folio without anybody's help.
-    fn copy_alone(&self, folio: &Pair, routine: Routine) -> NowDone {
+    fn copy_alone(&self, folio: &FolioPair, routine: Routine) -> CopyOutcome {
         let stats = &self.session.stats;
         if !folio.copy_alone(ALONE_STEP_BYTES, routine) {
-            stats.add(Counter::NowFailed, 1);
-            return NowDone::NOT;
+            stats.add(Counter::InPlaceFailed, 1);
+            return CopyOutcome::NOT;
         }
-        stats.add(Counter::Alone, 1);
-        stats.add(Counter::BytesAlone, folio.bytes());
-        NowDone::COPIED
+        stats.add(Counter::InPlaceAlone, 1);
+        stats.add(Counter::BytesInPlaceAlone, folio.bytes());
+        CopyOutcome::COPIED
     }
 
-    /// Copies a folio with helpers. Where it turns out that there are none, alone.
+    /// Copies a folio with workers. Where it turns out that there are none, alone.
     fn copy_together(
         &self,
-        folio: &Pair,
+        folio: &FolioPair,
         cpu: CpuCopy,
         chunk_bytes: u64,
         class: BatchClass,
         plan: CopyPlan,
-    ) -> NowDone {
+    ) -> CopyOutcome {
         let session = &self.session;
         let shared = &session.shared;
         let bytes = folio.bytes();
@@ -279,13 +281,15 @@ impl Dispatcher {
         while offset < bytes {
             let Some(mut unique) = session.take() else {
                 self.decline(Cause::Pool, bytes);
-                return NowDone::NOT;
+                return CopyOutcome::NOT;
             };
             let len = window.min(bytes - offset);
-            let planned = unique.raw_mut().plan_now(folio, offset, len, chunk_bytes);
+            let planned = unique
+                .raw_mut()
+                .plan_in_place(folio, offset, len, chunk_bytes);
             if planned.bytes == 0 {
                 Batch::give_back(unique);
-                return NowDone::NOT;
+                return CopyOutcome::NOT;
             }
             unique.set_routine(cpu.routine);
             unique.set_patience(cpu.patience);
@@ -294,12 +298,12 @@ impl Dispatcher {
             offset = offset.saturating_add(planned.bytes);
             let batch = Arc::from(unique);
             let taken = plan == CopyPlan::MoverOnly
-                || planned.pieces > 1 && session.migrator.submit(&batch, plan);
+                || planned.chunks > 1 && session.migrator.submit(&batch, plan);
             if !taken && first {
                 Batch::put(batch);
                 return self.copy_alone(folio, cpu.routine);
             }
-            if shared.inject.helper_only() {
+            if shared.inject.workers_only() {
                 leave_to_helpers(&batch, 0);
             }
             session.copy_all(&batch);
@@ -307,16 +311,16 @@ impl Dispatcher {
             let how = settled.how;
             session.finish(batch);
             match how {
-                How::Copied => {}
-                How::Unquiet => return NowDone::parked(settled),
-                How::NotStarted | How::Partial => {
-                    session.stats.add(Counter::NowFailed, 1);
-                    return NowDone::NOT;
+                SettleOutcome::Copied => {}
+                SettleOutcome::NotQuiet => return CopyOutcome::parked(settled),
+                SettleOutcome::NotStarted | SettleOutcome::Partial => {
+                    session.stats.add(Counter::InPlaceFailed, 1);
+                    return CopyOutcome::NOT;
                 }
             }
         }
-        session.stats.add(Counter::NowCalls, 1);
-        NowDone::COPIED
+        session.stats.add(Counter::InPlace, 1);
+        CopyOutcome::COPIED
     }
 }
 
@@ -330,7 +334,7 @@ fn patience(call: Call) -> Patience {
     }
 }
 
-/// Gives helpers the time to take the folio first. Bounded by [`HELPER_ONLY_NS`].
+/// Gives workers the time to take the folio first. Bounded by [`HELPER_ONLY_NS`].
 fn leave_to_helpers(batch: &Batch, i: u32) {
     let Some(chunk) = batch.raw().first_chunk(i) else {
         return;

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Providers of dmaengine: any of them that can copy memory is a migrator, by the name of its driver.
+//! DmaDrivers of dmaengine: any of them that can copy memory is a migrator, by the name of its driver.
 //!
 //! Channels are requested exclusively, and tested: one that says that a copy was good that cannot be
 //! made is refused, as it would lose content (I5), unless `vm.ferry.dma_untrusted` says otherwise. So
 //! is one on which no such copy can be tried.
 //!
-//! Lock order: that of [`keeper`](crate::engine::keeper), then the locks of dmaengine.
+//! Lock order: that of [`manager`](crate::engine::manager), then the locks of dmaengine.
 
 #[allow(unsafe_code)]
 mod channel;
@@ -19,9 +19,9 @@ use crate::{
     engine::{
         self,
         channel::Queue,
-        keeper::{
-            Keeper,
-            Provider, //
+        manager::{
+            ChannelManager,
+            ChannelSource, //
         },
     },
     kapi::bus::{
@@ -53,7 +53,7 @@ struct Driver {
     shared: Arc<Shared>,
 }
 
-impl Keep for Watch<Keeper> {}
+impl Keep for Watch<ChannelManager> {}
 
 /// Requests the channels of a provider, tests them, and makes a migrator of them.
 pub(crate) fn make(name: &Name, shared: &Arc<Shared>) -> Result<Made> {
@@ -65,13 +65,13 @@ pub(crate) fn make(name: &Name, shared: &Arc<Shared>) -> Result<Made> {
     };
     let channels = driver.channels(most)?;
     let first = channels.first().ok_or(EIO)?;
-    let keeper = Keeper::new(*name, most, KBox::new(driver, GFP_KERNEL)?)?;
+    let manager = ChannelManager::new(*name, most, KBox::new(driver, GFP_KERNEL)?)?;
     // It does nothing before there are channels.
-    let watch = KBox::new(Watch::new(first.bus(), keeper.clone())?, GFP_KERNEL)?;
+    let watch = KBox::new(Watch::new(first.bus(), manager.clone())?, GFP_KERNEL)?;
     for channel in channels {
-        keeper.take(KBox::new(channel, GFP_KERNEL)?);
+        manager.take(KBox::new(channel, GFP_KERNEL)?);
     }
-    engine::make(keeper, watch, shared)
+    engine::make(manager, watch, shared)
 }
 
 impl Driver {
@@ -153,7 +153,7 @@ impl Driver {
     }
 }
 
-impl Provider for Driver {
+impl ChannelSource for Driver {
     fn find(&self, most: usize) -> Result<KVec<KBox<dyn Queue>>> {
         let channels = self.channels(most)?;
         let mut queues = KVec::with_capacity(channels.len(), GFP_KERNEL)?;
@@ -165,14 +165,14 @@ impl Provider for Driver {
     }
 }
 
-impl Watcher for Keeper {
+impl Watcher for ChannelManager {
     fn event(&self, event: Event) {
         match event {
-            Event::Unbind(device) => self.leave(device),
-            Event::Unbound(device) => self.left(device),
+            Event::Unbind(device) => self.device_removing(device),
+            Event::Unbound(device) => self.device_removed(device),
             // Most devices of a bus are no engines, and looking for channels is not cheap: those that
             // do not answer are asked again.
-            Event::Bound(device) if channel::offers(device, self.name()) => self.arrive(),
+            Event::Bound(device) if channel::offers(device, self.name()) => self.rescan_later(),
             Event::Bound(_) => {}
             Event::Halt => self.halt(),
             Event::Resume => self.resume(),

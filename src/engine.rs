@@ -1,36 +1,36 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The migrator of engines of any kind: channels of one provider copy the back of a batch while the
+//! The migrator of engines of any kind: channels of one source copy the back of a batch while the
 //! mover goes on from the front.
 //!
 //! Its channels are requested when it is selected, and held. How much of a batch they get follows from
 //! what such batches have gained ([`engine_share`]); with `vm.ferry.engine_share` at `all` it is everything. Those
 //! on the nodes of source and destination come first, and those that are busy are left alone.
 //!
-//! A channel that does not answer, or fails again and again, is quarantined at once; the [`Keeper`] finds
+//! A channel that does not answer, or fails again and again, is quarantined at once; the [`ChannelManager`] finds
 //! out whether it is quiet (I7), and takes it back after a pause, or when somebody asks for it, if
-//! it passes the test of its [`keeper::Provider`]. Channels come and go with their devices.
+//! it passes the test of its [`manager::ChannelSource`]. Channels come and go with their devices.
 //!
 //! Not for migrations that must not block (I15), nor in reclaim: mapping and preparing allocate
 //! there at the expense of reserves (I8).
 //!
-//! Lock order: that of [`keeper`]. Movers take only the locks of channels.
+//! Lock order: that of [`manager`]. Movers take only the locks of channels.
 //!
 //! [`engine_share`]: ferry_core::engine_share
 
 #[allow(unsafe_code)]
 pub(crate) mod channel;
-pub(crate) mod keeper;
+pub(crate) mod manager;
 
-use self::keeper::{
-    Keeper,
-    Line,
+use self::manager::{
+    ChannelManager,
+    ChannelSlot,
     State, //
 };
 use crate::{
     batch::Batch,
     kapi::{
-        kthread::Worker,
+        kthread::Kthread,
         sched,
         topology,
         vec::filled, //
@@ -82,12 +82,12 @@ use kernel::{
 /// What a byte may take, in nanoseconds, on top of the timeout of a batch: 16 MB/s.
 const SLOWEST_NS: u64 = 64;
 
-/// How long the mover looks for the end of what has been copied, before it leaves that to the keeper.
+/// How long the mover looks for the end of what has been copied, before it leaves that to the manager.
 const REAP_NS: u64 = 200_000;
 
-/// The migrator of one provider.
+/// The migrator of one source.
 struct Engine {
-    keeper: Arc<Keeper>,
+    manager: Arc<ChannelManager>,
     /// What each class of batches has gained, by its index, since the channels have been these.
     tuners: KVec<EngineTuner<Atomic<u32>>>,
     /// How many channels each class gains most by.
@@ -101,24 +101,24 @@ struct Engine {
 /// What ends with the selection.
 struct Held {
     watch: Option<KBox<dyn Keep>>,
-    thread: Option<Worker<Keeper>>,
-    keeper: Arc<Keeper>,
+    thread: Option<Kthread<ChannelManager>>,
+    manager: Arc<ChannelManager>,
 }
 
 impl Keep for Held {}
 
 impl Drop for Held {
     fn drop(&mut self) {
-        // First nothing is told to the keeper, then its thread ends, then the channels go.
+        // First nothing is told to the manager, then its thread ends, then the channels go.
         self.watch = None;
         self.thread = None;
-        self.keeper.stop();
+        self.manager.stop();
     }
 }
 
-/// Makes a migrator of the channels that a keeper has. What `watch` holds ends first with it.
+/// Makes a migrator of the channels that a manager has. What `watch` holds ends first with it.
 pub(crate) fn make(
-    keeper: Arc<Keeper>,
+    manager: Arc<ChannelManager>,
     watch: KBox<dyn Keep>,
     shared: &Arc<Shared>,
 ) -> Result<Made> {
@@ -127,7 +127,7 @@ pub(crate) fn make(
     let channel_tuners = filled(BatchClass::COUNT, || Ok(WorkerTuner::new(zero)))?;
     let engine = Arc::new(
         Engine {
-            keeper: keeper.clone(),
+            manager: manager.clone(),
             tuners,
             channel_tuners,
             pace: ChannelPace::new(Atomic::new(0)),
@@ -136,17 +136,17 @@ pub(crate) fn make(
         },
         GFP_KERNEL,
     )?;
-    let thread = Worker::new(topology::Cpu::current().number(), keeper.clone())?;
+    let thread = Kthread::new(topology::Cpu::current().number(), manager.clone())?;
     // Movers wait for its proofs.
     thread.hurry();
-    keeper.set_waker(thread.waker());
+    manager.set_waker(thread.waker());
     Ok(Made {
         migrator: engine,
         keep: KBox::new(
             Held {
                 watch: Some(watch),
                 thread: Some(thread),
-                keeper,
+                manager,
             },
             GFP_KERNEL,
         )?,
@@ -163,21 +163,21 @@ pub(crate) fn bounces(name: &str) -> Error {
 
 impl Engine {
     /// Lines that are open and idle, those of these nodes first.
-    fn idle(&self, route: Route, busy_too: bool) -> impl Iterator<Item = &Line> {
-        let near = move |line: &&Line| route.touches(line.channel().node());
-        let usable = move |line: &&Line| {
-            line.state() == State::Live && (busy_too || line.channel().load() == 0)
+    fn idle(&self, route: Route, busy_too: bool) -> impl Iterator<Item = &ChannelSlot> {
+        let near = move |slot: &&ChannelSlot| route.touches(slot.channel().node());
+        let usable = move |slot: &&ChannelSlot| {
+            slot.state() == State::Active && (busy_too || slot.channel().load() == 0)
         };
-        let lines = self.keeper.lines();
+        let slots = self.manager.slots();
         Iterator::chain(
-            lines.iter().filter(usable).filter(near),
-            lines.iter().filter(usable).filter(move |l| !near(l)),
+            slots.iter().filter(usable).filter(near),
+            slots.iter().filter(usable).filter(move |l| !near(l)),
         )
     }
 
     /// Does the engine get everything, gain or no gain?
     fn takes_all(&self) -> bool {
-        self.shared.knobs.engine_share() == EngineShare::All || self.shared.inject.helper_only()
+        self.shared.knobs.engine_share() == EngineShare::All || self.shared.inject.workers_only()
     }
 
     /// How many channels a batch is worth that gets so many bytes, of at most `most`.
@@ -192,7 +192,7 @@ impl Engine {
 
     /// What has been learnt was of other channels, if they have changed.
     fn forget_others(&self) {
-        let now = self.keeper.changes();
+        let now = self.manager.changes();
         if self.seen.load(Relaxed) != now {
             self.seen.store(now, Relaxed);
             self.tuners.iter().for_each(EngineTuner::forget);
@@ -201,10 +201,10 @@ impl Engine {
         }
     }
 
-    fn line(&self, lane: u32) -> Option<&Line> {
+    fn slot(&self, lane: u32) -> Option<&ChannelSlot> {
         // Lane 0 is the mover.
         let index = usize::try_from(lane.checked_sub(1)?).ok()?;
-        self.keeper.lines().get(index)
+        self.manager.slots().get(index)
     }
 }
 
@@ -279,7 +279,7 @@ impl Migrator for Engine {
         };
         let planned = batch.raw().planned();
         // At least one chunk: it is how small batches are measured.
-        let taken = part.of(planned.pieces).max(1);
+        let taken = part.of(planned.chunks).max(1);
         let route = batch.raw().route();
         let busy_too = self.takes_all();
         let usable = u32::try_from(self.idle(route, busy_too).count()).unwrap_or(u32::MAX);
@@ -287,19 +287,19 @@ impl Migrator for Engine {
             return false;
         }
         // About as much as they get.
-        let bytes = policy::bytes_of(planned.bytes, taken, planned.pieces);
+        let bytes = policy::bytes_of(planned.bytes, taken, planned.chunks);
         let channels = self.channels(batch, engine_share::channels_for(bytes, taken, usable));
         let mut chunks = 0u32;
-        for (n, line) in (0..channels).zip(self.idle(route, busy_too)) {
-            let range = engine_share::nth_range(planned.pieces, taken, channels, n);
+        for (n, slot) in (0..channels).zip(self.idle(route, busy_too)) {
+            let range = engine_share::nth_range(planned.chunks, taken, channels, n);
             let inject = &self.shared.inject;
             let fail = || inject.fail_chunk();
-            let did = (line.channel()).submit(batch, range, fail, inject.delay_in_descriptor_ns());
+            let did = (slot.channel()).submit(batch, range, fail, inject.delay_in_descriptor_ns());
             if did.chunks == 0 {
                 continue;
             }
             chunks = chunks.saturating_add(did.chunks);
-            batch.mark_given(line.lane().index().into());
+            batch.mark_given(slot.lane().index().into());
             let stats = batch.stats();
             stats.add(Counter::Descriptors, did.descriptors.into());
             stats.add(Counter::Mappings, did.mappings.into());
@@ -316,23 +316,23 @@ impl Migrator for Engine {
         let Some(lane) = batch.raw().in_flight(chunk) else {
             return Ok(());
         };
-        let line = self.line(lane.index().into()).ok_or(EINVAL)?;
-        let load = line.channel().load();
+        let slot = self.slot(lane.index().into()).ok_or(EINVAL)?;
+        let load = slot.channel().load();
         // All that the mover waits for engines in this batch, proofs included.
         let all = timeout_ns.saturating_add(load.saturating_mul(SLOWEST_NS));
         let left = all.saturating_sub(batch.waited_ns());
-        let channel = line.channel();
+        let channel = slot.channel();
         // One that has kept somebody waiting for too long gets no more than that. Where there
         // will be no proof, a folio that comes late is better than one that fails.
-        let patience = match line.state() {
-            State::Hung => 0,
+        let patience = match slot.state() {
+            State::TimedOut => 0,
             _ if channel.can_prove() => self.pace.patience_ns(load),
             _ => left,
         };
         let waited = channel.wait(batch.raw(), i, chunk, left.min(patience));
         let waited_ns = batch.waited_ns();
-        if waited == Err(ECANCELED) && self.keeper.quarantine(line, State::GivenUp, waited_ns) {
-            self.keeper.hurry();
+        if waited == Err(ECANCELED) && self.manager.quarantine(slot, State::Aborted, waited_ns) {
+            self.manager.hurry();
         }
         waited
     }
@@ -341,50 +341,52 @@ impl Migrator for Engine {
         let Some(lane) = batch.raw().in_flight(chunk) else {
             return Quiet::Yes;
         };
-        let Some(line) = self.line(lane.index().into()) else {
+        let Some(slot) = self.slot(lane.index().into()) else {
             return Quiet::No;
         };
         // Whatever else has something of this batch has had it for as long: all of them are asked
         // at the same time, and once. `wait()` has no patience with them afterwards.
         let mut news = false;
-        for line in self.keeper.lines() {
-            if batch.is_given(line.lane().index().into()) && line.channel().is_at(batch) {
-                news |= self.keeper.quarantine(line, State::Hung, batch.waited_ns());
+        for slot in self.manager.slots() {
+            if batch.is_given(slot.lane().index().into()) && slot.channel().is_at(batch) {
+                news |= self
+                    .manager
+                    .quarantine(slot, State::TimedOut, batch.waited_ns());
             }
         }
         if news {
-            self.keeper.hurry();
+            self.manager.hurry();
             batch.stats().add(Counter::EngineTimeouts, 1);
         }
-        if !line.channel().can_prove() {
+        if !slot.channel().can_prove() {
             return Quiet::No;
         }
-        // With the proof the keeper ends what is in flight, and the chunk has failed. Without a
-        // lock of ours or of a driver's, and bounded: the keeper may need what the mover has.
+        // With the proof the manager ends what is in flight, and the chunk has failed. Without a
+        // lock of ours or of a driver's, and bounded: the manager may need what the mover has.
         let left = timeout_ns.saturating_sub(batch.waited_ns());
-        match line.channel().wait(batch.raw(), i, chunk, left) {
+        match slot.channel().wait(batch.raw(), i, chunk, left) {
             Ok(()) => Quiet::Yes,
             Err(_) => Quiet::No,
         }
     }
 
-    fn over(&self, batch: &Arc<Batch>) {
+    fn batch_done(&self, batch: &Arc<Batch>) {
         let mut left = false;
-        for line in self.keeper.lines() {
-            if !batch.is_given(line.lane().index().into()) {
+        for slot in self.manager.slots() {
+            if !batch.is_given(slot.lane().index().into()) {
                 continue;
             }
-            if line.channel().errors_in_a_row() != 0 {
-                trace::engine_error(line.lane().index().into(), EIO.to_errno());
+            if slot.channel().errors_in_a_row() != 0 {
+                trace::engine_error(slot.lane().index().into(), EIO.to_errno());
             }
-            if line.channel().is_failing() && self.keeper.quarantine(line, State::Failing, 0) {
-                self.keeper.hurry();
+            if slot.channel().is_failing() && self.manager.quarantine(slot, State::Faulted, 0) {
+                self.manager.hurry();
             }
             // Whoever was told of the end of the last descriptor may still be about to say so.
             let from = sched::clock();
             loop {
-                line.channel().reap();
-                if !line.channel().has(batch) {
+                slot.channel().reap();
+                if !slot.channel().has(batch) {
                     break;
                 }
                 if sched::clock().saturating_sub(from) > REAP_NS {
@@ -395,17 +397,17 @@ impl Migrator for Engine {
             }
         }
         if left {
-            self.keeper.call();
+            self.manager.kick();
         }
     }
 
     fn rearm(&self) -> Result {
-        self.keeper.rearm();
+        self.manager.rearm();
         Ok(())
     }
 
     fn show(&self, f: &mut dyn fmt::Write) -> fmt::Result {
-        self.keeper.show(f)?;
+        self.manager.show(f)?;
         for (class, (tuner, channels)) in
             BatchClass::all().zip(self.tuners.iter().zip(&self.channel_tuners))
         {

@@ -23,7 +23,7 @@ macro_rules! inject {
         pub(crate) struct Inject {
             $($(#[$doc])* $field: Atomic<u32>,)*
             batches: Atomic<u32>,
-            nows: Atomic<u32>,
+            in_place: Atomic<u32>,
             chunks: Atomic<u32>,
         }
 
@@ -33,7 +33,7 @@ macro_rules! inject {
                 Self {
                     $($field: Atomic::new(0),)*
                     batches: Atomic::new(0),
-                    nows: Atomic::new(0),
+                    in_place: Atomic::new(0),
                     chunks: Atomic::new(0),
                 }
             }
@@ -49,17 +49,17 @@ macro_rules! inject {
 inject! {
     /// The mover waits so long after it has made a batch known.
     delay_after_submit_us => c"delay_after_submit_us",
-    /// A helper waits so long with a claim, before it copies.
+    /// A worker waits so long with a claim, before it copies.
     delay_in_chunk_us => c"delay_in_chunk_us",
-    /// A helper waits so long with a claim, after it has copied.
+    /// A worker waits so long with a claim, after it has copied.
     late_done_us => c"late_done_us",
     /// A mover takes so much longer for each descriptor that it makes, with the channel locked.
     delay_in_descriptor_us => c"delay_in_descriptor_us",
     /// Every n-th batch is declined.
     decline_batch_every => c"decline_batch_every",
     /// Every n-th copy in place is declined.
-    decline_now_every => c"decline_now_every",
-    /// Every n-th chunk of a helper fails without being copied.
+    decline_in_place_every => c"decline_in_place_every",
+    /// Every n-th chunk of a worker fails without being copied.
     fail_chunk_every => c"fail_chunk_every",
     /// Every n-th folio of a batch fails for good after it has been settled.
     fail_move_every => c"fail_move_every",
@@ -67,11 +67,11 @@ inject! {
     again_move_every => c"again_move_every",
     /// The pool looks empty.
     exhaust_pool => c"exhaust_pool",
-    /// The mover gives helpers up to 50 ms to take each folio before it takes it itself.
-    helper_only => c"helper_only",
+    /// The mover gives workers up to 50 ms to take each folio before it takes it itself.
+    workers_only => c"workers_only",
     /// The limits of batches are set so long after it was looked whether a migrator is selected.
     delay_limits_us => c"delay_limits_us",
-    /// As many helpers as bytes, idle CPUs and knobs allow, whatever they have gained.
+    /// As many workers as bytes, idle CPUs and knobs allow, whatever they have gained.
     all_workers => c"all_workers",
 }
 
@@ -103,12 +103,12 @@ impl Inject {
         self.delay_after_submit_us.load(Relaxed)
     }
 
-    /// How long a helper waits in a chunk before it copies.
+    /// How long a worker waits in a chunk before it copies.
     pub(crate) fn delay_in_chunk_ns(&self) -> u64 {
         ns(&self.delay_in_chunk_us)
     }
 
-    /// How long a helper waits in a chunk after it has copied.
+    /// How long a worker waits in a chunk after it has copied.
     pub(crate) fn late_done_ns(&self) -> u64 {
         ns(&self.late_done_us)
     }
@@ -124,8 +124,8 @@ impl Inject {
     }
 
     /// Is this copy in place to be declined?
-    pub(crate) fn decline_now(&self) -> bool {
-        every(&self.decline_now_every, &self.nows)
+    pub(crate) fn decline_in_place(&self) -> bool {
+        every(&self.decline_in_place_every, &self.in_place)
     }
 
     /// Is this chunk to fail?
@@ -161,7 +161,7 @@ impl Inject {
     pub(crate) fn asks_always(&self) -> bool {
         self.fail_move_every.load(Relaxed) != 0
             || self.again_move_every.load(Relaxed) != 0
-            || self.helper_only()
+            || self.workers_only()
     }
 
     /// Is the pool to look empty?
@@ -169,12 +169,12 @@ impl Inject {
         self.exhaust_pool.load(Relaxed) != 0
     }
 
-    /// Does what a batch gains from helpers not matter? What is injected says nothing about it, and
+    /// Does what a batch gains from workers not matter? What is injected says nothing about it, and
     /// is not to be avoided.
     pub(crate) fn ignores_gain(&self) -> bool {
         [
             &self.all_workers,
-            &self.helper_only,
+            &self.workers_only,
             &self.delay_after_submit_us,
             &self.delay_in_chunk_us,
             &self.late_done_us,
@@ -187,8 +187,8 @@ impl Inject {
         .any(|value| value.load(Relaxed) != 0)
     }
 
-    /// Does the mover leave the copying to helpers?
-    pub(crate) fn helper_only(&self) -> bool {
-        self.helper_only.load(Relaxed) != 0
+    /// Does the mover leave the copying to workers?
+    pub(crate) fn workers_only(&self) -> bool {
+        self.workers_only.load(Relaxed) != 0
     }
 }

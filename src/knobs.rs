@@ -69,13 +69,13 @@ knobs! {
     min_batch_bytes: u64 = MIN_BATCH_BYTES, c"min_batch_bytes";
     /// Size of the smallest folio that is copied in place by several.
     min_folio_bytes: u64 = MIN_FOLIO_BYTES, c"min_folio_bytes";
-    /// How far CPU helpers run ahead of the mover.
+    /// How far CPU workers run ahead of the mover.
     lookahead_bytes: u64 = LOOKAHEAD_BYTES, c"lookahead_bytes";
-    /// Most CPU helpers for one batch.
+    /// Most CPU workers for one batch.
     workers: u64 = CPU_WORKERS, c"cpu_workers";
-    /// Most CPU helpers for one batch of a control group.
+    /// Most CPU workers for one batch of a control group.
     group_workers: u64 = CGROUP_WORKERS, c"cgroup_workers";
-    /// Where helpers are looked for first.
+    /// Where workers are looked for first.
     node: CpuNode = CPU_NODE, c"cpu_node";
     /// How CPUs copy.
     routine: CopyRoutine = COPY_ROUTINE, c"copy_routine";
@@ -90,7 +90,7 @@ knobs! {
 }
 
 impl Knobs {
-    /// Most CPU helpers for one batch, of a control group (or the root).
+    /// Most CPU workers for one batch, of a control group (or the root).
     pub(crate) fn cpu_workers(&self, group: bool) -> u32 {
         let most = self.workers();
         let most = if group {

@@ -114,7 +114,7 @@ pub(crate) trait Migrator: Send + Sync {
     fn quiesce(&self, batch: &Batch, i: u32, chunk: u32, timeout_ns: u64) -> Quiet;
 
     /// The mover is through with the batch: nobody needs to look at it any more.
-    fn over(&self, batch: &Arc<Batch>);
+    fn batch_done(&self, batch: &Arc<Batch>);
 
     /// Tries again who was quarantined.
     fn rearm(&self) -> Result {

@@ -108,9 +108,9 @@ impl Session {
     /// Copies a chunk whose turn has not come, where the mover would have to wait. Returns `true` if
     /// there was one.
     ///
-    /// Else the two would go on in step: the mover is always where the helper is, and as fast.
+    /// Else the two would go on in step: the mover is always where the worker is, and as fast.
     fn copy_ahead(&self, batch: &Batch) -> bool {
-        if self.shared.inject.helper_only() {
+        if self.shared.inject.workers_only() {
             return false;
         }
         // One that has been taken, and could not be claimed, is one less to look at.
@@ -141,7 +141,7 @@ impl Session {
                 }
                 Step::Wait(chunk) => {
                     if !self.copy_ahead(batch) && !self.wait(batch, i, chunk) {
-                        trace::fallback(&self.stats, Cause::Unquiet, 0);
+                        trace::fallback(&self.stats, Cause::NotQuiet, 0);
                         return batch.raw().park(i);
                     }
                 }
@@ -201,10 +201,10 @@ impl Session {
             if !batch.raw().waiting(i, chunk) {
                 return true;
             }
-            // Nobody is to blame: the CPU of the helper has been taken away from us below, and comes
+            // Nobody is to blame: the CPU of the worker has been taken away from us below, and comes
             // back. What it has fails (I7); the mover goes on alone.
             self.stats.add(Counter::WaitsCut, 1);
-            batch.stop_help();
+            batch.stop_workers();
             return false;
         }
         if given_up {
@@ -232,9 +232,9 @@ impl Session {
     /// is parked.
     pub(crate) fn finish(&self, batch: Arc<Batch>) {
         batch.raw().close();
-        batch.stop_help();
-        self.migrator.over(&batch);
-        let (mover, workers, helper_ns) = batch.by_cpus();
+        batch.stop_workers();
+        self.migrator.batch_done(&batch);
+        let (mover, workers, worker_ns) = batch.by_cpus();
         let engine = batch.raw().by_engine();
         let others = workers.saturating_add(engine.chunks.load(Relaxed));
         if let Some(class) = batch.class() {
@@ -245,12 +245,12 @@ impl Session {
         account_engine(stats, engine);
         stats.add(Counter::ByMover, mover.into());
         stats.add(Counter::ByOthers, others.into());
-        stats.add(Counter::HelperNs, helper_ns);
+        stats.add(Counter::WorkerNs, worker_ns);
         if batch.raw().is_early() {
             stats.add(Counter::ChunksRevoked, batch.raw().revoked().into());
         }
-        provider::charge(helper_ns);
-        trace::finish(batch.raw().id(), mover, others, helper_ns);
+        provider::charge(worker_ns);
+        trace::finish(batch.raw().id(), mover, others, worker_ns);
         Batch::put(batch);
     }
 }

@@ -51,13 +51,13 @@ impl fmt::Display for Name {
 }
 
 /// Most providers that are told apart.
-const MAX_PROVIDERS: usize = 8;
+const MAX_DRIVERS: usize = 8;
 
 /// The names of providers that have a channel that is free.
 #[derive(Default)]
-pub(crate) struct Providers([Option<Name>; MAX_PROVIDERS]);
+pub(crate) struct DmaDrivers([Option<Name>; MAX_DRIVERS]);
 
-impl Providers {
+impl DmaDrivers {
     /// Adds a name, if it is not there, and there is room.
     pub(crate) fn add(&mut self, name: Name) {
         if self.iter().all(|n| *n != name) {

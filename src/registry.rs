@@ -23,8 +23,8 @@ use crate::{
     },
     mover::Session,
     names::{
-        Name,
-        Providers, //
+        DmaDrivers,
+        Name, //
     },
     shared::Shared,
     stats::Stats, //
@@ -266,11 +266,11 @@ impl Registry {
     }
 
     /// The engines that are there now.
-    fn providers(&self) -> Providers {
+    fn providers(&self) -> DmaDrivers {
         #[cfg(CONFIG_DMA_ENGINE)]
-        let all = Providers::look(|name| !is_own(name));
+        let all = DmaDrivers::look(|name| !is_own(name));
         #[cfg(not(CONFIG_DMA_ENGINE))]
-        let all = Providers::default();
+        let all = DmaDrivers::default();
         #[cfg(CONFIG_PCI)]
         let all = self.with_sdxi(all);
         all
@@ -278,7 +278,7 @@ impl Registry {
 
     /// With SDXI, if a function is bound.
     #[cfg(CONFIG_PCI)]
-    fn with_sdxi(&self, mut all: Providers) -> Providers {
+    fn with_sdxi(&self, mut all: DmaDrivers) -> DmaDrivers {
         let any = (self.sdxi.as_ref()).is_some_and(|functions| functions.any());
         if let (true, Some(name)) = (any, Name::new(sdxi::migrator::NAME.as_bytes())) {
             all.add(name);

@@ -12,7 +12,7 @@
 //! `Documentation/sdxi.rst` says how this maps to the standard.
 //!
 //! [`Functions`] owns what is bound. Who else has references to a function gives them back when
-//! [`Watcher::leaving()`] says so, else its BARs stay taken.
+//! [`Subscriber::leaving()`] says so, else its BARs stay taken.
 //!
 //! Locks: the list's, then those of a function.
 
@@ -67,12 +67,12 @@ pub(crate) enum Bind {
 }
 
 /// Who wants to know of functions. Called in process context, with the list locked.
-pub(crate) trait Watcher: Send + Sync {
-    /// A function has been bound, or was when the watcher came.
+pub(crate) trait Subscriber: Send + Sync {
+    /// A function has been bound, or was when the subscriber came.
     fn arrived(&self, function: &Arc<Function>);
 
-    /// A function leaves, or the watcher does. The function has stopped then, or the watcher asks for
-    /// it. When this returns, the watcher has no reference to it any more.
+    /// A function leaves, or the subscriber does. The function has stopped then, or the subscriber asks for
+    /// it. When this returns, the subscriber has no reference to it any more.
     fn leaving(&self, function: &Arc<Function>);
 }
 
@@ -84,7 +84,7 @@ struct Bound {
 
 struct List {
     bound: KVec<Bound>,
-    watcher: Option<Arc<dyn Watcher>>,
+    subscriber: Option<Arc<dyn Subscriber>>,
 }
 
 /// The functions that are bound.
@@ -102,20 +102,20 @@ impl Functions {
     }
 
     /// Who is told of functions that come and go, those that are there already included.
-    pub(crate) fn watch(&self, watcher: Arc<dyn Watcher>) {
+    pub(crate) fn subscribe(&self, subscriber: Arc<dyn Subscriber>) {
         let mut list = self.list.lock();
         for bound in &list.bound {
-            watcher.arrived(&bound.function);
+            subscriber.arrived(&bound.function);
         }
-        list.watcher = Some(watcher);
+        list.subscriber = Some(subscriber);
     }
 
-    /// Nobody is told any more; functions that are there leave, as far as the watcher knows.
-    pub(crate) fn unwatch(&self) {
+    /// Nobody is told any more; functions that are there leave, as far as the subscriber knows.
+    pub(crate) fn unsubscribe(&self) {
         let mut list = self.list.lock();
-        if let Some(watcher) = list.watcher.take() {
+        if let Some(subscriber) = list.subscriber.take() {
             for bound in &list.bound {
-                watcher.leaving(&bound.function);
+                subscriber.leaving(&bound.function);
             }
         }
     }
@@ -147,8 +147,8 @@ impl Driver for Functions {
             function.remove();
             return Err(e.into());
         }
-        if let Some(watcher) = &list.watcher {
-            watcher.arrived(&function);
+        if let Some(subscriber) = &list.subscriber {
+            subscriber.arrived(&function);
         }
         Ok(function)
     }
@@ -158,8 +158,8 @@ impl Driver for Functions {
             let mut list = self.list.lock();
             // What it had has been reported, so that there is nothing to wait for.
             function.remove();
-            if let Some(watcher) = &list.watcher {
-                watcher.leaving(&function);
+            if let Some(subscriber) = &list.subscriber {
+                subscriber.leaving(&function);
             }
             let at = (list.bound.iter()).position(|b| Arc::ptr_eq(&b.function, &function));
             at.and_then(|at| list.bound.remove(at).ok())
@@ -195,7 +195,7 @@ impl Sdxi {
                 dir: dir.subdir(c"functions"),
                 list <- new_mutex!(List {
                     bound: KVec::new(),
-                    watcher: None,
+                    subscriber: None,
                 }, "sdxi::Functions::list"),
             }),
             GFP_KERNEL,

@@ -36,7 +36,7 @@ counters! {
     DeclinedSmall => "batches_declined_small",
     /// Batches declined: nobody could begin at once.
     DeclinedBusy => "batches_declined_busy",
-    /// Batches declined: such batches gain nothing from helpers.
+    /// Batches declined: such batches gain nothing from workers.
     DeclinedGain => "batches_declined_gain",
     /// Batches declined: in reclaim, or must not block.
     DeclinedContext => "batches_declined_context",
@@ -49,23 +49,23 @@ counters! {
     /// Folios whose content was in the destination before their turn.
     CopiedEarly => "folios_copied_early",
     /// Folios not copied early because of a reference (I1).
-    DeclinedI1 => "folios_declined_i1",
+    Referenced => "folios_referenced",
     /// Folios that the provider was asked about and the mover copied.
-    Not => "folios_not",
+    NotCopied => "folios_not_copied",
     /// Folios failed because somebody could still write to them (I7).
-    Unquiet => "folios_unquiet",
+    NotQuiet => "folios_not_quiet",
     /// Bytes copied early.
     BytesEarly => "bytes_early",
     /// Bytes copied in place, in parallel.
-    BytesNow => "bytes_now",
+    BytesInPlace => "bytes_in_place",
     /// Folios copied in place.
-    NowCalls => "now_calls",
+    InPlace => "folios_in_place",
     /// Folios copied in place by their movers alone.
-    Alone => "now_alone",
+    InPlaceAlone => "folios_in_place_alone",
     /// Bytes of them.
-    BytesAlone => "bytes_alone",
+    BytesInPlaceAlone => "bytes_in_place_alone",
     /// Folios that could not be copied in place, or were declined by fault injection.
-    NowFailed => "now_failed",
+    InPlaceFailed => "folios_in_place_failed",
     /// Chunks copied by movers.
     ByMover => "chunks_by_mover",
     /// Chunks copied by others.
@@ -88,12 +88,12 @@ counters! {
     EligibleShmem => "eligible_shmem",
     /// Folios not eligible.
     Ineligible => "ineligible",
-    /// Nanoseconds that helpers spent for movers, charged to their cgroups.
-    HelperNs => "helper_ns",
-    /// Nanoseconds that helpers spent and nobody pays.
-    UnpaidNs => "helper_unpaid_ns",
-    /// Helpers woken, or found spinning.
-    Woken => "helpers_woken",
+    /// Nanoseconds that workers spent for movers, charged to their cgroups.
+    WorkerNs => "worker_ns",
+    /// Nanoseconds that workers spent and nobody pays.
+    WorkerUnpaidNs => "worker_unpaid_ns",
+    /// Workers woken, or found spinning.
+    WorkersWoken => "workers_woken",
     /// Bytes copied by engines.
     EngineBytes => "engine_bytes",
     /// Descriptors made for engines.

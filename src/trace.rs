@@ -27,10 +27,10 @@ pub(crate) enum Cause {
     /// A chunk failed.
     Failed = 5,
     /// Somebody may still write to the destination (I7).
-    Unquiet = 6,
+    NotQuiet = 6,
     /// Nobody could begin at once.
     Busy = 7,
-    /// Such batches gain nothing from helpers.
+    /// Such batches gain nothing from workers.
     Gain = 8,
     /// The migrator cannot be used where the migration must not block, or in reclaim.
     Context = 9,
@@ -43,9 +43,9 @@ pub(crate) fn fallback(stats: &Stats, cause: Cause, bytes: u64) {
         Cause::Small => Counter::DeclinedSmall,
         Cause::Reason => Counter::DeclinedReason,
         Cause::Injected => Counter::DeclinedInject,
-        Cause::References => Counter::DeclinedI1,
+        Cause::References => Counter::Referenced,
         Cause::Failed => Counter::ChunksFailed,
-        Cause::Unquiet => Counter::Unquiet,
+        Cause::NotQuiet => Counter::NotQuiet,
         Cause::Busy => Counter::DeclinedBusy,
         Cause::Gain => Counter::DeclinedGain,
         Cause::Context => Counter::DeclinedContext,

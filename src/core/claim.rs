@@ -41,7 +41,7 @@ const REVOKED: u32 = 4;
 const STATE_MASK: u32 = 0xff;
 const LANE_SHIFT: u32 = 8;
 
-/// A party that copies: the mover, a CPU helper or the queue of an engine.
+/// A party that copies: the mover, a CPU worker or the queue of an engine.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct Lane(u8);
 
@@ -218,12 +218,12 @@ impl<W: Word> Pending<W> {
 
 /// Hands out the chunks of a batch in move order, each number once.
 #[derive(Debug)]
-pub struct Ticket<W> {
+pub struct ChunkCounter<W> {
     next: W,
 }
 
-impl<W: Word> Ticket<W> {
-    /// Makes a ticket counter out of `next`. It has to be zero, or [`Ticket::reset()`] to follow.
+impl<W: Word> ChunkCounter<W> {
+    /// Makes a ticket counter out of `next`. It has to be zero, or [`ChunkCounter::reset()`] to follow.
     pub const fn new(next: W) -> Self {
         Self { next }
     }
@@ -504,7 +504,7 @@ mod tests {
 
     #[test]
     fn ticket_has_no_gaps_and_no_overflow() {
-        let t = Ticket::new(TestWord::new(0));
+        let t = ChunkCounter::new(TestWord::new(0));
         assert_eq!(t.take(0), None);
         assert_eq!(t.take(2), Some(0));
         assert_eq!(t.take(2), Some(1));
@@ -515,7 +515,7 @@ mod tests {
         assert_eq!(t.take(3), Some(2));
         t.reset();
         assert_eq!(t.take(1), Some(0));
-        let t = Ticket::new(TestWord::new(u32::MAX));
+        let t = ChunkCounter::new(TestWord::new(u32::MAX));
         assert_eq!(t.take(u32::MAX), None);
         assert_eq!(t.taken(), u32::MAX);
     }

@@ -97,7 +97,7 @@ impl fmt::Display for BatchClass {
         let folio = self.folio_bytes();
         match self.batch_bytes() {
             Some(batch) => write!(f, "early {folio} {batch}"),
-            None => write!(f, "now {folio} {folio}"),
+            None => write!(f, "in_place {folio} {folio}"),
         }
     }
 }
@@ -166,6 +166,9 @@ mod tests {
             BatchClass::early(2 * M, 512, UP),
             "early 4096 2097152"
         ));
-        assert!(shows(BatchClass::in_place(M, DOWN), "now 1048576 1048576"));
+        assert!(shows(
+            BatchClass::in_place(M, DOWN),
+            "in_place 1048576 1048576"
+        ));
     }
 }

@@ -12,30 +12,30 @@
 use crate::word::Word;
 use core::fmt;
 
-/// How the last `taken` of `pieces` chunks are spread over channels: the range of the `n`-th of
+/// How the last `taken` of `chunks` chunks are spread over channels: the range of the `n`-th of
 /// `channels`, the first of which gets the end of the batch.
 ///
 /// All but one of them get the same number, up to one.
-pub fn nth_range(pieces: u32, taken: u32, channels: u32, n: u32) -> core::ops::Range<u32> {
-    let taken = taken.min(pieces);
+pub fn nth_range(chunks: u32, taken: u32, channels: u32, n: u32) -> core::ops::Range<u32> {
+    let taken = taken.min(chunks);
     let (Some(each), Some(longer)) = (taken.checked_div(channels), taken.checked_rem(channels))
     else {
-        return pieces..pieces;
+        return chunks..chunks;
     };
     if n >= channels {
-        return pieces..pieces;
+        return chunks..chunks;
     }
-    // At most `taken`, which is at most `pieces`.
+    // At most `taken`, which is at most `chunks`.
     let before = each.saturating_mul(n).saturating_add(n.min(longer));
     let len = each.saturating_add(u32::from(n < longer));
-    let end = pieces.saturating_sub(before);
+    let end = chunks.saturating_sub(before);
     end.saturating_sub(len)..end
 }
 
 /// How many channels so many bytes are worth, of so many chunks.
-pub fn channels_for(bytes: u64, pieces: u32, most: u32) -> u32 {
+pub fn channels_for(bytes: u64, chunks: u32, most: u32) -> u32 {
     let by_bytes = u32::try_from(bytes / MIN_CHANNEL_BYTES).unwrap_or(u32::MAX);
-    by_bytes.clamp(1, most.max(1)).min(pieces.max(1))
+    by_bytes.clamp(1, most.max(1)).min(chunks.max(1))
 }
 
 /// A channel that gets less is slower to start, and to tell of the end, than it copies: at 128 KiB a
@@ -421,19 +421,19 @@ mod tests {
 
     #[test]
     fn channels_share_the_back() {
-        for (pieces, taken, channels) in [(32, 16, 4), (32, 32, 5), (7, 3, 3), (1, 1, 1), (9, 4, 6)]
+        for (chunks, taken, channels) in [(32, 16, 4), (32, 32, 5), (7, 3, 3), (1, 1, 1), (9, 4, 6)]
         {
-            let mut end = pieces;
+            let mut end = chunks;
             let mut sizes = 0..0;
             for n in 0..channels {
-                let r = nth_range(pieces, taken, channels, n);
+                let r = nth_range(chunks, taken, channels, n);
                 assert_eq!(r.end, end);
                 end = r.start;
                 sizes = sizes.start.max(r.end - r.start)..0;
                 assert!(r.end - r.start + 1 >= taken / channels);
                 assert!(r.end - r.start <= taken / channels + 1);
             }
-            assert_eq!(end, pieces - taken);
+            assert_eq!(end, chunks - taken);
         }
         assert_eq!(nth_range(8, 4, 0, 0), 8..8);
         assert_eq!(nth_range(8, 4, 2, 2), 8..8);

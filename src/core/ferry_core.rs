@@ -57,11 +57,11 @@ pub use claim::{
     settle_shared,
     settle_span,
     Chunk,
+    ChunkCounter, //
     ChunkState,
     EntryState,
     Lane,
     Pending,
     Settle,
-    Ticket, //
 };
 pub use word::Word;

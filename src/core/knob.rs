@@ -132,7 +132,7 @@ words! {
 pub const BATCH_FOLIOS: Knob = knob("batch_folios", (1, 4096), 1, 512);
 /// Most bytes in one batch of `migrate_pages()`.
 pub const BATCH_BYTES: Knob = knob("batch_bytes", (4096, 1 << 30), 1, 2 << 20);
-/// The largest chunk that there may be, in bytes. Helpers copy a chunk with preemption off: this takes
+/// The largest chunk that there may be, in bytes. Workers copy a chunk with preemption off: this takes
 /// a CPU 25 to 100 microseconds.
 pub const MAX_CHUNK_BYTES: u64 = 256 << 10;
 /// The size of a chunk.
@@ -141,14 +141,14 @@ pub const CHUNK_BYTES: Knob = knob("chunk_bytes", (64 << 10, MAX_CHUNK_BYTES), 4
 pub const MIN_BATCH_BYTES: Knob = knob("min_batch_bytes", (0, 1 << 30), 1, 64 << 10);
 /// The smallest folio that is copied in place by more than the mover.
 pub const MIN_FOLIO_BYTES: Knob = knob("min_folio_bytes", (4096, 1 << 30), 1, 256 << 10);
-/// How far CPU helpers run ahead of the mover.
+/// How far CPU workers run ahead of the mover.
 pub const LOOKAHEAD_BYTES: Knob = knob("lookahead_bytes", (0, 1 << 30), 1, 4 << 20);
-/// Most helpers that one batch wakes.
+/// Most workers that one batch wakes.
 pub const CPU_WORKERS: Knob = knob("cpu_workers", (0, 64), 1, 8);
-/// Most helpers for one batch of a task that is in a control group, other than the root. Their time
+/// Most workers for one batch of a task that is in a control group, other than the root. Their time
 /// is charged to the group, and is not limited by its `cpu.max`.
 pub const CGROUP_WORKERS: Knob = knob("cgroup_workers", (0, 64), 1, 64);
-/// Where helpers are looked for first.
+/// Where workers are looked for first.
 pub const CPU_NODE: Knob = choice("cpu_node", CpuNode::WORDS);
 /// How CPUs copy.
 pub const COPY_ROUTINE: Knob = choice("copy_routine", CopyRoutine::WORDS);
@@ -159,7 +159,7 @@ pub const DMA_CHANNELS: Knob = knob("dma_channels", (1, 64), 1, 16);
 /// Take providers that do not tell of failures.
 pub const DMA_UNTRUSTED: Knob = knob("dma_untrusted", (0, 1), 1, 0);
 /// After this, an unfinished claim counts as not quiet. Long, as an overcommitted host may well keep
-/// the CPU of a helper from us for a second, and a folio that fails for it is worse than one late.
+/// the CPU of a worker from us for a second, and a folio that fails for it is worse than one late.
 pub const TIMEOUT_MS: Knob = knob("timeout_ms", (1, 60_000), 1, 10_000);
 
 impl Knob {

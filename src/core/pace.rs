@@ -157,7 +157,7 @@ mod tests {
         }
         assert_eq!(p.patience_ns(2 * M), 33 * 4_000);
         assert_eq!(p.patience_ns(128 << 10), LEAST_NS);
-        // Slower by a factor of four in the end, whatever the size of the pieces.
+        // Slower by a factor of four in the end, whatever the size of the chunks.
         for _ in 0..64 {
             p.learn(4 * UNIT, 64_000);
         }
@@ -171,7 +171,7 @@ mod tests {
         p.learn(UNIT, 8_000);
         p.learn(UNIT, 50_000_000);
         assert!(p.patience_ns(2 * M) <= 33 * 11_000);
-        // Nor does the first one make it an hour, or a piece of nothing.
+        // Nor does the first one make it an hour, or a chunk of nothing.
         let p = pace();
         p.learn(UNIT, u64::MAX);
         assert!(p.patience_ns(2 * M) <= 33 * 4 * 65_536);

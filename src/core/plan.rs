@@ -1,23 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How the bytes of a batch are cut into pieces, one per chunk.
+//! How the bytes of a batch are cut into ranges, one per chunk.
 //!
-//! A piece is what one lane copies between a claim and its completion, so pieces are balanced by
+//! A range is what one lane copies between a claim and its completion, so ranges are balanced by
 //! bytes, not by folios: small folios are gathered, large ones are cut. A folio larger than a
-//! piece never shares a piece with another, so that it can be settled by its own chunks alone.
+//! range never shares a range with another, so that it can be settled by its own chunks alone.
 
 /// Everything is cut at multiples of this.
 const PAGE: u64 = 4096;
 
 /// A run of bytes of a batch.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
-pub struct Piece {
+pub struct ChunkRange {
     /// The first entry.
     pub first: u32,
     /// The number of entries; 1 for a part of a large folio. Those of size 0 among them are not
     /// eligible and are skipped by who copies.
     pub count: u32,
-    /// Where in the first entry the piece begins; 0 unless it is a part of a large folio.
+    /// Where in the first entry the range begins; 0 unless it is a part of a large folio.
     pub offset: u64,
     /// The number of bytes.
     pub len: u64,
@@ -28,13 +28,13 @@ pub struct Piece {
 pub struct Planned {
     /// The entries dealt with: each of them is whole in the plan, or not eligible.
     pub entries: u32,
-    /// The pieces written.
-    pub pieces: u32,
+    /// The ranges written.
+    pub chunks: u32,
     /// The sum of their lengths.
     pub bytes: u64,
 }
 
-/// Rounds the wanted size of a piece to something that can be cut: pages, at least one.
+/// Rounds the wanted size of a range to something that can be cut: pages, at least one.
 fn cut_size(chunk_bytes: u64) -> u64 {
     (chunk_bytes & !(PAGE - 1)).max(PAGE)
 }
@@ -49,70 +49,70 @@ fn div_up(a: u64, b: u64) -> u64 {
 
 /// Writes what can be written of a plan.
 struct Writer<'a> {
-    out: &'a mut [Piece],
+    out: &'a mut [ChunkRange],
     done: Planned,
 }
 
 impl Writer<'_> {
-    /// The number of pieces that still fit.
+    /// The number of ranges that still fit.
     fn room(&self) -> u64 {
         (self.out.len() as u64)
             .min(u64::from(u32::MAX))
-            .saturating_sub(u64::from(self.done.pieces))
+            .saturating_sub(u64::from(self.done.chunks))
     }
 
-    /// Appends a piece and says whether it fitted.
-    fn push(&mut self, piece: Piece) -> bool {
+    /// Appends a range and says whether it fitted.
+    fn push(&mut self, range: ChunkRange) -> bool {
         if self.room() == 0 {
             return false;
         }
-        let Some(bytes) = self.done.bytes.checked_add(piece.len) else {
+        let Some(bytes) = self.done.bytes.checked_add(range.len) else {
             return false;
         };
-        let Some(slot) = self.out.get_mut(self.done.pieces as usize) else {
+        let Some(slot) = self.out.get_mut(self.done.chunks as usize) else {
             return false;
         };
-        *slot = piece;
+        *slot = range;
         // There was room, so this is at most `u32::MAX`.
-        self.done.pieces = self.done.pieces.saturating_add(1);
+        self.done.chunks = self.done.chunks.saturating_add(1);
         self.done.bytes = bytes;
         true
     }
 
-    /// Cuts `len` bytes at `offset` of entry `first` into as few pieces of at most `cut` bytes as
+    /// Cuts `len` bytes at `offset` of entry `first` into as few ranges of at most `cut` bytes as
     /// possible, as equal as pages allow. All or nothing.
     fn push_cut(&mut self, first: u32, offset: u64, len: u64, cut: u64) -> bool {
         let pages = div_up(len, PAGE);
-        let pieces = div_up(pages, cut / PAGE);
+        let ranges = div_up(pages, cut / PAGE);
         let Some(end) = offset.checked_add(len) else {
             return false;
         };
-        if pieces > self.room() || self.done.bytes.checked_add(len).is_none() {
+        if ranges > self.room() || self.done.bytes.checked_add(len).is_none() {
             return false;
         }
-        // The first `longer` pieces have one page more than the others.
-        let (Some(each), Some(longer)) = (pages.checked_div(pieces), pages.checked_rem(pieces))
+        // The first `longer` ranges have one page more than the others.
+        let (Some(each), Some(longer)) = (pages.checked_div(ranges), pages.checked_rem(ranges))
         else {
-            // No bytes, no pieces.
+            // No bytes, no ranges.
             return true;
         };
         let mut offset = offset;
-        for i in 0..pieces {
-            // Together these are `len` rounded up to pages, so the last piece ends at `end`.
+        for i in 0..ranges {
+            // Together these are `len` rounded up to pages, so the last range ends at `end`.
             let want = each
                 .saturating_add(u64::from(i < longer))
                 .saturating_mul(PAGE);
-            let piece = Piece {
+            let range = ChunkRange {
                 first,
                 count: 1,
                 offset,
                 len: want.min(end.saturating_sub(offset)),
             };
             // Cannot fail, there was room for all of them.
-            if !self.push(piece) {
+            if !self.push(range) {
                 return false;
             }
-            offset = offset.saturating_add(piece.len);
+            offset = offset.saturating_add(range.len);
         }
         true
     }
@@ -120,19 +120,19 @@ impl Writer<'_> {
 
 /// Plans a batch: cuts its entries, given by their sizes in bytes and in move order, into `out`.
 ///
-/// Size 0 says that an entry is not eligible; a piece covers it only if it lies between two
+/// Size 0 says that an entry is not eligible; a range covers it only if it lies between two
 /// eligible ones. Small folios are gathered up to `chunk_bytes` (rounded down to pages, at least
-/// one page). A folio larger than that is cut evenly into pieces of at most that size, multiples
-/// of a page, and shares no piece. Stops at the first entry that does not fit completely into what
+/// one page). A folio larger than that is cut evenly into ranges of at most that size, multiples
+/// of a page, and shares no range. Stops at the first entry that does not fit completely into what
 /// is left of `out`, and says how far it got.
-pub fn plan(sizes: impl Iterator<Item = u64>, chunk_bytes: u64, out: &mut [Piece]) -> Planned {
+pub fn plan(sizes: impl Iterator<Item = u64>, chunk_bytes: u64, out: &mut [ChunkRange]) -> Planned {
     let cut = cut_size(chunk_bytes);
     let mut to = Writer {
         out,
         done: Planned::default(),
     };
     // The small folios gathered so far. It has entries if and only if its `len` is not zero.
-    let mut run = Piece::default();
+    let mut run = ChunkRange::default();
 
     // The range ends before the number of entries would not fit into a `u32`.
     for (index, size) in (0..u32::MAX).zip(sizes) {
@@ -174,8 +174,8 @@ pub fn plan(sizes: impl Iterator<Item = u64>, chunk_bytes: u64, out: &mut [Piece
 /// Plans a part of one large folio, `len` bytes at `offset`, for copying in place.
 ///
 /// As [`plan()`] cuts a large folio; the entry is 0. If `out` is too short for all of it, it is
-/// filled with pieces of `chunk_bytes`, `entries` is 0, and the caller goes on at `offset + bytes`.
-pub fn plan_window(offset: u64, len: u64, chunk_bytes: u64, out: &mut [Piece]) -> Planned {
+/// filled with ranges of `chunk_bytes`, `entries` is 0, and the caller goes on at `offset + bytes`.
+pub fn plan_window(offset: u64, len: u64, chunk_bytes: u64, out: &mut [ChunkRange]) -> Planned {
     let cut = cut_size(chunk_bytes);
     // Nothing lies beyond the end of the address space.
     let len = len.min(u64::MAX.saturating_sub(offset));
@@ -186,20 +186,20 @@ pub fn plan_window(offset: u64, len: u64, chunk_bytes: u64, out: &mut [Piece]) -
     if to.push_cut(0, offset, len, cut) {
         to.done.entries = 1;
     } else {
-        // Fewer bytes than `len`, which takes more pieces than there is room for.
+        // Fewer bytes than `len`, which takes more ranges than there is room for.
         let part = to.room().saturating_mul(cut).min(len);
         to.push_cut(0, offset, part, cut);
     }
     to.done
 }
 
-/// The pieces that hold bytes of `entry`: the index of the first of them and their number.
+/// The ranges that hold bytes of `entry`: the index of the first of them and their number.
 ///
-/// `pieces` is what [`plan()`] wrote. None if there is none.
-pub fn span(pieces: &[Piece], entry: u32) -> Option<(u32, u32)> {
-    let within = |p: &Piece| entry.checked_sub(p.first).is_some_and(|i| i < p.count);
-    let begin = pieces.partition_point(|p| p.first < entry && !within(p));
-    let rest = pieces.get(begin..)?;
+/// `ranges` is what [`plan()`] wrote. None if there is none.
+pub fn span(ranges: &[ChunkRange], entry: u32) -> Option<(u32, u32)> {
+    let within = |p: &ChunkRange| entry.checked_sub(p.first).is_some_and(|i| i < p.count);
+    let begin = ranges.partition_point(|p| p.first < entry && !within(p));
+    let rest = ranges.get(begin..)?;
     let count = rest.partition_point(within);
     match (u32::try_from(begin), u32::try_from(count)) {
         (Ok(begin), Ok(count)) if count > 0 => Some((begin, count)),
@@ -215,8 +215,8 @@ mod tests {
     const K: u64 = 1024;
     const M: u64 = 1024 * K;
 
-    fn piece(first: u32, count: u32, offset: u64, len: u64) -> Piece {
-        Piece {
+    fn range(first: u32, count: u32, offset: u64, len: u64) -> ChunkRange {
+        ChunkRange {
             first,
             count,
             offset,
@@ -224,72 +224,72 @@ mod tests {
         }
     }
 
-    fn planned(entries: u32, pieces: u32, bytes: u64) -> Planned {
+    fn planned(entries: u32, chunks: u32, bytes: u64) -> Planned {
         Planned {
             entries,
-            pieces,
+            chunks,
             bytes,
         }
     }
 
     #[test]
     fn small_folios_are_gathered() {
-        let mut out = [Piece::default(); 40];
+        let mut out = [ChunkRange::default(); 40];
         let p = plan((0..70).map(|_| 4 * K), 128 * K, &mut out);
         assert_eq!(p, planned(70, 3, 280 * K));
-        assert_eq!(out[0], piece(0, 32, 0, 128 * K));
-        assert_eq!(out[1], piece(32, 32, 0, 128 * K));
-        assert_eq!(out[2], piece(64, 6, 0, 24 * K));
-        assert_eq!(out[3], Piece::default());
+        assert_eq!(out[0], range(0, 32, 0, 128 * K));
+        assert_eq!(out[1], range(32, 32, 0, 128 * K));
+        assert_eq!(out[2], range(64, 6, 0, 24 * K));
+        assert_eq!(out[3], ChunkRange::default());
     }
 
     #[test]
     fn large_folios_are_cut_evenly() {
-        let mut out = [Piece::default(); 40];
+        let mut out = [ChunkRange::default(); 40];
         let p = plan([2 * M, 196 * K].into_iter(), 128 * K, &mut out);
         assert_eq!(p, planned(2, 18, 2 * M + 196 * K));
-        assert_eq!(out[15], piece(0, 1, 2 * M - 128 * K, 128 * K));
-        assert_eq!(out[16], piece(1, 1, 0, 100 * K));
-        assert_eq!(out[17], piece(1, 1, 100 * K, 96 * K));
+        assert_eq!(out[15], range(0, 1, 2 * M - 128 * K, 128 * K));
+        assert_eq!(out[16], range(1, 1, 0, 100 * K));
+        assert_eq!(out[17], range(1, 1, 100 * K, 96 * K));
     }
 
     #[test]
     fn large_and_small_share_nothing() {
-        let mut out = [Piece::default(); 8];
+        let mut out = [ChunkRange::default(); 8];
         let p = plan(
             [4 * K, 64 * K, 256 * K, 4 * K].into_iter(),
             128 * K,
             &mut out,
         );
         assert_eq!(p, planned(4, 4, 328 * K));
-        assert_eq!(out[0], piece(0, 2, 0, 68 * K));
-        assert_eq!(out[1], piece(2, 1, 0, 128 * K));
-        assert_eq!(out[2], piece(2, 1, 128 * K, 128 * K));
-        assert_eq!(out[3], piece(3, 1, 0, 4 * K));
+        assert_eq!(out[0], range(0, 2, 0, 68 * K));
+        assert_eq!(out[1], range(2, 1, 0, 128 * K));
+        assert_eq!(out[2], range(2, 1, 128 * K, 128 * K));
+        assert_eq!(out[3], range(3, 1, 0, 4 * K));
     }
 
     #[test]
-    fn one_that_fills_a_piece_is_not_cut() {
-        let mut out = [Piece::default(); 4];
+    fn one_that_fills_a_chunk_is_not_cut() {
+        let mut out = [ChunkRange::default(); 4];
         let p = plan([4 * K, 128 * K, 4 * K].into_iter(), 128 * K, &mut out);
         assert_eq!(p, planned(3, 3, 136 * K));
-        assert_eq!(out[1], piece(1, 1, 0, 128 * K));
+        assert_eq!(out[1], range(1, 1, 0, 128 * K));
     }
 
     #[test]
     fn ineligible_ones_are_covered_only_between_others() {
-        let mut out = [Piece::default(); 4];
+        let mut out = [ChunkRange::default(); 4];
         let sizes = [0, 4 * K, 0, 4 * K, 0, 256 * K, 0, 0];
         let p = plan(sizes.into_iter(), 128 * K, &mut out);
         assert_eq!(p, planned(8, 3, 264 * K));
-        assert_eq!(out[0], piece(1, 3, 0, 8 * K));
-        assert_eq!(out[1], piece(5, 1, 0, 128 * K));
+        assert_eq!(out[0], range(1, 3, 0, 8 * K));
+        assert_eq!(out[1], range(5, 1, 0, 128 * K));
     }
 
     #[test]
     fn stops_where_an_entry_does_not_fit() {
-        let mut out = [Piece::default(); 3];
-        // The second large folio would take two pieces, one is left: it is not begun.
+        let mut out = [ChunkRange::default(); 3];
+        // The second large folio would take two ranges, one is left: it is not begun.
         let p = plan([256 * K, 256 * K, 4 * K].into_iter(), 128 * K, &mut out);
         assert_eq!(p, planned(1, 2, 256 * K));
         // An open run keeps its place.
@@ -307,10 +307,10 @@ mod tests {
 
     #[test]
     fn extreme_sizes_stop_the_plan() {
-        let mut out = [Piece::default(); 4];
+        let mut out = [ChunkRange::default(); 4];
         let p = plan([4 * K, u64::MAX, 4 * K].into_iter(), 128 * K, &mut out);
         assert_eq!(p, planned(1, 1, 4 * K));
-        // One piece of everything there is leaves no room for the sum.
+        // One range of everything there is leaves no room for the sum.
         let most = u64::MAX - u64::MAX % PAGE;
         let p = plan([most, most].into_iter(), u64::MAX, &mut out);
         assert_eq!(p, planned(1, 1, most));
@@ -320,13 +320,13 @@ mod tests {
 
     #[test]
     fn window_of_a_large_folio() {
-        let mut out = [Piece::default(); 16];
+        let mut out = [ChunkRange::default(); 16];
         let p = plan_window(0, 2 * M, 128 * K, &mut out);
         assert_eq!(p, planned(1, 16, 2 * M));
         let p = plan_window(4 * M, 2 * M + 4 * K, 128 * K, &mut out);
         assert_eq!(p, planned(0, 16, 2 * M));
-        assert_eq!(out[0], piece(0, 1, 4 * M, 128 * K));
-        assert_eq!(out[15], piece(0, 1, 6 * M - 128 * K, 128 * K));
+        assert_eq!(out[0], range(0, 1, 4 * M, 128 * K));
+        assert_eq!(out[15], range(0, 1, 6 * M - 128 * K, 128 * K));
         assert_eq!(plan_window(0, 0, 128 * K, &mut out), planned(1, 0, 0));
         assert_eq!(plan_window(0, 4 * K, 0, &mut []), planned(0, 0, 0));
         let p = plan_window(u64::MAX - 4095, u64::MAX, u64::MAX, &mut out);
@@ -334,14 +334,14 @@ mod tests {
     }
 
     #[test]
-    fn span_finds_the_pieces_of_an_entry() {
-        let mut out = [Piece::default(); 8];
+    fn span_finds_the_chunks_of_an_entry() {
+        let mut out = [ChunkRange::default(); 8];
         let p = plan(
             [0, 4 * K, 4 * K, 256 * K, 0, 4 * K].into_iter(),
             128 * K,
             &mut out,
         );
-        let used = &out[..p.pieces as usize];
+        let used = &out[..p.chunks as usize];
         assert_eq!(span(used, 0), None);
         assert_eq!(span(used, 1), Some((0, 1)));
         assert_eq!(span(used, 2), Some((0, 1)));
@@ -351,7 +351,7 @@ mod tests {
         assert_eq!(span(used, 6), None);
         assert_eq!(span(&[], 0), None);
         assert_eq!(
-            span(&[piece(u32::MAX, u32::MAX, 0, 1)], u32::MAX),
+            span(&[range(u32::MAX, u32::MAX, 0, 1)], u32::MAX),
             Some((0, 1))
         );
     }

@@ -7,19 +7,19 @@ use crate::{
     reasons, //
 };
 
-/// How many pieces of `chunk_bytes` it takes for `bytes`.
-pub fn pieces(bytes: u64, chunk_bytes: u64) -> u32 {
+/// How many chunks of `chunk_bytes` it takes for `bytes`.
+pub fn chunks(bytes: u64, chunk_bytes: u64) -> u32 {
     let chunk_bytes = chunk_bytes.max(1);
-    let pieces = (bytes / chunk_bytes).saturating_add(u64::from(bytes % chunk_bytes > 0));
-    u32::try_from(pieces).unwrap_or(u32::MAX)
+    let chunks = (bytes / chunk_bytes).saturating_add(u64::from(bytes % chunk_bytes > 0));
+    u32::try_from(chunks).unwrap_or(u32::MAX)
 }
 
 /// Returns how many workers a batch of so many chunks has work for.
 ///
 /// The mover copies too, so one worker fewer than there are chunks, and none for a single one; never
 /// more than `cap`.
-pub fn most_workers(pieces: u32, cap: u32) -> u32 {
-    pieces.saturating_sub(1).min(cap)
+pub fn most_workers(chunks: u32, cap: u32) -> u32 {
+    chunks.saturating_sub(1).min(cap)
 }
 
 /// How a CPU copies.
@@ -58,28 +58,28 @@ const MIN_CHUNK_BYTES: u64 = 64 << 10;
 ///
 /// At most `chunk_bytes`, and small enough that there are four, so that who comes late still finds
 /// something and who ends last does not end much later, but worth being handed over.
-pub fn now_chunk_bytes(bytes: u64, chunk_bytes: u64) -> u64 {
+pub fn in_place_chunk_bytes(bytes: u64, chunk_bytes: u64) -> u64 {
     (bytes / 4).max(MIN_CHUNK_BYTES).min(chunk_bytes)
 }
 
-/// About how many bytes so many of these pieces have.
-pub fn bytes_of(bytes: u64, taken: u32, pieces: u32) -> u64 {
-    let each = bytes.checked_div(pieces.into()).unwrap_or(0);
+/// About how many bytes so many of these chunks have.
+pub fn bytes_of(bytes: u64, taken: u32, chunks: u32) -> u64 {
+    let each = bytes.checked_div(chunks.into()).unwrap_or(0);
     each.saturating_mul(taken.into()).min(bytes)
 }
 
-/// The first piece that is too far ahead of the mover to be claimed: the limit for
-/// [`Ticket::take()`](crate::Ticket::take).
+/// The first chunk that is too far ahead of the mover to be claimed: the limit for
+/// [`ChunkCounter::take()`](crate::ChunkCounter::take).
 ///
-/// `mover` is the piece that the mover is at. Even without any look-ahead the piece after that is
-/// within reach, or helpers would have nothing to do but what the mover does at that moment.
-pub fn lookahead_limit(mover: u32, lookahead_bytes: u64, chunk_bytes: u64, pieces: u32) -> u32 {
+/// `mover` is the chunk that the mover is at. Even without any look-ahead the chunk after that is
+/// within reach, or workers would have nothing to do but what the mover does at that moment.
+pub fn lookahead_limit(mover: u32, lookahead_bytes: u64, chunk_bytes: u64, chunks: u32) -> u32 {
     let ahead = (lookahead_bytes / chunk_bytes.max(1)).max(1);
     u32::try_from(ahead)
         .unwrap_or(u32::MAX)
         .saturating_add(mover)
         .saturating_add(1)
-        .min(pieces)
+        .min(chunks)
 }
 
 #[cfg_attr(CONFIG_KUNIT = "y", kernel::macros::kunit_tests(ferry_core_policy))]
@@ -91,23 +91,23 @@ mod tests {
 
     #[test]
     fn one_folio_is_cut_in_four_or_more() {
-        assert_eq!(now_chunk_bytes(128 * K, 128 * K), 64 * K);
-        assert_eq!(now_chunk_bytes(256 * K, 128 * K), 64 * K);
-        assert_eq!(now_chunk_bytes(512 * K, 128 * K), 128 * K);
-        assert_eq!(now_chunk_bytes(2048 * K, 128 * K), 128 * K);
-        assert_eq!(now_chunk_bytes(2048 * K, 1024 * K), 512 * K);
-        assert_eq!(now_chunk_bytes(u64::MAX, 128 * K), 128 * K);
+        assert_eq!(in_place_chunk_bytes(128 * K, 128 * K), 64 * K);
+        assert_eq!(in_place_chunk_bytes(256 * K, 128 * K), 64 * K);
+        assert_eq!(in_place_chunk_bytes(512 * K, 128 * K), 128 * K);
+        assert_eq!(in_place_chunk_bytes(2048 * K, 128 * K), 128 * K);
+        assert_eq!(in_place_chunk_bytes(2048 * K, 1024 * K), 512 * K);
+        assert_eq!(in_place_chunk_bytes(u64::MAX, 128 * K), 128 * K);
     }
 
     #[test]
     fn workers_follow_bytes_and_cap() {
-        assert_eq!(most_workers(pieces(2048 * K, 128 * K), 8), 8);
-        assert_eq!(most_workers(pieces(2048 * K, 128 * K), 64), 15);
-        assert_eq!(most_workers(pieces(128 * K, 128 * K), 8), 0);
-        assert_eq!(most_workers(pieces(129 * K, 128 * K), 8), 1);
-        assert_eq!(most_workers(pieces(0, 128 * K), 8), 0);
-        assert_eq!(most_workers(pieces(2048 * K, 128 * K), 0), 0);
-        assert_eq!(pieces(u64::MAX, 0), u32::MAX);
+        assert_eq!(most_workers(chunks(2048 * K, 128 * K), 8), 8);
+        assert_eq!(most_workers(chunks(2048 * K, 128 * K), 64), 15);
+        assert_eq!(most_workers(chunks(128 * K, 128 * K), 8), 0);
+        assert_eq!(most_workers(chunks(129 * K, 128 * K), 8), 1);
+        assert_eq!(most_workers(chunks(0, 128 * K), 8), 0);
+        assert_eq!(most_workers(chunks(2048 * K, 128 * K), 0), 0);
+        assert_eq!(chunks(u64::MAX, 0), u32::MAX);
     }
 
     #[test]

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How many helpers batches of one kind are worth, by what they have gained so far. So are channels of
+//! How many workers batches of one kind are worth, by what they have gained so far. So are channels of
 //! an engine counted, which begin with all of them.
 //!
-//! For each number of helpers ([`LEVELS`]) there is a running median of what a byte has cost, and the
+//! For each number of workers ([`LEVELS`]) there is a running median of what a byte has cost, and the
 //! smallest number is taken that costs little more than the best one. Its neighbours are tried
-//! until they are known, and now and then afterwards, as the machine changes. A helper that
+//! until they are known, and now and then afterwards, as the machine changes. A worker that
 //! brings nothing is thereby not called, but for the first one.
 //!
 //! All is in relaxed atomics that pair with nothing: movers that run at the same time may lose a
@@ -14,12 +14,12 @@
 use crate::word::Word;
 use core::fmt;
 
-/// Numbers of helpers that are told apart.
+/// Numbers of workers that are told apart.
 pub const LEVELS: [u32; 13] = [0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64];
 /// The last of them.
 const MOST: u32 = 64;
 
-/// So many samples say nothing: helpers that have not been called for long wake up slowly.
+/// So many samples say nothing: workers that have not been called for long wake up slowly.
 const WARM_UP: u32 = 2;
 /// The least of those up to this one is where a median begins.
 const KNOWN: u32 = 10;
@@ -32,7 +32,7 @@ const TRY_EVERY: u32 = 256;
 const TRY: u32 = 8;
 /// What is settled is measured each time after so many batches.
 const SAMPLE_EVERY: u32 = 16;
-/// A number of helpers costs little more than the best one if it is within one part in so many.
+/// A number of workers costs little more than the best one if it is within one part in so many.
 const LITTLE: u32 = 16;
 /// A sample moves the median by one part in so many, and by one in so many after so many samples in a
 /// row on the same side of it.
@@ -40,12 +40,12 @@ const SLOW: u32 = 64;
 const FAST: u32 = 8;
 const ROW: u32 = 5;
 
-/// The level with at most this number of helpers.
-fn level(helpers: u32) -> usize {
-    LEVELS.partition_point(|&n| n <= helpers).saturating_sub(1)
+/// The level with at most this number of workers.
+fn level(workers: u32) -> usize {
+    LEVELS.partition_point(|&n| n <= workers).saturating_sub(1)
 }
 
-/// What is known of one number of helpers.
+/// What is known of one number of workers.
 #[derive(Debug)]
 struct Seen<W> {
     /// Samples, at most [`KNOWN`].
@@ -92,8 +92,8 @@ impl<W: Word> WorkerTuner<W> {
 
     /// The level that is best by what is known, up to `top`: none for nothing known.
     ///
-    /// An idle CPU is always worth asking: whether one helper is better than none cannot be told from
-    /// few samples, because a helper that has not been called for a while is slow.
+    /// An idle CPU is always worth asking: whether one worker is better than none cannot be told from
+    /// few samples, because a worker that has not been called for a while is slow.
     fn best(&self, top: usize) -> Option<usize> {
         let costs = || (1..=top).filter_map(|l| Some((l, self.known(l)?)));
         let least = costs().map(|(_, cost)| cost).min()?;
@@ -111,7 +111,7 @@ impl<W: Word> WorkerTuner<W> {
         self.batches.store_relaxed(0);
     }
 
-    /// Chooses how many helpers the next batch has, of at most `most`. As long as nothing is known,
+    /// Chooses how many workers the next batch has, of at most `most`. As long as nothing is known,
     /// `first`.
     pub fn choose(&self, most: u32, first: u32) -> Choice {
         let top = level(most);
@@ -148,9 +148,9 @@ impl<W: Word> WorkerTuner<W> {
         }
     }
 
-    /// A batch of `bytes` has taken `ns` with so many helpers.
-    pub fn learn(&self, helpers: u32, bytes: u64, ns: u64) {
-        let Some(seen) = self.seen.get(level(helpers)) else {
+    /// A batch of `bytes` has taken `ns` with so many workers.
+    pub fn learn(&self, workers: u32, bytes: u64, ns: u64) {
+        let Some(seen) = self.seen.get(level(workers)) else {
             return;
         };
         let Some(cost) = ns.saturating_mul(1 << 16).checked_div(bytes) else {
@@ -187,7 +187,7 @@ impl<W: Word> WorkerTuner<W> {
         }
     }
 
-    /// Numbers of helpers that are known, and nanoseconds for 64 KiB with them.
+    /// Numbers of workers that are known, and nanoseconds for 64 KiB with them.
     fn known_costs(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
         (LEVELS.iter().enumerate()).filter_map(|(l, &n)| Some((n, self.known(l)?)))
     }
@@ -198,11 +198,11 @@ impl<W: Word> WorkerTuner<W> {
     }
 }
 
-/// What is known: ` HELPERS:NS` for each number of them, NS for 64 KiB.
+/// What is known: ` WORKERS:NS` for each number of them, NS for 64 KiB.
 impl<W: Word> fmt::Display for WorkerTuner<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.known_costs()
-            .try_for_each(|(helpers, ns)| write!(f, " {helpers}:{ns}"))
+            .try_for_each(|(workers, ns)| write!(f, " {workers}:{ns}"))
     }
 }
 
@@ -216,8 +216,8 @@ mod tests {
         WorkerTuner::new(|| TestWord::new(0))
     }
 
-    /// Batches of 2 MiB on a machine where `ns` says how long one takes with so many helpers: how
-    /// many helpers the last thousand of `batches` had, as a histogram over levels.
+    /// Batches of 2 MiB on a machine where `ns` says how long one takes with so many workers: how
+    /// many workers the last thousand of `batches` had, as a histogram over levels.
     fn run(
         s: &WorkerTuner<TestWord>,
         batches: u32,
@@ -263,10 +263,10 @@ mod tests {
 
     #[test]
     fn stops_where_bandwidth_ends() {
-        for (at, helpers) in [(1, 1), (2, 1), (4, 3), (5, 4), (9, 8)] {
+        for (at, workers) in [(1, 1), (2, 1), (4, 3), (5, 4), (9, 8)] {
             let s = tuner();
             let last = run(&s, 3000, 64, knee(at));
-            assert!(last[level(helpers)] > 900);
+            assert!(last[level(workers)] > 900);
         }
     }
 
@@ -280,11 +280,11 @@ mod tests {
 
     #[test]
     fn all_that_are_worth_it_are_found_from_above_too() {
-        for (at, helpers) in [(1, 1), (2, 1), (4, 3), (9, 8), (17, 16), (64, 16)] {
+        for (at, workers) in [(1, 1), (2, 1), (4, 3), (9, 8), (17, 16), (64, 16)] {
             let s = tuner();
             assert_eq!(s.choose(16, 16).count, 16);
             let last = run_from(&s, 3000, 16, 16, knee(at));
-            assert!(last[level(helpers)] > 900);
+            assert!(last[level(workers)] > 900);
         }
     }
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The order in which helpers are asked, by the scheduler's topology.
+//! The order in which workers are asked, by the scheduler's topology.
 //!
-//! It changes when CPUs come and go and when scheduling domains are rebuilt. Helpers look for that now
+//! It changes when CPUs come and go and when scheduling domains are rebuilt. Workers look for that now
 //! and then, before they sleep, so that no mover has to.
 //!
 //! Lock order: [`Placement::scratch`] is a leaf, and only tried.
@@ -37,7 +37,7 @@ struct Scratch {
     order: KVec<u16>,
 }
 
-/// The order of the CPUs that helpers live on.
+/// The order of the CPUs that workers live on.
 #[pin_data]
 pub(super) struct Placement {
     cpus: KVec<Cpu>,
@@ -52,7 +52,7 @@ pub(super) struct Placement {
 }
 
 impl Placement {
-    /// For helpers on these CPUs.
+    /// For workers on these CPUs.
     pub(super) fn new(cpus: KVec<Cpu>) -> Result<impl PinInit<Self>> {
         let nr = cpus.len();
         let mut order = KVec::with_capacity(nr, GFP_KERNEL)?;

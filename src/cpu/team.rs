@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The helpers and their threads: which of them gets a batch, and how it is passed on.
+//! The workers and their threads: which of them gets a batch, and how it is passed on.
 //!
-//! Lock order: [`Helper`]'s mailbox is a leaf; no two are held at the same time.
+//! Lock order: [`Worker`]'s mailbox is a leaf; no two are held at the same time.
 
 use crate::{
     batch::Batch,
     cpu::{
-        helper::Helper,
-        placement::Placement, //
+        placement::Placement,
+        worker::Worker, //
     },
     kapi::{
         kthread::{
-            Body,
-            Waker,
-            Worker, //
+            Kthread,
+            ThreadFn,
+            Waker, //
         },
         topology, //
     },
@@ -38,58 +38,58 @@ use kernel::{
 /// So many are asked at most whether they could begin: on a busy machine, asking is all there is.
 const MOST_ASKED: u32 = 16;
 
-/// A helper, and the means to wake it once it has a thread.
-struct Hand {
-    helper: Arc<Helper>,
+/// A worker, and the means to wake it once it has a thread.
+struct Seat {
+    worker: Arc<Worker>,
     waker: SetOnce<Waker>,
 }
 
-/// All helpers.
+/// All workers.
 pub(super) struct Team {
-    hands: KVec<Hand>,
+    seats: KVec<Seat>,
     placement: Arc<Placement>,
     shared: Arc<Shared>,
 }
 
-/// What a helper's thread runs.
+/// What a worker's thread runs.
 struct Member {
-    helper: Arc<Helper>,
+    worker: Arc<Worker>,
     team: Arc<Team>,
 }
 
-impl Body for Member {
+impl ThreadFn for Member {
     fn pending(&self) -> bool {
-        self.helper.pending()
+        self.worker.pending()
     }
 
     fn run(&self) {
-        self.helper.run(|batch| self.team.pass_on(batch));
+        self.worker.run(|batch| self.team.pass_on(batch));
     }
 }
 
 /// The threads; stopped when dropped.
 pub(super) struct Threads {
-    workers: KVec<Worker<Member>>,
+    workers: KVec<Kthread<Member>>,
     team: Arc<Team>,
 }
 
 impl Threads {
-    /// Starts a thread for each helper.
+    /// Starts a thread for each worker.
     pub(super) fn start(team: &Arc<Team>) -> Result<Self> {
         let mut threads = Self {
-            workers: KVec::with_capacity(team.hands.len(), GFP_KERNEL)?,
+            workers: KVec::with_capacity(team.seats.len(), GFP_KERNEL)?,
             team: team.clone(),
         };
-        for hand in &team.hands {
+        for seat in &team.seats {
             let member = Arc::new(
                 Member {
-                    helper: hand.helper.clone(),
+                    worker: seat.worker.clone(),
                     team: team.clone(),
                 },
                 GFP_KERNEL,
             )?;
-            let worker = Worker::new(hand.helper.cpu().number(), member)?;
-            hand.waker.populate(worker.waker());
+            let worker = Kthread::new(seat.worker.cpu().number(), member)?;
+            seat.waker.populate(worker.waker());
             threads.workers.push(worker, GFP_KERNEL)?;
         }
         Ok(threads)
@@ -99,66 +99,66 @@ impl Threads {
 impl Drop for Threads {
     fn drop(&mut self) {
         self.workers.clear();
-        // A helper may have passed a batch on to one that had been stopped before it.
-        self.team.helpers().for_each(Helper::empty);
+        // A worker may have passed a batch on to one that had been stopped before it.
+        self.team.workers().for_each(Worker::empty);
     }
 }
 
 impl Team {
-    /// Creates a helper for each of these CPUs, of which there are no more than lanes.
+    /// Creates a worker for each of these CPUs, of which there are no more than lanes.
     pub(super) fn new(cpus: KVec<topology::Cpu>, shared: &Arc<Shared>) -> Result<Self> {
-        let mut hands = KVec::with_capacity(cpus.len(), GFP_KERNEL)?;
+        let mut seats = KVec::with_capacity(cpus.len(), GFP_KERNEL)?;
         let mut copy = KVec::with_capacity(cpus.len(), GFP_KERNEL)?;
         copy.extend_from_slice(&cpus, GFP_KERNEL)?;
         let placement = Arc::pin_init(Placement::new(copy)?, GFP_KERNEL)?;
         placement.refresh();
         for (lane, cpu) in (1u8..=u8::MAX).zip(cpus) {
-            let helper = Arc::pin_init(Helper::new(lane, cpu, placement.clone()), GFP_KERNEL)?;
+            let worker = Arc::pin_init(Worker::new(lane, cpu, placement.clone()), GFP_KERNEL)?;
             let waker = SetOnce::new();
-            hands.push(Hand { helper, waker }, GFP_KERNEL)?;
+            seats.push(Seat { worker, waker }, GFP_KERNEL)?;
         }
         Ok(Self {
-            hands,
+            seats,
             placement,
             shared: shared.clone(),
         })
     }
 
-    /// Returns all helpers.
-    pub(super) fn helpers(&self) -> impl Iterator<Item = &Helper> {
-        self.hands.iter().map(|hand| &*hand.helper)
+    /// Returns all workers.
+    pub(super) fn workers(&self) -> impl Iterator<Item = &Worker> {
+        self.seats.iter().map(|seat| &*seat.worker)
     }
 
-    /// Returns the helpers that could begin at once, see [`Self::hands()`].
+    /// Returns the workers that could begin at once, see [`Self::seats()`].
     pub(super) fn candidates(
         &self,
         route: Route,
         from: topology::Cpu,
         mover: usize,
-    ) -> impl Iterator<Item = &Helper> {
-        self.hands(route, from, mover).map(|hand| &*hand.helper)
+    ) -> impl Iterator<Item = &Worker> {
+        self.seats(route, from, mover).map(|seat| &*seat.worker)
     }
 
     /// Those who could begin at once with what this mover gives them from this CPU, best first: on the
     /// node of the destination, of the source (or the other way round), elsewhere; and on each of
     /// them those of another last-level cache first, and those of the mover's own core last.
-    fn hands(
+    fn seats(
         &self,
         route: Route,
         from: topology::Cpu,
         mover: usize,
-    ) -> impl Iterator<Item = &Hand> {
-        let anyway = self.shared.inject.helper_only();
+    ) -> impl Iterator<Item = &Seat> {
+        let anyway = self.shared.inject.workers_only();
         let (first, second) = match self.shared.knobs.node() {
             CpuNode::Source => (route.from, route.to),
             CpuNode::Destination => (route.to, route.from),
         };
-        let node_rank = move |h: &Helper| match h.node() {
+        let node_rank = move |h: &Worker| match h.node() {
             n if n == first => 0,
             n if n == second => 1,
             _ => 2,
         };
-        let near = move |h: &Helper| match h.cpu() {
+        let near = move |h: &Worker| match h.cpu() {
             cpu if cpu.shares_core(from) => 2,
             cpu if cpu.shares_cache(from) => 1,
             _ => 0,
@@ -168,54 +168,54 @@ impl Team {
             .flat_map(|rank| (0..3).map(move |tier| (rank, tier)))
             .flat_map(move |(rank, tier)| {
                 (self.placement.order())
-                    .filter_map(|i| self.hands.get(i))
+                    .filter_map(|i| self.seats.get(i))
                     .filter(move |h| {
-                        node_rank(&h.helper) == rank
-                            && h.helper.cpu() != from
-                            && near(&h.helper) == tier
+                        node_rank(&h.worker) == rank
+                            && h.worker.cpu() != from
+                            && near(&h.worker) == tier
                     })
             })
             .take_while(move |_| asked.replace(asked.get() + 1) < MOST_ASKED)
-            .filter(move |h| anyway || h.helper.could_begin(mover))
+            .filter(move |h| anyway || h.worker.could_begin(mover))
     }
 
-    /// Gives the batch to one helper, if there is one who could begin at once.
+    /// Gives the batch to one worker, if there is one who could begin at once.
     pub(super) fn give(&self, batch: &Arc<Batch>) -> bool {
-        for hand in self.hands(batch.raw().route(), batch.cpu(), batch.mover()) {
+        for seat in self.seats(batch.raw().route(), batch.cpu(), batch.mover()) {
             // Who has it already: the one that passes it on is one of them.
-            if batch.is_given(hand.helper.lane().index().into()) {
+            if batch.is_given(seat.worker.lane().index().into()) {
                 continue;
             }
             // Without a thread yet, nobody would look into its mailbox.
-            let Some(waker) = hand.waker.as_ref() else {
+            let Some(waker) = seat.waker.as_ref() else {
                 continue;
             };
-            if let Some(asleep) = hand.helper.post(batch) {
+            if let Some(asleep) = seat.worker.post(batch) {
                 if asleep {
                     waker.wake();
                 }
-                batch.stats().add(Counter::Woken, 1);
+                batch.stats().add(Counter::WorkersWoken, 1);
                 return true;
             }
         }
         false
     }
 
-    /// Gives the batch to one more helper, if it is worth it.
+    /// Gives the batch to one more worker, if it is worth it.
     fn pass_on(&self, batch: &Arc<Batch>) {
         if batch.want_more() {
             self.give(batch);
         }
     }
 
-    /// Writes a line for each helper.
+    /// Writes a line for each worker.
     pub(super) fn show(&self, f: &mut dyn fmt::Write) -> fmt::Result {
-        writeln!(f, "workers {}", self.hands.len())?;
+        writeln!(f, "workers {}", self.seats.len())?;
         for i in self.placement.order() {
-            let Some(hand) = self.hands.get(i) else {
+            let Some(seat) = self.seats.get(i) else {
                 continue;
             };
-            let h = &hand.helper;
+            let h = &seat.worker;
             let (doing, chunks) = h.doing();
             writeln!(
                 f,

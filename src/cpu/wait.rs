@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How the mover waits for a helper.
+//! How the mover waits for a worker.
 
 use crate::{
     batch::Batch,
@@ -13,9 +13,9 @@ const POLLS: u32 = 256;
 
 /// Polls until the chunk is done, or entry `i` of it.
 ///
-/// A helper with a claim is running and cannot be preempted (I13), so this is over after the rest of
+/// A worker with a claim is running and cannot be preempted (I13), so this is over after the rest of
 /// one chunk, less than the mover would need for it (I15); sleeping would take longer. The timeout is
-/// for a helper whose CPU has been taken away below us, by a hypervisor or firmware.
+/// for a worker whose CPU has been taken away below us, by a hypervisor or firmware.
 pub(super) fn poll(batch: &Batch, i: u32, chunk: u32, timeout_ns: u64) -> Result {
     let from = sched::clock();
     let mut polls = 0;

@@ -18,8 +18,8 @@ use crate::{
         DeviceId, //
     },
     names::{
-        Name,
-        Providers, //
+        DmaDrivers,
+        Name, //
     },
 };
 use core::ptr::NonNull;
@@ -38,11 +38,11 @@ use kernel::{
     types::Opaque, //
 };
 
-impl Providers {
+impl DmaDrivers {
     /// Looks around, now, for names that are wanted.
     pub(crate) fn look(wanted: fn(&str) -> bool) -> Self {
         /// The names so far, and which are wanted.
-        struct Found(Providers, fn(&str) -> bool);
+        struct Found(DmaDrivers, fn(&str) -> bool);
         /// # Safety
         ///
         /// `data` is a `Found`, and `driver` a string.

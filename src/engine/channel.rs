@@ -34,7 +34,7 @@
 //!
 //! # Locks
 //!
-//! [`Channel::ring`] is taken by movers and by the keeper of the channels, never by whoever is told of the
+//! [`Channel::ring`] is taken by movers and by the manager of the channels, never by whoever is told of the
 //! end of a descriptor; inside it are only the locks of the queue's driver. It keeps preemption off, so
 //! movers hold it for [`SECTION_NS`] at a time, and softirqs do not run inside it. Batches are let go
 //! outside it. Telling lockdep that it is taken in reclaim is done by [`Channel::new()`].
@@ -53,8 +53,8 @@ use crate::{
     },
     migrate_copy::batch::{
         EngineClaims,
-        Pooled,
-        RawBatch, //
+        MigrateCopyBatch,
+        Pooled, //
     },
 };
 use core::{
@@ -435,7 +435,7 @@ impl<B: Pooled> Slot<B> {
                 common.errors.add(1u64, Relaxed);
                 common.row.add(1u32, Relaxed);
             }
-            let raw: &RawBatch = (*job.batch).as_ref();
+            let raw: &MigrateCopyBatch = (*job.batch).as_ref();
             // SAFETY: `try_make()` was called for it after `reference()`. The callers know that the engine
             // does not access its memory any more: the queue has said so, or it was proven.
             unsafe { raw.release_extent(&job.extent, common.lane, ok) };
@@ -447,7 +447,7 @@ impl<B: Pooled> Slot<B> {
 
 /// What a sleeping mover waits for.
 struct Waiting<'a> {
-    batch: &'a RawBatch,
+    batch: &'a MigrateCopyBatch,
     entry: u32,
     chunk: u32,
     common: &'a Common,
@@ -678,7 +678,7 @@ impl<B: Pooled> Channel<B> {
             return Submitted::default();
         }
         let mut merger = ExtentMerger::new(queue.longest().min(MAX_EXTENT));
-        let raw: &RawBatch = (**batch).as_ref();
+        let raw: &MigrateCopyBatch = (**batch).as_ref();
         let mut claims = EngineClaims::new(raw, self.lane, range.start);
         let mut maker = Maker::new(self, batch, ring, delay_ns);
         let mut referenced = 0;
@@ -714,7 +714,7 @@ impl<B: Pooled> Channel<B> {
 
     /// Returns whether the driver has given up what entry `i` of this chunk needs: a descriptor for a part
     /// of the entry, or one that keeps the chunk from ending while none in flight has a part of the entry.
-    fn gave_up(&self, batch: &RawBatch, i: u32, chunk: u32) -> bool {
+    fn gave_up(&self, batch: &MigrateCopyBatch, i: u32, chunk: u32) -> bool {
         let has = |(first, last): (u32, u32), n| (first..=last).contains(&n);
         let of_chunk = |job: &Job<B>| {
             core::ptr::eq((*job.batch).as_ref(), batch) && has(job.extent.chunks, chunk)
@@ -732,7 +732,13 @@ impl<B: Pooled> Channel<B> {
     ///
     /// `ECANCELED` if the driver has given it up, so that nothing more will be said of it; `ETIMEDOUT` if
     /// it has not ended in time.
-    pub(crate) fn wait(&self, batch: &RawBatch, i: u32, chunk: u32, timeout_ns: u64) -> Result {
+    pub(crate) fn wait(
+        &self,
+        batch: &MigrateCopyBatch,
+        i: u32,
+        chunk: u32,
+        timeout_ns: u64,
+    ) -> Result {
         let from = sched::clock();
         let passed = || sched::clock().saturating_sub(from);
         let look_ns = self.common.look_ns.load(Relaxed);

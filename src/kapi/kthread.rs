@@ -17,7 +17,7 @@ use kernel::{
 };
 
 /// What a worker thread does.
-pub(crate) trait Body: Send + Sync + 'static {
+pub(crate) trait ThreadFn: Send + Sync + 'static {
     /// Is there something to do? Asked by the worker before it sleeps.
     fn pending(&self) -> bool;
 
@@ -26,31 +26,31 @@ pub(crate) trait Body: Send + Sync + 'static {
     fn run(&self);
 
     /// Returns for how many milliseconds the worker may sleep if nobody wakes it, or `None` if
-    /// there is no limit. Asked before [`Body::pending()`]; whoever makes it less wakes the worker.
+    /// there is no limit. Asked before [`ThreadFn::pending()`]; whoever makes it less wakes the worker.
     fn rest_ms(&self) -> Option<u32> {
         None
     }
 }
 
-/// A thread that runs a [`Body`], sleeping while it has nothing to do. Stopped when dropped.
-pub(crate) struct Worker<B: Body> {
+/// A thread that runs a [`ThreadFn`], sleeping while it has nothing to do. Stopped when dropped.
+pub(crate) struct Kthread<B: ThreadFn> {
     task: NonNull<bindings::task_struct>,
     /// The thread uses it until it has been stopped.
     _body: Arc<B>,
 }
 
 // SAFETY: `task` is a counted reference to a task, which any thread may stop; the body is
-// shared with the thread itself and is `Send` and `Sync` by `Body`.
-unsafe impl<B: Body> Send for Worker<B> {}
+// shared with the thread itself and is `Send` and `Sync` by `ThreadFn`.
+unsafe impl<B: ThreadFn> Send for Kthread<B> {}
 // SAFETY: As for `Send`; `waker()` may be called by several threads at the same time.
-unsafe impl<B: Body> Sync for Worker<B> {}
+unsafe impl<B: ThreadFn> Sync for Kthread<B> {}
 
-/// Calls [`Body::pending()`].
+/// Calls [`ThreadFn::pending()`].
 ///
 /// # Safety
 ///
 /// `data` is a `B` that lives until this returns.
-unsafe extern "C" fn pending<B: Body>(data: *mut ffi::c_void) -> bool {
+unsafe extern "C" fn pending<B: ThreadFn>(data: *mut ffi::c_void) -> bool {
     // SAFETY: `thread()` passes the `B` that it keeps alive.
     unsafe { &*data.cast::<B>() }.pending()
 }
@@ -60,9 +60,9 @@ unsafe extern "C" fn pending<B: Body>(data: *mut ffi::c_void) -> bool {
 /// # Safety
 ///
 /// Runs as a kthread, and `data` is a `B` that lives until it has been stopped.
-unsafe extern "C" fn thread<B: Body>(data: *mut ffi::c_void) -> ffi::c_int {
-    // SAFETY: `Worker::new()` passes an `Arc<B>` that is alive until the thread has been stopped:
-    // `Worker` drops it after `kthread_stop()`, which waits for us.
+unsafe extern "C" fn thread<B: ThreadFn>(data: *mut ffi::c_void) -> ffi::c_int {
+    // SAFETY: `Kthread::new()` passes an `Arc<B>` that is alive until the thread has been stopped:
+    // `Kthread` drops it after `kthread_stop()`, which waits for us.
     let body = unsafe { &*data.cast::<B>() };
     // SAFETY: We are a kthread.
     while !unsafe { bindings::kthread_should_stop() } {
@@ -73,18 +73,18 @@ unsafe extern "C" fn thread<B: Body>(data: *mut ffi::c_void) -> ffi::c_int {
             jiffies.map_or(MAX_SCHEDULE_TIMEOUT, |j| j.saturating_add(1))
         });
         // SAFETY: `pending()` is given what it expects, for the time of the call.
-        unsafe { fb::ferry_worker_sleep(Some(pending::<B>), data, jiffies) };
+        unsafe { fb::ferry_kthread_sleep(Some(pending::<B>), data, jiffies) };
     }
     0
 }
 
-impl<B: Body> Worker<B> {
+impl<B: ThreadFn> Kthread<B> {
     /// Makes and starts a worker that prefers `cpu`.
     pub(crate) fn new(cpu: i32, body: Arc<B>) -> Result<Self> {
         // SAFETY: `thread::<B>` expects a pointer to a `B` that lives until the thread has stopped;
         // `Self` holds a reference to it for so long.
         let task = from_err_ptr(unsafe {
-            fb::ferry_worker_create(Some(thread::<B>), Arc::as_ptr(&body).cast_mut().cast(), cpu)
+            fb::ferry_kthread_create(Some(thread::<B>), Arc::as_ptr(&body).cast_mut().cast(), cpu)
         })?;
         let task = NonNull::new(task).ok_or(ENOMEM)?;
         // SAFETY: We hold a reference to the task, and it has not been woken yet.
@@ -115,7 +115,7 @@ unsafe impl Send for Waker {}
 unsafe impl Sync for Waker {}
 
 impl Waker {
-    /// Wakes the worker; what was stored before is seen by its [`Body::pending()`].
+    /// Wakes the worker; what was stored before is seen by its [`ThreadFn::pending()`].
     pub(crate) fn wake(&self) {
         // SAFETY: We hold a reference to the task; waking one that has ended does nothing.
         unsafe { bindings::wake_up_process(self.0.as_ptr()) };
@@ -124,16 +124,16 @@ impl Waker {
 
 impl Drop for Waker {
     fn drop(&mut self) {
-        // SAFETY: Drops the reference from `Worker::waker()`.
+        // SAFETY: Drops the reference from `Kthread::waker()`.
         unsafe { bindings::put_task_struct(self.0.as_ptr()) };
     }
 }
 
-impl<B: Body> Drop for Worker<B> {
+impl<B: ThreadFn> Drop for Kthread<B> {
     fn drop(&mut self) {
         // SAFETY: We hold a reference to the kthread, which has not been stopped before.
         unsafe { bindings::kthread_stop(self.task.as_ptr()) };
-        // SAFETY: Drops the reference from `ferry_worker_create()`.
+        // SAFETY: Drops the reference from `ferry_kthread_create()`.
         unsafe { bindings::put_task_struct(self.task.as_ptr()) };
     }
 }

@@ -10,7 +10,7 @@ use kernel::{
 
 /// Preemption is off for as long as this lives.
 ///
-/// Between claim and done a helper may not be preempted (I13): the mover would wait for it.
+/// Between claim and done a worker may not be preempted (I13): the mover would wait for it.
 pub(crate) struct NoPreempt(NotThreadSafe);
 
 impl NoPreempt {
@@ -68,7 +68,7 @@ pub(crate) fn need_resched() -> bool {
 /// Gives up the CPU if somebody else wants it, for threads that yield to everything. May sleep.
 #[inline]
 pub(crate) fn give_way() {
-    // SAFETY: Called by helpers, between claims: in process context, running, and without locks.
+    // SAFETY: Called by workers, between claims: in process context, running, and without locks.
     unsafe { fb::ferry_give_way() }
 }
 

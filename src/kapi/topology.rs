@@ -43,13 +43,13 @@ impl Cpu {
         unsafe { fb::ferry_cpu_node(self.0) }
     }
 
-    /// May helpers run there: is it online and not isolated?
+    /// May workers run there: is it online and not isolated?
     pub(crate) fn is_usable(self) -> bool {
         // SAFETY: As in `node()`.
         unsafe { fb::ferry_cpu_usable(self.0) }
     }
 
-    /// Would a helper that is woken there run at once?
+    /// Would a worker that is woken there run at once?
     pub(crate) fn is_idle(self) -> bool {
         // SAFETY: As in `node()`.
         unsafe { fb::ferry_cpu_usable(self.0) && fb::migrate_copy_cpu_idle(self.0) }

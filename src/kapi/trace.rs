@@ -39,7 +39,7 @@ tracepoint!(
 tracepoint!(
     /// A batch is over.
     finish, __tracepoint_ferry_finish, rust_do_trace_ferry_finish,
-    (batch: usize, mover: u32, others: u32, helper_ns: u64)
+    (batch: usize, mover: u32, others: u32, worker_ns: u64)
 );
 tracepoint!(
     /// A batch or a folio is left to the stock copy.

@@ -8,7 +8,7 @@
 //!
 //! The shim lends the folios of a batch from [`Provider::begin()`] to [`Provider::finish()`], and
 //! each of them only until it is settled. So content is copied through a [`Claim`] alone: it exists
-//! while a chunk is in the state Claimed, and [`RawBatch::settle()`] gives a final answer, which
+//! while a chunk is in the state Claimed, and [`MigrateCopyBatch::settle()`] gives a final answer, which
 //! the shim wants to see as a [`Settled`], only when no chunk of the folio is Claimed or can be.
 //! Everything else about the protocol is in `ferry_core::claim`.
 //!
@@ -39,17 +39,17 @@ use ferry_core::{
     },
     plan,
     plan::{
-        Piece,
+        ChunkRange,
         Planned, //
     },
     policy::Routine,
     Chunk,
+    ChunkCounter,
     ChunkState,
     EntryState,
     Lane,
     Pending,
-    Settle,
-    Ticket, //
+    Settle, //
 };
 use kernel::{
     bindings,
@@ -84,7 +84,7 @@ pub(crate) fn parked() -> u32 {
 }
 
 /// A batch object, as channels hold it.
-pub(crate) trait Pooled: AsRef<RawBatch> + Send + Sync + 'static {
+pub(crate) trait Pooled: AsRef<MigrateCopyBatch> + Send + Sync + 'static {
     /// Lets go of it, in process context.
     fn put(batch: Arc<Self>);
 
@@ -97,18 +97,18 @@ const BITMAP_WORDS: usize = MAX_ENTRIES.div_ceil(ffi::c_ulong::BITS as usize);
 
 /// Says that an entry is settled, and how.
 ///
-/// Made by [`RawBatch::settle()`] and [`RawBatch::park()`] only.
+/// Made by [`MigrateCopyBatch::settle()`] and [`MigrateCopyBatch::park()`] only.
 #[must_use]
 pub(crate) struct Settled {
     /// For the shim: 1 copied, 0 not, or a negative errno.
     pub(super) code: ffi::c_int,
     /// What the protocol said.
-    pub(crate) how: How,
+    pub(crate) how: SettleOutcome,
 }
 
 /// How an entry was settled.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub(crate) enum How {
+pub(crate) enum SettleOutcome {
     /// Nobody had begun; the mover copies it.
     NotStarted,
     /// The content is in the destination.
@@ -116,13 +116,13 @@ pub(crate) enum How {
     /// Somebody had begun and did not succeed; the mover copies it.
     Partial,
     /// Somebody may still write; the destination is parked and the folio fails.
-    Unquiet,
+    NotQuiet,
 }
 
 impl Settled {
-    fn new(how: How) -> Self {
+    fn new(how: SettleOutcome) -> Self {
         Self {
-            code: (how == How::Copied).into(),
+            code: (how == SettleOutcome::Copied).into(),
             how,
         }
     }
@@ -130,7 +130,7 @@ impl Settled {
     /// Fails the folio with `error`, though it is settled. For fault injection.
     pub(crate) fn fail(self, error: Error) -> Self {
         Self {
-            code: if self.how == How::Unquiet {
+            code: if self.how == SettleOutcome::NotQuiet {
                 self.code
             } else {
                 error.to_errno()
@@ -152,12 +152,12 @@ pub(crate) enum Step<'a> {
 
 /// A folio and its destination, both locked: lent by the shim for one call of [`Provider::begin()`] or
 /// [`Provider::copy_now()`]. For the latter the stock code has just checked the references.
-pub(crate) struct Pair {
+pub(crate) struct FolioPair {
     pub(super) dst: *mut bindings::folio,
     pub(super) src: *mut bindings::folio,
 }
 
-impl Pair {
+impl FolioPair {
     /// Size of the folio in bytes.
     pub(crate) fn bytes(&self) -> u64 {
         // SAFETY: The shim's caller holds a reference to `src` and its lock for the call that
@@ -249,9 +249,9 @@ impl Filled {
 }
 
 /// What became of a folio that was to be copied at once.
-pub(crate) struct NowDone(pub(super) ffi::c_int);
+pub(crate) struct CopyOutcome(pub(super) ffi::c_int);
 
-impl NowDone {
+impl CopyOutcome {
     /// All of it is in the destination.
     pub(crate) const COPIED: Self = Self(0);
     /// The stock copy follows.
@@ -282,22 +282,22 @@ struct Header {
 ///   addresses, which `header.c` points to.
 /// * The first `header.c.nr` of them hold folios that are lent (see the module) from when the
 ///   object is shared until they are settled.
-/// * The first `planned.pieces` of `pieces` and `chunks` belong together, and every piece lies in
+/// * The first `planned.chunks` of `ranges` and `chunks` belong together, and every range lies in
 ///   folios of those entries.
-pub(crate) struct RawBatch {
+pub(crate) struct MigrateCopyBatch {
     header: KBox<Header>,
     entries: KVec<Opaque<fb::migrate_copy_entry>>,
     /// What became of each entry. Written by who copies it with release, after the bytes, read by the
     /// mover with acquire, in C too.
     states: KVec<Atomic<u32>>,
-    pieces: KVec<Piece>,
+    ranges: KVec<ChunkRange>,
     chunks: KVec<Chunk<Atomic<u32>>>,
     /// For chunks that an engine has claimed.
     pending: KVec<Pending<Atomic<u32>>>,
     /// What engines did.
     by_engine: ByEngine,
     planned: Planned,
-    ticket: Ticket<Atomic<u32>>,
+    counter: ChunkCounter<Atomic<u32>>,
     /// Folios may change until they are claimed, so their references count (I1).
     early: bool,
     /// The shim's: which entries are parked, and of which of them the migration has failed.
@@ -306,16 +306,16 @@ pub(crate) struct RawBatch {
 
 // SAFETY: The raw pointers in it are to folios, which are not tied to a thread, to `entries` and to
 // `states`.
-unsafe impl Send for RawBatch {}
+unsafe impl Send for MigrateCopyBatch {}
 // SAFETY: While shared, entries are only read, states are atomic, and folios are only touched under a claim. `header.owner` and the fields of `header.c` but for `cursor` are the
 // mover's; the bitmaps are for the shim, which has a lock for them.
-unsafe impl Sync for RawBatch {}
+unsafe impl Sync for MigrateCopyBatch {}
 
-impl RawBatch {
+impl MigrateCopyBatch {
     /// Allocates a batch, for a pool.
     pub(crate) fn new() -> Result<Self> {
         let mut entries = KVec::with_capacity(MAX_ENTRIES, GFP_KERNEL)?;
-        let mut pieces = KVec::with_capacity(MAX_CHUNKS, GFP_KERNEL)?;
+        let mut ranges = KVec::with_capacity(MAX_CHUNKS, GFP_KERNEL)?;
         let mut chunks = KVec::with_capacity(MAX_CHUNKS, GFP_KERNEL)?;
         let mut states = KVec::with_capacity(MAX_ENTRIES, GFP_KERNEL)?;
         let mut pending = KVec::with_capacity(MAX_CHUNKS, GFP_KERNEL)?;
@@ -324,7 +324,7 @@ impl RawBatch {
             states.push(Atomic::new(EntryState::Pending as u32), GFP_KERNEL)?;
         }
         for _ in 0..MAX_CHUNKS {
-            pieces.push(Piece::default(), GFP_KERNEL)?;
+            ranges.push(ChunkRange::default(), GFP_KERNEL)?;
             chunks.push(Chunk::new(Atomic::new(0)), GFP_KERNEL)?;
             pending.push(Pending::new(Atomic::new(0)), GFP_KERNEL)?;
         }
@@ -354,12 +354,12 @@ impl RawBatch {
             header,
             entries,
             states,
-            pieces,
+            ranges,
             chunks,
             pending,
             by_engine: ByEngine::default(),
             planned: Planned::default(),
-            ticket: Ticket::new(Atomic::new(0)),
+            counter: ChunkCounter::new(Atomic::new(0)),
             early: false,
             _bitmaps: [parked, left],
         })
@@ -425,7 +425,7 @@ impl RawBatch {
     /// Returns the nodes of source and destination of the first folio.
     pub(crate) fn route(&self) -> Route {
         self.entry(0).map_or(Route::UNKNOWN, |e| {
-            Pair {
+            FolioPair {
                 dst: e.dst,
                 src: e.src,
             }
@@ -435,10 +435,10 @@ impl RawBatch {
 
     fn reset_chunks(&mut self, planned: Planned) {
         self.planned = planned;
-        for chunk in self.chunks.iter().take(planned.pieces as usize) {
+        for chunk in self.chunks.iter().take(planned.chunks as usize) {
             chunk.reset();
         }
-        self.ticket.reset();
+        self.counter.reset();
         self.by_engine = ByEngine::default();
     }
 
@@ -447,23 +447,23 @@ impl RawBatch {
         let nr = self.filled().folios as usize;
         // SAFETY: `&mut self`: nobody writes to the entries now.
         let sizes = (self.entries.iter().take(nr)).map(|e| unsafe { (*e.get()).bytes as u64 });
-        let planned = plan::plan(sizes, chunk_bytes, &mut self.pieces);
+        let planned = plan::plan(sizes, chunk_bytes, &mut self.ranges);
         self.early = true;
         self.reset_chunks(planned);
         planned
     }
 
     /// Makes this a batch of one folio, of which `[offset, offset + len)` is copied.
-    pub(crate) fn plan_now(
+    pub(crate) fn plan_in_place(
         &mut self,
-        folio: &Pair,
+        folio: &FolioPair,
         offset: u64,
         len: u64,
         chunk_bytes: u64,
     ) -> Planned {
         let bytes = folio.bytes();
         let len = len.min(bytes.saturating_sub(offset));
-        let planned = plan::plan_window(offset, len, chunk_bytes, &mut self.pieces);
+        let planned = plan::plan_window(offset, len, chunk_bytes, &mut self.ranges);
         if let (Some(entry), Some(state)) = (self.entries.first(), self.states.first()) {
             state.store(EntryState::Pending as u32, Relaxed);
             // SAFETY: `&mut self`: we are the only one who has the object.
@@ -496,7 +496,7 @@ impl RawBatch {
 
     /// Is entry `i` copied in several chunks?
     pub(crate) fn is_cut(&self, i: u32) -> bool {
-        plan::span(self.pieces(), i).is_some_and(|(_, count)| count > 1)
+        plan::span(self.ranges(), i).is_some_and(|(_, count)| count > 1)
     }
 
     /// How it has been cut.
@@ -506,37 +506,37 @@ impl RawBatch {
 
     fn chunks(&self) -> &[Chunk<Atomic<u32>>] {
         self.chunks
-            .get(..self.planned.pieces as usize)
+            .get(..self.planned.chunks as usize)
             .unwrap_or(&[])
     }
 
-    fn pieces(&self) -> &[Piece] {
-        self.pieces
-            .get(..self.planned.pieces as usize)
+    fn ranges(&self) -> &[ChunkRange] {
+        self.ranges
+            .get(..self.planned.chunks as usize)
             .unwrap_or(&[])
     }
 
     /// The chunk that the mover is at.
     pub(crate) fn mover_chunk(&self) -> u32 {
-        match plan::span(self.pieces(), self.cursor()) {
+        match plan::span(self.ranges(), self.cursor()) {
             Some((first, _)) if self.early => first,
             _ => 0,
         }
     }
 
-    /// The next chunk in move order below `limit`, as a ticket: nobody else gets its number.
+    /// The next chunk in move order below `limit`, which nobody else gets.
     pub(crate) fn take(&self, limit: u32) -> Option<u32> {
-        self.ticket.take(limit.min(self.planned.pieces))
+        self.counter.take(limit.min(self.planned.chunks))
     }
 
-    /// Are there chunks that nobody has taken a ticket for?
+    /// Returns how many chunks have not been handed out.
     pub(crate) fn left(&self) -> u32 {
-        self.planned.pieces.saturating_sub(self.ticket.taken())
+        self.planned.chunks.saturating_sub(self.counter.taken())
     }
 
     /// Claims a chunk.
     ///
-    /// A helper has turned preemption off before, and leaves it off until the claim is dropped.
+    /// A worker has turned preemption off before, and leaves it off until the claim is dropped.
     pub(crate) fn claim(&self, chunk: u32, lane: Lane) -> Option<Claim<'_>> {
         if !self.chunks().get(chunk as usize)?.try_claim(lane) {
             return None;
@@ -562,14 +562,14 @@ impl RawBatch {
 
     /// The first chunk of an entry.
     pub(crate) fn first_chunk(&self, i: u32) -> Option<u32> {
-        plan::span(self.pieces(), i).map(|(first, _)| first)
+        plan::span(self.ranges(), i).map(|(first, _)| first)
     }
 
     /// One step towards settling entry `i`; to be repeated until it is final.
     pub(crate) fn settle(&self, i: u32, help: bool) -> Step<'_> {
-        let not = Step::Final(Settled::new(How::NotStarted));
+        let not = Step::Final(Settled::new(SettleOutcome::NotStarted));
         // Not covered by any chunk: nobody can have touched it.
-        let Some((first, count)) = plan::span(self.pieces(), i) else {
+        let Some((first, count)) = plan::span(self.ranges(), i) else {
             return not;
         };
         let Some(entry) = self.entry(i) else {
@@ -580,7 +580,7 @@ impl RawBatch {
             return not;
         };
         let shared =
-            (self.pieces().get(first as usize)).is_some_and(|p| p.len >= entry.bytes as u64);
+            (self.ranges().get(first as usize)).is_some_and(|p| p.len >= entry.bytes as u64);
         let settle = match chunks {
             [chunk] if shared => match self.state(i) {
                 Some(state) => claim::settle_shared(chunk, state),
@@ -590,8 +590,8 @@ impl RawBatch {
         };
         match settle {
             Settle::NotStarted => not,
-            Settle::AllCopied => Step::Final(Settled::new(How::Copied)),
-            Settle::Partial => Step::Final(Settled::new(How::Partial)),
+            Settle::AllCopied => Step::Final(Settled::new(SettleOutcome::Copied)),
+            Settle::Partial => Step::Final(Settled::new(SettleOutcome::Partial)),
             Settle::Wait(c) => Step::Wait(first.saturating_add(c)),
             Settle::Mine(c) => Step::Mine(Claim::new(self, first.saturating_add(c), Lane::MOVER)),
         }
@@ -617,7 +617,7 @@ impl RawBatch {
         }
         Settled {
             code: EBUSY.to_errno(),
-            how: How::Unquiet,
+            how: SettleOutcome::NotQuiet,
         }
     }
 
@@ -632,7 +632,7 @@ impl RawBatch {
 
     /// Spoils the destination of an entry that is settled. For fault injection.
     pub(crate) fn scribble(&self, i: u32, settled: &Settled) {
-        if settled.how == How::Unquiet {
+        if settled.how == SettleOutcome::NotQuiet {
             return;
         }
         if let Some(entry) = self.entry(i) {
@@ -650,11 +650,11 @@ impl RawBatch {
     /// The caller has claimed the chunk, and the claim lasts until this returns.
     unsafe fn for_each_copyable(&self, chunk: u32, mut f: impl FnMut(Copyable<'_>)) -> Walked {
         let mut walked = Walked::default();
-        let Some(piece) = self.pieces().get(chunk as usize) else {
+        let Some(range) = self.ranges().get(chunk as usize) else {
             return walked;
         };
         walked.complete = true;
-        for index in piece.first..piece.first.saturating_add(piece.count) {
+        for index in range.first..range.first.saturating_add(range.count) {
             let (Some(entry), Some(state)) = (self.entry(index), self.state(index)) else {
                 walked.complete = false;
                 break;
@@ -664,7 +664,7 @@ impl RawBatch {
                 continue;
             }
             // One of several chunks of a folio, or all of it.
-            let whole = piece.len >= bytes;
+            let whole = range.len >= bytes;
             // SAFETY: The chunk is claimed, so the entry is not settled and its folios are lent.
             if self.early && !unsafe { fb::ferry_may_claim(entry) } {
                 walked.referenced += 1;
@@ -677,7 +677,7 @@ impl RawBatch {
             let (offset, len) = if whole {
                 (0, bytes)
             } else {
-                (piece.offset, piece.len)
+                (range.offset, range.len)
             };
             f(Copyable {
                 index,
@@ -708,7 +708,7 @@ struct Copyable<'a> {
     len: u64,
 }
 
-/// What [`RawBatch::for_each_copyable()`] has met.
+/// What [`MigrateCopyBatch::for_each_copyable()`] has met.
 #[derive(Copy, Clone, Default)]
 struct Walked {
     /// Every folio of the chunk may be copied.
@@ -749,7 +749,7 @@ impl Default for ByEngine {
 /// A chunk that an engine has is referenced by the [`EngineClaims`] of the maker of its descriptors, and
 /// by each descriptor that has a segment of it, from [`EngineClaims::reference()`] on. It is complete when
 /// all of these have let it go.
-impl RawBatch {
+impl MigrateCopyBatch {
     /// What engines have done so far.
     pub(crate) fn by_engine(&self) -> &ByEngine {
         &self.by_engine
@@ -757,7 +757,7 @@ impl RawBatch {
 
     /// How many entries a chunk is made of, eligible or not: it takes no more descriptors.
     pub(crate) fn entries_of(&self, chunk: u32) -> u32 {
-        self.pieces().get(chunk as usize).map_or(0, |p| p.count)
+        self.ranges().get(chunk as usize).map_or(0, |p| p.count)
     }
 
     /// Records that the engine does not access the memory of its descriptor for this extent any more.
@@ -783,17 +783,17 @@ impl RawBatch {
 
     /// Marks folios of this extent and chunk that have no other chunk: the mover can take them.
     fn mark_copied(&self, extent: &Extent, chunk: u32) {
-        let Some(piece) = self.pieces().get(chunk as usize) else {
+        let Some(range) = self.ranges().get(chunk as usize) else {
             return;
         };
-        let last = piece.first.saturating_add(piece.count).saturating_sub(1);
-        for i in piece.first.max(extent.entries.0)..=last.min(extent.entries.1) {
+        let last = range.first.saturating_add(range.count).saturating_sub(1);
+        for i in range.first.max(extent.entries.0)..=last.min(extent.entries.1) {
             let (Some(entry), Some(state)) = (self.entry(i), self.state(i)) else {
                 return;
             };
             // One that was skipped (I1) may lie between two that adjoin.
             if entry.bytes != 0
-                && piece.len >= entry.bytes as u64
+                && range.len >= entry.bytes as u64
                 && claim::entry_state(state) == EntryState::Pending
             {
                 self.by_engine.folios.add(1u32, Relaxed);
@@ -826,14 +826,14 @@ impl RawBatch {
 /// The chunks that the maker of an engine's descriptors has claimed. They are let go when it is dropped,
 /// and complete when each descriptor that references them has ended, too.
 pub(crate) struct EngineClaims<'a> {
-    batch: &'a RawBatch,
+    batch: &'a MigrateCopyBatch,
     lane: Lane,
     claimed: Range<u32>,
 }
 
 impl<'a> EngineClaims<'a> {
     /// Begins with none, for the channel with this lane; the first one claimed is to be `first`.
-    pub(crate) fn new(batch: &'a RawBatch, lane: Lane, first: u32) -> Self {
+    pub(crate) fn new(batch: &'a MigrateCopyBatch, lane: Lane, first: u32) -> Self {
         Self {
             batch,
             lane,
@@ -893,7 +893,7 @@ impl<'a> EngineClaims<'a> {
     }
 
     /// Adds a reference to the chunks of this extent, for a descriptor.
-    /// [`RawBatch::release_extent()`] lets go of it, or [`Self::unmake()`].
+    /// [`MigrateCopyBatch::release_extent()`] lets go of it, or [`Self::unmake()`].
     pub(crate) fn reference(&self, extent: &Extent) {
         for chunk in extent.chunks.0..=extent.chunks.1 {
             if let Some(p) = self.batch.pending.get(chunk as usize) {
@@ -936,7 +936,7 @@ impl Drop for EngineClaims<'_> {
 
 /// The right to copy one chunk. Completes it when dropped.
 pub(crate) struct Claim<'a> {
-    batch: &'a RawBatch,
+    batch: &'a MigrateCopyBatch,
     chunk: u32,
     lane: Lane,
     ok: bool,
@@ -956,7 +956,7 @@ pub(crate) struct Copied {
 }
 
 impl<'a> Claim<'a> {
-    fn new(batch: &'a RawBatch, chunk: u32, lane: Lane) -> Self {
+    fn new(batch: &'a MigrateCopyBatch, chunk: u32, lane: Lane) -> Self {
         if lane != Lane::MOVER {
             // SAFETY: Only tells lockdep.
             unsafe { fb::ferry_lockdep_claim() };
@@ -1025,7 +1025,7 @@ impl Drop for Claim<'_> {
 }
 
 /// Lends an object to the shim.
-pub(super) fn lend<B: AsRef<RawBatch>>(batch: Arc<B>) -> *mut fb::migrate_copy_batch {
+pub(super) fn lend<B: AsRef<MigrateCopyBatch>>(batch: Arc<B>) -> *mut fb::migrate_copy_batch {
     let header: *const Header = &raw const *(*batch).as_ref().header;
     let owner = Arc::into_raw(batch).cast();
     // SAFETY: The header lives as long as the object, to which `owner` is now a reference. Only the
@@ -1041,7 +1041,7 @@ pub(super) fn lend<B: AsRef<RawBatch>>(batch: Arc<B>) -> *mut fb::migrate_copy_b
 /// # Safety
 ///
 /// `batch` is from `lend::<B>()`, and has not been taken back.
-pub(super) unsafe fn borrow<'a, B: AsRef<RawBatch>>(
+pub(super) unsafe fn borrow<'a, B: AsRef<MigrateCopyBatch>>(
     batch: *mut fb::migrate_copy_batch,
 ) -> ArcBorrow<'a, B> {
     let header = batch.cast::<Header>();
@@ -1055,7 +1055,7 @@ pub(super) unsafe fn borrow<'a, B: AsRef<RawBatch>>(
 /// # Safety
 ///
 /// `batch` is from `lend::<B>()`.
-pub(super) unsafe fn take_back<B: AsRef<RawBatch>>(
+pub(super) unsafe fn take_back<B: AsRef<MigrateCopyBatch>>(
     batch: *mut fb::migrate_copy_batch,
 ) -> Option<Arc<B>> {
     let header = batch.cast::<Header>();

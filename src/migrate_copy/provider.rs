@@ -11,9 +11,9 @@ use crate::migrate_copy::batch::{
     lend,
     take_back,
     Call,
-    NowDone,
-    Pair,
-    RawBatch,
+    CopyOutcome,
+    FolioPair,
+    MigrateCopyBatch,
     Settled, //
 };
 use core::{
@@ -42,11 +42,11 @@ use kernel::{
 /// What the shim calls.
 pub(crate) trait Provider: Send + Sync + Sized + 'static {
     /// The batch object that the shim holds on to.
-    type Batch: AsRef<RawBatch> + Unpin + Send + Sync + 'static;
+    type Batch: AsRef<MigrateCopyBatch> + Unpin + Send + Sync + 'static;
 
     /// A batch is about to be filled, with this folio first: takes an object from the pool, or
     /// declines.
-    fn begin(&self, first: &Pair, call: Call) -> Option<Pin<UniqueArc<Self::Batch>>>;
+    fn begin(&self, first: &FolioPair, call: Call) -> Option<Pin<UniqueArc<Self::Batch>>>;
 
     /// Makes a filled batch known to those that copy and returns it, or keeps it: then it is
     /// declined, and the shim has nothing to do with it any more.
@@ -62,7 +62,7 @@ pub(crate) trait Provider: Send + Sync + Sized + 'static {
     fn finish(&self, batch: Arc<Self::Batch>);
 
     /// Copies one folio, at once, for this call of `migrate_pages()`.
-    fn copy_now(&self, folio: &Pair, call: Call) -> NowDone;
+    fn copy_now(&self, folio: &FolioPair, call: Call) -> CopyOutcome;
 }
 
 /// Returns the provider that was registered.
@@ -90,7 +90,7 @@ unsafe extern "C" fn begin<P: Provider>(
     reason: ffi::c_uint,
 ) -> *mut fb::migrate_copy_batch {
     // SAFETY: By the requirement of this function.
-    match unsafe { provider::<P>(ctx) }.begin(&Pair { dst, src }, Call { mode, reason }) {
+    match unsafe { provider::<P>(ctx) }.begin(&FolioPair { dst, src }, Call { mode, reason }) {
         Some(batch) => lend::<P::Batch>(batch.into()),
         None => ptr::null_mut(),
     }
@@ -190,7 +190,7 @@ unsafe extern "C" fn copy_now<P: Provider>(
     // SAFETY: By the requirement of this function.
     let provider = unsafe { provider::<P>(ctx) };
     provider
-        .copy_now(&Pair { dst, src }, Call { mode, reason })
+        .copy_now(&FolioPair { dst, src }, Call { mode, reason })
         .0
 }
 
@@ -277,13 +277,13 @@ pub(crate) fn limits() -> BatchLimits {
     }
 }
 
-/// Who pays for what helpers do for the caller: a number for its cgroup, 0 for the root.
+/// Who pays for what workers do for the caller: a number for its cgroup, 0 for the root.
 pub(crate) fn payer() -> u64 {
     // SAFETY: Always allowed.
     unsafe { fb::ferry_payer() }
 }
 
-/// Charges the cgroup of the caller for time that helpers spent for it.
+/// Charges the cgroup of the caller for time that workers spent for it.
 pub(crate) fn charge(ns: u64) {
     if ns != 0 {
         // SAFETY: In process context, as the mover is.

@@ -5,7 +5,7 @@
 use crate::sdxi::{
     function::Function,
     hw::{
-        context::Claim,
+        context::ContextLease,
         leaked, //
     },
     selftest::{
@@ -135,7 +135,7 @@ fn show_test(view: &View, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 
 /// Makes a test, if nobody else uses the context, and keeps its outcome.
 fn test(view: &View, number: u16, count: u64, length: usize) -> Result {
-    let claim = Claim::new(view.function.context(number)?).ok_or(EBUSY)?;
+    let claim = ContextLease::new(view.function.context(number)?).ok_or(EBUSY)?;
     let outcome = selftest::run(&view.function, &claim, count, length);
     view.function.release(&claim);
     let outcome = outcome?;

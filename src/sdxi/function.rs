@@ -33,12 +33,12 @@ use crate::{
         queue::Owner,
         Bars,
         Buffer,
-        Channel,
         Command,
+        ContextRing,
         ErrorLog,
         Refused,
-        Tables, //
-        MAX_CONTEXT,
+        Tables,
+        MAX_CONTEXT, //
     },
 };
 use ferry_core::sdxi::{
@@ -54,12 +54,12 @@ use ferry_core::sdxi::{
     log,
     registers::{
         Capabilities,
+        ControlRequest,
         Limits,
-        Plain,
         Register,
-        Request,
         State,
         Unfit,
+        WritableRegister,
         ERR_STS_ALL,
         ERR_STS_ERR,
         ERR_STS_OVF,
@@ -168,7 +168,7 @@ pub(super) struct Control {
     /// How contexts are started and stopped, as far as the device has been seen to take it.
     pub(super) starting: Starting,
     pub(super) stopper: Stopper,
-    memory: Option<Own>,
+    memory: Option<AdminResources>,
     saved: Option<Configuration>,
     /// The last entries of the error log.
     pub(super) seen: KVec<[u64; log::WORDS]>,
@@ -179,8 +179,8 @@ pub(super) struct Control {
 }
 
 /// What the function has been given for itself.
-struct Own {
-    admin: Channel,
+struct AdminResources {
+    admin: ContextRing,
     tables: Tables,
     log: ErrorLog,
 }
@@ -231,7 +231,7 @@ impl Clock {
 
 /// Returns whether the status of a context, in memory, says that it has stopped.
 fn has_stopped(context: &Context) -> bool {
-    let state = context.with(|inner| inner.channel.as_ref().map(Channel::state));
+    let state = context.with(|inner| inner.channel.as_ref().map(ContextRing::state));
     !matches!(
         state,
         Some(ContextState::Run | ContextState::Stopping | ContextState::StoppingByFunction)
@@ -317,8 +317,8 @@ impl Function {
         for number in 1..=max_context {
             contexts.push(Context::new(number)?, GFP_KERNEL)?;
         }
-        let own = Own {
-            admin: Channel::new(&bars, 0, None, &limits)?,
+        let own = AdminResources {
+            admin: ContextRing::new(&bars, 0, None, &limits)?,
             tables: Tables::new(&bars)?,
             log: ErrorLog::new(&bars)?,
         };
@@ -608,13 +608,13 @@ impl Function {
         let own = control.memory.as_mut().ok_or(ENODEV)?;
         // Of a reset nothing is left, of a stop everything: all is written again. It has stopped, and a
         // reset that was asked for has ended: one that has not would undo what is written now.
-        self.bars.write(Plain::Ctl2, self.limits.ctl2());
+        self.bars.write(WritableRegister::Ctl2, self.limits.ctl2());
         own.tables.install();
         own.admin.prepare()?;
         own.tables.publish(&own.admin, &self.limits)?;
         own.admin.set_running();
         self.open_log(&own.log)?;
-        self.bars.ask(Request::Active);
+        self.bars.ask(ControlRequest::Active);
         let clock = Clock::start();
         loop {
             match activating(self.state(), clock.ms_u32()) {
@@ -629,10 +629,10 @@ impl Function {
 
     fn open_log(&self, log: &ErrorLog) -> Result {
         log.close();
-        self.bars.write(Plain::ErrSts, ERR_STS_ALL);
-        self.bars.write(Plain::ErrCtl, 1);
-        self.bars.write(Plain::ErrWrt, 0);
-        self.bars.write(Plain::ErrRd, 0);
+        self.bars.write(WritableRegister::ErrSts, ERR_STS_ALL);
+        self.bars.write(WritableRegister::ErrCtl, 1);
+        self.bars.write(WritableRegister::ErrWrt, 0);
+        self.bars.write(WritableRegister::ErrRd, 0);
         log.open()
     }
 
@@ -641,7 +641,7 @@ impl Function {
     fn command(
         &self,
         control: &mut Control,
-        push: impl FnOnce(&mut Channel) -> Result<(), Refused>,
+        push: impl FnOnce(&mut ContextRing) -> Result<(), Refused>,
     ) -> Result<(), Undone> {
         let own = control.memory.as_mut().ok_or(Undone::Failed(ENODEV))?;
         let admin = &mut own.admin;
@@ -680,7 +680,7 @@ impl Function {
         let number = context.number();
         if context.with(|inner| inner.channel.is_none()) {
             let interrupt = (self.vectors > 1).then_some(number);
-            let channel = Channel::new(&self.bars, number, interrupt, &self.limits)?;
+            let channel = ContextRing::new(&self.bars, number, interrupt, &self.limits)?;
             context.with(|inner| inner.channel = Some(channel));
         }
         let own = control.memory.as_ref().ok_or(ENODEV)?;
@@ -718,7 +718,7 @@ impl Function {
         }
         started?;
         let runs = context.with(|inner| {
-            let state = inner.channel.as_ref().map(Channel::state);
+            let state = inner.channel.as_ref().map(ContextRing::state);
             let runs = state == Some(ContextState::Run);
             if runs {
                 inner.life = Life::Running;
@@ -877,7 +877,7 @@ impl Function {
         let counters = &self.counters;
         let read = self.bars.read(Register::ErrRd);
         // Before the write index is read, so that what comes later raises an interrupt.
-        self.bars.write(Plain::ErrSts, ERR_STS_ALL);
+        self.bars.write(WritableRegister::ErrSts, ERR_STS_ALL);
         let written = self.bars.read(Register::ErrWrt);
         if status & ERR_STS_OVF != 0 {
             counters.log_overflows.fetch_add(1, Relaxed);
@@ -911,7 +911,7 @@ impl Function {
             counters.log_failures.fetch_add(1, Relaxed);
             let _ = self.open_log(&own.log);
         } else {
-            self.bars.write(Plain::ErrRd, written);
+            self.bars.write(WritableRegister::ErrRd, written);
         }
     }
 

@@ -8,7 +8,7 @@
 //!   only this module makes; the addresses of rings, tables and logs stay in here; the registers that
 //!   lead to memory are written in here.
 //! * What was outstanding when a context was stopped is reported only with proof that it has
-//!   stopped, by [`Channel::abandon()`], which looks for it itself.
+//!   stopped, by [`ContextRing::abandon()`], which looks for it itself.
 //! * Rings, tables and logs are never freed while the function could access them: they are when
 //!   [`Bars::prove_quiet()`] has seen it stopped, or gone for good, and it has not been told to run
 //!   since. Without proof they are kept for ever, and counted ([`leaked()`]).
@@ -30,18 +30,18 @@ use core::ptr::{
 };
 use ferry_core::sdxi::{
     descriptor::{
-        Awaited,
         Descriptor,
-        Range, //
+        Range,
+        SyncFilter, //
     },
     log,
     registers::{
         err_cfg,
+        ControlRequest,
         Limits,
-        Plain,
         Register,
-        Request,
         State,
+        WritableRegister,
         REGISTERS, //
     },
     ring::{
@@ -265,7 +265,7 @@ impl Bars {
     }
 
     /// Writes a register that leads to no memory.
-    pub(crate) fn write(&self, register: Plain, value: u64) {
+    pub(crate) fn write(&self, register: WritableRegister, value: u64) {
         self.registers.write(register as usize, value);
     }
 
@@ -275,8 +275,8 @@ impl Bars {
     }
 
     /// Asks the function for something.
-    pub(crate) fn ask(&self, request: Request) {
-        if request == Request::Active {
+    pub(crate) fn ask(&self, request: ControlRequest) {
+        if request == ControlRequest::Active {
             self.quiet.store(false, Release);
         }
         let read = self.read(Register::Ctl0);
@@ -313,7 +313,7 @@ impl Bars {
 }
 
 /// Memory that the function may access, zeroed.
-struct Words {
+struct CoherentWords {
     bars: Arc<Bars>,
     at: NonNull<u64>,
     len: usize,
@@ -323,11 +323,11 @@ struct Words {
 }
 
 // SAFETY: Memory that any thread may use.
-unsafe impl Send for Words {}
+unsafe impl Send for CoherentWords {}
 // SAFETY: As for `Send`; words are read and written one at a time, as the device does.
-unsafe impl Sync for Words {}
+unsafe impl Sync for CoherentWords {}
 
-impl Words {
+impl CoherentWords {
     /// So many words, in whole pages.
     fn new(bars: &Arc<Bars>, len: usize) -> Result<Self> {
         let mut address = 0;
@@ -382,7 +382,7 @@ impl Words {
     }
 }
 
-impl Drop for Words {
+impl Drop for CoherentWords {
     fn drop(&mut self) {
         // Behind an IOMMU freeing does (`__iommu_dma_free()`).
         might_sleep();
@@ -406,8 +406,8 @@ impl Drop for Words {
 
 /// The context tables of a function, for the first 128 contexts.
 pub(crate) struct Tables {
-    l2: Words,
-    l1: Words,
+    l2: CoherentWords,
+    l1: CoherentWords,
 }
 
 /// The highest context that tables have room for.
@@ -417,8 +417,8 @@ impl Tables {
     /// Without contexts.
     pub(crate) fn new(bars: &Arc<Bars>) -> Result<Self> {
         let tables = Self {
-            l2: Words::new(bars, PAGE_WORDS)?,
-            l1: Words::new(bars, PAGE_WORDS)?,
+            l2: CoherentWords::new(bars, PAGE_WORDS)?,
+            l1: CoherentWords::new(bars, PAGE_WORDS)?,
         };
         let entry = table::l2(tables.l1.address(0)).ok_or(EIO)?;
         tables.l2.store(0, entry);
@@ -445,7 +445,7 @@ impl Tables {
     }
 
     /// The function finds this context.
-    pub(crate) fn publish(&self, channel: &Channel, limits: &Limits) -> Result {
+    pub(crate) fn publish(&self, channel: &ContextRing, limits: &Limits) -> Result {
         let page = &channel.memory.page;
         let entry = table::l1(
             page.address(CONTROL),
@@ -465,12 +465,12 @@ impl Tables {
 }
 
 /// The error log. A page more than is said, for devices that take the size differently.
-pub(crate) struct ErrorLog(Words);
+pub(crate) struct ErrorLog(CoherentWords);
 
 impl ErrorLog {
     /// Empty.
     pub(crate) fn new(bars: &Arc<Bars>) -> Result<Self> {
-        Ok(Self(Words::new(bars, 2 * PAGE_WORDS)?))
+        Ok(Self(CoherentWords::new(bars, 2 * PAGE_WORDS)?))
     }
 
     /// Empties it, and tells the function where it is.
@@ -510,10 +510,10 @@ const WRITE_INDEX: usize = 32;
 
 /// What a context consists of.
 struct Memory {
-    ring: Words,
-    blocks: Words,
-    akeys: Words,
-    page: Words,
+    ring: CoherentWords,
+    blocks: CoherentWords,
+    akeys: CoherentWords,
+    page: CoherentWords,
     number: u16,
 }
 
@@ -521,7 +521,7 @@ impl ring::Memory for Memory {
     #[inline]
     fn write(&self, slot: usize, descriptor: &Descriptor) {
         let block = slot * CSB_WORDS;
-        // Blocks are in line, as `Channel::new()` has checked.
+        // Blocks are in line, as `ContextRing::new()` has checked.
         let with_block = descriptor.with_status(self.blocks.address(block));
         for (i, word) in with_block.unwrap_or(*descriptor).words().iter().enumerate() {
             self.ring.store(slot * 8 + i, *word);
@@ -600,7 +600,7 @@ const NO_PROOF: u32 = u32::MAX;
 const STOP: u32 = 1 << 16;
 
 /// A context: its ring, and all of its memory.
-pub(crate) struct Channel {
+pub(crate) struct ContextRing {
     ring: Ring<KVec<Slot>>,
     memory: Memory,
     number: u16,
@@ -610,7 +610,7 @@ pub(crate) struct Channel {
     quiet: bool,
 }
 
-impl Channel {
+impl ContextRing {
     /// Context `number`, with an interrupt if it has one. May sleep.
     pub(crate) fn new(
         bars: &Arc<Bars>,
@@ -623,10 +623,10 @@ impl Channel {
             slots.push(Slot::EMPTY, GFP_KERNEL)?;
         }
         let memory = Memory {
-            ring: Words::new(bars, SLOTS * 8)?,
-            blocks: Words::new(bars, SLOTS * CSB_WORDS)?,
-            akeys: Words::new(bars, AKEYS * AKEY_WORDS)?,
-            page: Words::new(bars, PAGE_WORDS)?,
+            ring: CoherentWords::new(bars, SLOTS * 8)?,
+            blocks: CoherentWords::new(bars, SLOTS * CSB_WORDS)?,
+            akeys: CoherentWords::new(bars, AKEYS * AKEY_WORDS)?,
+            page: CoherentWords::new(bars, PAGE_WORDS)?,
             number,
         };
         if Descriptor::nop()
@@ -726,13 +726,13 @@ impl Channel {
         let (descriptor, tag) = match command {
             Command::Update(n) => (Descriptor::update(Range::one(n)), NO_PROOF),
             Command::SyncUpdate(n) => {
-                let sync = Descriptor::sync(Awaited::Contexts, Range::one(n));
+                let sync = Descriptor::sync(SyncFilter::Contexts, Range::one(n));
                 (sync, NO_PROOF)
             }
             Command::StopSoft(n) => (Descriptor::stop(Range::one(n), false), STOP | u32::from(n)),
             Command::StopHard(n) => (Descriptor::stop(Range::one(n), true), STOP | u32::from(n)),
             Command::SyncStop(n) => {
-                let sync = Descriptor::sync(Awaited::Stop, Range::one(n));
+                let sync = Descriptor::sync(SyncFilter::Stop, Range::one(n));
                 (sync, n.into())
             }
         };
@@ -835,7 +835,7 @@ impl Channel {
 
 /// Memory to copy from and to, for tests of a context.
 pub(crate) struct Buffer {
-    words: Words,
+    words: CoherentWords,
 }
 
 /// What is in a buffer where nothing was written, and must not be.
@@ -849,7 +849,7 @@ fn pattern(seed: u64, i: usize) -> u64 {
 impl Buffer {
     /// So many bytes. May sleep.
     pub(crate) fn new(bars: &Arc<Bars>, bytes: usize) -> Result<Self> {
-        let words = Words::new(bars, bytes.div_ceil(8))?;
+        let words = CoherentWords::new(bars, bytes.div_ceil(8))?;
         Ok(Self { words })
     }
 
@@ -883,7 +883,7 @@ impl Buffer {
 
     /// Gives it back, if the channel that it was used with has nothing to do any more. Otherwise it
     /// is kept for ever if it is dropped before the function has been proven quiet.
-    pub(crate) fn done_with(mut self, channel: &Channel) -> Result<Unused, Self> {
+    pub(crate) fn done_with(mut self, channel: &ContextRing) -> Result<Unused, Self> {
         self.words.unused = channel.outstanding() == 0;
         match self.words.unused {
             true => Ok(Unused { _words: self.words }),
@@ -896,5 +896,5 @@ impl Buffer {
 /// IOMMU (`__iommu_dma_free()`): not with the lock of the channel.
 #[must_use]
 pub(crate) struct Unused {
-    _words: Words,
+    _words: CoherentWords,
 }

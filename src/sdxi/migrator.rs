@@ -6,15 +6,15 @@
 //! tested by a copy. A function that comes brings its contexts; one that leaves has stopped before,
 //! and gets them back. One that is reset keeps them: what they had fails, and they go on when it does.
 //!
-//! Locks: that of [`Functions`], then that of [`keeper`](crate::engine::keeper), then [`Known::list`].
+//! Locks: that of [`Functions`], then that of [`manager`](crate::engine::manager), then [`FunctionList::list`].
 
 use crate::{
     engine::{
         self,
         channel::Queue,
-        keeper::{
-            Keeper,
-            Provider, //
+        manager::{
+            ChannelManager,
+            ChannelSource, //
         },
     },
     kapi::log,
@@ -27,8 +27,8 @@ use crate::{
         function::Function,
         hw::{
             context::{
-                Claim,
-                Context, //
+                Context,
+                ContextLease, //
             },
             queue::ContextQueue, //
         },
@@ -37,7 +37,7 @@ use crate::{
             Outcome, //
         },
         Functions,
-        Watcher, //
+        Subscriber, //
     },
     shared::Shared, //
 };
@@ -59,12 +59,12 @@ const TEST_BYTES: usize = 4096;
 
 /// The functions that the migrator knows of.
 #[pin_data]
-struct Known {
+struct FunctionList {
     #[pin]
     list: Mutex<KVec<Arc<Function>>>,
 }
 
-impl Known {
+impl FunctionList {
     /// Up to `most` contexts that nobody uses, and that work. An error if mappings are of no use.
     fn find(&self, most: usize) -> Result<KVec<KBox<dyn Queue>>> {
         let mut functions = KVec::new();
@@ -102,7 +102,7 @@ fn queue_of(function: &Arc<Function>, context: &Arc<Context>) -> Result<Option<K
     if ContextQueue::bounces(dev) {
         return Err(engine::bounces(dev.name().to_str()?));
     }
-    let Some(claim) = Claim::new(context) else {
+    let Some(claim) = ContextLease::new(context) else {
         return Ok(None);
     };
     let tested = selftest::run(function, &claim, 1, TEST_BYTES);
@@ -123,53 +123,53 @@ fn queue_of(function: &Arc<Function>, context: &Arc<Context>) -> Result<Option<K
     Ok(Some(KBox::new(queue, GFP_KERNEL)?))
 }
 
-/// What a keeper finds.
-struct Contexts(Arc<Known>);
+/// What a manager finds.
+struct Contexts(Arc<FunctionList>);
 
-impl Provider for Contexts {
+impl ChannelSource for Contexts {
     fn find(&self, most: usize) -> Result<KVec<KBox<dyn Queue>>> {
         self.0.find(most)
     }
 }
 
-/// Tells the keeper of functions.
-struct Teller {
-    keeper: Arc<Keeper>,
-    known: Arc<Known>,
+/// Tells the manager of functions.
+struct Notifier {
+    manager: Arc<ChannelManager>,
+    known: Arc<FunctionList>,
 }
 
-impl Watcher for Teller {
+impl Subscriber for Notifier {
     fn arrived(&self, function: &Arc<Function>) {
         let pushed = (self.known.list.lock()).push(function.clone(), GFP_KERNEL);
         if pushed.is_ok() {
-            self.keeper.arrive();
+            self.manager.rescan_later();
         }
     }
 
     fn leaving(&self, function: &Arc<Function>) {
         self.known.list.lock().retain(|f| !Arc::ptr_eq(f, function));
         let id = function.dev().id();
-        self.keeper.leave(id);
-        self.keeper.arrive();
+        self.manager.device_removing(id);
+        self.manager.rescan_later();
     }
 }
 
-/// The keeper is told until this is dropped.
-struct Watch(Arc<Functions>);
+/// The manager is told until this is dropped.
+struct Subscription(Arc<Functions>);
 
-impl Watch {
-    fn new(functions: &Arc<Functions>, teller: Arc<Teller>) -> Result<KBox<Self>> {
+impl Subscription {
+    fn new(functions: &Arc<Functions>, teller: Arc<Notifier>) -> Result<KBox<Self>> {
         let watch = KBox::new(Self(functions.clone()), GFP_KERNEL)?;
-        functions.watch(teller);
+        functions.subscribe(teller);
         Ok(watch)
     }
 }
 
-impl Keep for Watch {}
+impl Keep for Subscription {}
 
-impl Drop for Watch {
+impl Drop for Subscription {
     fn drop(&mut self) {
-        self.0.unwatch();
+        self.0.unsubscribe();
     }
 }
 
@@ -177,25 +177,25 @@ impl Drop for Watch {
 pub(crate) fn make(functions: &Arc<Functions>, shared: &Arc<Shared>) -> Result<Made> {
     let most = usize::try_from(shared.knobs.dma_channels()).unwrap_or(usize::MAX);
     let known = Arc::pin_init(
-        pin_init!(Known {
-            list <- new_mutex!(KVec::new(), "sdxi::Known::list"),
+        pin_init!(FunctionList {
+            list <- new_mutex!(KVec::new(), "sdxi::FunctionList::list"),
         }),
         GFP_KERNEL,
     )?;
     let provider = KBox::new(Contexts(known.clone()), GFP_KERNEL)?;
     let name = Name::new(NAME.as_bytes()).ok_or(EINVAL)?;
-    let keeper = Keeper::new(name, most, provider)?;
-    let teller = Teller {
-        keeper: keeper.clone(),
+    let manager = ChannelManager::new(name, most, provider)?;
+    let teller = Notifier {
+        manager: manager.clone(),
         known: known.clone(),
     };
-    let watch = Watch::new(functions, Arc::new(teller, GFP_KERNEL)?)?;
+    let watch = Subscription::new(functions, Arc::new(teller, GFP_KERNEL)?)?;
     let queues = known.find(most)?;
     if queues.is_empty() {
         return Err(ENODEV);
     }
     for queue in queues {
-        keeper.take(queue);
+        manager.take(queue);
     }
-    engine::make(keeper, watch, shared)
+    engine::make(manager, watch, shared)
 }

@@ -8,9 +8,9 @@ use crate::sdxi::{
     function::Function,
     hw::{
         context::{
-            Claim,
             Client,
             Context,
+            ContextLease,
             Unavailable, //
         },
         Buffer, //
@@ -311,7 +311,7 @@ fn open(function: &Function, number: u16) -> Result {
 /// Makes `count` copies of `length` bytes on a context.
 pub(super) fn run(
     function: &Function,
-    context: &Claim,
+    context: &ContextLease,
     count: u64,
     length: usize,
 ) -> Result<Outcome> {

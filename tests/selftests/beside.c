@@ -417,7 +417,7 @@ static void change_hands(struct __test_metadata *_metadata, FIXTURE_DATA(beside)
 		   hz_grown(&c, "engine_descriptors"));
 	EXPECT_EQ(0, bad);
 	EXPECT_GT(rounds, 0);
-	EXPECT_EQ(0, hz_grown(&c, "folios_unquiet"));
+	EXPECT_EQ(0, hz_grown(&c, "folios_not_quiet"));
 	EXPECT_TRUE(ferry_wait(hz_none_parked, NULL, WAIT_MS));
 	EXPECT_TRUE(ferry_wait(hz_pool_whole, NULL, WAIT_MS));
 }
@@ -535,7 +535,7 @@ static long abort_some(struct __test_metadata *_metadata, FIXTURE_DATA(beside) *
 	ASSERT_EQ(0, set_soft("fault", "none"));
 	hz_count_end(&c);
 	there = ferry_count_on(self->mem, LEN, FERRY_PAGE, self->nodes[1]);
-	unquiet = hz_grown(&c, "folios_unquiet");
+	unquiet = hz_grown(&c, "folios_not_quiet");
 	ferry_note("%ld copies struck, %ld made, %ld pages moved in %llu ms, unquiet %ld",
 		   soft("struck"), soft("copied"), there, (unsigned long long)ms, unquiet);
 	EXPECT_GT(soft("struck"), 0);

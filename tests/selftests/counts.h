@@ -52,7 +52,7 @@ struct counts {
 	long pages[2][NR_PAGES];
 	long managed[2];
 	long threads;		/* of the kernel, but for workers of workqueues */
-	long helpers;		/* of Ferry */
+	long workers;		/* of Ferry */
 	long dying;		/* control groups */
 	long percpu_kib;
 	int caches;
@@ -141,7 +141,7 @@ static void count_threads(struct counts *c)
 		snprintf(path, sizeof(path), "/proc/%s/comm", e->d_name);
 		if (ferry_read(path, text, sizeof(text)) <= 0)
 			continue;
-		c->helpers += !strncmp(text, "ferry/", 6);
+		c->workers += !strncmp(text, "ferry/", 6);
 		c->threads += strncmp(text, "kworker/", 8) != 0;
 	}
 	if (d)
@@ -263,7 +263,7 @@ static long get_threads(const struct counts *c, int arg)
 
 static long get_helpers(const struct counts *c, int arg)
 {
-	return c->helpers;
+	return c->workers;
 }
 
 static long get_dying(const struct counts *c, int arg)
@@ -310,8 +310,8 @@ static void say(const struct counts *c, int n)
 		at += snprintf(line + at, sizeof(line) - at, " %s %ld %ld", page_names[i],
 			       c->pages[0][i], c->pages[1][i]);
 	ferry_note("after cycle %d, pages of each node:%s", n, line);
-	ferry_note("  kernel threads %ld, helpers %ld, dying groups %ld, percpu %ld KiB",
-		   c->threads, c->helpers, c->dying, c->percpu_kib);
+	ferry_note("  kernel threads %ld, workers %ld, dying groups %ld, percpu %ld KiB",
+		   c->threads, c->workers, c->dying, c->percpu_kib);
 }
 
 #define KMEMLEAK	"/sys/kernel/debug/kmemleak"

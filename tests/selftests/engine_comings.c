@@ -116,7 +116,7 @@ static void all_is_well(struct __test_metadata *_metadata, FIXTURE_DATA(comings)
 		   hz_grown(&self->count, "engine_timeouts"));
 	EXPECT_EQ(0, bad);
 	EXPECT_GT(rounds, 0);
-	EXPECT_EQ(0, hz_grown(&self->count, "folios_unquiet"));
+	EXPECT_EQ(0, hz_grown(&self->count, "folios_not_quiet"));
 	EXPECT_TRUE(ferry_wait(hz_none_parked, NULL, WAIT_MS));
 	EXPECT_TRUE(ferry_wait(hz_pool_whole, NULL, WAIT_MS));
 }
@@ -153,7 +153,7 @@ static void *watcher_fn(void *arg)
 
 	/* Partner: going_hung(), which ends the loop. */
 	while (!__atomic_load_n(&w->stop, __ATOMIC_ACQUIRE)) {
-		if (eng_busy("going") > 0)
+		if (eng_busy("removing") > 0)
 			w->going++;
 		ferry_sleep_ms(2);
 	}
@@ -173,7 +173,7 @@ static long going_hung(struct __test_metadata *_metadata, int port, const char *
 	struct watcher w = {};
 	long lost;
 
-	lost = eng_state("lost");
+	lost = eng_state("leaked");
 	EXPECT_LE(0, lost);
 	EXPECT_TRUE(eng_do(port, hang));
 	EXPECT_TRUE(ferry_wait(struck, &port, WAIT_MS));
@@ -183,7 +183,7 @@ static long going_hung(struct __test_metadata *_metadata, int port, const char *
 	pthread_join(w.thread, NULL);
 	EXPECT_EQ(0, eng_channels());
 	EXPECT_TRUE(ferry_wait(eng_all_empty, NULL, GONE_MS));
-	EXPECT_EQ(lost, eng_state("lost"));
+	EXPECT_EQ(lost, eng_state("leaked"));
 	/* If the engine still has it, it goes on. */
 	EXPECT_TRUE(eng_do(port, "{\"cmd\":\"release\"}"));
 	return w.going;
@@ -489,7 +489,7 @@ TEST_F(comings, hangs_always)
 
 static bool looked(void *arg)
 {
-	return eng_state("looks") > *(long *)arg;
+	return eng_state("rescans") > *(long *)arg;
 }
 
 /*
@@ -508,7 +508,7 @@ TEST_F(comings, others_come_and_go)
 		all_is_well(_metadata, self, 0);
 		SKIP(return, "needs a second engine on the bus");
 	}
-	seen = eng_state("looks");
+	seen = eng_state("rescans");
 	ASSERT_LE(0, seen);
 	for (i = 0; i < 3; i++) {
 		ASSERT_EQ(0, eng_bind(other, "unbind", function));
@@ -516,11 +516,11 @@ TEST_F(comings, others_come_and_go)
 	}
 	/* The keeper's thread is told, or is not, before each write returns. */
 	ferry_sleep_ms(500);
-	EXPECT_EQ(seen, eng_state("looks"));
+	EXPECT_EQ(seen, eng_state("rescans"));
 	is_back(_metadata, self);
 	ASSERT_EQ(0, eng_bind(ferry_migrator(), "unbind", self->function));
 	EXPECT_TRUE(ferry_wait(looked, &seen, WAIT_MS));
-	seen = eng_state("looks");
+	seen = eng_state("rescans");
 	ASSERT_EQ(0, eng_bind(ferry_migrator(), "bind", self->function));
 	EXPECT_TRUE(ferry_wait(looked, &seen, WAIT_MS));
 	is_back(_metadata, self);

@@ -64,7 +64,7 @@ TEST_F(honest, what_has_been_freed)
 	hz_move_pages(f->mem, FLT_LEN, f->folio, f->nodes[1]);
 	hz_count_end(&c);
 	ferry_note("timeouts %ld, folios unquiet %ld", hz_grown(&c, "engine_timeouts"),
-		   hz_grown(&c, "folios_unquiet"));
+		   hz_grown(&c, "folios_not_quiet"));
 	EXPECT_TRUE(flt_struck(f));
 	EXPECT_EQ(0, ferry_verify(f->mem, FLT_LEN, f->folio, 1));
 	/* Long enough for a proof, which a driver may say that there is. */

@@ -67,12 +67,12 @@ static bool struck(void *arg)
 
 static bool is_lost(void *arg)
 {
-	return eng_busy("lost") > *(long *)arg;
+	return eng_busy("leaked") > *(long *)arg;
 }
 
 TEST_F(lost, driver_is_unbound_while_it_hangs)
 {
-	long lost = eng_state("lost"), lines = eng_busy("lost"), parked = hz_parked();
+	long lost = eng_state("leaked"), lines = eng_busy("leaked"), parked = hz_parked();
 	long one = 1, stayed, unquiet, seen;
 	struct hz_count c;
 	struct hz_move m;
@@ -87,15 +87,16 @@ TEST_F(lost, driver_is_unbound_while_it_hangs)
 	EXPECT_EQ(0, eng_bind(ferry_migrator(), "unbind", self->function));
 	/* Without anybody's help. */
 	EXPECT_TRUE(ferry_wait(is_lost, &lines, WAIT_MS));
-	EXPECT_GT(eng_state("lost"), lost);
+	EXPECT_GT(eng_state("leaked"), lost);
 	EXPECT_EQ(0, eng_channels());
 	EXPECT_LE(0, hz_move_end(&m));
 	hz_count_end(&c);
 
 	EXPECT_EQ(0, ferry_verify(self->mem, LEN, 7, 1));
-	unquiet = hz_grown(&c, "folios_unquiet");
+	unquiet = hz_grown(&c, "folios_not_quiet");
 	stayed = LEN / FERRY_PAGE - ferry_count_on(self->mem, LEN, FERRY_PAGE, self->nodes[1]);
-	ferry_note("%ld descriptors lost, %ld folios stayed, %ld parked", eng_state("lost") - lost,
+	ferry_note("%ld descriptors leaked, %ld folios stayed, %ld parked",
+		   eng_state("leaked") - lost,
 		   stayed, hz_parked() - parked);
 	/* They may have been tried more than once, and then with the stock copy. */
 	EXPECT_GT(unquiet, 0);
@@ -116,7 +117,7 @@ TEST_F(lost, driver_is_unbound_while_it_hangs)
 	EXPECT_EQ(0, ferry_verify(self->mem, LEN, 7, 2));
 	/* For ever. */
 	EXPECT_EQ(unquiet, hz_parked() - parked);
-	EXPECT_EQ(lines + 1, eng_busy("lost"));
+	EXPECT_EQ(lines + 1, eng_busy("leaked"));
 }
 
 TEST_HARNESS_MAIN

@@ -130,7 +130,7 @@ static __maybe_unused void flt_strike(struct __test_metadata *_metadata, struct 
 	EXPECT_GT(hz_grown(&c, "engine_descriptors"), 0);
 	EXPECT_LT(ms, proven ? FLT_BOUND_MS : FLT_BOUND_MS + FLT_NO_PROOF_MS);
 	there = ferry_count_on(f->mem, FLT_LEN, FERRY_PAGE, f->nodes[1]);
-	unquiet = hz_grown(&c, "folios_unquiet");
+	unquiet = hz_grown(&c, "folios_not_quiet");
 	ferry_note("%ld of %ld pages moved in %llu ms; unquiet %ld", there, pages,
 		   (unsigned long long)ms, unquiet);
 	ferry_note("descriptors %ld, chunks failed %ld, timeouts %ld",

@@ -489,9 +489,9 @@ bool ferry_stats_used(const struct ferry_stats *before,
 	if (!ferry_loaded())
 		return true;
 	early = ferry_stats_delta(before, after, "bytes_early");
-	now = ferry_stats_delta(before, after, "bytes_now");
+	now = ferry_stats_delta(before, after, "bytes_in_place");
 	if (early < 0 || now < 0) {
-		ferry_note("no bytes_early or bytes_now in the statistics");
+		ferry_note("no bytes_early or bytes_in_place in the statistics");
 		return false;
 	}
 	if (ferry_active())

@@ -122,7 +122,7 @@ long ferry_stats_delta(const struct ferry_stats *before,
 bool ferry_stats_used(const struct ferry_stats *before,
 		      const struct ferry_stats *after);
 
-/* A helper as the state file shows it, and chunks that it has copied. */
+/* A worker as the state file shows it, and chunks that it has copied. */
 struct ferry_worker {
 	int cpu;
 	int node;
@@ -131,7 +131,7 @@ struct ferry_worker {
 	long chunks;
 };
 
-/* Helpers in the order in which they are asked. Returns how many. */
+/* Workers in the order in which they are asked. Returns how many. */
 int ferry_workers(struct ferry_worker *w, int max);
 /* None of them does anything. For ferry_wait(). */
 bool ferry_helpers_asleep(void *unused);

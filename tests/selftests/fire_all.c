@@ -685,12 +685,12 @@ static const struct {
 	{ "delay_in_chunk_us", { 0, 0, 100, 2000 } },
 	{ "late_done_us", { 0, 0, 100, 2000 } },
 	{ "decline_batch_every", { 0, 1, 2, 5 } },
-	{ "decline_now_every", { 0, 1, 2, 5 } },
+	{ "decline_in_place_every", { 0, 1, 2, 5 } },
 	{ "fail_chunk_every", { 0, 1, 2, 5 } },
 	{ "fail_move_every", { 0, 0, 3, 17 } },
 	{ "again_move_every", { 0, 1, 2, 5 } },
 	{ "exhaust_pool", { 0, 0, 0, 1 } },
-	{ "helper_only", { 0, 0, 0, 1 } },
+	{ "workers_only", { 0, 0, 0, 1 } },
 	{ "all_workers", { 0, 0, 1, 1 } },
 };
 

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * How many helpers a batch gets follows from what they have brought: with one and with
+ * How many workers a batch gets follows from what they have brought: with one and with
  * one more it is tried out, and what was seen is in debugfs. With cpu_workers at
  * 0 nobody is woken, and movers copy large folios themselves.
  *
  * Which number is the best is a matter of the machine; that the best one is taken is
  * tested on machines that are numbers, in src/core/scale.rs.
  *
- * Seen red: without the look at cpu_workers in Cpu::want(), helpers are woken.
+ * Seen red: without the look at cpu_workers in Cpu::want(), workers are woken.
  */
 #include "kselftest_harness.h"
 #include "ferry_util.h"
@@ -30,8 +30,8 @@ static void moves(struct __test_metadata *_metadata, char *mem, size_t folio,
 	}
 }
 
-/* Is there a line of this size in ferry/state that knows what so many helpers cost? */
-static bool known(size_t folio, unsigned int helpers)
+/* Is there a line of this size in ferry/state that knows what so many workers cost? */
+static bool known(size_t folio, unsigned int workers)
 {
 	char line[512], how[16], cost[32];
 	bool found = false;
@@ -40,7 +40,7 @@ static bool known(size_t folio, unsigned int helpers)
 
 	if (!f)
 		return false;
-	snprintf(cost, sizeof(cost), " %u:", helpers);
+	snprintf(cost, sizeof(cost), " %u:", workers);
 	while (!found && fgets(line, sizeof(line), f))
 		found = sscanf(line, "gain %15s %zu", how, &size) == 2 && size == folio &&
 			strstr(line, cost);
@@ -71,11 +71,12 @@ TEST_F(sized, gain_without_workers)
 	hz_count(&c);
 	moves(_metadata, self->mem, self->folio, self->nodes, 4);
 	hz_count_end(&c);
-	EXPECT_EQ(0, hz_grown(&c, "helpers_woken"));
+	EXPECT_EQ(0, hz_grown(&c, "workers_woken"));
 	EXPECT_EQ(0, hz_grown(&c, "chunks_by_others"));
 	EXPECT_EQ(0, hz_grown(&c, "batches"));
 	if (self->folio > FERRY_PAGE)
-		EXPECT_EQ(4 * (long)(SIZED_LEN / self->folio), hz_grown(&c, "now_alone"));
+		EXPECT_EQ(4 * (long)(SIZED_LEN / self->folio),
+			  hz_grown(&c, "folios_in_place_alone"));
 }
 
 TEST_HARNESS_MAIN

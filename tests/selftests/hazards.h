@@ -49,7 +49,7 @@ static __maybe_unused long hz_grown(const struct hz_count *c, const char *name)
 
 /*
  * The caller, who will migrate, on the first CPU of a node, so that the other CPUs are
- * idle and their helpers ready. Batches of up to 8 MiB, so that there are early copies
+ * idle and their workers ready. Batches of up to 8 MiB, so that there are early copies
  * of 2M folios, too.
  */
 static __maybe_unused int hz_prepare(int nodes[FERRY_MAX_NODES])
@@ -258,7 +258,7 @@ static __maybe_unused bool hz_until(const char *name, long seen, unsigned int ms
 
 /*
  * Waits until the batch of a migration is submitted: counter "batches" above @seen. False
- * if it ended without; a batch is declined if no helper has room for it at that moment.
+ * if it ended without; a batch is declined if no worker has room for it at that moment.
  */
 static __maybe_unused bool hz_move_submitted(struct hz_move *m, long seen)
 {

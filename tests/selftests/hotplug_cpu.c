@@ -2,7 +2,7 @@
 /*
  * CPUs go off and come back, also all of a node, while processes migrate folios of every
  * size, the migrator is switched and the module goes and comes. No byte is lost, nobody
- * hangs, and afterwards each CPU has its helper again.
+ * hangs, and afterwards each CPU has its worker again.
  *
  * Which CPU goes next, and when, is random; the seed is printed. Not more than one in a
  * second, for QEMU's sake: one of 1393 CPUs that came online under TCG was sent back to
@@ -217,7 +217,7 @@ static long chunks_of(const struct ferry_worker *w, int n, int cpu)
 	return -1;
 }
 
-/* Afterwards: all CPUs there, a helper on each, and each of them has work again. */
+/* Afterwards: all CPUs there, a worker on each, and each of them has work again. */
 static void as_before(struct __test_metadata *_metadata, FIXTURE_DATA(hotplug_cpu) * self)
 {
 	struct ferry_worker before[MAX_CPUS], after[MAX_CPUS];
@@ -269,7 +269,7 @@ TEST_F(hotplug_cpu, while_processes_migrate)
 	}
 	movers_end(_metadata, self);
 	EXPECT_TRUE(all_sizes(self->shared));
-	ferry_note("%ld changes, %ld chunks by helpers", turn,
+	ferry_note("%ld changes, %ld chunks by workers", turn,
 		   ferry_stat("chunks_by_others") - before);
 	if (ferry_active())
 		EXPECT_GT(ferry_stat("chunks_by_others"), before);

@@ -99,10 +99,10 @@ TEST_F(hugetlb, round_trip)
 	EXPECT_EQ(0, ferry_stats_delta(&self->before, &after, "bytes_early"));
 	if (!ferry_active())
 		return;
-	/* Copy-now steps aside for a folio if no helper is free at that moment. */
-	calls = ferry_stats_delta(&self->before, &after, "now_calls");
+	/* Copy-now steps aside for a folio if no worker is free at that moment. */
+	calls = ferry_stats_delta(&self->before, &after, "folios_in_place");
 	ferry_note("copy-now took %ld of %d folios", calls, iters * FOLIOS);
 	EXPECT_GT(calls, 0);
 	EXPECT_LE(calls, iters * FOLIOS);
-	EXPECT_EQ((long)(calls * SIZE), ferry_stats_delta(&self->before, &after, "bytes_now"));
+	EXPECT_EQ((long)(calls * SIZE), ferry_stats_delta(&self->before, &after, "bytes_in_place"));
 }

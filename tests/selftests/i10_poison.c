@@ -53,7 +53,7 @@ FIXTURE_SETUP(i10)
 	if (!ferry_loaded())
 		return;
 	ASSERT_EQ(0, ferry_inject("delay_after_submit_us", HOLD_MS * 1000));
-	ASSERT_EQ(0, ferry_inject("helper_only", 1));
+	ASSERT_EQ(0, ferry_inject("workers_only", 1));
 }
 
 FIXTURE_TEARDOWN(i10)

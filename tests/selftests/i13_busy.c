@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * I13: who has claimed a chunk runs: a helper is not preempted between claim and done,
+ * I13: who has claimed a chunk runs: a worker is not preempted between claim and done,
  * however busy the machine is, so that a mover waits for the rest of one chunk at most.
  * i15_async has more for those who may not block.
  *
- * The helper's CPU gets spinners at nice 0 while it is inside a chunk that it was told to
- * take HOLD_MS for (delay_in_chunk_us): the helper, at nice 19, would get back to it after
+ * The worker's CPU gets spinners at nice 0 while it is inside a chunk that it was told to
+ * take HOLD_MS for (delay_in_chunk_us): the worker, at nice 19, would get back to it after
  * seconds if it could be preempted, for 8 spinners have a weight of 8 * 1024 to its 15.
  *
  * A mover that waits for the end of a chunk does not sleep, as the scheduler says
  * (sched_switch), not the module: it would come back later than the chunk is done.
  *
  * The bound: a wait lasts HOLD_MS and a chunk's copy. What is tolerated is SLACK_MS more,
- * because in a virtual machine without its own CPUs the helper's virtual CPU can be taken
+ * because in a virtual machine without its own CPUs the worker's virtual CPU can be taken
  * away by the host while it holds the claim; on a host so busy that this takes longer
  * than SLACK_MS the test fails without a fault of Ferry.
  *
@@ -114,7 +114,7 @@ FIXTURE_TEARDOWN(i13)
 }
 
 /*
- * A mover that waits for a helper stays on its CPU, or has it taken away. In all of the
+ * A mover that waits for a worker stays on its CPU, or has it taken away. In all of the
  * migration it sleeps as often as it was told to.
  */
 static void no_sleep(struct __test_metadata *_metadata, FIXTURE_DATA(i13) * self, long told)
@@ -130,7 +130,7 @@ static void no_sleep(struct __test_metadata *_metadata, FIXTURE_DATA(i13) * self
 }
 
 /*
- * A helper gets into a chunk on an idle CPU; then that CPU is flooded; then the mover,
+ * A worker gets into a chunk on an idle CPU; then that CPU is flooded; then the mover,
  * which slept after the submit, comes to that chunk.
  */
 TEST_F(i13, preempted_helper_holds_no_claim)
@@ -146,7 +146,7 @@ TEST_F(i13, preempted_helper_holds_no_claim)
 		ASSERT_EQ(0, ferry_set_knob("timeout_ms", "60000"));
 		ASSERT_EQ(0, ferry_inject("delay_in_chunk_us", HOLD_MS * 1000));
 		ASSERT_EQ(0, ferry_inject("delay_after_submit_us", HOLD_MS * 500));
-		ASSERT_EQ(0, ferry_inject("helper_only", 1));
+		ASSERT_EQ(0, ferry_inject("workers_only", 1));
 		hz_reset_stats();
 	}
 	ASSERT_EQ(0, start_spinners(&cpu, 1));
@@ -182,8 +182,8 @@ TEST_F(i13, preempted_helper_holds_no_claim)
 		   waits.n,
 		   (unsigned long long)waits.max / 1000000, total / iters,
 		   (unsigned long long)longest);
-	EXPECT_GT(hz_grown(&c, "helpers_woken"), 0);
-	/* The mover did come to a chunk that a helper was in. */
+	EXPECT_GT(hz_grown(&c, "workers_woken"), 0);
+	/* The mover did come to a chunk that a worker was in. */
 	EXPECT_GT(waits.n, 0);
 	EXPECT_EQ(0, hz_grown(&c, "wait_timeouts"));
 	/* The upper bound of a bucket is up to twice the value in it. */
@@ -215,9 +215,9 @@ TEST_F(i13, busy_machine)
 		folio = i & 2 ? FERRY_PMD : FERRY_PAGE;
 		if (hz_fresh(self->mem, len, folio, self->nodes[i & 1]))
 			continue;
-		/* With and without helpers that have to fight for their CPU. */
+		/* With and without workers that have to fight for their CPU. */
 		if (ferry_loaded())
-			ASSERT_EQ(0, ferry_inject("helper_only", i & 4 ? 1 : 0));
+			ASSERT_EQ(0, ferry_inject("workers_only", i & 4 ? 1 : 0));
 		ferry_fill(self->mem, len, 14, i);
 		ASSERT_EQ(0, ferry_move_range(self->mem, len, folio,
 					      self->nodes[!(i & 1)], NULL));

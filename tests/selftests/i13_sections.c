@@ -2,7 +2,7 @@
 /*
  * I13: how much is done with preemption off, whichever knob is set.
  *
- * A helper keeps it off for a chunk, which is 256 KiB at most: there are as many chunks as the
+ * A worker keeps it off for a chunk, which is 256 KiB at most: there are as many chunks as the
  * bytes that were copied need, with every size of a chunk that is accepted, of folios that are
  * copied early and in place. A mover that makes descriptors for an engine keeps it off while it
  * has the channel's lock, which it lets go when 50 us have passed: where each descriptor takes
@@ -70,7 +70,7 @@ TEST_F(sections, chunks)
 	struct hz_count c;
 	size_t size;
 
-	ASSERT_EQ(0, ferry_inject("helper_only", 1));
+	ASSERT_EQ(0, ferry_inject("workers_only", 1));
 	for (size = 64UL << 10; size <= LEN; size *= 2) {
 		if (ferry_set_knob("chunk_bytes", "%lu", size))
 			continue;
@@ -84,7 +84,8 @@ TEST_F(sections, chunks)
 				for (i = 0; i < 2; i++)
 					move(_metadata, self, folios[f], folios[f], gen++);
 				hz_count_end(&c);
-				bytes = hz_grown(&c, "bytes_early") + hz_grown(&c, "bytes_now");
+				bytes = hz_grown(&c, "bytes_early") +
+					hz_grown(&c, "bytes_in_place");
 				chunks = hz_grown(&c, "chunks_by_mover") +
 					 hz_grown(&c, "chunks_by_others");
 				EXPECT_LE(bytes, chunks * (long)MOST)

@@ -1,29 +1,29 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * I15: where MIGRATE_ASYNC migrates, a mover waits for helpers no longer than it would
+ * I15: where MIGRATE_ASYNC migrates, a mover waits for workers no longer than it would
  * have taken to copy the batch or folio itself; whatever nobody has begun it copies.
  *
- * A helper that takes HOLD_MS in a chunk that it has claimed (delay_in_chunk_us) is to its
+ * A worker that takes HOLD_MS in a chunk that it has claimed (delay_in_chunk_us) is to its
  * mover what one is whose virtual CPU the host has taken away: it does not run, and nobody
- * can stop it. That there are such waits is made certain by helper_only. Which wait was in
+ * can stop it. That there are such waits is made certain by workers_only. Which wait was in
  * which migration is told by the trace: ferry_wait between mm_migrate_pages_start, which
  * says mode and reason, and mm_migrate_pages of the same task.
  *
  * What is asserted:
- *  - no mover sleeps in MIGRATE_ASYNC, waiting for a helper or otherwise, as the scheduler
+ *  - no mover sleeps in MIGRATE_ASYNC, waiting for a worker or otherwise, as the scheduler
  *    says (sched_switch), not the module; with "off", neither;
  *  - there were waits in MIGRATE_ASYNC for this reason, and some were given up, but none is
- *    a timeout of the helper's lane;
+ *    a timeout of the worker's lane;
  *  - none of them, and none of these migrations from its begin to its end by the clock of the
- *    trace, took nearly as long as the helper: less than BOUND_MS, which has room for
+ *    trace, took nearly as long as the worker: less than BOUND_MS, which has room for
  *    virtual CPUs that the host takes away from the mover, and for the 50 ms that it leaves
- *    each chunk to helpers (helper_only);
+ *    each chunk to workers (workers_only);
  *  - what was given up is quiet in the end: nothing is parked, and content is right.
  *
  * Seen red, in a scratch copy: with Patience::Timeout for all batches, as it was once, the
  * longest wait of numa_faults is 3004 ms, and compaction does not end in two minutes. With
- * Dispatcher::copy_now() waiting for the helpers to take every chunk in place of
- * work_as_mover(), numa_faults finds that the mover has copied 0 chunks, and helpers 512.
+ * Dispatcher::copy_now() waiting for the workers to take every chunk in place of
+ * work_as_mover(), numa_faults finds that the mover has copied 0 chunks, and workers 512.
  * With wait::poll() sleeping 100 ms between two looks, movers sleep 8 times in numa_faults
  * and 13 times in compaction.
  */
@@ -62,7 +62,7 @@ FIXTURE_SETUP(i15)
 	ASSERT_EQ(0, ferry_set_knob("min_batch_bytes", "4096"));
 	ASSERT_EQ(0, ferry_set_knob("chunk_bytes", "65536"));
 	ASSERT_EQ(0, ferry_inject("delay_in_chunk_us", HOLD_MS * 1000));
-	ASSERT_EQ(0, ferry_inject("helper_only", 1));
+	ASSERT_EQ(0, ferry_inject("workers_only", 1));
 }
 
 FIXTURE_TEARDOWN(i15)
@@ -165,7 +165,7 @@ TEST_F(i15, numa_faults)
 	}
 	hz_count_end(&c);
 	if (ferry_active()) {
-		EXPECT_GT(hz_grown(&c, "now_calls"), 0);
+		EXPECT_GT(hz_grown(&c, "folios_in_place"), 0);
 		EXPECT_GT(hz_grown(&c, "chunks_by_mover"),
 			  4 * hz_grown(&c, "chunks_by_others"));
 	}

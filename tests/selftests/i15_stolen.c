@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * I15: a mover that must not block goes on when the virtual CPU of a helper is taken away.
+ * I15: a mover that must not block goes on when the virtual CPU of a worker is taken away.
  *
  * Reclaim demotes a group's memory; its mover sleeps after the submit (delay_after_submit_us),
- * and the helper holds a chunk that it has claimed for less than that (delay_in_chunk_us): as
+ * and the worker holds a chunk that it has claimed for less than that (delay_in_chunk_us): as
  * long as its CPU runs, the chunk is done before the mover comes to it. Meanwhile QEMU is told,
- * by its gdb server (scripts/vm --gdb), to stop all virtual CPUs and to let all but the helper's
+ * by its gdb server (scripts/vm --gdb), to stop all virtual CPUs and to let all but the worker's
  * go on. So its CPU is away in the middle of a chunk, and neither the kernel nor Ferry has been
  * told. It comes back when this program says so, not after a time.
  *
@@ -32,7 +32,7 @@
 
 #define LEN		(1UL << 20)
 #define TAKEN		(256UL << 10)
-/* The helper's delay ends before the mover's. */
+/* The worker's delay ends before the mover's. */
 #define CHUNK_MS	1500
 #define SUBMIT_MS	3000
 /* Not how long the mover may take, but when it is given up. */
@@ -49,7 +49,7 @@ FIXTURE(stolen)
 };
 
 /*
- * Before the harness forks: the test's memory has never been used on the helper's CPU, so that
+ * Before the harness forks: the test's memory has never been used on the worker's CPU, so that
  * unmapping it does not wait for that.
  */
 __attribute__((constructor)) static void stay(void)
@@ -191,7 +191,7 @@ FIXTURE_SETUP(stolen)
 	ASSERT_EQ(0, ferry_set_knob("timeout_ms", "60000"));
 	ASSERT_EQ(0, ferry_set_knob("min_batch_bytes", "4096"));
 	ASSERT_EQ(0, ferry_set_knob("reasons", "demotion"));
-	ASSERT_EQ(0, ferry_inject("helper_only", 1));
+	ASSERT_EQ(0, ferry_inject("workers_only", 1));
 	ASSERT_EQ(0, ferry_cgroup_create("ferry-stolen", "+memory", self->group));
 	ASSERT_EQ(0, ferry_cgroup_enter(self->group, 0));
 	ASSERT_EQ(0, ferry_mthp_only(0));
@@ -283,7 +283,7 @@ static void cold(struct __test_metadata *_metadata, FIXTURE_DATA(stolen) * self,
 }
 
 /*
- * Takes the helper's CPU away while it is in ferry.ko, with a batch that the mover has
+ * Takes the worker's CPU away while it is in ferry.ko, with a batch that the mover has
  * not come to. It may have had none, or be at its end: then what follows shows nothing.
  */
 static bool take(FIXTURE_DATA(stolen) * self, struct mover *m, long batches)
@@ -302,7 +302,7 @@ static bool take(FIXTURE_DATA(stolen) * self, struct mover *m, long batches)
 		gdb_go_on(self->gdb, -1);
 		sched_yield();
 	}
-	ferry_note("the helper's CPU is at %#lx, not in ferry.ko", rip);
+	ferry_note("the worker's CPU is at %#lx, not in ferry.ko", rip);
 	return false;
 }
 

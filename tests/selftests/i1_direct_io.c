@@ -12,9 +12,9 @@
  * even unmapped (folio_try_share_anon_rmap_pte()), so there the content is all that is
  * tested. A reference that is no pin does let them be unmapped: vmsplice(2) takes one.
  *
- * In time: the read ends DELAY_MS after it began, the helper looks within some ms of
+ * In time: the read ends DELAY_MS after it began, the worker looks within some ms of
  * the submit, and the mover looks after HOLD_MS. Under a host so busy that the submit
- * comes after DELAY_MS the window is missed, which folios_declined_i1 shows; a round like
+ * comes after DELAY_MS the window is missed, which folios_referenced shows; a round like
  * that is repeated.
  *
  * Seen red, in a scratch copy: with migrate_copy_may_claim() always true (ferry_may_claim()
@@ -177,7 +177,7 @@ static void *new_memory(bool shared)
 		    -1, 0);
 }
 
-/* One read and one migration at the same time. Gives how folios_declined_i1 grew. */
+/* One read and one migration at the same time. Gives how folios_referenced grew. */
 static long one_round(struct __test_metadata *_metadata, FIXTURE_DATA(i1) * self,
 		      size_t folio, bool shared, int i, long *left)
 {
@@ -210,7 +210,7 @@ static long one_round(struct __test_metadata *_metadata, FIXTURE_DATA(i1) * self
 	ASSERT_EQ(LEN, (size_t)event.res);
 	ASSERT_EQ(0, ferry_verify(self->mem, LEN, 2000, i));
 	hz_count_end(&c);
-	return hz_grown(&c, "folios_declined_i1");
+	return hz_grown(&c, "folios_referenced");
 }
 
 TEST_F(i1, direct_read_that_ends_between_submit_and_check)
@@ -225,7 +225,7 @@ TEST_F(i1, direct_read_that_ends_between_submit_and_check)
 				     variant->shared, i, &left);
 		n += declined > 0 ? declined : 0;
 		/*
-		 * Shared folios were referenced when the helper looked, and not any
+		 * Shared folios were referenced when the worker looked, and not any
 		 * more when the mover did, so all of them have moved.
 		 */
 		if (!ferry_active() || !variant->shared) {
@@ -238,7 +238,7 @@ TEST_F(i1, direct_read_that_ends_between_submit_and_check)
 		}
 	}
 	EXPECT_EQ(iters, hits)
-		TH_LOG("in %d rounds a helper met the reference only %d times", i, hits);
+		TH_LOG("in %d rounds a worker met the reference only %d times", i, hits);
 	ferry_note("%d rounds, folios declined for their references: %ld", i, n);
 }
 
@@ -281,7 +281,7 @@ TEST_F(i1_i4, vmspliced_pages_stay)
 	size_t j;
 
 	if (ferry_loaded())
-		ASSERT_EQ(0, ferry_inject("helper_only", 1));
+		ASSERT_EQ(0, ferry_inject("workers_only", 1));
 	for (i = 0; i < iters; i++) {
 		from = self->nodes[i & 1];
 		to = self->nodes[!(i & 1)];
@@ -297,7 +297,7 @@ TEST_F(i1_i4, vmspliced_pages_stay)
 		hz_count(&c);
 		ASSERT_LE(0, hz_move_pages(self->mem, LEN, FERRY_PAGE, to));
 		hz_count_end(&c);
-		declined += hz_grown(&c, "folios_declined_i1");
+		declined += hz_grown(&c, "folios_referenced");
 		/* A chunk with folios left out is none that an engine has copied. */
 		others += hz_grown(&c, "chunks_by_others") + hz_grown(&c, "engine_bytes");
 		for (j = 0; j < LEN; j += FERRY_PAGE)

@@ -6,7 +6,7 @@
  *
  *  - pinned_before_written_after_submit: a pin of many folios is there before the batch
  *    (UDMABUF_CREATE_LIST), the bytes come while it is open, and the pin goes before the
- *    mover checks. Its check does not see that; the helper that looks before it copies
+ *    mover checks. Its check does not see that; the worker that looks before it copies
  *    has to (I1).
  *  - pinned_after_submit: a pin of all folios is asked for while the batch is open and
  *    all have been copied. It must wait until each is where it will be (I2: the lock
@@ -68,7 +68,7 @@ FIXTURE_SETUP(i1)
 	if (!ferry_loaded())
 		return;
 	ASSERT_EQ(0, ferry_inject("delay_after_submit_us", HOLD_MS * 1000));
-	ASSERT_EQ(0, ferry_inject("helper_only", 1));
+	ASSERT_EQ(0, ferry_inject("workers_only", 1));
 }
 
 static void drop(FIXTURE_DATA(i1) * self)
@@ -182,10 +182,10 @@ TEST_F(i1, pinned_before_written_after_submit)
 		if (ferry_active()) {
 			seen = ferry_stats_value(&one.before, "batches");
 			open = hz_move_submitted(&m, seen);
-			/* A helper has looked, and found the pins. */
-			seen = ferry_stats_value(&one.before, "folios_declined_i1");
+			/* A worker has looked, and found the pins. */
+			seen = ferry_stats_value(&one.before, "folios_referenced");
 			if (open)
-				EXPECT_TRUE(hz_until("folios_declined_i1", seen, HOLD_MS / 2));
+				EXPECT_TRUE(hz_until("folios_referenced", seen, HOLD_MS / 2));
 		}
 		ferry_fill(buf, self->len, 2, i);
 		unpin(self, buf, fd);
@@ -199,9 +199,9 @@ TEST_F(i1, pinned_before_written_after_submit)
 	if (!ferry_active())
 		return;
 	ferry_note("%d of %d times all over while the batch was open; %ld folios declined",
-		   hits, iters, hz_grown(&c, "folios_declined_i1"));
+		   hits, iters, hz_grown(&c, "folios_referenced"));
 	EXPECT_GT(hits, 0);
-	EXPECT_GE(hz_grown(&c, "folios_declined_i1"), hits);
+	EXPECT_GE(hz_grown(&c, "folios_referenced"), hits);
 }
 
 /* ---- a pin that comes late ---- */

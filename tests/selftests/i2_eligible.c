@@ -254,7 +254,7 @@ TEST_F(i2_udmabuf, write_between_submit_and_check)
 
 	if (ferry_loaded()) {
 		ASSERT_EQ(0, ferry_inject("delay_after_submit_us", 300000));
-		ASSERT_EQ(0, ferry_inject("helper_only", 1));
+		ASSERT_EQ(0, ferry_inject("workers_only", 1));
 	}
 	hz_count(&sum);
 	for (i = 0; i < iters; i++) {
@@ -267,7 +267,7 @@ TEST_F(i2_udmabuf, write_between_submit_and_check)
 			long seen = ferry_stats_value(&c.before, "folios_copied_early");
 			long all = ferry_stats_value(&c.before, "batches");
 
-			/* The helper has copied the first ones by then. */
+			/* The worker has copied the first ones by then. */
 			if (hz_until("batches", all, 5000)) {
 				hz_until("folios_copied_early", seen, 100);
 				hits += !hz_move_over(&move);
@@ -435,7 +435,7 @@ TEST_F(i2, files_are_never_early)
 	size_t n;
 
 	if (ferry_loaded())
-		ASSERT_EQ(0, ferry_inject("helper_only", 1));
+		ASSERT_EQ(0, ferry_inject("workers_only", 1));
 	hz_count(&c);
 	for (i = 0; i < iters; i++) {
 		ASSERT_EQ(0, madvise(self->disk, PART, MADV_POPULATE_READ));
@@ -492,7 +492,7 @@ TEST_F(i2, i2_only_the_anonymous_part_of_a_batch)
 		}
 	}
 	hz_count(&c);
-	/* Nothing is early while the one who writes keeps the CPU of helpers busy. */
+	/* Nothing is early while the one who writes keeps the CPU of workers busy. */
 	for (i = 0; i < iters || (ferry_active() && !moved && i < 10 * iters); i++) {
 		ASSERT_EQ(0, hz_fresh(self->anon, PART, FERRY_PAGE, self->nodes[i & 1]));
 		ferry_fill(self->anon, PART, 23, i);

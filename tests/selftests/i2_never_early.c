@@ -43,7 +43,7 @@ FIXTURE_SETUP(i2)
 		SKIP(return, "needs two nodes with memory");
 	ASSERT_EQ(0, hz_prepare(self->nodes));
 	if (ferry_loaded())
-		ASSERT_EQ(0, ferry_inject("helper_only", 1));
+		ASSERT_EQ(0, ferry_inject("workers_only", 1));
 	self->anon = ferry_map_anon(self->len, FERRY_PMD);
 	ASSERT_NE(MAP_FAILED, self->anon);
 }
@@ -114,13 +114,13 @@ TEST_F(i2, hugetlb_folios_in_the_same_call)
 		EXPECT_LE(early, (long)(part - FERRY_PAGE));
 		EXPECT_LE(hz_grown(&c, "eligible_anon"), (long)(part / FERRY_PAGE - 1));
 		EXPECT_EQ(0, hz_grown(&c, "eligible_shmem"));
-		EXPECT_EQ(0, hz_grown(&c, "bytes_now") % (long)FERRY_PMD);
+		EXPECT_EQ(0, hz_grown(&c, "bytes_in_place") % (long)FERRY_PMD);
 		if (!ferry_active())
 			continue;
 		EXPECT_GT(early, 0);
-		/* helper_only: each of them is worth it. */
-		EXPECT_EQ((long)nr_huge, hz_grown(&c, "now_calls"));
-		EXPECT_EQ((long)self->len, hz_grown(&c, "bytes_now"));
+		/* workers_only: each of them is worth it. */
+		EXPECT_EQ((long)nr_huge, hz_grown(&c, "folios_in_place"));
+		EXPECT_EQ((long)self->len, hz_grown(&c, "bytes_in_place"));
 	}
 }
 
@@ -206,10 +206,10 @@ TEST_F(i2, poisoned_folio_in_a_batch)
 	if (ferry_loaded()) {
 		ferry_note("eligible %ld, ineligible %ld, %ld bytes early, %ld now",
 			   hz_grown(&c, "eligible_shmem"), hz_grown(&c, "ineligible"),
-			   hz_grown(&c, "bytes_early"), hz_grown(&c, "bytes_now"));
+			   hz_grown(&c, "bytes_early"), hz_grown(&c, "bytes_in_place"));
 		EXPECT_LE(hz_grown(&c, "bytes_early"), (long)((nr - 2) * FERRY_PMD));
 		/* The first one is not offered, and may be copied in place. */
-		EXPECT_LE(hz_grown(&c, "bytes_early") + hz_grown(&c, "bytes_now"),
+		EXPECT_LE(hz_grown(&c, "bytes_early") + hz_grown(&c, "bytes_in_place"),
 			  (long)((nr - 1) * FERRY_PMD));
 	}
 	if (ferry_active()) {

@@ -50,7 +50,7 @@ TEST_F(sized, i3_spoilt_folios_are_copied_again)
 	int i;
 
 	if (ferry_loaded())
-		ASSERT_EQ(0, ferry_inject("helper_only", 1));
+		ASSERT_EQ(0, ferry_inject("workers_only", 1));
 	hz_count(&c);
 	for (i = 0; i < ARRAY_SIZE(every); i++)
 		moves(_metadata, self->mem, self->folio, self->nodes, every[i],
@@ -66,7 +66,7 @@ TEST_F(sized, i3_early_copies_are_not_used_twice)
 	struct hz_count c;
 
 	if (ferry_loaded())
-		ASSERT_EQ(0, ferry_inject("helper_only", 1));
+		ASSERT_EQ(0, ferry_inject("workers_only", 1));
 	hz_count(&c);
 	moves(_metadata, self->mem, self->folio, self->nodes, 2, ferry_iters(4, 2));
 	hz_count_end(&c);

@@ -22,7 +22,7 @@
  *
  * writers_from_outside: process_vm_writev(2), /proc/self/mem, PTRACE_POKEDATA and plain
  * stores begin while the batch is open, one write of each to each page. Every other time
- * the helper has copied all before, or it is held up before its first byte, so that a
+ * the worker has copied all before, or it is held up before its first byte, so that a
  * copy that nobody waited for would overwrite what has been written.
  *
  * Seen red, in scratch copies: with ferry_may_claim() always true,
@@ -222,7 +222,7 @@ TEST_F(i4, pinned_before_written_after_submit)
 
 	if (ferry_loaded()) {
 		ASSERT_EQ(0, ferry_inject("delay_after_submit_us", HOLD_MS * 1000));
-		ASSERT_EQ(0, ferry_inject("helper_only", 1));
+		ASSERT_EQ(0, ferry_inject("workers_only", 1));
 	}
 	hz_count(&c);
 	for (i = 0; i < iters; i++) {
@@ -244,10 +244,10 @@ TEST_F(i4, pinned_before_written_after_submit)
 		if (ferry_active() && variant->shared) {
 			seen = ferry_stats_value(&c.after, "batches");
 			open = hz_move_submitted(&m, seen);
-			/* A helper has looked, and found them. */
-			seen = ferry_stats_value(&c.after, "folios_declined_i1");
+			/* A worker has looked, and found them. */
+			seen = ferry_stats_value(&c.after, "folios_referenced");
 			if (open)
-				EXPECT_TRUE(hz_until("folios_declined_i1", seen, HOLD_MS / 2));
+				EXPECT_TRUE(hz_until("folios_referenced", seen, HOLD_MS / 2));
 		} else if (!variant->shared) {
 			hz_move_end(&m);
 		}
@@ -270,9 +270,9 @@ TEST_F(i4, pinned_before_written_after_submit)
 	if (!ferry_active() || !variant->shared)
 		return;
 	ferry_note("%d of %d writes ended while the batch was open; %ld folios declined",
-		   hits, iters, hz_grown(&c, "folios_declined_i1"));
+		   hits, iters, hz_grown(&c, "folios_referenced"));
 	EXPECT_GT(hits, 0);
-	EXPECT_GE(hz_grown(&c, "folios_declined_i1"), hits);
+	EXPECT_GE(hz_grown(&c, "folios_referenced"), hits);
 }
 
 /* ---- a reference that is taken before the lock ---- */
@@ -347,7 +347,7 @@ TEST_F(i4, referenced_after_submit)
 		SKIP(return, "nobody can take a reference to anonymous memory then");
 	if (ferry_loaded()) {
 		ASSERT_EQ(0, ferry_inject("delay_after_submit_us", HOLD_MS * 1000));
-		ASSERT_EQ(0, ferry_inject("helper_only", 1));
+		ASSERT_EQ(0, ferry_inject("workers_only", 1));
 	}
 	for (i = 0; i < tries && hits < iters; i++) {
 		from = self->nodes[i & 1];
@@ -482,7 +482,7 @@ TEST_F(i4, walkers_of_page_frames)
 	ASSERT_NE(NULL, pfns);
 	if (ferry_loaded()) {
 		ASSERT_EQ(0, ferry_inject("delay_after_submit_us", HOLD_MS * 1000 / 4));
-		ASSERT_EQ(0, ferry_inject("helper_only", 1));
+		ASSERT_EQ(0, ferry_inject("workers_only", 1));
 	}
 	hz_count(&c);
 	for (i = 0; i < iters; i++) {
@@ -663,7 +663,7 @@ TEST_F(i4, writers_from_outside)
 	bystander_stop = false;
 	ASSERT_EQ(0, pthread_create(&by, NULL, bystander_fn, NULL));
 	if (ferry_loaded()) {
-		ASSERT_EQ(0, ferry_inject("helper_only", 1));
+		ASSERT_EQ(0, ferry_inject("workers_only", 1));
 		ASSERT_EQ(0, ferry_set_knob("timeout_ms", "60000"));
 	}
 	hz_count(&c);
@@ -699,7 +699,7 @@ TEST_F(i4, writers_from_outside)
 			ASSERT_EQ(0, w[k].err) TH_LOG("%s", writer_names[k]);
 			ASSERT_EQ(self->len / FERRY_PAGE, w[k].done) TH_LOG("%s", writer_names[k]);
 		}
-		/* A helper that nobody waits for comes back no later than this. */
+		/* A worker that nobody waits for comes back no later than this. */
 		if (late)
 			ferry_sleep_ms(100);
 		for (k = 0; k < NR_WRITERS; k++)

@@ -4,7 +4,7 @@
  * kernel's results.
  *
  * Every n-th batch is declined, every n-th copy in place is declined, every n-th chunk
- * of a helper is given up without being copied, alone and together; content and the
+ * of a worker is given up without being copied, alone and together; content and the
  * results of move_pages(2) have to be those of the stock kernel.
  *
  * Seen red, in a scratch copy: with a failed chunk taken for a copied one
@@ -56,7 +56,7 @@ static void with(struct __test_metadata *_metadata, FIXTURE_DATA(sized) * self,
 	int i;
 
 	if (ferry_loaded())
-		ASSERT_EQ(0, ferry_inject("helper_only", 1));
+		ASSERT_EQ(0, ferry_inject("workers_only", 1));
 	for (i = 0; i < ARRAY_SIZE(every); i++) {
 		if (ferry_loaded())
 			ASSERT_EQ(0, ferry_inject(inject, every[i]));
@@ -84,8 +84,8 @@ TEST_F(sized, i5_declined_copies_in_place)
 		ASSERT_EQ(0, ferry_set_knob("min_folio_bytes", "4096"));
 		ASSERT_EQ(0, ferry_set_knob("chunk_bytes", "65536"));
 	}
-	with(_metadata, self, "decline_now_every",
-	     self->folio > 65536 ? "now_failed" : NULL);
+	with(_metadata, self, "decline_in_place_every",
+	     self->folio > 65536 ? "folios_in_place_failed" : NULL);
 }
 
 TEST_F(sized, i5_failed_chunks_of_batches)
@@ -108,7 +108,7 @@ TEST_F(sized, i5_everything_at_once)
 {
 	if (ferry_loaded()) {
 		ASSERT_EQ(0, ferry_inject("decline_batch_every", 5));
-		ASSERT_EQ(0, ferry_inject("decline_now_every", 3));
+		ASSERT_EQ(0, ferry_inject("decline_in_place_every", 3));
 		ASSERT_EQ(0, ferry_inject("again_move_every", 5));
 	}
 	with(_metadata, self, "fail_chunk_every", NULL);

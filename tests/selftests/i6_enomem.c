@@ -2,7 +2,7 @@
 /*
  * I6, where memory for the destinations runs out: the stock code moves what it has
  * unmapped so far, and ends with -ENOMEM; or it splits a large folio and tries again with
- * its parts. Copies are in flight then, by helpers that are late (delay_in_chunk_us), and
+ * its parts. Copies are in flight then, by workers that are late (delay_in_chunk_us), and
  * folios of the same batch fail (fail_move_every), so that destinations are freed in
  * between.
  *
@@ -10,7 +10,7 @@
  * The others let the n-th allocation of the mover fail (fail_page_alloc, make-it-fail),
  * so that it is known what has to be the result, and need CONFIG_FAIL_PAGE_ALLOC.
  *
- * Who does not wait for the helper lets it write to a page that is somebody else's: seen
+ * Who does not wait for the worker lets it write to a page that is somebody else's: seen
  * in the content, in new memory that is not zero (init_on_free=1), or in the kernel's log
  * (page_poison=1).
  *
@@ -48,7 +48,7 @@ FIXTURE_SETUP(i6)
 	if (!ferry_loaded())
 		return;
 	ASSERT_EQ(0, ferry_inject("delay_in_chunk_us", LATE_MS * 1000));
-	ASSERT_EQ(0, ferry_inject("helper_only", 1));
+	ASSERT_EQ(0, ferry_inject("workers_only", 1));
 	ASSERT_EQ(0, ferry_set_knob("timeout_ms", "60000"));
 }
 
@@ -143,7 +143,7 @@ static size_t not_zero(int node, size_t len)
 
 /*
  * After a call that failed: the content is there, stays what it is changed to, and what
- * is free is clean, now and when the last helper must have come back.
+ * is free is clean, now and when the last worker must have come back.
  */
 static void after(struct __test_metadata *_metadata, FIXTURE_DATA(i6) * self, u64 gen)
 {
@@ -221,7 +221,7 @@ TEST_F(i6, the_nth_allocation_fails)
 		ASSERT_EQ(0, ferry_move_range(self->mem, LEN, FERRY_PAGE, self->nodes[1], NULL));
 		ASSERT_EQ(0, ferry_verify(self->mem, LEN, 2, i));
 	}
-	/* Helpers were in a chunk when the mover came to it. */
+	/* Workers were in a chunk when the mover came to it. */
 	if (ferry_active())
 		EXPECT_GT(waits, 0);
 }

@@ -3,10 +3,10 @@
  * I6: once a folio is settled nobody touches its source or destination, on every path:
  * success, failure in the middle of a batch, retry.
  *
- * Helpers are held up inside a chunk, before they copy (delay_in_chunk_us) or after that
+ * Workers are held up inside a chunk, before they copy (delay_in_chunk_us) or after that
  * and before they say so (late_done_us), while every n-th folio of the batch fails for
  * good (fail_move_every). The stock kernel frees the destinations of those at once. Who
- * does not wait for the helper lets it write
+ * does not wait for the worker lets it write
  *  - to a folio that its owner has written to since: seen in the content,
  *  - to a free page: seen in new memory that is not zero, which init_on_free=1 on the
  *    kernel command line makes certain (allocations do not clear pages then), or in the
@@ -17,7 +17,7 @@
  * of the batch, which counts them.
  *
  * Seen red, in a scratch copy: with RawBatch::settle() answering Copied for Settle::Wait,
- * that is, without waiting for the helper in the chunk, helper_late_in_place (256K) finds
+ * that is, without waiting for the worker in the chunk, helper_late_in_place (256K) finds
  * 1044500, helper_late_to_copy 4177912 (4K) and 261127 (2M) of 4194304 bytes to be zero.
  */
 #include "kselftest_harness.h"
@@ -45,7 +45,7 @@ static size_t not_zero(int node)
 }
 
 /*
- * Moves, changes everything at once, and looks again when the last helper must have
+ * Moves, changes everything at once, and looks again when the last worker must have
  * come back.
  */
 static void moves(struct __test_metadata *_metadata, FIXTURE_DATA(sized) * self,
@@ -75,7 +75,7 @@ static void moves(struct __test_metadata *_metadata, FIXTURE_DATA(sized) * self,
 	}
 }
 
-/* Each rate of failures, with helpers held up at @where. */
+/* Each rate of failures, with workers held up at @where. */
 static void late(struct __test_metadata *_metadata, FIXTURE_DATA(sized) * self,
 		 const char *where)
 {
@@ -87,7 +87,7 @@ static void late(struct __test_metadata *_metadata, FIXTURE_DATA(sized) * self,
 	hz_count(&c);
 	if (ferry_loaded()) {
 		ASSERT_EQ(0, ferry_inject(where, 20000));
-		ASSERT_EQ(0, ferry_inject("helper_only", 1));
+		ASSERT_EQ(0, ferry_inject("workers_only", 1));
 		ASSERT_EQ(0, ferry_set_knob("timeout_ms", "60000"));
 	}
 	for (i = 0; i < ARRAY_SIZE(every); i++)
@@ -98,7 +98,7 @@ static void late(struct __test_metadata *_metadata, FIXTURE_DATA(sized) * self,
 		return;
 	EXPECT_GT(hz_grown(&c, "chunks_by_others"), 0);
 	EXPECT_GT(hz_grown(&c, "waits"), 0);
-	EXPECT_EQ(0, hz_grown(&c, "folios_unquiet"));
+	EXPECT_EQ(0, hz_grown(&c, "folios_not_quiet"));
 }
 
 TEST_F(sized, i6_helper_late_to_copy)
@@ -111,7 +111,7 @@ TEST_F(sized, i6_helper_late_to_say_so)
 	late(_metadata, self, "late_done_us");
 }
 
-/* In place: the mover must not come back before the last helper is through. */
+/* In place: the mover must not come back before the last worker is through. */
 TEST_F(sized, i6_helper_late_in_place)
 {
 	struct hz_count c;
@@ -122,7 +122,7 @@ TEST_F(sized, i6_helper_late_in_place)
 	if (ferry_loaded()) {
 		ASSERT_EQ(0, ferry_inject("decline_batch_every", 1));
 		ASSERT_EQ(0, ferry_inject("delay_in_chunk_us", 20000));
-		ASSERT_EQ(0, ferry_inject("helper_only", 1));
+		ASSERT_EQ(0, ferry_inject("workers_only", 1));
 		ASSERT_EQ(0, ferry_set_knob("timeout_ms", "60000"));
 	}
 	hz_count(&c);

@@ -4,13 +4,13 @@
  * destination, which is kept and not reused until the proof has arrived, and is freed
  * then. So is its source, from which somebody may still read.
  *
- * A helper is held up inside a chunk (delay_in_chunk_us) for much longer than timeout_ms.
- * Folios that failed stay where they are until the helper is through, whoever tries to
+ * A worker is held up inside a chunk (delay_in_chunk_us) for much longer than timeout_ms.
+ * Folios that failed stay where they are until the worker is through, whoever tries to
  * move them, and can be moved then. In every other round their owner does not wait for
  * that, but gives them back at once.
  *
  * Seen red, on the debug kernel: without the reference to the source, KASAN reports in
- * early_4k that the helper reads freed memory.
+ * early_4k that the worker reads freed memory.
  */
 #include <sys/mount.h>
 
@@ -40,7 +40,7 @@ FIXTURE_SETUP(i7)
 		return;
 	ASSERT_EQ(0, ferry_set_knob("timeout_ms", "10"));
 	ASSERT_EQ(0, ferry_inject("delay_in_chunk_us", HOLD_MS * 1000));
-	ASSERT_EQ(0, ferry_inject("helper_only", 1));
+	ASSERT_EQ(0, ferry_inject("workers_only", 1));
 }
 
 FIXTURE_TEARDOWN(i7)
@@ -119,7 +119,7 @@ static void rounds(struct __test_metadata *_metadata, FIXTURE_DATA(i7) * self,
 		if (parked > most)
 			most = parked;
 		ASSERT_EQ(0, ferry_verify(self->mem, LEN, folio, i));
-		/* What the helper still writes or reads must not be ours or anybody's any more. */
+		/* What the worker still writes or reads must not be ours or anybody's any more. */
 		if (i & 1)
 			ASSERT_EQ(0, hz_fresh(self->mem, LEN, folio, to));
 		ferry_fill(self->mem, LEN, folio + 1, i);
@@ -140,14 +140,14 @@ static void rounds(struct __test_metadata *_metadata, FIXTURE_DATA(i7) * self,
 	hz_count_end(&c);
 	if (!ferry_active())
 		return;
-	EXPECT_GT(hz_grown(&c, "folios_unquiet"), 0);
+	EXPECT_GT(hz_grown(&c, "folios_not_quiet"), 0);
 	EXPECT_GT(hz_grown(&c, "wait_timeouts"), 0);
 	EXPECT_GT(most, 0);
 	ferry_note("unquiet %ld, most parked at a time %ld, free memory less by %ld KiB",
-		   hz_grown(&c, "folios_unquiet"), most, (before - after) >> 10);
+		   hz_grown(&c, "folios_not_quiet"), most, (before - after) >> 10);
 	/* Less than half of what was parked in all: the rest of the system lives too. */
 	EXPECT_LT(before - after,
-		  hz_grown(&c, "folios_unquiet") * (long)folio / 2 + (8L << 20));
+		  hz_grown(&c, "folios_not_quiet") * (long)folio / 2 + (8L << 20));
 }
 
 TEST_F(i7, early_4k)
@@ -227,7 +227,7 @@ TEST_F(i7, in_place_hugetlb)
 	if (!ferry_active())
 		return;
 	EXPECT_GT(stayed, 0);
-	EXPECT_EQ(stayed, hz_grown(&c, "folios_unquiet"));
+	EXPECT_EQ(stayed, hz_grown(&c, "folios_not_quiet"));
 }
 
 /* Large folios of a file of ext4, with buffer heads. */
@@ -270,8 +270,8 @@ TEST_F(i7, in_place_ext4)
 	hz_count_end(&c);
 	if (ferry_active()) {
 		ferry_note("%ld folios of the file unquiet, %ld copied in place",
-			   hz_grown(&c, "folios_unquiet"), hz_grown(&c, "now_calls"));
-		EXPECT_GT(hz_grown(&c, "folios_unquiet"), 0);
+			   hz_grown(&c, "folios_not_quiet"), hz_grown(&c, "folios_in_place"));
+		EXPECT_GT(hz_grown(&c, "folios_not_quiet"), 0);
 		EXPECT_EQ(0, hz_grown(&c, "bytes_early"));
 	}
 }

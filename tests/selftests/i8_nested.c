@@ -73,7 +73,7 @@ FIXTURE_SETUP(i8)
 		return;
 	ASSERT_EQ(0, ferry_set_knob("timeout_ms", "60000"));
 	ASSERT_EQ(0, ferry_set_knob("min_batch_bytes", "4096"));
-	ASSERT_EQ(0, ferry_inject("helper_only", 1));
+	ASSERT_EQ(0, ferry_inject("workers_only", 1));
 }
 
 FIXTURE_TEARDOWN(i8)
@@ -129,7 +129,7 @@ static long hold_pool(FIXTURE_DATA(i8) * self, int from, u64 gen)
 	long all, seen, left, most;
 
 	left = hz_pool(&all);
-	/* A batch is declined if no helper has room for it at that moment. */
+	/* A batch is declined if no worker has room for it at that moment. */
 	most = 2 * all;
 	if (left != all || most > MAX_HOLDERS)
 		return -EBUSY;
@@ -297,7 +297,7 @@ TEST_F(i8, demotion_in_a_migration)
 		return;
 	EXPECT_TRUE(ferry_wait(hz_pool_whole, NULL, 20000));
 	EXPECT_EQ(0, hz_grown(&c, "batches_declined_pool"));
-	EXPECT_GT(hz_grown(&c, "batches") + hz_grown(&c, "now_calls"), 0);
+	EXPECT_GT(hz_grown(&c, "batches") + hz_grown(&c, "folios_in_place"), 0);
 }
 
 TEST_HARNESS_MAIN

@@ -4,10 +4,10 @@
  * empty, the stock kernel copies, and that is counted.
  *
  * What is allocated the kernel says itself, by its events of slabs, pages and per-CPU
- * memory, for the mover and for all helpers. The mover allocates destinations, and then
+ * memory, for the mover and for all workers. The mover allocates destinations, and then
  * unmaps their folios (set_migration_pte, set_migration_pmd): from the last one unmapped
  * until the last one is mapped again (remove_migration_*) and the batch is over
- * (ferry_finish) there is nothing to allocate, with the migrator and with "off". Helpers
+ * (ferry_finish) there is nothing to allocate, with the migrator and with "off". Workers
  * allocate at no time. What interrupts allocate meanwhile is nobody's of the two.
  *
  * Descriptors of engines whose drivers are in the kernel are allocated by these; they must
@@ -19,7 +19,7 @@
  *
  * Seen red, in a scratch copy: with Pool::take() making a new batch object where there is
  * none left, nothing is declined, and batches and bytes_early grow. With
- * kfree(kmalloc(64, GFP_NOWAIT)) in ferry_may_claim(), 8176 allocations of helpers with 4K
+ * kfree(kmalloc(64, GFP_NOWAIT)) in ferry_may_claim(), 8176 allocations of workers with 4K
  * folios, 322 of them and 62 of the mover on its path with 2M.
  */
 #include <dirent.h>
@@ -53,7 +53,7 @@ TEST_F(sized, i8_empty_pool_declines)
 
 	if (ferry_loaded()) {
 		ASSERT_EQ(0, ferry_inject("exhaust_pool", 1));
-		ASSERT_EQ(0, ferry_inject("helper_only", 1));
+		ASSERT_EQ(0, ferry_inject("workers_only", 1));
 	}
 	hz_count(&c);
 	moves(_metadata, self, 81);
@@ -61,9 +61,9 @@ TEST_F(sized, i8_empty_pool_declines)
 	if (ferry_active()) {
 		EXPECT_GT(hz_grown(&c, "batches_declined_pool"), 0);
 		EXPECT_EQ(0, hz_grown(&c, "batches"));
-		EXPECT_EQ(0, hz_grown(&c, "now_calls"));
+		EXPECT_EQ(0, hz_grown(&c, "folios_in_place"));
 		EXPECT_EQ(0, hz_grown(&c, "bytes_early"));
-		EXPECT_EQ(0, hz_grown(&c, "bytes_now"));
+		EXPECT_EQ(0, hz_grown(&c, "bytes_in_place"));
 	}
 	if (!ferry_loaded())
 		return;
@@ -104,7 +104,7 @@ struct allocated {
 	long on_path;
 	long by_driver;		/* of an engine; they are not in the one before */
 	long by_helpers;
-	long helpers_ran;	/* times that a helper came to its CPU */
+	long helpers_ran;	/* times that a worker came to its CPU */
 };
 
 static bool is_allocation(const char *name)
@@ -134,7 +134,7 @@ static bool is_drivers(const struct hz_event *e)
 }
 
 static void look_at_allocations(struct __test_metadata *_metadata, const struct trc *t,
-				const int *helpers, int nr_helpers, struct allocated *got)
+				const int *workers, int nr_helpers, struct allocated *got)
 {
 	char *text = trc_read(t), *next = text, first[300] = "";
 	long pending = 0, drivers = 0;
@@ -146,14 +146,14 @@ static void look_at_allocations(struct __test_metadata *_metadata, const struct 
 	while (hz_next_event(&next, &e)) {
 		if (e.in_interrupt)
 			continue;
-		for (i = 0; i < nr_helpers && helpers[i] != e.pid; i++)
+		for (i = 0; i < nr_helpers && workers[i] != e.pid; i++)
 			;
 		if (i < nr_helpers) {
 			got->helpers_ran += !strcmp(e.name, "sched_switch");
 			if (!is_allocation(e.name))
 				continue;
 			if (!got->by_helpers++)
-				ferry_note("a helper: %s: %s", e.name, e.args);
+				ferry_note("a worker: %s: %s", e.name, e.args);
 		}
 		if (e.pid != mover)
 			continue;
@@ -190,31 +190,31 @@ TEST_F(sized, i8_nothing_is_allocated)
 		"migrate/remove_migration_pte", "thp/set_migration_pmd",
 		"thp/remove_migration_pmd", "sched/sched_switch",
 	};
-	int helpers[256], n, i;
+	int workers[256], n, i;
 	struct allocated got;
 	struct hz_count c;
 	struct trc trace;
 
-	n = threads_of_ferry(helpers, ARRAY_SIZE(helpers));
+	n = threads_of_ferry(workers, ARRAY_SIZE(workers));
 	ASSERT_EQ(0, trc_begin(&trace, "i8_pool", 8192));
 	ASSERT_EQ(0, trc_pid(&trace, getpid()));
 	for (i = 0; i < n; i++)
-		ASSERT_EQ(0, trc_pid(&trace, helpers[i]));
+		ASSERT_EQ(0, trc_pid(&trace, workers[i]));
 	for (i = 0; i < ARRAY_SIZE(events); i++)
 		ASSERT_EQ(0, trc_event(&trace, events[i], NULL));
 	if (ferry_loaded()) {
 		ASSERT_EQ(0, trc_event(&trace, "ferry/ferry_finish", NULL));
-		ASSERT_EQ(0, ferry_inject("helper_only", 1));
+		ASSERT_EQ(0, ferry_inject("workers_only", 1));
 	}
 	hz_count(&c);
 	moves(_metadata, self, 83);
 	hz_count_end(&c);
 	ASSERT_EQ(0, trc_on(&trace, false));
-	look_at_allocations(_metadata, &trace, helpers, n, &got);
+	look_at_allocations(_metadata, &trace, workers, n, &got);
 	trc_end(&trace);
 	ferry_note("%ld allocations by the mover, %ld of them on the path, %ld there by a driver",
 		   got.seen, got.on_path, got.by_driver);
-	ferry_note("%d helpers, %ld times on a CPU, %ld allocations",
+	ferry_note("%d workers, %ld times on a CPU, %ld allocations",
 		   n, got.helpers_ran, got.by_helpers);
 	ferry_note("%ld chunks by others, %ld descriptors", hz_grown(&c, "chunks_by_others"),
 		   hz_grown(&c, "engine_descriptors"));

@@ -60,7 +60,7 @@ static bool open_batch(struct __test_metadata *_metadata, FIXTURE_DATA(i9) * sel
 
 	EXPECT_EQ(0, hz_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[0]));
 	ferry_fill(self->mem, LEN, 9, 1);
-	EXPECT_EQ(0, ferry_inject("helper_only", 1));
+	EXPECT_EQ(0, ferry_inject("workers_only", 1));
 	EXPECT_EQ(0, ferry_inject("delay_after_submit_us", HOLD_MS * 1000));
 	EXPECT_EQ(0, hz_move_start(m, self->mem, LEN, FERRY_PAGE, self->nodes[1],
 				   ferry_node_cpu(self->nodes[0])));

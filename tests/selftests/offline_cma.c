@@ -2,8 +2,8 @@
 /*
  * Memory blocks go offline and come back while another task allocates from a CMA area,
  * which has to be emptied of user memory first: migrations with the hotplug locks held and
- * migrations with the lock of the area held, at the same time, with helpers that are held
- * up. Whoever waits for a helper that needs one of these locks, or that allocates from the
+ * migrations with the lock of the area held, at the same time, with workers that are held
+ * up. Whoever waits for a worker that needs one of these locks, or that allocates from the
  * area, waits for ever.
  *
  * Needs blocks in ZONE_MOVABLE (movablecore=) and a CMA area (hugetlb_cma=), which
@@ -90,7 +90,7 @@ FIXTURE_SETUP(offline_cma)
 	if (!ferry_loaded())
 		return;
 	ASSERT_EQ(0, ferry_trace_event("ferry/ferry_submit", true));
-	ASSERT_EQ(0, ferry_inject("helper_only", 1));
+	ASSERT_EQ(0, ferry_inject("workers_only", 1));
 	ASSERT_EQ(0, ferry_inject("delay_after_submit_us", 2000));
 	ASSERT_EQ(0, ferry_inject("delay_in_chunk_us", 1000));
 	ASSERT_EQ(0, ferry_set_knob("timeout_ms", "60000"));

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Where helpers run: on CPUs of the destination's node first, or of the source's
+ * Where workers run: on CPUs of the destination's node first, or of the source's
  * (cpu_node), over all last-level caches before a second one of the same; never on the
  * mover's CPU, on one that is offline or on an isolated one.
  *
  * What is expected comes from sysfs. Who must not have copied a chunk has copied none; who
  * should have has copied most of them over many rounds, for on a busy host any CPU may
  * not be idle when it is asked. The mover sleeps after each submit
- * (delay_after_submit_us), so that helpers have the time that their virtual CPUs take to
+ * (delay_after_submit_us), so that workers have the time that their virtual CPUs take to
  * come, if they have to share the real ones. The shape of the machine is the manifest's;
  * several lines of it are for this.
  *
  * Seen red, in scratch copies: with every CPU said to be usable and idle (kapi/topology.rs),
- * helpers of CPUs that were offline, isolated or busy copied, elsewhere than on these; with
- * a helper passing a batch on to itself (Cpu::give()) the second one never copied.
+ * workers of CPUs that were offline, isolated or busy copied, elsewhere than on these; with
+ * a worker passing a batch on to itself (Cpu::give()) the second one never copied.
  */
 #include <dirent.h>
 #include <signal.h>
@@ -25,7 +25,7 @@
 #define LEN		(2UL << 20)
 #define MAX_CPUS	64
 #define CPU_DIR		"/sys/devices/system/cpu/"
-/* So many chunks of helpers say who they are. */
+/* So many chunks of workers say who they are. */
 #define ENOUGH		40
 /* And so many times it may have been somebody else, because one was not idle. */
 #define TRIES		12
@@ -97,7 +97,7 @@ FIXTURE(placement)
 	char *mem;
 };
 
-/* The helpers anew: with what the scheduler says now. */
+/* The workers anew: with what the scheduler says now. */
 static int renew(FIXTURE_DATA(placement) * self)
 {
 	int ret = ferry_write(FERRY_SYSCTL "migrator", "off");
@@ -120,7 +120,7 @@ FIXTURE_SETUP(placement)
 	ASSERT_EQ(0, hz_prepare(self->nodes));
 	/* What the kernel migrates on its own is copied by others. */
 	ASSERT_EQ(0, ferry_set_knob("reasons", "syscall"));
-	/* A chunk takes so long that one helper cannot have taken them all before the next. */
+	/* A chunk takes so long that one worker cannot have taken them all before the next. */
 	ASSERT_EQ(0, ferry_inject("delay_after_submit_us", 20000));
 	ASSERT_EQ(0, ferry_inject("delay_in_chunk_us", 1000));
 	ASSERT_EQ(0, renew(self));
@@ -137,7 +137,7 @@ FIXTURE_TEARDOWN(placement)
 	ferry_restore();
 }
 
-/* One helper for each CPU; caches take turns, and threads of a core in use come last. */
+/* One worker for each CPU; caches take turns, and threads of a core in use come last. */
 static void check_order(struct __test_metadata *_metadata, FIXTURE_DATA(placement) * self)
 {
 	const struct topology *t = &self->topo;
@@ -166,7 +166,7 @@ static void check_order(struct __test_metadata *_metadata, FIXTURE_DATA(placemen
 		}
 		if (t->node[a] != last)
 			before = 0;
-		/* A cache's second helper comes after the first ones of all others. */
+		/* A cache's second worker comes after the first ones of all others. */
 		EXPECT_LE(before, rank[i])
 			TH_LOG("CPU %d comes too late", a);
 		before = rank[i];
@@ -180,7 +180,7 @@ TEST_F(placement, order_follows_the_topology)
 }
 
 /*
- * The CPUs whose helpers are asked for folios that go from one node to another, best
+ * The CPUs whose workers are asked for folios that go from one node to another, best
  * first; @first is the node that is preferred.
  */
 static int expected(FIXTURE_DATA(placement) * self, int first, int second, int mover, int *out)
@@ -211,7 +211,7 @@ struct move {
 	int mover;
 };
 
-/* Chunks that the helpers of CPUs have copied. */
+/* Chunks that the workers of CPUs have copied. */
 struct tally {
 	long by[MAX_CPUS];
 	long all;
@@ -229,7 +229,7 @@ static void tally(struct tally *t)
 	}
 }
 
-/* CPU on which a helper's thread ran last; -1 if it is not found. */
+/* CPU on which a worker's thread ran last; -1 if it is not found. */
 static int ran_on(int cpu)
 {
 	char name[64], path[300], line[512], *p;
@@ -256,7 +256,7 @@ static int ran_on(int cpu)
 }
 
 /*
- * Moves 4K folios until helpers have copied @enough chunks, or ROUND_MS are over. Nobody
+ * Moves 4K folios until workers have copied @enough chunks, or ROUND_MS are over. Nobody
  * has helped who must not, and each on its own CPU.
  */
 static void moves(struct __test_metadata *_metadata, FIXTURE_DATA(placement) * self,
@@ -308,11 +308,11 @@ static void say(const struct move *m, const char *what, const struct tally *t, c
 			snprintf(by + strlen(by), sizeof(by) - strlen(by), " %d:%ld", i, t->by[i]);
 	for (i = 0; i < n; i++)
 		snprintf(is + strlen(is), sizeof(is) - strlen(is), " %d", want[i]);
-	ferry_note("node %d to %d, mover on CPU %d, %s: helpers wanted on CPUs%s, chunks by CPU%s",
+	ferry_note("node %d to %d, mover on CPU %d, %s: workers wanted on CPUs%s, chunks by CPU%s",
 		   m->from, m->to, m->mover, what, is, by);
 }
 
-/* With @n helpers allowed, the first @n that are expected copy most. */
+/* With @n workers allowed, the first @n that are expected copy most. */
 static void first_ones_copy(struct __test_metadata *_metadata, FIXTURE_DATA(placement) * self,
 			    const struct move *m, bool source_first, int n)
 {
@@ -365,7 +365,7 @@ TEST_F(placement, destination_or_source_first)
 	first_ones_copy(_metadata, self, &m, false, self->topo.nr - 1);
 }
 
-/* The mover's place, and the helper that is asked first, on a CPU that can go. */
+/* The mover's place, and the worker that is asked first, on a CPU that can go. */
 static bool victim(FIXTURE_DATA(placement) * self, struct move *m, int *cpu)
 {
 	int nodes[FERRY_MAX_NODES], want[MAX_CPUS];
@@ -379,7 +379,7 @@ static bool victim(FIXTURE_DATA(placement) * self, struct move *m, int *cpu)
 }
 
 /*
- * CPUs have come or gone, which helpers notice when they go to sleep, a second after they
+ * CPUs have come or gone, which workers notice when they go to sleep, a second after they
  * looked last.
  */
 static void settle(struct __test_metadata *_metadata, FIXTURE_DATA(placement) * self,
@@ -412,7 +412,7 @@ static void comes_back(struct __test_metadata *_metadata, FIXTURE_DATA(placement
 	first_ones_copy(_metadata, self, m, false, 1);
 }
 
-/* As long as a CPU is offline its helper does nothing. */
+/* As long as a CPU is offline its worker does nothing. */
 TEST_F(placement, offline)
 {
 	char path[80];
@@ -427,7 +427,7 @@ TEST_F(placement, offline)
 		ASSERT_EQ(0, ferry_set(path, "0"));
 		topology_read(&self->topo);
 		ASSERT_FALSE(usable(&self->topo, cpu));
-		/* moves() fails if a helper of an offline CPU copied. */
+		/* moves() fails if a worker of an offline CPU copied. */
 		settle(_metadata, self, &m);
 		first_ones_copy(_metadata, self, &m, false, 1);
 		first_ones_copy(_metadata, self, &m, true, 1);
@@ -478,7 +478,7 @@ TEST_F(placement, busy)
 			;
 	}
 	ASSERT_GT(pid, 0);
-	/* It has got there, and a helper that was looking for work has gone to sleep. */
+	/* It has got there, and a worker that was looking for work has gone to sleep. */
 	ferry_sleep_ms(500);
 	self->topo.barred[cpu] = true;
 	moves(_metadata, self, &m, ENOUGH, &t);

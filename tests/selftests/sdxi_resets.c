@@ -92,10 +92,10 @@ static void all_is_well(struct __test_metadata *_metadata, FIXTURE_DATA(resets) 
 		   times, rounds, hz_grown(&self->count, "engine_descriptors"),
 		   hz_grown(&self->count, "chunks_failed"),
 		   hz_grown(&self->count, "engine_timeouts"),
-		   hz_grown(&self->count, "folios_unquiet"));
+		   hz_grown(&self->count, "folios_not_quiet"));
 	EXPECT_EQ(0, bad);
 	EXPECT_GT(rounds, 0);
-	EXPECT_EQ(0, hz_grown(&self->count, "folios_unquiet"));
+	EXPECT_EQ(0, hz_grown(&self->count, "folios_not_quiet"));
 	EXPECT_EQ(0, hz_grown(&self->count, "engine_timeouts"));
 	EXPECT_EQ(self->channels, eng_channels());
 	EXPECT_TRUE(ferry_wait(hz_none_parked, NULL, WAIT_MS));

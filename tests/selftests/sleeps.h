@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Whether those who migrate sleep, as the scheduler says: a mover that waits for a helper is
+ * Whether those who migrate sleep, as the scheduler says: a mover that waits for a worker is
  * never off its CPU of its own will (sched_switch with a state other than runnable). What
  * the module says of itself is used to know that there was a wait, and where it was. To be included
  * after tracing.h.
@@ -24,8 +24,8 @@ struct slp_mover {
 struct slp_seen {
 	long migrations;	/* of the mode and reason that were asked about */
 	long sleeps;		/* of their movers, from their begin to their end */
-	long in_waits;		/* those while the mover waited for a helper */
-	long waits;		/* for helpers */
+	long in_waits;		/* those while the mover waited for a worker */
+	long waits;		/* for workers */
 	long most;		/* waits in one of them */
 	long undone;		/* waits that ended without what was waited for */
 	u64 longest_ns;

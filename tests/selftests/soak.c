@@ -11,7 +11,7 @@
  *	(anonymous 4K, 64K and 2M, shared 4K and 2M, hugetlb, a file of ext4) by
  *	move_pages(2), migrate_pages(2), mbind(2), cpuset.mems and with a forked child, and
  *	compare every byte after every few moves. In the first half one at a time, so that
- *	there are idle CPUs for helpers; in the second one all at once, and migrator and
+ *	there are idle CPUs for workers; in the second one all at once, and migrator and
  *	knobs change, and now and then a keeper is killed in the middle of it;
  * fire: the same beside fire_all, with fault injection, hotplug, swap, userfaultfd and
  *	the module's coming and going. Not with --calm.
@@ -416,7 +416,7 @@ static void calm(u64 ms)
 
 	hz_count(&c);
 	seen.bad_start += start_keepers(file, huge) != 0;
-	/* One after the other, so that CPUs are idle and helpers welcome. */
+	/* One after the other, so that CPUs are idle and workers welcome. */
 	while (ferry_now_ns() < middle_ns) {
 		only(turn++ % nr_keepers);
 		ferry_sleep_ms(500);
@@ -429,8 +429,8 @@ static void calm(u64 ms)
 	}
 	seen.bad_calm += end_keepers(SIGTERM, &seen.moves);
 	hz_count_end(&c);
-	seen.batches += hz_grown(&c, "batches") + hz_grown(&c, "now_calls");
-	seen.bytes += hz_grown(&c, "bytes_early") + hz_grown(&c, "bytes_now");
+	seen.batches += hz_grown(&c, "batches") + hz_grown(&c, "folios_in_place");
+	seen.bytes += hz_grown(&c, "bytes_early") + hz_grown(&c, "bytes_in_place");
 	ferry_restore();
 	if (file)
 		seen.bad_calm += umount(MNT) || ferry_run("e2fsck", "-fn", FERRY_DISK, NULL);

@@ -708,7 +708,7 @@ TEST_F(vmstat_equal, off_and_migrator)
 			work(_metadata, self, a, &self->trace_a, turn);
 			ASSERT_EQ(0, ferry_stats_get(&after));
 			ASSERT_GE(0, ferry_stats_delta(&before, &after, "bytes_early"));
-			ASSERT_GE(0, ferry_stats_delta(&before, &after, "bytes_now"));
+			ASSERT_GE(0, ferry_stats_delta(&before, &after, "bytes_in_place"));
 
 			if (ferry_loaded())
 				ASSERT_EQ(0, ferry_set_knob("migrator", "%s",

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Helpers' time is charged to the control group of the task that migrates, and to nobody
+ * Workers' time is charged to the control group of the task that migrates, and to nobody
  * else: what its cpu.stat grows by, above what its own tasks ran, is what the threads of
- * the helpers ran for it.
+ * the workers ran for it.
  *
  * This is an account, not a timing: all three figures are times that the scheduler, or
- * the helpers by the same clock, have counted, however fast the machine is. What they may
- * differ by: a helper cannot count the time between its wake-up and its first look at the
+ * the workers by the same clock, have counted, however fast the machine is. What they may
+ * differ by: a worker cannot count the time between its wake-up and its first look at the
  * clock, nor that from its last look until it is off its CPU; and what it spun for after
  * its last batch it passes on to the next one of the same group, or to nobody
- * (helper_unpaid_ns). That is up to SPIN_NS for each helper at the begin and at the end of
+ * (worker_unpaid_ns). That is up to SPIN_NS for each worker at the begin and at the end of
  * a measurement, and up to READ_NS between two readings that should be one; the rest is
- * less than 5 % (TOLERANCE). Helpers run for ENOUGH_NS, so that SPIN_NS is small against
+ * less than 5 % (TOLERANCE). Workers run for ENOUGH_NS, so that SPIN_NS is small against
  * it.
  *
- * A host that takes a virtual CPU away for long just when a helper spins makes that spin as
+ * A host that takes a virtual CPU away for long just when a worker spins makes that spin as
  * long, so there are TRIES measurements, of which one has to agree: an account that is
  * wrong is wrong in all of them.
  *
@@ -42,13 +42,13 @@ FIXTURE(who_pays)
 {
 	int nodes[FERRY_MAX_NODES];
 	char a[256], b[256];
-	pid_t helpers[MAX_HELPERS];
+	pid_t workers[MAX_HELPERS];
 	int nr;
 	char *mem;
 	int gen;
 };
 
-/* The kernel threads of the helpers. */
+/* The kernel threads of the workers. */
 static int find_helpers(pid_t *pids, int max)
 {
 	char path[300], comm[64];
@@ -81,7 +81,7 @@ FIXTURE_SETUP(who_pays)
 	ASSERT_EQ(0, ferry_set_knob("reasons", "syscall"));
 	ASSERT_EQ(0, ferry_cgroup_create("ferry-a", "+cpu", self->a));
 	ASSERT_EQ(0, ferry_cgroup_create("ferry-b", "+cpu", self->b));
-	self->nr = find_helpers(self->helpers, MAX_HELPERS);
+	self->nr = find_helpers(self->workers, MAX_HELPERS);
 	if (ferry_active())
 		ASSERT_LT(0, self->nr);
 	self->mem = ferry_map_anon(LEN, FERRY_PMD);
@@ -126,7 +126,7 @@ static long long cpu_stat(const char *group, const char *key)
 
 /* Times so far, while nobody helps. */
 struct account {
-	long long real;		/* the helpers' threads ran */
+	long long real;		/* the workers' threads ran */
 	long long own;		/* this process ran */
 	long long a, b;		/* groups used, and system time of it */
 	long long a_system, b_system;
@@ -141,15 +141,15 @@ static void account(FIXTURE_DATA(who_pays) * self, struct account *t)
 	ferry_wait(ferry_helpers_asleep, NULL, 10000);
 	memset(t, 0, sizeof(*t));
 	for (i = 0; i < self->nr; i++)
-		t->real += ran_ns(self->helpers[i]);
+		t->real += ran_ns(self->workers[i]);
 	/* Asking for our own time brings that of our group up to date. */
 	t->own = ran_ns(0);
 	t->a = cpu_stat(self->a, "usage_usec ");
 	t->b = cpu_stat(self->b, "usage_usec ");
 	t->a_system = cpu_stat(self->a, "system_usec ");
 	t->b_system = cpu_stat(self->b, "system_usec ");
-	t->paid = ferry_stat("helper_ns");
-	t->unpaid = ferry_stat("helper_unpaid_ns");
+	t->paid = ferry_stat("worker_ns");
+	t->unpaid = ferry_stat("worker_unpaid_ns");
 	t->others = ferry_stat("chunks_by_others");
 }
 
@@ -169,15 +169,15 @@ static void add(struct account *sum, const struct account *from, const struct ac
 
 static void say(const char *what, const struct account *t)
 {
-	ferry_note("%s: helpers ran %lld us; a used %lld (system %lld), b %lld (%lld), we %lld",
+	ferry_note("%s: workers ran %lld us; a used %lld (system %lld), b %lld (%lld), we %lld",
 		   what, t->real / 1000, t->a / 1000, t->a_system / 1000, t->b / 1000,
 		   t->b_system / 1000, t->own / 1000);
-	ferry_note("%s: helper_ns %ld us, helper_unpaid_ns %ld, %ld chunks by helpers", what,
+	ferry_note("%s: worker_ns %ld us, worker_unpaid_ns %ld, %ld chunks by workers", what,
 		   t->paid / 1000, t->unpaid / 1000, t->others);
 }
 
 /*
- * Moves 4K and 2M folios there and back in group @path (NULL: the root), until helpers have
+ * Moves 4K and 2M folios there and back in group @path (NULL: the root), until workers have
  * run for @ns more, or for @moves of them where nobody helps; what that cost is added to @sum.
  */
 static void moves(struct __test_metadata *_metadata, FIXTURE_DATA(who_pays) * self,
@@ -206,7 +206,7 @@ static void moves(struct __test_metadata *_metadata, FIXTURE_DATA(who_pays) * se
 	ASSERT_EQ(0, ferry_cgroup_enter(NULL, 0));
 }
 
-/* @is is what helpers ran (@real), with @ends begins and ends of measurements. */
+/* @is is what workers ran (@real), with @ends begins and ends of measurements. */
 static bool agree(FIXTURE_DATA(who_pays) * self, long long is, long long real, int ends)
 {
 	long long off = real / TOLERANCE + ends * (self->nr * SPIN_NS + READ_NS);
@@ -263,7 +263,7 @@ TEST_F(who_pays, two_groups)
 	EXPECT_TRUE(good);
 }
 
-/* The root's tasks have helpers, and no group pays for them. */
+/* The root's tasks have workers, and no group pays for them. */
 TEST_F(who_pays, not_for_the_root)
 {
 	struct account t;
@@ -296,7 +296,7 @@ TEST_F(who_pays, helpers_of_groups_are_limited)
 	moves(_metadata, self, self->a, 0, 8, &t);
 	hz_count_end(&c);
 	say("nobody", &t);
-	EXPECT_EQ(0, hz_grown(&c, "helpers_woken"));
+	EXPECT_EQ(0, hz_grown(&c, "workers_woken"));
 	EXPECT_EQ(0, t.others);
 	EXPECT_EQ(0, t.paid);
 
@@ -313,8 +313,8 @@ TEST_F(who_pays, helpers_of_groups_are_limited)
 	hz_count_end(&c);
 	say("one", &t);
 	EXPECT_GT(t.others, 0);
-	EXPECT_LE(hz_grown(&c, "helpers_woken"),
-		  hz_grown(&c, "batches") + hz_grown(&c, "now_calls"));
+	EXPECT_LE(hz_grown(&c, "workers_woken"),
+		  hz_grown(&c, "batches") + hz_grown(&c, "folios_in_place"));
 }
 
 TEST_HARNESS_MAIN

@@ -30,7 +30,7 @@ const fn descriptor(group: u64, subtype: u64) -> Descriptor {
 
 /// What SYNC waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Awaited {
+pub enum SyncFilter {
     /// Changes of context tables.
     Contexts = 0,
     /// Contexts to stop.
@@ -138,7 +138,7 @@ impl Descriptor {
     }
 
     /// Waits for what earlier descriptors have asked of these contexts.
-    pub const fn sync(what: Awaited, range: Range) -> Self {
+    pub const fn sync(what: SyncFilter, range: Range) -> Self {
         Self::contexts(0x06, what as u64, range)
     }
 }
@@ -182,7 +182,7 @@ mod tests {
         assert_eq!(head(Descriptor::interrupt(0).fenced()), 0x0004_0005);
         assert_eq!(head(Descriptor::start(FIVE)), 0x0002_0305);
         assert_eq!(head(Descriptor::stop(FIVE, false)), 0x0002_0405);
-        assert_eq!(head(Descriptor::sync(Awaited::Stop, FIVE)), 0x0002_0601);
+        assert_eq!(head(Descriptor::sync(SyncFilter::Stop, FIVE)), 0x0002_0601);
         assert_eq!(head(Descriptor::update(FIVE)), 0x0002_0101);
     }
 
@@ -213,11 +213,11 @@ mod tests {
             [0x0000_2000_0002_0405, 0x0009_0005, 0, 0, 0, 0, 0, 1],
         );
         golden(
-            Descriptor::sync(Awaited::Stop, SOME).with_status(C),
+            Descriptor::sync(SyncFilter::Stop, SOME).with_status(C),
             [0x0000_0001_0002_0601, 0x0009_0005, 0, 0, 0, 0, 0, C],
         );
         golden(
-            Some(Descriptor::sync(Awaited::Contexts, FIVE)),
+            Some(Descriptor::sync(SyncFilter::Contexts, FIVE)),
             [0x0002_0601, 0x0005_0005, 0, 0, 0, 0, 0, 1],
         );
         golden(

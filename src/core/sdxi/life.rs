@@ -5,7 +5,7 @@
 //! Decisions alone: who asks has read STS0 and knows how long it has waited.
 
 use super::registers::{
-    Request,
+    ControlRequest,
     State, //
 };
 
@@ -16,7 +16,7 @@ pub const STEP_MS: u32 = 1000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Write this request, then look again.
-    Ask(Request),
+    Ask(ControlRequest),
     /// Look again later.
     Wait,
     /// It is as was wanted.
@@ -29,7 +29,7 @@ pub enum Action {
 /// harder one.
 #[derive(Clone, Copy, Debug)]
 pub struct Stopping {
-    last: Option<Request>,
+    last: Option<ControlRequest>,
     since_ms: u32,
     hard: bool,
 }
@@ -52,13 +52,13 @@ impl Stopping {
             (State::Gone, _) => return Action::GiveUp,
             (
                 State::Error | State::Undefined,
-                None | Some(Request::StopSoft | Request::StopHard),
-            ) => Request::Reset,
+                None | Some(ControlRequest::StopSoft | ControlRequest::StopHard),
+            ) => ControlRequest::Reset,
             (_, None) => self.first(state),
             (_, Some(last)) if late => match last {
-                Request::StopSoft => Request::StopHard,
-                Request::StopHard => Request::Reset,
-                Request::Reset | Request::Active => return Action::GiveUp,
+                ControlRequest::StopSoft => ControlRequest::StopHard,
+                ControlRequest::StopHard => ControlRequest::Reset,
+                ControlRequest::Reset | ControlRequest::Active => return Action::GiveUp,
             },
             _ => return Action::Wait,
         };
@@ -67,10 +67,10 @@ impl Stopping {
         Action::Ask(wanted)
     }
 
-    fn first(&self, state: State) -> Request {
+    fn first(&self, state: State) -> ControlRequest {
         match state {
-            State::Init | State::Active if !self.hard => Request::StopSoft,
-            _ => Request::StopHard,
+            State::Init | State::Active if !self.hard => ControlRequest::StopSoft,
+            _ => ControlRequest::StopHard,
         }
     }
 }
@@ -231,7 +231,7 @@ mod tests {
         goes(
             false,
             &[
-                (0, State::Active, Ask(Request::StopSoft)),
+                (0, State::Active, Ask(ControlRequest::StopSoft)),
                 (1, State::StoppingSoft, Wait),
                 (2, State::Stop, Done),
             ],
@@ -239,14 +239,20 @@ mod tests {
         goes(
             true,
             &[
-                (5, State::Init, Ask(Request::StopHard)),
+                (5, State::Init, Ask(ControlRequest::StopHard)),
                 (6, State::StoppingHard, Wait),
                 (7, State::Stop, Done),
             ],
         );
         // Somebody else has begun it.
-        goes(false, &[(0, State::StoppingSoft, Ask(Request::StopHard))]);
-        goes(false, &[(0, State::StoppingHard, Ask(Request::StopHard))]);
+        goes(
+            false,
+            &[(0, State::StoppingSoft, Ask(ControlRequest::StopHard))],
+        );
+        goes(
+            false,
+            &[(0, State::StoppingHard, Ask(ControlRequest::StopHard))],
+        );
     }
 
     #[test]
@@ -254,11 +260,11 @@ mod tests {
         goes(
             false,
             &[
-                (0, State::Active, Ask(Request::StopSoft)),
+                (0, State::Active, Ask(ControlRequest::StopSoft)),
                 (STEP_MS - 1, State::StoppingSoft, Wait),
-                (STEP_MS, State::StoppingSoft, Ask(Request::StopHard)),
+                (STEP_MS, State::StoppingSoft, Ask(ControlRequest::StopHard)),
                 (2 * STEP_MS - 1, State::StoppingHard, Wait),
-                (2 * STEP_MS, State::StoppingHard, Ask(Request::Reset)),
+                (2 * STEP_MS, State::StoppingHard, Ask(ControlRequest::Reset)),
                 (3 * STEP_MS - 1, State::StoppingHard, Wait),
                 (3 * STEP_MS, State::StoppingHard, GiveUp),
             ],
@@ -270,7 +276,7 @@ mod tests {
         goes(
             false,
             &[
-                (0, State::Error, Ask(Request::Reset)),
+                (0, State::Error, Ask(ControlRequest::Reset)),
                 (1, State::Error, Wait),
                 (STEP_MS, State::Error, GiveUp),
             ],
@@ -278,12 +284,12 @@ mod tests {
         goes(
             false,
             &[
-                (0, State::Active, Ask(Request::StopSoft)),
-                (3, State::Error, Ask(Request::Reset)),
+                (0, State::Active, Ask(ControlRequest::StopSoft)),
+                (3, State::Error, Ask(ControlRequest::Reset)),
                 (4, State::Stop, Done),
             ],
         );
-        goes(true, &[(0, State::Undefined, Ask(Request::Reset))]);
+        goes(true, &[(0, State::Undefined, Ask(ControlRequest::Reset))]);
     }
 
     #[test]
@@ -291,7 +297,7 @@ mod tests {
         goes(
             false,
             &[
-                (0, State::Active, Ask(Request::StopSoft)),
+                (0, State::Active, Ask(ControlRequest::StopSoft)),
                 (1, State::Gone, GiveUp),
             ],
         );

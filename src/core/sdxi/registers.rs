@@ -35,7 +35,7 @@ pub enum Register {
 /// A register that software may write with any value: none of these leads the device to memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
-pub enum Plain {
+pub enum WritableRegister {
     /// The limits that software will use.
     Ctl2 = Register::Ctl2 as u32,
     /// Interrupt of the error log.
@@ -65,7 +65,7 @@ pub const ERR_STS_ALL: u64 = ERR_STS_STS | ERR_STS_OVF | ERR_STS_ERR;
 
 /// What software asks of a function, in CTL0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Request {
+pub enum ControlRequest {
     /// Leave the error state, or give up whatever is going on.
     Reset = 0,
     /// Stop when what is being executed is done.
@@ -76,7 +76,7 @@ pub enum Request {
     Active = 3,
 }
 
-impl Request {
+impl ControlRequest {
     /// CTL0 with this request, of a CTL0 that was read: the function group stays, PASIDs are not
     /// used, and a function in error raises vector 0.
     pub const fn ctl0(self, read: u64) -> u64 {
@@ -331,9 +331,12 @@ mod tests {
     #[test]
     fn control() {
         let group = 0xabcd_ef01_0000_0000;
-        assert_eq!(Request::Active.ctl0(group | 0xfff_ff07), group | 0x13);
-        assert_eq!(Request::StopHard.ctl0(group), group | 2);
-        assert_eq!(Request::Reset.ctl0(u64::MAX), 0xffff_ffff_0000_0000);
+        assert_eq!(
+            ControlRequest::Active.ctl0(group | 0xfff_ff07),
+            group | 0x13
+        );
+        assert_eq!(ControlRequest::StopHard.ctl0(group), group | 2);
+        assert_eq!(ControlRequest::Reset.ctl0(u64::MAX), 0xffff_ffff_0000_0000);
         assert_eq!(err_cfg(0x1_2345_6000), Some(0x1_2345_6003));
         assert_eq!(err_cfg(0x1_2345_6040), None);
     }

@@ -2,7 +2,7 @@
 
 //! A context of a function, as who copies with it sees it.
 //!
-//! Who uses one has a [`Claim`] to it. [`Context::submit()`] and [`Context::reap()`] take one leaf
+//! Who uses one has a [`ContextLease`] to it. [`Context::submit()`] and [`Context::reap()`] take one leaf
 //! lock, and neither allocate nor sleep. What the function does to a context (start, stop, give up)
 //! is the driver's, under the function's own lock.
 //!
@@ -20,7 +20,7 @@ use crate::{
     counters::counters,
     kapi::pci,
     sdxi::hw::{
-        Channel,
+        ContextRing,
         DeviceAddress,
         Refused,
         SLOTS, //
@@ -89,7 +89,7 @@ impl Life {
 /// What the lock of the ring protects.
 pub(crate) struct Inner {
     /// Its ring, and all of its memory. None before it is started for the first time.
-    pub(crate) channel: Option<Channel>,
+    pub(crate) channel: Option<ContextRing>,
     /// How far it is.
     pub(crate) life: Life,
     /// Wakes the function's thread, as long as there is one.
@@ -231,7 +231,7 @@ pub(crate) struct Context {
     #[pin]
     inner: SpinLock<Inner>,
     ends: Ends,
-    /// There is a [`Claim`].
+    /// There is a [`ContextLease`].
     claimed: Atomic<bool>,
     /// Somebody has asked for it: it is started again when it can be.
     pub(crate) wanted: Atomic<bool>,
@@ -243,9 +243,9 @@ pub(crate) struct Context {
 }
 
 /// The right to use a context, which one has at a time.
-pub(crate) struct Claim(Arc<Context>);
+pub(crate) struct ContextLease(Arc<Context>);
 
-impl Deref for Claim {
+impl Deref for ContextLease {
     type Target = Context;
 
     fn deref(&self) -> &Context {
@@ -253,7 +253,7 @@ impl Deref for Claim {
     }
 }
 
-impl Claim {
+impl ContextLease {
     /// None if somebody else has it.
     pub(crate) fn new(context: &Arc<Context>) -> Option<Self> {
         if context.claimed.xchg(true, Acquire) {
@@ -276,7 +276,7 @@ impl Claim {
     }
 }
 
-impl Drop for Claim {
+impl Drop for ContextLease {
     fn drop(&mut self) {
         self.0.leave();
         self.0.claimed.store(false, Release);
@@ -305,7 +305,7 @@ impl From<Refused> for Unavailable {
 
 /// Copies that are being put together, with the lock held; handed to the device at the end.
 pub(crate) struct Submission<'a> {
-    channel: &'a mut Channel,
+    channel: &'a mut ContextRing,
     counters: &'a Counters,
 }
 
@@ -436,7 +436,7 @@ impl Context {
     }
 
     /// Calls `f` if it runs, with the lock of the ring.
-    fn running<R>(&self, f: impl FnOnce(&mut Channel) -> R) -> Result<R, Unavailable> {
+    fn running<R>(&self, f: impl FnOnce(&mut ContextRing) -> R) -> Result<R, Unavailable> {
         match &mut *self.inner.lock() {
             Inner {
                 channel: Some(channel),
@@ -447,7 +447,7 @@ impl Context {
         }
     }
 
-    fn publish(&self, channel: &mut Channel, interrupt: bool) {
+    fn publish(&self, channel: &mut ContextRing, interrupt: bool) {
         if channel.unpublished() > 0 && interrupt {
             // Without, if the context has none: then it is polled.
             let _ = channel.push_interrupt();

@@ -14,8 +14,8 @@ use crate::{
     },
     sdxi::hw::{
         context::{
-            Claim,
             Context,
+            ContextLease,
             Unavailable, //
         },
         DeviceAddress, //
@@ -44,7 +44,7 @@ pub(crate) trait Owner: Send + Sync {
 /// A context as a queue.
 pub(crate) struct ContextQueue {
     dev: pci::Device,
-    claim: Claim,
+    claim: ContextLease,
     owner: Arc<dyn Owner>,
     longest: u64,
 }
@@ -53,7 +53,7 @@ impl ContextQueue {
     /// A queue of a context of this device, which takes copies of `longest` bytes at most.
     pub(crate) fn new(
         dev: &pci::Device,
-        claim: Claim,
+        claim: ContextLease,
         owner: Arc<dyn Owner>,
         longest: u64,
     ) -> Self {
@@ -83,7 +83,7 @@ impl Drop for ContextQueue {
 
 // SAFETY: A copy is pushed with its end, and the device is told of nothing else. Ends are called when
 // the context reports, once for each copy and in their order: the completion status block says that
-// the device is through with the descriptor, or `Channel::abandon()` has seen proof that it has stopped.
+// the device is through with the descriptor, or `ContextRing::abandon()` has seen proof that it has stopped.
 // That is with the listener's lock, and that of the ring, which `push()` takes, is not held.
 // `quiesce()` says that it is quiet when every end has been called. Dropping the claim forgets the
 // others under the listener's lock. Good is what the block says is good.

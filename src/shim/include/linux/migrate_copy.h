@@ -154,13 +154,13 @@ struct migrate_copy_ops {
  * @mode: its mode. The first attempt of migrate_pages_batch() is %MIGRATE_ASYNC
  *	for every caller, so this is what tells which of them must not block.
  * @reason: its reason.
- * @helper_ns: CPU time that others have spent for it.
+ * @worker_ns: CPU time that others have spent for it.
  */
 struct migrate_copy_call {
 	struct migrate_copy_call *outer;
 	enum migrate_mode mode;
 	enum migrate_reason reason;
-	u64 helper_ns;
+	u64 worker_ns;
 };
 
 DECLARE_STATIC_KEY_FALSE(migrate_copy_key);
@@ -274,7 +274,7 @@ static inline void migrate_copy_begin(struct migrate_copy_call *call,
 	call->outer = current->migrate_copy_call;
 	call->mode = mode;
 	call->reason = reason;
-	call->helper_ns = 0;
+	call->worker_ns = 0;
 	current->migrate_copy_call = call;
 }
 
@@ -285,8 +285,8 @@ static inline void migrate_copy_begin(struct migrate_copy_call *call,
 static inline void migrate_copy_end(struct migrate_copy_call *call)
 {
 	current->migrate_copy_call = call->outer;
-	if (unlikely(call->helper_ns))
-		__migrate_copy_charge(call->helper_ns);
+	if (unlikely(call->worker_ns))
+		__migrate_copy_charge(call->worker_ns);
 }
 
 /* For providers. */
@@ -306,7 +306,7 @@ bool migrate_copy_cpu_idle(int cpu);
 static inline void migrate_copy_charge(u64 ns)
 {
 	if (current->migrate_copy_call)
-		current->migrate_copy_call->helper_ns += ns;
+		current->migrate_copy_call->worker_ns += ns;
 }
 
 #ifdef CONFIG_LOCKDEP

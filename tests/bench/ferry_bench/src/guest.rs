@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 const THP: &str = "/sys/kernel/mm/transparent_hugepage";
 const FERRY: &str = "/proc/sys/vm/ferry";
 const FERRY_DEBUG: &str = "/sys/kernel/debug/ferry";
-/// What the names of its helpers' threads begin with.
+/// What the names of its workers' threads begin with.
 const WORKER_COMM: &str = "ferry/";
 const CGROUP: &str = "/sys/fs/cgroup";
 pub const PAGE: u64 = 4096;
@@ -428,7 +428,7 @@ impl Ferry {
         Ok(names)
     }
 
-    /// CPU time of the helpers' threads so far. They are new ones after each selection.
+    /// CPU time of the workers' threads so far. They are new ones after each selection.
     pub fn workers_s(&self) -> Result<f64> {
         let entries = fs::read_dir("/proc").map_err(|source| Error::File {
             path: "/proc".into(),

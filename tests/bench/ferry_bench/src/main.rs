@@ -78,7 +78,7 @@ struct Args {
     /// Batches there, and the longer ones in the part `engines`: a value of vm.ferry.batch_bytes.
     #[arg(long, default_value = "64M", value_parser = parse_size)]
     engine_batch: u64,
-    /// In a control group of its own: shows how much of the helpers' time was charged to it.
+    /// In a control group of its own: shows how much of the workers' time was charged to it.
     #[arg(long)]
     charge: bool,
     /// Rounds: in each one every migrator moves the region there and back.

@@ -92,8 +92,8 @@ impl Variant {
     /// `ptdma+all` if it gets all, `ae4dma/4` with four channels, `ae4dma~32M` if each is limited.
     pub fn name(&self) -> String {
         let mut name = self.migrator.clone();
-        if let Some(helpers) = self.knobs.workers.or(self.knobs.channels) {
-            name += &format!("/{helpers}");
+        if let Some(workers) = self.knobs.workers.or(self.knobs.channels) {
+            name += &format!("/{workers}");
         }
         if self.knobs.all_to_engine {
             name += &format!("+{}", engine::ALL);
@@ -155,7 +155,7 @@ pub struct Bench<'a> {
     /// To see the time of interrupts that come to idle CPUs.
     pub tracer: Option<&'a Tracer>,
     pub spinners: Option<&'a Spinners>,
-    /// To see who pays for the helpers.
+    /// To see who pays for the workers.
     pub group: Option<&'a Group>,
     /// The CPUs whose tables are levelled before each variant's round, and the mover's.
     pub level: Option<(&'a [usize], usize)>,
@@ -517,7 +517,7 @@ impl Bench<'_> {
                         self.one_call(region, piece, direction, page, number, probe)?;
                     all[v].bad_bytes += seen.bad_bytes;
                     self.verify(region, piece..piece + 1, to, &mut all[v])?;
-                    // The first call after a switch finds helpers that have never run.
+                    // The first call after a switch finds workers that have never run.
                     if piece >= settling && ((direction, piece) != (0, 0) || now == 1) {
                         samples.push(Sample {
                             variant: v,

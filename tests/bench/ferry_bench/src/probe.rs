@@ -5,7 +5,7 @@
 //! A second thread, on another CPU, reads the first word of the batch over and over with a time
 //! stamp around each read. While the folio is under migration the read faults and sleeps in the
 //! kernel until it is mapped again; so the probe leaves its CPU to others during that gap, and a
-//! helper may run there. It also yields after each read: `move_pages(2)` begins by having every
+//! worker may run there. It also yields after each read: `move_pages(2)` begins by having every
 //! CPU empty its LRU caches, which would wait for a timer tick if the probe kept its CPU to
 //! itself. A gap counts only if the thread's own fault counter says that it was a fault: being
 //! preempted for something else is not taken for migration.

@@ -174,7 +174,7 @@ fn run(
 pub fn copied_bytes(run: &Run) -> u64 {
     let names: &[&str] = match run.engine {
         Some(_) => &["engine_bytes"],
-        None => &["bytes_early", "bytes_now"],
+        None => &["bytes_early", "bytes_in_place"],
     };
     names.iter().filter_map(|name| run.ferry.get(*name)).sum()
 }
@@ -620,7 +620,7 @@ fn summary(results: &Results) -> String {
         // Below a hundredth of a second it is what reading the clocks takes.
         if let Some(charge) = run.charge.filter(|charge| charge.workers_s > 0.01) {
             out += &format!(
-                "  {} {} {}: helpers ran {:.3} s, {:.3} s were charged: {:.2}\n",
+                "  {} {} {}: workers ran {:.3} s, {:.3} s were charged: {:.2}\n",
                 run.part.map_or("", Part::name),
                 size_name(run.folio_bytes),
                 name(run),
@@ -927,7 +927,7 @@ mod tests {
         results.runs[1].migrator = "auto".into();
         assert_eq!(failures(&results).len(), 1);
         let mut other = results.runs[1].clone();
-        other.ferry.insert("bytes_now".into(), 4096);
+        other.ferry.insert("bytes_in_place".into(), 4096);
         results.runs.push(other);
         assert!(failures(&results).is_empty());
     }

@@ -6,7 +6,7 @@
 //! low bits of its number. The table grows and shrinks at flushes, by how much of it was in use. While
 //! it has fewer places than a folio has pages, a folio and its copy share theirs, page by page, and
 //! each word copied takes five times as long. On a CPU that was idle it is that small, and stays so
-//! while a helper copies, which flushes nothing. So each CPU touches more and more memory in the
+//! while a worker copies, which flushes nothing. So each CPU touches more and more memory in the
 //! kernel, with a flush after each step, until its table is as large as it needs to be.
 
 use crate::error::{in_call, Result};

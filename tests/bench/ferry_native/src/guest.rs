@@ -104,7 +104,7 @@ fn set_up() -> Result<()> {
     write(&format!("{KNOBS}/migrator"), "cpu")?;
     // As many workers as are measured, whether they gain anything or not.
     write(ALL_WORKERS, "1")?;
-    // The mover; helpers are on the other CPUs, and it shall not run after them.
+    // The mover; workers are on the other CPUs, and it shall not run after them.
     let mut cpus = CpuSet::new();
     cpus.set(0);
     sched_setaffinity(None, &cpus).map_err(in_call("sched_setaffinity"))

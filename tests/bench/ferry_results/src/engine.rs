@@ -88,7 +88,7 @@ impl Counted<'_> {
     pub fn cost(&self) -> Cost {
         let (mib, gib) = (self.bytes as f64 / MIB, self.bytes as f64 / GIB);
         // A folio that is copied in place is a batch of its own to the engine.
-        let batches = self.ferry("batches") + self.ferry("now_calls");
+        let batches = self.ferry("batches") + self.ferry("folios_in_place");
         let of_batches = |count: Option<f64>| count.filter(|_| batches > 0.0).map(|n| n / batches);
         let interrupts = self.model("interrupts");
         let doorbells = self.model("doorbells");
@@ -142,7 +142,7 @@ mod tests {
             ("engine_mappings".to_string(), 4096),
             ("engine_submits".to_string(), 256),
             ("batches".to_string(), 96),
-            ("now_calls".to_string(), 32),
+            ("folios_in_place".to_string(), 32),
         ]);
         let model = BTreeMap::from([
             ("interrupts".to_string(), 512),

@@ -93,10 +93,10 @@ impl Part {
     }
 }
 
-/// Time of helpers, and how much of it the cgroup of the process that moves was charged for.
+/// Time of workers, and how much of it the cgroup of the process that moves was charged for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Charge {
-    /// What the helpers' threads ran in the timed moves.
+    /// What the workers' threads ran in the timed moves.
     pub workers_s: f64,
     /// What the cgroup used in them above what its own threads ran.
     pub charged_s: f64,
@@ -129,7 +129,7 @@ pub struct Run {
     /// What the run belongs to, if the benchmark has more than one part.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub part: Option<Part>,
-    /// As many helpers as `workers` says were made to take part (`ferry/inject/all_workers`),
+    /// As many workers as `workers` says were made to take part (`ferry/inject/all_workers`),
     /// whatever they gain.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub all_workers: bool,
@@ -196,7 +196,7 @@ pub struct Run {
     #[serde(default)]
     pub guest_sys_s: f64,
     /// Time in the timed moves that CPUs were not idle, all of them together: the mover's, that of
-    /// helpers, interrupts and soft interrupts, and of whatever else ran. Interrupts that came to
+    /// workers, interrupts and soft interrupts, and of whatever else ran. Interrupts that came to
     /// idle CPUs are in it only if `idle_interrupts_s` is there.
     #[serde(default)]
     pub guest_busy_s: f64,
@@ -219,7 +219,7 @@ pub struct Run {
     /// Ratio of the medians to `off`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub busy_work_ratio: Option<f64>,
-    /// Who paid for the helpers, if the benchmark was in a cgroup of its own.
+    /// Who paid for the workers, if the benchmark was in a cgroup of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub charge: Option<Charge>,
     /// What the engine did, if the migrator is one.

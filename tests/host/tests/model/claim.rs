@@ -7,10 +7,10 @@ use ferry_core::{
     close,
     settle_span,
     Chunk,
+    ChunkCounter, //
     ChunkState,
     Lane,
     Settle,
-    Ticket, //
 };
 use loom::thread;
 use std::{
@@ -24,12 +24,12 @@ const STEPS_WITH_HELP: [&str; 3] = ["all copied", "mine", "wait"];
 type SettleFn<O> = fn(&[Chunk<ModelWord<O>>], bool) -> Settle;
 type CloseFn<O> = fn(&[Chunk<ModelWord<O>>]) -> Option<u32>;
 
-/// One folio that spans all chunks of a batch, helpers, and a mover that settles it and lets its
+/// One folio that spans all chunks of a batch, workers, and a mover that settles it and lets its
 /// memory go at once.
 #[derive(Copy, Clone)]
 struct Span {
     chunks: usize,
-    helpers: u8,
+    workers: u8,
     help: bool,
     poison: Option<usize>,
 }
@@ -37,7 +37,7 @@ struct Span {
 impl Span {
     fn run<O: Orders>(self, settle: SettleFn<O>, seen: &Seen) {
         let batch = Arc::new(Batch::<O>::new(self.chunks, self.poison));
-        let helpers: Vec<_> = (1..=self.helpers)
+        let workers: Vec<_> = (1..=self.workers)
             .map(|lane| {
                 let batch = batch.clone();
                 thread::spawn(move || batch.help(Lane::new(lane)))
@@ -93,8 +93,8 @@ impl Span {
             memory.let_go();
         }
 
-        for helper in helpers {
-            helper.join().unwrap();
+        for worker in workers {
+            worker.join().unwrap();
         }
         for (chunk, memory) in batch.chunks.iter().zip(&batch.memory) {
             assert_eq!(memory.src.get(), REUSED);
@@ -109,7 +109,7 @@ impl Span {
 
 const SMALL: Span = Span {
     chunks: 2,
-    helpers: 1,
+    workers: 1,
     help: true,
     poison: None,
 };
@@ -143,7 +143,7 @@ fn span_one_helper_that_fails() {
 fn span_two_helpers() {
     let seen = explore_bounded(3, |seen| {
         Span {
-            helpers: 2,
+            workers: 2,
             ..SMALL
         }
         .run::<Sound>(settle_span, seen);
@@ -155,7 +155,7 @@ fn span_two_helpers() {
 fn span_two_helpers_without_help() {
     let seen = explore_bounded(3, |seen| {
         Span {
-            helpers: 2,
+            workers: 2,
             help: false,
             ..SMALL
         }
@@ -168,7 +168,7 @@ fn span_two_helpers_without_help() {
 fn span_two_helpers_three_chunks() {
     let seen = explore_bounded(2, |seen| {
         Span {
-            helpers: 2,
+            workers: 2,
             chunks: 3,
             ..SMALL
         }
@@ -181,7 +181,7 @@ fn span_two_helpers_three_chunks() {
 fn span_two_helpers_three_chunks_one_fails() {
     let seen = explore_bounded(2, |seen| {
         Span {
-            helpers: 2,
+            workers: 2,
             chunks: 3,
             poison: Some(1),
             ..SMALL
@@ -273,10 +273,10 @@ fn mutant_settle_that_does_not_revoke() {
     explore(|seen| SMALL.run::<Sound>(settle_without_revoking, seen));
 }
 
-/// A batch that ends while helpers still take chunks of it.
-fn end_of_batch<O: Orders>(chunks: usize, helpers: u8, close: CloseFn<O>, seen: &Seen) {
+/// A batch that ends while workers still take chunks of it.
+fn end_of_batch<O: Orders>(chunks: usize, workers: u8, close: CloseFn<O>, seen: &Seen) {
     let batch = Arc::new(Batch::<O>::new(chunks, None));
-    let helpers: Vec<_> = (1..=helpers)
+    let workers: Vec<_> = (1..=workers)
         .map(|lane| {
             let batch = batch.clone();
             thread::spawn(move || batch.help(Lane::new(lane)))
@@ -295,8 +295,8 @@ fn end_of_batch<O: Orders>(chunks: usize, helpers: u8, close: CloseFn<O>, seen: 
             _ => "not over",
         });
     }
-    for helper in helpers {
-        helper.join().unwrap();
+    for worker in workers {
+        worker.join().unwrap();
     }
     for (chunk, memory) in batch.chunks.iter().zip(&batch.memory) {
         assert_eq!(memory.dst.get(), REUSED);
@@ -355,7 +355,7 @@ fn close_does_not_wait_for_who_holds_no_claim() {
     explore(|_| {
         let batch = Arc::new(Batch::<Sound>::new(2, None));
         let go = Arc::new(loom::sync::Notify::new());
-        let helper = {
+        let worker = {
             let batch = batch.clone();
             let go = go.clone();
             thread::spawn(move || {
@@ -369,12 +369,12 @@ fn close_does_not_wait_for_who_holds_no_claim() {
             memory.let_go();
         }
         go.notify();
-        helper.join().unwrap();
+        worker.join().unwrap();
     });
 }
 
 /// Takes numbers with these limits until there are none, and returns them.
-fn take_all(ticket: &Ticket<ModelWord<impl Orders>>, limits: &[u32]) -> Vec<u32> {
+fn take_all(ticket: &ChunkCounter<ModelWord<impl Orders>>, limits: &[u32]) -> Vec<u32> {
     let mut got = Vec::new();
     for limit in limits {
         while let Some(i) = ticket.take(*limit) {
@@ -387,7 +387,7 @@ fn take_all(ticket: &Ticket<ModelWord<impl Orders>>, limits: &[u32]) -> Vec<u32>
 
 /// Two lanes take numbers, with limits that differ and grow.
 fn tickets<O: Orders>() {
-    let ticket = Arc::new(Ticket::<ModelWord<O>>::new(ModelWord::new(0)));
+    let ticket = Arc::new(ChunkCounter::<ModelWord<O>>::new(ModelWord::new(0)));
     let other = {
         let ticket = ticket.clone();
         thread::spawn(move || take_all(&ticket, &[1, 3]))

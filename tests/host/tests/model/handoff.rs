@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How a batch gets to a helper and back into the pool: the mailbox, the reference count that says
+//! How a batch gets to a worker and back into the pool: the mailbox, the reference count that says
 //! who is the last one, and the barriers between posting and sleeping.
 //!
 //! The module does this with the kernel's `SpinLock`, `Arc` and `set_current_state()`, which no
@@ -31,7 +31,7 @@ use loom::{
 };
 use std::sync::Arc;
 
-/// A batch object of the pool, and the mailbox of the one helper.
+/// A batch object of the pool, and the mailbox of the one worker.
 struct Shared {
     batch: Batch<Sound>,
     /// What is only valid while the object belongs to this batch.
@@ -85,7 +85,7 @@ impl Shared {
         self.given_back.fetch_add(1, Relaxed);
     }
 
-    /// What a helper does with its mail.
+    /// What a worker does with its mail.
     fn work(&self) {
         assert_eq!(self.payload.get(), OF_THIS_BATCH);
         self.batch.help(Lane::new(1));
@@ -97,7 +97,7 @@ impl Shared {
 fn batch_comes_back(order: (Ordering, bool), seen: &Seen) {
     let all = Arc::new(Shared::new(order));
     all.post();
-    let helper = {
+    let worker = {
         let all = all.clone();
         thread::spawn(move || {
             if all.take() {
@@ -117,9 +117,9 @@ fn batch_comes_back(order: (Ordering, bool), seen: &Seen) {
     }
     let left = all.refs.load(Relaxed);
     assert!((1..=2).contains(&left));
-    seen.note(if left == 1 { "alone" } else { "helper inside" });
+    seen.note(if left == 1 { "alone" } else { "worker inside" });
     all.put();
-    helper.join().unwrap();
+    worker.join().unwrap();
     assert_eq!(all.given_back.load(Relaxed), 1);
     assert_eq!(all.payload.get(), REUSED);
 }
@@ -127,7 +127,7 @@ fn batch_comes_back(order: (Ordering, bool), seen: &Seen) {
 #[test]
 fn last_one_gives_the_batch_back() {
     let seen = explore(|seen| batch_comes_back((Release, true), seen));
-    assert_eq!(seen, ["alone", "helper inside", "retracted"]);
+    assert_eq!(seen, ["alone", "worker inside", "retracted"]);
 }
 
 #[test]
@@ -149,7 +149,7 @@ fn mutant_batch_reused_too_early() {
     explore(|_| {
         let all = Arc::new(Shared::new((Release, true)));
         all.post();
-        let helper = {
+        let worker = {
             let all = all.clone();
             thread::spawn(move || {
                 if all.take() {
@@ -162,7 +162,7 @@ fn mutant_batch_reused_too_early() {
         }
         all.take();
         all.give_back();
-        helper.join().unwrap();
+        worker.join().unwrap();
     });
 }
 
@@ -173,7 +173,7 @@ fn batch_object_serves_twice() {
     explore(|_| {
         let all = Arc::new(Shared::new((Release, true)));
         all.post();
-        let helper = {
+        let worker = {
             let all = all.clone();
             thread::spawn(move || {
                 if all.take() {
@@ -190,7 +190,7 @@ fn batch_object_serves_twice() {
         }
         all.put();
         // The pool's lock orders who gives back before who takes; here the join does.
-        helper.join().unwrap();
+        worker.join().unwrap();
         let (chunk, memory) = (&all.batch.chunks[0], &all.batch.memory[0]);
         assert!(!chunk.try_claim(Lane::MOVER));
         chunk.reset();
@@ -213,12 +213,12 @@ fn batch_object_serves_twice() {
 const BUSY: u32 = 0;
 const ASLEEP: u32 = 1;
 
-/// A helper that goes to sleep while it is posted to: it is woken, or it sees the mail.
+/// A worker that goes to sleep while it is posted to: it is woken, or it sees the mail.
 fn post_and_sleep(barriers: (bool, bool), seen: &Seen) {
     let state = Arc::new(ModelWord::<Sound>::new(BUSY));
     let posted = Arc::new(ModelWord::<Sound>::new(0));
     let wake = Arc::new(Notify::new());
-    let helper = {
+    let worker = {
         let (state, posted, wake) = (state.clone(), posted.clone(), wake.clone());
         thread::spawn(move || {
             state.store_relaxed(ASLEEP);
@@ -240,7 +240,7 @@ fn post_and_sleep(barriers: (bool, bool), seen: &Seen) {
     } else {
         seen.note("awake");
     }
-    helper.join().unwrap();
+    worker.join().unwrap();
 }
 
 #[test]

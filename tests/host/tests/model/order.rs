@@ -50,7 +50,7 @@ impl WriteCombining {
 fn non_temporal_chunk(fenced: bool, seen: &Seen) {
     let chunk = Arc::new(Chunk::<ModelWord<Sound>>::new(ModelWord::new(0)));
     let memory = Arc::new(Memory::new(0));
-    let helper = {
+    let worker = {
         let chunk = chunk.clone();
         let memory = memory.clone();
         thread::spawn(move || {
@@ -81,7 +81,7 @@ fn non_temporal_chunk(fenced: bool, seen: &Seen) {
         }
     }
     memory.let_go();
-    helper.join().unwrap();
+    worker.join().unwrap();
     assert_eq!(memory.dst.get(), REUSED);
 }
 
@@ -102,7 +102,7 @@ fn non_temporal_entry(fenced: bool, seen: &Seen) {
     let chunk = Arc::new(Chunk::<ModelWord<Sound>>::new(ModelWord::new(0)));
     let entry = Arc::new(ModelWord::<Sound>::new(0));
     let memory = Arc::new(Memory::new(0));
-    let helper = {
+    let worker = {
         let (chunk, entry, memory) = (chunk.clone(), entry.clone(), memory.clone());
         thread::spawn(move || {
             if !chunk.try_claim(HELPER) {
@@ -126,7 +126,7 @@ fn non_temporal_entry(fenced: bool, seen: &Seen) {
         thread::yield_now();
     }
     memory.let_go();
-    helper.join().unwrap();
+    worker.join().unwrap();
     assert_eq!(memory.dst.get(), REUSED);
 }
 
@@ -183,7 +183,7 @@ impl Folio {
         }
     }
 
-    /// I1, as a helper does it: claim, then look, then copy.
+    /// I1, as a worker does it: claim, then look, then copy.
     fn copy_early(&self, acquire: bool) {
         if !self.chunk.try_claim(HELPER) {
             return;
@@ -252,7 +252,7 @@ impl Folio {
     }
 }
 
-/// I1: a writer has held a reference since before the batch, writes, and drops it while a helper
+/// I1: a writer has held a reference since before the batch, writes, and drops it while a worker
 /// looks.
 fn writer_with_a_reference(acquire: bool, seen: &Seen) {
     let folio = Arc::new(Folio::new(EXPECTED + 1));
@@ -263,13 +263,13 @@ fn writer_with_a_reference(acquire: bool, seen: &Seen) {
             folio.refs.fetch_sub(1, Release);
         })
     };
-    let helper = {
+    let worker = {
         let folio = folio.clone();
         thread::spawn(move || folio.copy_early(acquire))
     };
     let moved = folio.migrate(seen);
     writer.join().unwrap();
-    helper.join().unwrap();
+    worker.join().unwrap();
     assert_eq!(folio.content(moved), WRITTEN);
 }
 
@@ -301,7 +301,7 @@ fn mutant_copy_without_looking_at_the_count() {
                 folio.refs.fetch_sub(1, Release);
             })
         };
-        let helper = {
+        let worker = {
             let folio = folio.clone();
             thread::spawn(move || {
                 if folio.chunk.try_claim(HELPER) {
@@ -312,7 +312,7 @@ fn mutant_copy_without_looking_at_the_count() {
         };
         folio.migrate(seen);
         writer.join().unwrap();
-        helper.join().unwrap();
+        worker.join().unwrap();
     });
 }
 
@@ -329,20 +329,20 @@ fn writer_that_locks_after_its_grab() {
                 folio.refs.fetch_sub(1, AcqRel);
             })
         };
-        let helper = {
+        let worker = {
             let folio = folio.clone();
             thread::spawn(move || folio.copy_early(true))
         };
         let moved = folio.migrate(seen);
         writer.join().unwrap();
-        helper.join().unwrap();
+        worker.join().unwrap();
         assert_eq!(folio.content(moved), WRITTEN);
     });
     assert_eq!(seen, EVERY_END);
 }
 
 /// Why shmem is not eligible as long as memfd_pin_folios() pins without the lock: the count is
-/// right when the helper looks, right when the mover checks, and the write in between is lost.
+/// right when the worker looks, right when the mover checks, and the write in between is lost.
 ///
 /// The content is atomic here, as the bytes of a folio are for a processor: the model fails by
 /// what is lost, not by the race.
@@ -412,13 +412,13 @@ fn writer_by_page_table(fences: bool, seen: &Seen) {
     if fences {
         fence(SeqCst);
     }
-    let helper = {
+    let worker = {
         let folio = folio.clone();
         thread::spawn(move || folio.copy_early(true))
     };
     let moved = folio.migrate(seen);
     writer.join().unwrap();
-    helper.join().unwrap();
+    worker.join().unwrap();
     assert_eq!(folio.content(moved), WRITTEN);
 }
 
@@ -441,7 +441,7 @@ fn mutant_claim_before_the_flush() {
 fn mutant_check_before_claim() {
     explore(|seen| {
         let folio = Arc::new(Folio::new(EXPECTED));
-        let helper = {
+        let worker = {
             let folio = folio.clone();
             thread::spawn(move || {
                 let quiet = folio.refs.load(Acquire) == folio.meta.get();
@@ -453,7 +453,7 @@ fn mutant_check_before_claim() {
         };
         folio.migrate(seen);
         folio.memory.src.set(REUSED);
-        helper.join().unwrap();
+        worker.join().unwrap();
     });
 }
 
@@ -462,14 +462,14 @@ fn mutant_check_before_claim() {
 fn check_after_claim() {
     let seen = explore(|seen| {
         let folio = Arc::new(Folio::new(EXPECTED));
-        let helper = {
+        let worker = {
             let folio = folio.clone();
             thread::spawn(move || folio.copy_early(true))
         };
         assert!(folio.migrate(seen));
         folio.memory.src.set(REUSED);
         assert_eq!(folio.memory.dst.get(), content(0));
-        helper.join().unwrap();
+        worker.join().unwrap();
     });
     assert_eq!(seen, ["moved, copied early", "moved, copied now"]);
 }
@@ -480,7 +480,7 @@ fn check_after_claim() {
 fn mutant_check_before_settle() {
     explore(|_| {
         let folio = Arc::new(Folio::new(EXPECTED));
-        let helper = {
+        let worker = {
             let folio = folio.clone();
             thread::spawn(move || folio.copy_early(true))
         };
@@ -496,7 +496,7 @@ fn mutant_check_before_settle() {
             folio.settle();
         }
         folio.memory.let_go();
-        helper.join().unwrap();
+        worker.join().unwrap();
         walker.join().unwrap();
     });
 }

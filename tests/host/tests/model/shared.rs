@@ -104,22 +104,22 @@ type SettleFn<O> = fn(&Chunk<ModelWord<O>>, &ModelWord<O>) -> Settle;
 
 fn shared<O: Orders>(
     folios: usize,
-    helpers: u8,
+    workers: u8,
     skip: Option<usize>,
     poison: Option<usize>,
     settle: SettleFn<O>,
     seen: &Seen,
 ) {
     let all = Arc::new(Shared::<O>::new(folios, skip, poison));
-    let helpers: Vec<_> = (1..=helpers)
+    let workers: Vec<_> = (1..=workers)
         .map(|lane| {
             let all = all.clone();
             thread::spawn(move || all.help(Lane::new(lane)))
         })
         .collect();
     all.settle(settle, seen);
-    for helper in helpers {
-        helper.join().unwrap();
+    for worker in workers {
+        worker.join().unwrap();
     }
     all.end();
 }
@@ -196,12 +196,12 @@ fn mutant_shared_settle_that_does_not_wait() {
     explore(|seen| {
         // A folio of which the mover says "partial" although the lane is at it.
         let all = Arc::new(Shared::<Sound>::new(1, Some(0), None));
-        let helper = {
+        let worker = {
             let all = all.clone();
             thread::spawn(move || all.help(Lane::new(1)))
         };
         all.settle(settle_by_entry_only, seen);
-        helper.join().unwrap();
+        worker.join().unwrap();
     });
 }
 
@@ -226,7 +226,7 @@ fn mutant_shared_settle_that_reads_the_entry_first() {
 fn mutant_entry_marked_before_its_bytes() {
     explore(|seen| {
         let all = Arc::new(Shared::<Sound>::new(1, None, None));
-        let helper = {
+        let worker = {
             let all = all.clone();
             thread::spawn(move || {
                 if all.chunk.try_claim(Lane::new(1)) {
@@ -237,18 +237,18 @@ fn mutant_entry_marked_before_its_bytes() {
             })
         };
         all.settle(settle_shared, seen);
-        helper.join().unwrap();
+        worker.join().unwrap();
     });
 }
 
-/// A large folio of two chunks, then two small ones that share the third, two helpers, and the end
+/// A large folio of two chunks, then two small ones that share the third, two workers, and the end
 /// of the batch with everything let go. Where the mover would wait, it copies ahead.
 #[test]
 fn whole_batch() {
     let seen = explore_bounded(2, |seen| {
         let large = Arc::new(Batch::<Sound>::new(2, None));
         let small = Arc::new(Shared::<Sound>::new(2, None, None));
-        let helpers: Vec<_> = (1..=2)
+        let workers: Vec<_> = (1..=2)
             .map(|lane| {
                 let large = large.clone();
                 let small = small.clone();
@@ -295,8 +295,8 @@ fn whole_batch() {
         {
             thread::yield_now();
         }
-        for helper in helpers {
-            helper.join().unwrap();
+        for worker in workers {
+            worker.join().unwrap();
         }
         small.end();
     });

@@ -7,9 +7,9 @@
 
 use ferry_core::{
     Chunk,
+    ChunkCounter,
     Lane,
     Settle,
-    Ticket,
     Word, //
 };
 use loom::sync::atomic::{
@@ -116,7 +116,7 @@ impl<O: Orders> Word for ModelWord<O> {
     }
 }
 
-/// A piece of memory, as large as a chunk or a folio; the checker watches who accesses it.
+/// A chunk of memory, as large as a chunk or a folio; the checker watches who accesses it.
 pub(crate) struct Bytes(loom::cell::UnsafeCell<u32>);
 
 // SAFETY: The checker fails the model at the first access that is not ordered with another one,
@@ -186,7 +186,7 @@ impl Memory {
 
 /// The chunks of a batch, with memory of their own.
 pub(crate) struct Batch<O> {
-    pub(crate) ticket: Ticket<ModelWord<O>>,
+    pub(crate) ticket: ChunkCounter<ModelWord<O>>,
     pub(crate) chunks: Vec<Chunk<ModelWord<O>>>,
     pub(crate) memory: Vec<Memory>,
     /// The chunk that every lane but the mover fails to copy.
@@ -196,14 +196,14 @@ pub(crate) struct Batch<O> {
 impl<O: Orders> Batch<O> {
     pub(crate) fn new(chunks: usize, poison: Option<usize>) -> Self {
         Self {
-            ticket: Ticket::new(ModelWord::new(0)),
+            ticket: ChunkCounter::new(ModelWord::new(0)),
             chunks: (0..chunks).map(|_| Chunk::new(ModelWord::new(0))).collect(),
             memory: (0..chunks).map(Memory::new).collect(),
             poison,
         }
     }
 
-    /// A helper: takes tickets as long as there are any.
+    /// A worker: takes tickets as long as there are any.
     pub(crate) fn help(&self, lane: Lane) {
         while let Some(i) = self.ticket.take(self.chunks.len() as u32) {
             self.try_copy(i as usize, lane);

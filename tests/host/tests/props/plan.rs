@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A plan covers every byte once, in order, in balanced pieces, whatever the numbers are.
+//! A plan covers every byte once, in order, in balanced chunks, whatever the numbers are.
 
 use ferry_core::{
     plan::{
         plan,
         plan_window,
         span,
-        Piece,
+        ChunkRange,
         Planned, //
     },
     policy::{
+        chunks,
+        in_place_chunk_bytes,
         lookahead_limit,
-        most_helpers,
-        now_chunk_bytes,
-        pieces,
+        most_workers,
         worth_submitting, //
     },
 };
@@ -57,47 +57,47 @@ fn extreme() -> impl Strategy<Value = u64> {
 }
 
 /// Checks what must hold of any plan, and returns the eligible bytes of the entries it covers.
-fn check(sizes: &[u64], cut: u64, out: &[Piece], got: Planned) -> Result<u64, TestCaseError> {
-    let pieces = &out[..got.pieces as usize];
+fn check(sizes: &[u64], cut: u64, out: &[ChunkRange], got: Planned) -> Result<u64, TestCaseError> {
+    let chunks = &out[..got.chunks as usize];
     let entries = got.entries as usize;
     prop_assert!(entries <= sizes.len());
 
-    // Walks entries and pieces side by side: every eligible byte once, and in order.
+    // Walks entries and chunks side by side: every eligible byte once, and in order.
     let mut at = 0;
     let mut pos = 0;
     for (i, &size) in sizes[..entries].iter().enumerate() {
         let mut offset = 0u64;
         while offset < size {
-            let piece = pieces.get(at);
-            prop_assert!(piece.is_some(), "entry {i} has no piece at {offset}");
-            let piece = piece.unwrap();
-            let first = piece.first as usize;
-            prop_assert!(piece.len > 0 && piece.count > 0);
+            let chunk = chunks.get(at);
+            prop_assert!(chunk.is_some(), "entry {i} has no chunk at {offset}");
+            let chunk = chunk.unwrap();
+            let first = chunk.first as usize;
+            prop_assert!(chunk.len > 0 && chunk.count > 0);
             if size > cut {
-                prop_assert_eq!((first, piece.count, piece.offset), (i, 1, offset));
-                prop_assert!(piece.len <= cut);
-                offset += piece.len;
+                prop_assert_eq!((first, chunk.count, chunk.offset), (i, 1, offset));
+                prop_assert!(chunk.len <= cut);
+                offset += chunk.len;
                 prop_assert!(offset == size || offset % PAGE == 0);
                 at += 1;
             } else {
-                prop_assert_eq!(piece.offset, 0);
-                prop_assert!(first <= i && i - first < piece.count as usize);
+                prop_assert_eq!(chunk.offset, 0);
+                prop_assert!(first <= i && i - first < chunk.count as usize);
                 if pos == 0 {
                     prop_assert_eq!(first, i, "a run begins with an eligible entry");
                 }
                 pos += size;
                 offset = size;
-                prop_assert!(pos <= piece.len);
-                if i + 1 == first + piece.count as usize {
+                prop_assert!(pos <= chunk.len);
+                if i + 1 == first + chunk.count as usize {
                     // A run ends with an eligible entry, and its length is their sum.
-                    prop_assert_eq!(pos, piece.len);
+                    prop_assert_eq!(pos, chunk.len);
                     pos = 0;
                     at += 1;
                 }
             }
         }
     }
-    prop_assert_eq!(at, pieces.len());
+    prop_assert_eq!(at, chunks.len());
     prop_assert_eq!(pos, 0);
     let bytes = sizes[..entries].iter().sum::<u64>();
     prop_assert_eq!(got.bytes, bytes);
@@ -109,7 +109,7 @@ proptest! {
 
     #[test]
     fn plan_covers_everything_once(sizes in folios(), cut in chunk_bytes()) {
-        let mut out = [Piece::default(); 40_000];
+        let mut out = [ChunkRange::default(); 40_000];
         let got = plan(sizes.iter().copied(), cut, &mut out);
         prop_assert_eq!(got.entries as usize, sizes.len());
         check(&sizes, cut, &out, got)?;
@@ -117,10 +117,10 @@ proptest! {
 
     #[test]
     fn plan_is_balanced(sizes in folios(), cut in chunk_bytes()) {
-        let mut out = [Piece::default(); 40_000];
+        let mut out = [ChunkRange::default(); 40_000];
         let got = plan(sizes.iter().copied(), cut, &mut out);
-        let pieces = &out[..got.pieces as usize];
-        for pair in pieces.windows(2) {
+        let chunks = &out[..got.chunks as usize];
+        for pair in chunks.windows(2) {
             let [a, b] = pair else { unreachable!() };
             let (of_a, of_b) = (sizes[a.first as usize], sizes[b.first as usize]);
             if a.first == b.first {
@@ -131,9 +131,9 @@ proptest! {
                 prop_assert!(a.len + of_b > cut);
             }
         }
-        // No more pieces of a large folio than it takes.
+        // No more chunks of a large folio than it takes.
         for (i, &size) in sizes.iter().enumerate().filter(|(_, size)| **size > cut) {
-            let parts = pieces.iter().filter(|p| p.first as usize == i).count() as u64;
+            let parts = chunks.iter().filter(|p| p.first as usize == i).count() as u64;
             prop_assert_eq!(parts, size.div_ceil(cut));
         }
     }
@@ -144,12 +144,12 @@ proptest! {
         cut in chunk_bytes(),
         room in 0usize..80,
     ) {
-        let mut out = vec![Piece::default(); room];
+        let mut out = vec![ChunkRange::default(); room];
         let got = plan(sizes.iter().copied(), cut, &mut out);
         check(&sizes, cut, &out, got)?;
-        // It stops only where the next entry takes more pieces than are left.
+        // It stops only where the next entry takes more chunks than are left.
         if let Some(&next) = sizes.get(got.entries as usize) {
-            prop_assert!(next.div_ceil(cut) > room as u64 - u64::from(got.pieces));
+            prop_assert!(next.div_ceil(cut) > room as u64 - u64::from(got.chunks));
         }
         // And what is left goes into the next plan.
         let rest = &sizes[got.entries as usize..];
@@ -163,7 +163,7 @@ proptest! {
         cut in extreme(),
         room in 0usize..40,
     ) {
-        let mut out = vec![Piece::default(); room];
+        let mut out = vec![ChunkRange::default(); room];
         let got = plan(sizes.iter().copied(), cut, &mut out);
         check(&sizes, (cut - cut % PAGE).max(PAGE), &out, got)?;
     }
@@ -175,15 +175,15 @@ proptest! {
         cut in extreme(),
         room in 0usize..64,
     ) {
-        let mut out = vec![Piece::default(); room];
+        let mut out = vec![ChunkRange::default(); room];
         let got = plan_window(offset, len, cut, &mut out);
         let (len, cut) = (len.min(u64::MAX - offset), (cut - cut % PAGE).max(PAGE));
         let mut at = offset;
-        for piece in &out[..got.pieces as usize] {
-            prop_assert_eq!((piece.first, piece.count, piece.offset), (0, 1, at));
-            prop_assert!(piece.len > 0 && piece.len <= cut);
-            at += piece.len;
-            prop_assert!(at == offset + len || piece.len % PAGE == 0);
+        for chunk in &out[..got.chunks as usize] {
+            prop_assert_eq!((chunk.first, chunk.count, chunk.offset), (0, 1, at));
+            prop_assert!(chunk.len > 0 && chunk.len <= cut);
+            at += chunk.len;
+            prop_assert!(at == offset + len || chunk.len % PAGE == 0);
         }
         prop_assert_eq!(got.bytes, at - offset);
         if len.div_ceil(cut) <= room as u64 {
@@ -196,16 +196,16 @@ proptest! {
 
     #[test]
     fn span_agrees_with_a_search(sizes in folios(), cut in chunk_bytes()) {
-        let mut out = [Piece::default(); 40_000];
+        let mut out = [ChunkRange::default(); 40_000];
         let got = plan(sizes.iter().copied(), cut, &mut out);
-        let pieces = &out[..got.pieces as usize];
+        let chunks = &out[..got.chunks as usize];
         for entry in 0..sizes.len() as u32 + 2 {
-            let holds = |p: &Piece| p.first <= entry && entry < p.first + p.count;
-            let want = pieces
+            let holds = |p: &ChunkRange| p.first <= entry && entry < p.first + p.count;
+            let want = chunks
                 .iter()
                 .position(holds)
-                .map(|at| (at as u32, pieces.iter().filter(|p| holds(p)).count() as u32));
-            prop_assert_eq!(span(pieces, entry), want);
+                .map(|at| (at as u32, chunks.iter().filter(|p| holds(p)).count() as u32));
+            prop_assert_eq!(span(chunks, entry), want);
             if sizes.get(entry as usize).is_some_and(|size| *size > 0) {
                 prop_assert!(want.is_some());
             }
@@ -217,12 +217,12 @@ proptest! {
         raw in vec((any::<u32>(), any::<u32>()), 0..20),
         entry in any::<u32>(),
     ) {
-        let pieces: Vec<_> = raw
+        let chunks: Vec<_> = raw
             .iter()
-            .map(|&(first, count)| Piece { first, count, offset: 0, len: 1 })
+            .map(|&(first, count)| ChunkRange { first, count, offset: 0, len: 1 })
             .collect();
-        if let Some((at, count)) = span(&pieces, entry) {
-            prop_assert!(count > 0 && (at + count) as usize <= pieces.len());
+        if let Some((at, count)) = span(&chunks, entry) {
+            prop_assert!(count > 0 && (at + count) as usize <= chunks.len());
         }
     }
 
@@ -233,16 +233,16 @@ proptest! {
         a in any::<u32>(),
         b in any::<u32>(),
     ) {
-        let helpers = most_helpers(pieces(bytes, chunk), b);
-        prop_assert!(helpers <= b);
-        // The mover and the helpers never are more than there are chunks.
-        prop_assert!(helpers == 0 || u64::from(helpers) < bytes.div_ceil(chunk.max(1)));
+        let workers = most_workers(chunks(bytes, chunk), b);
+        prop_assert!(workers <= b);
+        // The mover and the workers never are more than there are chunks.
+        prop_assert!(workers == 0 || u64::from(workers) < bytes.div_ceil(chunk.max(1)));
         prop_assert!(!worth_submitting(bytes, a.min(1), chunk));
         let limit = lookahead_limit(a, bytes, chunk, b);
         prop_assert!(limit <= b);
-        prop_assert!(now_chunk_bytes(bytes, chunk) <= chunk);
+        prop_assert!(in_place_chunk_bytes(bytes, chunk) <= chunk);
         if b > a {
-            // The piece after the mover's is always within reach.
+            // The chunk after the mover's is always within reach.
             prop_assert!(limit > a.saturating_add(1) || limit == b);
         }
     }

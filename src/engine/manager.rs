@@ -3,20 +3,20 @@
 //! Who looks after the channels: takes them, gives them back, and finds out whether those that were
 //! quarantined are quiet.
 //!
-//! The keeper owns the lines, one for each lane: a channel, and what state it is in. Its thread does
+//! The manager owns the slots, one for each lane: a channel, and what state it is in. Its thread does
 //! what takes long; devices that go are dealt with where they are announced, so that their channels
 //! have been given back when their drivers go.
 //!
 //! Channels are drained together, and each is asked for proof of quiet in a thread of its own, so
-//! that many that hang take as long as one. Movers wait for a proof (see [`Keeper::quarantine()`]),
-//! for a bounded time and without any lock of the keeper; hence its thread is not as nice as
-//! helpers are.
+//! that many that hang take as long as one. Movers wait for a proof (see [`ChannelManager::quarantine()`]),
+//! for a bounded time and without any lock of the manager; hence its thread is not as nice as
+//! workers are.
 //!
 //! What was quarantined rests when it is quiet, and is then tried again ([`Pauses`]): it is given
 //! back, requested anew and tested. The thread sleeps until the next such try, and does nothing of
 //! the kind while the machine sleeps.
 //!
-//! Lock order: [`Keeper::admin`], then the locks of providers and of channels.
+//! Lock order: [`ChannelManager::admin`], then the locks of providers and of channels.
 
 use crate::{
     batch::Batch,
@@ -27,9 +27,9 @@ use crate::{
     kapi::{
         bus::DeviceId,
         kthread::{
-            Body,
-            Waker,
-            Worker, //
+            Kthread,
+            ThreadFn,
+            Waker, //
         },
         log,
         topology, //
@@ -77,44 +77,44 @@ const PROVE_EVERY: u32 = 100;
 const MS: u64 = 1_000_000;
 
 /// Descriptors of channels that were given back without proof that they are quiet, since the module
-/// was loaded: they outlive the keeper.
+/// was loaded: they outlive the manager.
 static LOST: Atomic<u64> = Atomic::new(0);
 
-/// What state a line is in.
+/// What state a slot is in.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub(super) enum State {
     /// There is no channel.
     Empty = 0,
     /// In use.
-    Live = 1,
+    Active = 1,
     /// The machine sleeps, or goes down.
-    Halted = 2,
+    Suspended = 2,
     /// Its device goes.
-    Going = 3,
+    Removing = 3,
     /// Quarantined: it did not answer in time.
-    Hung = 4,
+    TimedOut = 4,
     /// Quarantined: it failed again and again.
-    Failing = 5,
+    Faulted = 5,
     /// Its device has gone: who has not ended by now does not.
-    Gone = 6,
+    Removed = 6,
     /// It was given back without proof that it is quiet.
-    Lost = 7,
+    Leaked = 7,
     /// Quarantined: its driver has given up a copy that its engine may still be at.
-    GivenUp = 8,
+    Aborted = 8,
 }
 
 impl State {
     fn from_word(word: u32) -> Self {
         [
-            Self::Live,
-            Self::Halted,
-            Self::Going,
-            Self::Hung,
-            Self::Failing,
-            Self::Gone,
-            Self::Lost,
-            Self::GivenUp,
+            Self::Active,
+            Self::Suspended,
+            Self::Removing,
+            Self::TimedOut,
+            Self::Faulted,
+            Self::Removed,
+            Self::Leaked,
+            Self::Aborted,
         ]
         .into_iter()
         .find(|s| *s as u32 == word)
@@ -124,45 +124,45 @@ impl State {
     fn text(self) -> &'static str {
         match self {
             Self::Empty => "empty",
-            Self::Live => "live",
-            Self::Halted => "halted",
-            Self::Going => "going",
-            Self::Hung => "quarantined (no answer)",
-            Self::Failing => "quarantined (errors)",
-            Self::Gone => "gone",
-            Self::Lost => "lost",
-            Self::GivenUp => "quarantined (aborted)",
+            Self::Active => "active",
+            Self::Suspended => "suspended",
+            Self::Removing => "removing",
+            Self::TimedOut => "quarantined (timeout)",
+            Self::Faulted => "quarantined (errors)",
+            Self::Removed => "removed",
+            Self::Leaked => "leaked",
+            Self::Aborted => "quarantined (aborted)",
         }
     }
 
     fn is_quarantined(self) -> bool {
-        matches!(self, Self::Hung | Self::Failing | Self::GivenUp)
+        matches!(self, Self::TimedOut | Self::Faulted | Self::Aborted)
     }
 }
 
 /// A lane, and the channel that it has.
-pub(super) struct Line {
+pub(super) struct ChannelSlot {
     channel: Arc<Channel<Batch>>,
-    /// Whoever submits looks at the channel itself. [`Line::change()`] releases `failed_at` to the
+    /// Whoever submits looks at the channel itself. [`ChannelSlot::change()`] releases `failed_at` to the
     /// reader of the state.
     state: Atomic<u32>,
     /// It is to be tried again as soon as it is quiet, whatever pause it has.
     again: Atomic<u32>,
     quarantines: Atomic<u32>,
-    /// Times are those of [`Keeper::now()`]. When the channel came. With [`Keeper::admin`] held.
+    /// Times are those of [`ChannelManager::now()`]. When the channel came. With [`ChannelManager::admin`] held.
     came_at: Atomic<u64>,
     /// When the wait began that ended in quarantine, or what failed was seen.
     failed_at: Atomic<u64>,
-    /// When it is tried again; 0 if that is not to be. Of lines that are quarantined and quiet, and
-    /// of those that have become empty because a try failed. Written with [`Keeper::admin`] held.
+    /// When it is tried again; 0 if that is not to be. Of slots that are quarantined and quiet, and
+    /// of those that have become empty because a try failed. Written with [`ChannelManager::admin`] held.
     due: Atomic<u64>,
     pauses: Pauses<Atomic<u32>>,
     /// The device that it has been taken from, until that has gone; 0 for none. With
-    /// [`Keeper::admin`] held.
+    /// [`ChannelManager::admin`] held.
     leaver: Atomic<usize>,
 }
 
-impl Line {
+impl ChannelSlot {
     pub(super) fn channel(&self) -> &Channel<Batch> {
         &self.channel
     }
@@ -177,7 +177,7 @@ impl Line {
     }
 
     fn has_channel(&self) -> bool {
-        !matches!(self.state(), State::Empty | State::Lost)
+        !matches!(self.state(), State::Empty | State::Leaked)
     }
 
     fn set(&self, state: State) {
@@ -217,7 +217,7 @@ struct Prover {
     done: Completion,
 }
 
-impl Body for Prover {
+impl ThreadFn for Prover {
     fn pending(&self) -> bool {
         self.begun.load(Relaxed) == 0
     }
@@ -235,20 +235,20 @@ impl Body for Prover {
 struct Proving {
     prover: Arc<Prover>,
     // Dropped after `drop()` has waited: one that has not begun would not begin any more.
-    _thread: Worker<Prover>,
+    _thread: Kthread<Prover>,
 }
 
 impl Proving {
-    fn new(line: &Line) -> Result<Self> {
+    fn new(channel_slot: &ChannelSlot) -> Result<Self> {
         let prover = Arc::pin_init(
             pin_init!(Prover {
-                channel: line.channel.clone(),
+                channel: channel_slot.channel.clone(),
                 begun: Atomic::new(0),
                 done <- Completion::new(),
             }),
             GFP_KERNEL,
         )?;
-        let thread = Worker::new(topology::Cpu::current().number(), prover.clone())?;
+        let thread = Kthread::new(topology::Cpu::current().number(), prover.clone())?;
         thread.hurry();
         Ok(Self {
             prover,
@@ -264,25 +264,25 @@ impl Drop for Proving {
 }
 
 /// Where channels come from.
-pub(crate) trait Provider: Send + Sync {
+pub(crate) trait ChannelSource: Send + Sync {
     /// Up to `most` channels that are free, and work. An error if none may be used, which has been
     /// logged. Sleeps.
     fn find(&self, most: usize) -> Result<KVec<KBox<dyn Queue>>>;
 }
 
-/// The keeper of the channels of one provider.
+/// The manager of the channels of one source.
 #[pin_data]
-pub(crate) struct Keeper {
+pub(crate) struct ChannelManager {
     name: Name,
-    lines: KVec<Line>,
-    provider: KBox<dyn Provider>,
+    slots: KVec<ChannelSlot>,
+    source: KBox<dyn ChannelSource>,
     waker: SetOnce<Waker>,
     /// There is something to do. Stored with release by who calls, read with acquire by the thread.
     called: Atomic<u32>,
     /// New channels are to be looked for.
-    look: Atomic<u32>,
+    rescan_wanted: Atomic<u32>,
     /// How often that has been done. For a person.
-    looks: Atomic<u32>,
+    rescans: Atomic<u32>,
     /// A mover waits for a proof, which has not been asked for. Ordered by `called`, which is
     /// stored after it.
     hurry: Atomic<u32>,
@@ -302,13 +302,17 @@ pub(crate) struct Keeper {
     admin: Mutex<()>,
 }
 
-impl Keeper {
-    /// With so many lines, all of them empty.
-    pub(crate) fn new(name: Name, most: usize, provider: KBox<dyn Provider>) -> Result<Arc<Self>> {
-        let mut lines = KVec::with_capacity(most, GFP_KERNEL)?;
+impl ChannelManager {
+    /// With so many slots, all of them empty.
+    pub(crate) fn new(
+        name: Name,
+        most: usize,
+        source: KBox<dyn ChannelSource>,
+    ) -> Result<Arc<Self>> {
+        let mut slots = KVec::with_capacity(most, GFP_KERNEL)?;
         for lane in (1..=u8::MAX).take(most) {
-            lines.push(
-                Line {
+            slots.push(
+                ChannelSlot {
                     channel: Channel::new(Lane::new(lane))?,
                     state: Atomic::new(State::Empty as u32),
                     again: Atomic::new(0),
@@ -325,12 +329,12 @@ impl Keeper {
         Arc::pin_init(
             pin_init!(Self {
                 name,
-                lines,
-                provider,
+                slots,
+                source,
                 waker: SetOnce::new(),
                 called: Atomic::new(0),
-                look: Atomic::new(0),
-                looks: Atomic::new(0),
+                rescan_wanted: Atomic::new(0),
+                rescans: Atomic::new(0),
                 hurry: Atomic::new(0),
                 changes: Atomic::new(0),
                 over: Atomic::new(0),
@@ -343,13 +347,13 @@ impl Keeper {
         )
     }
 
-    /// The name of the provider.
+    /// The name of the source.
     pub(crate) fn name(&self) -> &Name {
         &self.name
     }
 
-    pub(super) fn lines(&self) -> &[Line] {
-        &self.lines
+    pub(super) fn slots(&self) -> &[ChannelSlot] {
+        &self.slots
     }
 
     pub(super) fn set_waker(&self, waker: Waker) {
@@ -363,7 +367,7 @@ impl Keeper {
     }
 
     /// Wakes the thread.
-    pub(crate) fn call(&self) {
+    pub(crate) fn kick(&self) {
         self.called.store(1, Release);
         if let Some(waker) = self.waker.as_ref() {
             waker.wake();
@@ -379,54 +383,54 @@ impl Keeper {
     fn take_locked(&self, queue: KBox<dyn Queue>) {
         // First where a channel is being tried, then where none is to be tried later.
         let now = self.now();
-        let place = |line: &&Line| match line.due() {
+        let place = |slot: &&ChannelSlot| match slot.due() {
             Some(due) if due <= now => 0,
             None => 1,
             Some(_) => 2,
         };
-        let empty = self.lines.iter().filter(|l| l.state() == State::Empty);
-        let Some(line) = empty.min_by_key(place) else {
+        let empty = self.slots.iter().filter(|l| l.state() == State::Empty);
+        let Some(slot) = empty.min_by_key(place) else {
             return;
         };
-        if line.channel.open(queue) {
-            if line.due().is_some() && log::allowed() {
+        if slot.channel.open(queue) {
+            if slot.due().is_some() && log::allowed() {
                 pr_info!(
                     "{}: channel {} has passed its test, and is used again\n",
                     self.name,
-                    line.lane().index()
+                    slot.lane().index()
                 );
             }
-            line.again.store(0, Relaxed);
-            line.due.store(0, Relaxed);
-            line.came_at.store(now, Relaxed);
-            line.set(State::Live);
+            slot.again.store(0, Relaxed);
+            slot.due.store(0, Relaxed);
+            slot.came_at.store(now, Relaxed);
+            slot.set(State::Active);
             self.changes.add(1u32, Relaxed);
         }
     }
 
     /// From here on nobody submits to the channel, whose quiet is to be proven: see
-    /// [`Keeper::hurry()`]. Says whether that is new. `waited_ns` is for how long a mover has waited
+    /// [`ChannelManager::hurry()`]. Says whether that is new. `waited_ns` is for how long a mover has waited
     /// for it.
-    pub(super) fn quarantine(&self, line: &Line, why: State, waited_ns: u64) -> bool {
-        if !line.channel.shut() {
+    pub(super) fn quarantine(&self, slot: &ChannelSlot, why: State, waited_ns: u64) -> bool {
+        if !slot.channel.shut() {
             // Somebody else has.
             return false;
         }
         let since = self.now().saturating_sub(waited_ns);
-        line.failed_at.store(since, Relaxed);
+        slot.failed_at.store(since, Relaxed);
         // One that goes, or is halted, meanwhile stays so.
-        line.change(State::Live, why);
+        slot.change(State::Active, why);
         self.changes.add(1u32, Relaxed);
-        line.quarantines.add(1u32, Relaxed);
+        slot.quarantines.add(1u32, Relaxed);
         if log::allowed() {
-            let next = match line.channel.is_costly() {
+            let next = match slot.channel.is_costly() {
                 true => "it is not tried again until ferry/rearm is written to",
                 false => "when it is quiet it rests, and is then tried again",
             };
             pr_warn!(
                 "{}: channel {} {}: it gets nothing any more; {next}\n",
                 self.name,
-                line.lane().index(),
+                slot.lane().index(),
                 why.text()
             );
         }
@@ -437,7 +441,7 @@ impl Keeper {
     /// is asked at the same time has been: the thread may be awake, and would ask for the first alone.
     pub(super) fn hurry(&self) {
         self.hurry.store(1, Relaxed);
-        self.call();
+        self.kick();
     }
 
     /// How often channels have come or gone so far.
@@ -448,38 +452,38 @@ impl Keeper {
     /// Tries quarantined channels again, each as soon as it is quiet, and what has been tried in
     /// vain. Their pauses begin anew.
     pub(super) fn rearm(&self) {
-        for line in &self.lines {
-            line.pauses.forget();
-            if line.state().is_quarantined() {
-                line.channel.forget_cut();
-                line.again.store(1, Relaxed);
+        for slot in &self.slots {
+            slot.pauses.forget();
+            if slot.state().is_quarantined() {
+                slot.channel.forget_cut();
+                slot.again.store(1, Relaxed);
             }
         }
-        self.look.store(1, Relaxed);
-        self.call();
+        self.rescan_wanted.store(1, Relaxed);
+        self.kick();
     }
 
     /// The selection is over, and so is the thread: gives all channels back.
     pub(super) fn stop(&self) {
         let _admin = self.admin.lock();
         self.over.store(1, Relaxed);
-        self.drain(|line| !line.state().is_quarantined());
+        self.drain(|slot| !slot.state().is_quarantined());
         self.prove(|_| true);
-        for line in &self.lines {
-            self.give_back(line);
+        for slot in &self.slots {
+            self.give_back(slot);
         }
     }
 
     /// Shuts these channels, and waits until none of them has anything, for a while.
-    fn drain(&self, which: impl Fn(&Line) -> bool) {
-        let lines = || self.lines.iter().filter(|line| which(line));
-        lines().for_each(|line| {
-            line.channel.shut();
+    fn drain(&self, which: impl Fn(&ChannelSlot) -> bool) {
+        let slots = || self.slots.iter().filter(|slot| which(slot));
+        slots().for_each(|slot| {
+            slot.channel.shut();
         });
         for _ in 0..DRAIN_STEPS {
             let mut busy = false;
-            for line in lines().filter(|line| !line.channel.reap()) {
-                line.channel.poll();
+            for slot in slots().filter(|slot| !slot.channel.reap()) {
+                slot.channel.poll();
                 busy = true;
             }
             if !busy {
@@ -491,23 +495,23 @@ impl Keeper {
 
     /// Asks for proof that these channels are quiet, all of them that have something in flight at
     /// the same time. What has been proven has ended then.
-    fn prove(&self, which: impl Fn(&Line) -> bool) {
-        let asked = |line: &&Line| line.has_channel() && which(line) && !line.channel.reap();
-        let mut lines = self.lines.iter().filter(asked);
-        let Some(first) = lines.next() else {
+    fn prove(&self, which: impl Fn(&ChannelSlot) -> bool) {
+        let asked = |slot: &&ChannelSlot| slot.has_channel() && which(slot) && !slot.channel.reap();
+        let mut slots = self.slots.iter().filter(asked);
+        let Some(first) = slots.next() else {
             return;
         };
         let mut others = KVec::new();
         let mut count = 1;
-        for line in lines {
+        for slot in slots {
             count += 1;
-            match Proving::new(line) {
+            match Proving::new(slot) {
                 Ok(proving) => {
                     // Without room it is dropped, and so waited for, here.
                     let _ = others.push(proving, GFP_KERNEL);
                 }
                 Err(_) => {
-                    line.channel.quiesce();
+                    slot.channel.quiesce();
                 }
             }
         }
@@ -516,34 +520,34 @@ impl Keeper {
         drop(others);
         // While a device is reset for one channel, the others cannot have it reset, and say that they
         // are not quiet.
-        let again = || self.lines.iter().filter(asked);
+        let again = || self.slots.iter().filter(asked);
         if again().count() < count {
-            for line in again() {
-                line.channel.quiesce();
+            for slot in again() {
+                slot.channel.quiesce();
             }
         }
     }
 
     /// Gives a channel back. If it has something in flight, it has been asked for proof.
-    fn give_back(&self, line: &Line) {
-        if !line.has_channel() {
+    fn give_back(&self, slot: &ChannelSlot) {
+        if !slot.has_channel() {
             return;
         }
-        let lost = match line.channel.reap() {
-            true => line.channel.close(),
+        let lost = match slot.channel.reap() {
+            true => slot.channel.close(),
             // It would be as long again.
-            false => line.channel.give_up(),
+            false => slot.channel.give_up(),
         };
         if lost == 0 {
-            line.set(State::Empty);
+            slot.set(State::Empty);
             return;
         }
         LOST.add(lost, Relaxed);
-        line.set(State::Lost);
+        slot.set(State::Leaked);
         pr_err!(
             "{}: channel {} given back without proof that it is quiet: {lost} descriptors, and the memory they write to, are lost\n",
             self.name,
-            line.lane().index()
+            slot.lane().index()
         );
     }
 
@@ -551,180 +555,183 @@ impl Keeper {
     ///
     /// A channel that hangs is left to the driver, which ends what it has when it goes: with the
     /// device's lock held, as it is here, no driver can reset its device for a proof; or it does
-    /// not, see [`Self::left()`].
-    pub(crate) fn leave(&self, device: DeviceId) {
+    /// not, see [`Self::device_removed()`].
+    pub(crate) fn device_removing(&self, device: DeviceId) {
         let _admin = self.admin.lock();
-        let goes = |line: &Line| line.channel.with_queue(|queue| queue.is_of(device)) == Some(true);
-        for line in self.lines.iter().filter(|line| goes(line)) {
-            line.leaver.store(device.id(), Relaxed);
-            line.forget();
-            line.set(State::Going);
+        let goes =
+            |slot: &ChannelSlot| slot.channel.with_queue(|queue| queue.is_of(device)) == Some(true);
+        for slot in self.slots.iter().filter(|slot| goes(slot)) {
+            slot.leaver.store(device.id(), Relaxed);
+            slot.forget();
+            slot.set(State::Removing);
         }
         // What was given back to it is not tried any more.
-        let was = |line: &&Line| line.state() == State::Empty && line.channel.was_of(device);
-        self.lines.iter().filter(was).for_each(Line::forget);
+        let was = |slot: &&ChannelSlot| slot.state() == State::Empty && slot.channel.was_of(device);
+        self.slots.iter().filter(was).for_each(ChannelSlot::forget);
         self.drain(goes);
-        for line in self.lines.iter().filter(|line| goes(line)) {
-            if line.channel.reap() {
-                self.give_back(line);
+        for slot in self.slots.iter().filter(|slot| goes(slot)) {
+            if slot.channel.reap() {
+                self.give_back(slot);
             }
         }
     }
 
     /// The device has gone. What its driver has not ended is lost; channels of others take its place, if
     /// it had any.
-    pub(crate) fn left(&self, device: DeviceId) {
+    pub(crate) fn device_removed(&self, device: DeviceId) {
         let _admin = self.admin.lock();
         let mut ours = false;
-        for line in &self.lines {
-            if line.leaver.load(Relaxed) != device.id() {
+        for slot in &self.slots {
+            if slot.leaver.load(Relaxed) != device.id() {
                 continue;
             }
-            line.leaver.store(0, Relaxed);
+            slot.leaver.store(0, Relaxed);
             ours = true;
-            if line.state() == State::Going {
-                line.set(State::Gone);
+            if slot.state() == State::Removing {
+                slot.set(State::Removed);
             }
         }
         if ours {
-            self.arrive();
+            self.rescan_later();
         }
     }
 
     /// A device may have come, or one has gone that spare channels of others can stand in for.
-    pub(crate) fn arrive(&self) {
-        self.look.store(1, Relaxed);
-        self.call();
+    pub(crate) fn rescan_later(&self) {
+        self.rescan_wanted.store(1, Relaxed);
+        self.kick();
     }
 
     /// The machine sleeps, or goes down: a late write would hit what comes after.
     pub(crate) fn halt(&self) {
         let _admin = self.admin.lock();
         self.asleep.store(1, Relaxed);
-        for line in &self.lines {
-            line.change(State::Live, State::Halted);
+        for slot in &self.slots {
+            slot.change(State::Active, State::Suspended);
         }
-        self.drain(|line| line.state() == State::Halted);
-        self.prove(|line| line.state() == State::Halted || line.state().is_quarantined());
+        self.drain(|slot| slot.state() == State::Suspended);
+        self.prove(|slot| slot.state() == State::Suspended || slot.state().is_quarantined());
     }
 
     /// It is back.
     pub(crate) fn resume(&self) {
         let _admin = self.admin.lock();
         self.asleep.store(0, Relaxed);
-        for line in &self.lines {
-            if line.state() != State::Halted {
+        for slot in &self.slots {
+            if slot.state() != State::Suspended {
                 continue;
             }
-            if line.channel.reap() {
+            if slot.channel.reap() {
                 // First the state: whoever shuts it from here on has the last word.
-                line.set(State::Live);
-                line.channel.reopen();
+                slot.set(State::Active);
+                slot.channel.reopen();
             } else {
-                line.failed_at.store(self.now(), Relaxed);
-                line.set(State::Hung);
+                slot.failed_at.store(self.now(), Relaxed);
+                slot.set(State::TimedOut);
             }
         }
         // What hangs has to be proven quiet, and something may be due.
-        self.call();
+        self.kick();
     }
 
     /// Looks for channels that were not there before, and for those that are tried again.
-    fn look(&self) {
+    fn rescan(&self) {
         let _admin = self.admin.lock();
         if self.over.load(Relaxed) != 0 {
             return;
         }
         if self.asleep.load(Relaxed) != 0 {
             // `resume()` calls.
-            self.look.store(1, Relaxed);
+            self.rescan_wanted.store(1, Relaxed);
             return;
         }
-        let empty = || self.lines.iter().filter(|l| l.state() == State::Empty);
-        self.looks.add(1u32, Relaxed);
+        let empty = || self.slots.iter().filter(|l| l.state() == State::Empty);
+        self.rescans.add(1u32, Relaxed);
         // Whatever is wrong with them has been said.
-        for queue in self.provider.find(empty().count()).into_iter().flatten() {
+        for queue in self.source.find(empty().count()).into_iter().flatten() {
             self.take_locked(queue);
         }
         // All that are free have been tried, also those whose time had not come. No mover waited.
-        for line in empty().filter(|line| line.due().is_some()) {
-            if line.channel.can_prove() {
-                self.rest(line, 0);
+        for slot in empty().filter(|slot| slot.due().is_some()) {
+            if slot.channel.can_prove() {
+                self.rest(slot, 0);
                 continue;
             }
-            line.due.store(0, Relaxed);
+            slot.due.store(0, Relaxed);
             pr_warn!(
                 "{}: channel {} has failed its test, and is left alone until a driver is bound or ferry/rearm is written to: each test without an answer costs memory\n",
                 self.name,
-                line.lane().index()
+                slot.lane().index()
             );
         }
     }
 
     /// Has a channel rest that has cost a mover `lost_ns`.
-    fn rest(&self, line: &Line, lost_ns: u64) {
-        let ms = line.pauses.next(lost_ns);
+    fn rest(&self, slot: &ChannelSlot, lost_ns: u64) {
+        let ms = slot.pauses.next(lost_ns);
         let pause = u64::from(ms).saturating_mul(MS);
-        line.due.store(self.now().saturating_add(pause), Relaxed);
+        slot.due.store(self.now().saturating_add(pause), Relaxed);
         if log::allowed() {
             pr_info!(
                 "{}: channel {} rests, and is tried again in {ms} ms, or when ferry/rearm is written to\n",
                 self.name,
-                line.lane().index()
+                slot.lane().index()
             );
         }
     }
 
     /// Deals with what was quarantined or goes. Says whether there is something left to do.
-    fn mend(&self, prove: bool) -> bool {
+    fn service(&self, prove: bool) -> bool {
         let _admin = self.admin.lock();
         let asleep = self.asleep.load(Relaxed) != 0;
-        self.prove(|line| match line.state() {
-            State::Hung | State::Failing | State::GivenUp => prove,
+        self.prove(|slot| match slot.state() {
+            State::TimedOut | State::Faulted | State::Aborted => prove,
             // What the driver has not ended by now it does not end by itself.
-            State::Gone => true,
-            State::Empty | State::Live | State::Halted | State::Going | State::Lost => false,
+            State::Removed => true,
+            State::Empty | State::Active | State::Suspended | State::Removing | State::Leaked => {
+                false
+            }
         });
         let mut left = false;
-        for line in &self.lines {
-            let state = line.state();
-            if state == State::Lost {
+        for slot in &self.slots {
+            let state = slot.state();
+            if state == State::Leaked {
                 continue;
             }
-            let quiet = line.channel.reap();
-            if state == State::Gone || quiet && state == State::Going {
-                self.give_back(line);
+            let quiet = slot.channel.reap();
+            if state == State::Removed || quiet && state == State::Removing {
+                self.give_back(slot);
                 continue;
             }
             left |= !quiet;
             if asleep || !quiet {
                 continue;
             }
-            if state == State::Empty && line.is_due(self.now()) {
-                self.look.store(1, Relaxed);
+            if state == State::Empty && slot.is_due(self.now()) {
+                self.rescan_wanted.store(1, Relaxed);
             }
             if state.is_quarantined() {
-                self.rest_or_try(line);
+                self.rest_or_try(slot);
             }
         }
         left
     }
 
     /// Lets a channel rest that is in quarantine and quiet, or tries it again when it has.
-    fn rest_or_try(&self, line: &Line) {
+    fn rest_or_try(&self, slot: &ChannelSlot) {
         let now = self.now();
-        if line.again.xchg(0, Relaxed) != 0 || line.is_due(now) {
+        if slot.again.xchg(0, Relaxed) != 0 || slot.is_due(now) {
             // It is given back, as the test needs it to itself: `look()` requests it.
-            if line.channel.close() == 0 {
-                line.due.store(now, Relaxed);
-                line.set(State::Empty);
-                self.look.store(1, Relaxed);
+            if slot.channel.close() == 0 {
+                slot.due.store(now, Relaxed);
+                slot.set(State::Empty);
+                self.rescan_wanted.store(1, Relaxed);
             }
-        } else if line.due().is_none() && !line.channel.is_costly() {
-            let failed_at = line.failed_at.load(Relaxed);
-            let used_ns = failed_at.saturating_sub(line.came_at.load(Relaxed));
-            line.pauses.worked(used_ns, line.channel.good_bytes());
-            self.rest(line, now.saturating_sub(failed_at));
+        } else if slot.due().is_none() && !slot.channel.is_costly() {
+            let failed_at = slot.failed_at.load(Relaxed);
+            let used_ns = failed_at.saturating_sub(slot.came_at.load(Relaxed));
+            slot.pauses.worked(used_ns, slot.channel.good_bytes());
+            self.rest(slot, now.saturating_sub(failed_at));
         }
     }
 
@@ -733,36 +740,36 @@ impl Keeper {
         if self.asleep.load(Relaxed) != 0 {
             return None;
         }
-        let due = self.lines.iter().filter_map(Line::due).min()?;
+        let due = self.slots.iter().filter_map(ChannelSlot::due).min()?;
         Some(due.saturating_sub(self.now()))
     }
 
     pub(super) fn show(&self, f: &mut dyn fmt::Write) -> fmt::Result {
-        let live = self.lines.iter().filter(|l| l.state() == State::Live);
+        let live = self.slots.iter().filter(|l| l.state() == State::Active);
         writeln!(f, "channels {}", live.count())?;
-        writeln!(f, "lost {}", LOST.load(Relaxed))?;
-        writeln!(f, "looks {}", self.looks.load(Relaxed))?;
-        for line in &self.lines {
-            let seen = line.channel.seen();
-            if line.state() == State::Empty && seen.descriptors == 0 {
+        writeln!(f, "leaked {}", LOST.load(Relaxed))?;
+        writeln!(f, "rescans {}", self.rescans.load(Relaxed))?;
+        for slot in &self.slots {
+            let seen = slot.channel.seen();
+            if slot.state() == State::Empty && seen.descriptors == 0 {
                 continue;
             }
             write!(
                 f,
                 "channel {} {} node {} descriptors {} bytes {} busy {} errors {} quarantines {} strange {}",
-                line.lane().index(),
-                line.state().text(),
-                line.channel.node(),
+                slot.lane().index(),
+                slot.state().text(),
+                slot.channel.node(),
                 seen.descriptors,
                 seen.bytes,
                 seen.busy,
                 seen.errors,
-                line.quarantines.load(Relaxed),
+                slot.quarantines.load(Relaxed),
                 seen.strange,
             )?;
-            if let Some(due) = line.due() {
+            if let Some(due) = slot.due() {
                 let left = due.saturating_sub(self.now()) / MS;
-                write!(f, " pause {} retry {left}", line.pauses.last_ms())?;
+                write!(f, " pause {} retry {left}", slot.pauses.last_ms())?;
             }
             writeln!(f)?;
         }
@@ -770,7 +777,7 @@ impl Keeper {
     }
 }
 
-impl Body for Keeper {
+impl ThreadFn for ChannelManager {
     fn pending(&self) -> bool {
         self.called.load(Acquire) != 0 || self.next_try() == Some(0)
     }
@@ -788,9 +795,9 @@ impl Body for Keeper {
         let round = self.rounds.load(Relaxed);
         self.rounds.store(round.wrapping_add(1), Relaxed);
         let hurry = self.hurry.xchg(0, Relaxed) != 0;
-        let left = self.mend(hurry || round % PROVE_EVERY == 0);
-        if self.look.xchg(0, Relaxed) != 0 {
-            self.look();
+        let left = self.service(hurry || round % PROVE_EVERY == 0);
+        if self.rescan_wanted.xchg(0, Relaxed) != 0 {
+            self.rescan();
         }
         if left {
             // Until there is proof, or the thread has to stop, which is asked between two rounds.

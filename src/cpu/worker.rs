@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! One helper: its mailbox, and its life between batches.
+//! One worker: its mailbox, and its life between batches.
 //!
 //! Lock order: the mailbox is a leaf.
 
 use crate::{
     batch::Batch,
     cpu::{
-        accounting::Meter,
+        accounting::CpuTime,
         placement::Placement, //
     },
     kapi::{
@@ -36,7 +36,7 @@ use kernel::{
     },
 };
 
-/// How long a helper looks for the next batch before it sleeps, at least and at most.
+/// How long a worker looks for the next batch before it sleeps, at least and at most.
 ///
 /// The folios of one migration come one after the other, and waking takes longer than many of them
 /// need to be copied. How far apart they come depends on the machine and on the folios, so the time
@@ -52,32 +52,32 @@ const WAKING: u32 = 1;
 const SPINNING: u32 = 2;
 const BUSY: u32 = 3;
 
-/// A helper.
+/// A worker.
 #[pin_data]
-pub(super) struct Helper {
+pub(super) struct Worker {
     lane: Lane,
     cpu: topology::Cpu,
     node: i32,
-    /// What it does. Stored by the helper, and read by who looks for one: as a hint before
-    /// [`Helper::post()`], after it to decide whether the helper must be woken (see there).
+    /// What it does. Stored by the worker, and read by who looks for one: as a hint before
+    /// [`Worker::post()`], after it to decide whether the worker must be woken (see there).
     state: Atomic<u32>,
-    /// Whose batch it had last. A hint, stored by the helper and read by who looks for one.
+    /// Whose batch it had last. A hint, stored by the worker and read by who looks for one.
     mover: Atomic<usize>,
-    /// How long it looks for the next batch, and when it last gave up. The helper's own.
+    /// How long it looks for the next batch, and when it last gave up. The worker's own.
     spin_ns: Atomic<u64>,
     asleep_since: Atomic<u64>,
-    meter: Meter,
+    cpu_time: CpuTime,
     /// Chunks it has copied, for a person.
     chunks: Atomic<u64>,
     placement: Arc<Placement>,
     /// Is there something in the mailbox? Stored with release under its lock, read with acquire by
-    /// the helper without it.
+    /// the worker without it.
     posted: Atomic<u32>,
     #[pin]
     mailbox: SpinLock<Option<Arc<Batch>>>,
 }
 
-impl Helper {
+impl Worker {
     pub(super) fn new(
         lane: u8,
         cpu: topology::Cpu,
@@ -91,7 +91,7 @@ impl Helper {
             mover: Atomic::new(0),
             spin_ns: Atomic::new(MIN_SPIN_NS),
             asleep_since: Atomic::new(0),
-            meter: Meter::new(),
+            cpu_time: CpuTime::new(),
             chunks: Atomic::new(0),
             placement,
             posted: Atomic::new(0),
@@ -135,7 +135,7 @@ impl Helper {
 
     /// Puts a batch into the mailbox, if it is empty.
     ///
-    /// Says then whether the caller has to wake the helper.
+    /// Says then whether the caller has to wake the worker.
     pub(super) fn post(&self, batch: &Arc<Batch>) -> Option<bool> {
         {
             let mut mailbox = self.mailbox.lock();
@@ -147,9 +147,9 @@ impl Helper {
             self.posted.store(1, Release);
         }
         // Orders the store to `posted` before the load of `state`. Pairs with the barrier in
-        // set_current_state() of `ferry_worker_sleep()`, between the store of ASLEEP and the last
-        // look at `posted`: either we see ASLEEP, or the helper sees the batch. So it does too if we
-        // see WAKING in place of it: who has stored that wakes the helper afterwards.
+        // set_current_state() of `ferry_kthread_sleep()`, between the store of ASLEEP and the last
+        // look at `posted`: either we see ASLEEP, or the worker sees the batch. So it does too if we
+        // see WAKING in place of it: who has stored that wakes the worker afterwards.
         smp_mb(Full);
         let asleep = self.state.load(Relaxed) == ASLEEP;
         if asleep {
@@ -198,7 +198,7 @@ impl Helper {
     }
 }
 
-impl Helper {
+impl Worker {
     /// Returns `true` if there is a batch in the mailbox.
     pub(super) fn pending(&self) -> bool {
         self.posted.load(Acquire) != 0
@@ -214,7 +214,7 @@ impl Helper {
         loop {
             while let Some(batch) = self.take() {
                 self.state.store(BUSY, Relaxed);
-                self.help_with(batch, &pass_on);
+                self.work_on(batch, &pass_on);
             }
             self.state.store(SPINNING, Relaxed);
             let from = sched::clock();
@@ -230,17 +230,17 @@ impl Helper {
             }
         }
         self.placement.refresh();
-        self.meter.idle();
+        self.cpu_time.idle();
         self.asleep_since.store(sched::clock(), Relaxed);
         self.state.store(ASLEEP, Relaxed);
     }
 
-    fn help_with(&self, batch: Arc<Batch>, pass_on: impl Fn(&Arc<Batch>)) {
+    fn work_on(&self, batch: Arc<Batch>, pass_on: impl Fn(&Arc<Batch>)) {
         self.mover.store(batch.mover(), Relaxed);
-        let unpaid = self.meter.turn_to(batch.payer());
-        batch.stats().add(Counter::UnpaidNs, unpaid);
+        let unpaid = self.cpu_time.switch_to(batch.payer());
+        batch.stats().add(Counter::WorkerUnpaidNs, unpaid);
         pass_on(&batch);
-        let chunks = batch.work(self.lane, || self.meter.chunk());
+        let chunks = batch.work(self.lane, || self.cpu_time.take());
         self.chunks.add(u64::from(chunks), Relaxed);
         Batch::put(batch);
     }
