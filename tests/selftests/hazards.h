@@ -3,7 +3,7 @@
  * What the tests of the invariants (i*.c) and under fire (fire*.c) share. To be
  * included after ferry_util.h.
  *
- * Invariants and hazards are numbered as in Documentation/design.rst. The tests open
+ * Invariants and hazards are numbered as in Documentation/invariants.rst. The tests open
  * their windows with the delays of debugfs ferry/inject/, so that they do not depend
  * on who is faster; what could still make one depend on it is said in its head.
  */
