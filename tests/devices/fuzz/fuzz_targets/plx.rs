@@ -2,4 +2,4 @@
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| ferry_hostile::plx(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| ferry_fuzz::plx(data));

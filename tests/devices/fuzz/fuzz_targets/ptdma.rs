@@ -2,4 +2,4 @@
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| ferry_hostile::ptdma(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| ferry_fuzz::ptdma(data));

@@ -10,17 +10,17 @@ proptest! {
 
     #[test]
     fn ptdma(data in vec(any::<u8>(), 0..600)) {
-        ferry_hostile::ptdma(&data);
+        ferry_fuzz::ptdma(&data);
     }
 
     #[test]
     fn ae4dma(data in vec(any::<u8>(), 0..600)) {
-        ferry_hostile::ae4dma(&data);
+        ferry_fuzz::ae4dma(&data);
     }
 
     #[test]
     fn plx(data in vec(any::<u8>(), 0..600)) {
-        ferry_hostile::plx(&data);
+        ferry_fuzz::plx(&data);
     }
 }
 
@@ -30,6 +30,6 @@ proptest! {
 
     #[test]
     fn sdxi(data in vec(any::<u8>(), 0..600)) {
-        ferry_hostile::sdxi(&data);
+        ferry_fuzz::sdxi(&data);
     }
 }
