@@ -134,7 +134,7 @@ static int load_driver(const char *name, const char *parameters)
 	char path[100];
 
 	snprintf(path, sizeof(path), "../drivers-%s/%s.ko", kernel ? kernel : "base", name);
-	return hz_insmod(path, parameters);
+	return race_insmod(path, parameters);
 }
 
 static long soft(const char *parameter)
@@ -152,15 +152,15 @@ static int fresh(FIXTURE_DATA(beside) * self, const char *parameters)
 
 	if (ferry_loaded()) {
 		ferry_write(FERRY_SYSCTL "migrator", "off");
-		ret = hz_unload();
+		ret = race_unload();
 		if (ret)
 			return ret;
 	}
-	hz_rmmod("dmaclient");
-	hz_rmmod("softdma");
+	race_rmmod("dmaclient");
+	race_rmmod("softdma");
 	for (i = 0; i < self->nr; i++)
 		mark(self->fn[i], "");
-	return hz_insmod(getenv("FERRY_MODULE"), parameters);
+	return race_insmod(getenv("FERRY_MODULE"), parameters);
 }
 
 /* ---- migrators ---- */
@@ -201,7 +201,7 @@ static long counter(const char *migrator, const char *name)
 /* Migrates 4K folios to the second node, and looks at them. */
 static void migrate(struct __test_metadata *_metadata, FIXTURE_DATA(beside) * self, int gen)
 {
-	ASSERT_EQ(0, hz_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[0]));
+	ASSERT_EQ(0, race_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[0]));
 	ferry_fill(self->mem, LEN, 5, gen);
 	EXPECT_EQ(0, ferry_move_range(self->mem, LEN, FERRY_PAGE, self->nodes[1], NULL));
 	EXPECT_EQ(0, ferry_verify(self->mem, LEN, 5, gen));
@@ -230,7 +230,7 @@ FIXTURE_SETUP(beside)
 	self->mem = ferry_map_anon(LEN, FERRY_PMD);
 	ASSERT_NE(MAP_FAILED, self->mem);
 	ASSERT_EQ(0, fresh(self, ""));
-	ASSERT_EQ(0, hz_prepare(self->nodes));
+	ASSERT_EQ(0, race_prepare(self->nodes));
 }
 
 FIXTURE_TEARDOWN(beside)
@@ -288,10 +288,10 @@ TEST_F(beside, nothing_is_claimed)
 			snprintf(other, sizeof(other), "%.31s", d->d_name);
 	closedir(dir);
 	ASSERT_NE(0, *other);
-	log = hz_log_open();
+	log = race_log_open();
 	mark(other, NATIVE);
 	EXPECT_TRUE(driver_is(other, ""));
-	EXPECT_EQ(1, hz_log_count(log, "is not that of an SDXI function"));
+	EXPECT_EQ(1, race_log_count(log, "is not that of an SDXI function"));
 	mark(other, "");
 
 	ASSERT_EQ(0, fresh(self, "sdxi_bind=1"));
@@ -383,9 +383,9 @@ static bool copies(void *arg)
 static void change_hands(struct __test_metadata *_metadata, FIXTURE_DATA(beside) * self,
 			 const char *one, const char *two)
 {
-	struct hz_mover m[2];
+	struct race_mover m[2];
 	long channels, seen, rounds;
-	struct hz_count c;
+	struct race_count c;
 	size_t bad;
 	int i, times = ferry_iters(6, 3);
 
@@ -398,8 +398,8 @@ static void change_hands(struct __test_metadata *_metadata, FIXTURE_DATA(beside)
 	ASSERT_EQ(0, choose(one));
 	channels = eng_channels();
 	ASSERT_LT(0, channels);
-	hz_count(&c);
-	ASSERT_EQ(0, hz_movers_start(m, ARRAY_SIZE(m), self->nodes));
+	race_count(&c);
+	ASSERT_EQ(0, race_movers_start(m, ARRAY_SIZE(m), self->nodes));
 	for (i = 0; i < times; i++) {
 		seen = ferry_stat("engine_bytes");
 		EXPECT_TRUE(ferry_wait(copies, &seen, WAIT_MS));
@@ -411,15 +411,15 @@ static void change_hands(struct __test_metadata *_metadata, FIXTURE_DATA(beside)
 	}
 	seen = ferry_stat("engine_bytes");
 	EXPECT_TRUE(ferry_wait(copies, &seen, WAIT_MS));
-	rounds = hz_movers_end(m, ARRAY_SIZE(m), &bad);
-	hz_count_end(&c);
+	rounds = race_movers_end(m, ARRAY_SIZE(m), &bad);
+	race_count_end(&c);
 	ferry_note("%d times, %ld moves, %ld descriptors", times, rounds,
-		   hz_grown(&c, "engine_descriptors"));
+		   race_grown(&c, "engine_descriptors"));
 	EXPECT_EQ(0, bad);
 	EXPECT_GT(rounds, 0);
-	EXPECT_EQ(0, hz_grown(&c, "folios_not_quiet"));
-	EXPECT_TRUE(ferry_wait(hz_none_parked, NULL, WAIT_MS));
-	EXPECT_TRUE(ferry_wait(hz_pool_whole, NULL, WAIT_MS));
+	EXPECT_EQ(0, race_grown(&c, "folios_not_quiet"));
+	EXPECT_TRUE(ferry_wait(race_none_parked, NULL, WAIT_MS));
+	EXPECT_TRUE(ferry_wait(race_pool_whole, NULL, WAIT_MS));
 }
 
 TEST_F(beside, native_functions_change_hands)
@@ -461,9 +461,9 @@ TEST_F(beside, strangers_are_not_believed)
 	int log;
 
 	load_stranger(_metadata, self);
-	log = hz_log_open();
+	log = race_log_open();
 	EXPECT_EQ(-EOPNOTSUPP, choose("stranger"));
-	EXPECT_EQ(1, hz_log_count(log, "there is no copy that could be tried"));
+	EXPECT_EQ(1, race_log_count(log, "there is no copy that could be tried"));
 	EXPECT_TRUE(is_available("stranger"));
 	/* There are drivers that warn of a copy of no bytes. */
 	EXPECT_EQ(0, soft("empty"));
@@ -485,9 +485,9 @@ TEST_F(beside, strangers_show_that_they_tell)
 	load_translated(_metadata, self);
 	ASSERT_EQ(0, ferry_set_knob("engine_share", "all"));
 	ASSERT_EQ(0, set_soft("tells", "nothing"));
-	log = hz_log_open();
+	log = race_log_open();
 	EXPECT_EQ(-EOPNOTSUPP, choose("stranger"));
-	EXPECT_LT(0, hz_log_count(log, "says that a copy was good that cannot be made"));
+	EXPECT_LT(0, race_log_count(log, "says that a copy was good that cannot be made"));
 	for (i = 0; i < (int)ARRAY_SIZE(tells); i++) {
 		ASSERT_EQ(0, set_soft("tells", tells[i]));
 		ASSERT_EQ(0, choose("stranger"));
@@ -518,29 +518,29 @@ static long abort_some(struct __test_metadata *_metadata, FIXTURE_DATA(beside) *
 		       const char *fault)
 {
 	long there, unquiet;
-	struct hz_count c;
+	struct race_count c;
 	u64 from, ms;
 
 	ASSERT_EQ(0, ferry_set_knob("engine_share", "all"));
 	ASSERT_EQ(0, ferry_set_knob("timeout_ms", "%d", TIMEOUT_MS));
 	ASSERT_EQ(0, set_soft("tells", "aborted"));
 	ASSERT_EQ(0, choose("stranger"));
-	ASSERT_EQ(0, hz_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[0]));
+	ASSERT_EQ(0, race_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[0]));
 	ferry_fill(self->mem, LEN, 5, 1);
-	hz_count(&c);
+	race_count(&c);
 	ASSERT_EQ(0, set_soft("fault", fault));
 	from = ferry_now_ns();
-	hz_move_pages(self->mem, LEN, FERRY_PAGE, self->nodes[1]);
+	race_move_pages(self->mem, LEN, FERRY_PAGE, self->nodes[1]);
 	ms = (ferry_now_ns() - from) / 1000000;
 	ASSERT_EQ(0, set_soft("fault", "none"));
-	hz_count_end(&c);
+	race_count_end(&c);
 	there = ferry_count_on(self->mem, LEN, FERRY_PAGE, self->nodes[1]);
-	unquiet = hz_grown(&c, "folios_not_quiet");
+	unquiet = race_grown(&c, "folios_not_quiet");
 	ferry_note("%ld copies struck, %ld made, %ld pages moved in %llu ms, unquiet %ld",
 		   soft("struck"), soft("copied"), there, (unsigned long long)ms, unquiet);
 	EXPECT_GT(soft("struck"), 0);
 	EXPECT_LT(ms, TIMEOUT_MS);
-	EXPECT_EQ(0, hz_grown(&c, "wait_timeouts"));
+	EXPECT_EQ(0, race_grown(&c, "wait_timeouts"));
 	EXPECT_EQ(0, ferry_verify(self->mem, LEN, 5, 1));
 	EXPECT_EQ((long)(LEN / FERRY_PAGE) - there, unquiet);
 
@@ -557,14 +557,14 @@ TEST_F(beside, aborted_is_an_end_behind_an_iommu)
 	load_translated(_metadata, self);
 	EXPECT_EQ(0, abort_some(_metadata, self, "error"));
 	EXPECT_EQ(soft("channels") * self->nr, eng_channels());
-	EXPECT_EQ(0, hz_parked());
+	EXPECT_EQ(0, race_parked());
 	migrate(_metadata, self, 2);
 }
 
 /* Writes that come late are stopped, and their addresses are used for nothing else. */
 TEST_F(beside, late_writes_do_not_pass_the_iommu)
 {
-	struct hz_mover m[2];
+	struct race_mover m[2];
 	size_t bad;
 
 	if (!self->iommu)
@@ -572,17 +572,17 @@ TEST_F(beside, late_writes_do_not_pass_the_iommu)
 	load_translated(_metadata, self);
 	EXPECT_EQ(0, abort_some(_metadata, self, "late"));
 	EXPECT_EQ(soft("channels") * self->nr, eng_channels());
-	EXPECT_EQ(0, hz_parked());
+	EXPECT_EQ(0, race_parked());
 	EXPECT_GT(soft("stopped"), 0);
 	EXPECT_EQ(0, soft("kept"));
 
 	/* While mappings come and go. */
 	ASSERT_EQ(0, set_soft("every", "7"));
 	ASSERT_EQ(0, set_soft("fault", "late"));
-	ASSERT_EQ(0, hz_movers_start(m, ARRAY_SIZE(m), self->nodes));
+	ASSERT_EQ(0, race_movers_start(m, ARRAY_SIZE(m), self->nodes));
 	ferry_sleep_ms(ferry_iters(8000, 4000));
 	ASSERT_EQ(0, set_soft("fault", "none"));
-	EXPECT_GT(hz_movers_end(m, ARRAY_SIZE(m), &bad), 0);
+	EXPECT_GT(race_movers_end(m, ARRAY_SIZE(m), &bad), 0);
 	EXPECT_EQ(0, bad);
 	EXPECT_TRUE(ferry_wait(late_writes_are_over, NULL, WAIT_MS));
 	ferry_note("%ld copies struck, %ld pages stopped", soft("struck"), soft("stopped"));
@@ -603,10 +603,10 @@ TEST_F(beside, addresses_are_not_taken_without_end)
 	ASSERT_EQ(0, set_soft("tells", "aborted"));
 	ASSERT_EQ(0, set_soft("every", "3"));
 	ASSERT_EQ(0, choose("stranger"));
-	ASSERT_EQ(0, hz_fresh(self->mem, LEN, FERRY_PMD, self->nodes[0]));
+	ASSERT_EQ(0, race_fresh(self->mem, LEN, FERRY_PMD, self->nodes[0]));
 	ferry_fill(self->mem, LEN, 5, 1);
 	all = eng_channels();
-	log = hz_log_open();
+	log = race_log_open();
 	ASSERT_EQ(0, set_soft("fault", "error"));
 	/* 128 MiB for each channel, twice what its copies that were aborted had. */
 	while (eng_channels() == all && moves < 400) {
@@ -617,11 +617,11 @@ TEST_F(beside, addresses_are_not_taken_without_end)
 	ASSERT_EQ(0, set_soft("fault", "none"));
 	ferry_note("%ld copies struck in %ld moves", soft("struck"), moves);
 	EXPECT_LT(eng_channels(), all);
-	EXPECT_LT(0, hz_log_count(log, "quarantined (errors)"));
+	EXPECT_LT(0, race_log_count(log, "quarantined (errors)"));
 	/* Not for a few, nor for failures in a row. */
 	EXPECT_GT(soft("struck"), 16);
 	EXPECT_EQ(0, ferry_verify(self->mem, LEN, 5, 1));
-	EXPECT_EQ(0, hz_parked());
+	EXPECT_EQ(0, race_parked());
 }
 
 /* Nothing vouches for the engine then: source and destination are kept, but no mover waits. */
@@ -631,17 +631,17 @@ TEST_F(beside, aborted_is_no_end_without_an_iommu)
 
 	load_stranger(_metadata, self);
 	ASSERT_EQ(0, ferry_set_knob("dma_untrusted", "1"));
-	log = hz_log_open();
+	log = race_log_open();
 	EXPECT_LT(0, abort_some(_metadata, self, "late"));
-	EXPECT_LT(0, hz_log_count(log, "quarantined (aborted)"));
+	EXPECT_LT(0, race_log_count(log, "quarantined (aborted)"));
 	EXPECT_LT(0, soft("kept"));
 	EXPECT_EQ(0, soft("stopped"));
-	EXPECT_LT(0, hz_parked());
+	EXPECT_LT(0, race_parked());
 	EXPECT_LT(eng_channels(), soft("channels"));
 	/* What is parked stays so, whatever is tried. */
 	ferry_write(FERRY_DEBUGFS "rearm", "1");
 	migrate(_metadata, self, 2);
-	EXPECT_LT(0, hz_parked());
+	EXPECT_LT(0, race_parked());
 }
 
 /* Nor is there one when the channels go: what has been aborted stays, for ever. */
@@ -653,17 +653,17 @@ TEST_F(beside, aborted_stays_when_channels_are_given_back)
 	ASSERT_EQ(0, ferry_set_knob("dma_untrusted", "1"));
 	ASSERT_EQ(0, ferry_set_knob("engine_share", "all"));
 	ASSERT_EQ(0, choose("stranger"));
-	ASSERT_EQ(0, hz_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[0]));
+	ASSERT_EQ(0, race_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[0]));
 	ferry_fill(self->mem, LEN, 5, 1);
 	/* So that they come after the channels have gone. */
 	ASSERT_EQ(0, set_soft("late_ms", "10000"));
 	ASSERT_EQ(0, set_soft("fault", "late"));
-	hz_move_pages(self->mem, LEN, FERRY_PAGE, self->nodes[1]);
+	race_move_pages(self->mem, LEN, FERRY_PAGE, self->nodes[1]);
 	ASSERT_EQ(0, set_soft("fault", "none"));
-	log = hz_log_open();
+	log = race_log_open();
 	ASSERT_EQ(0, choose("off"));
-	EXPECT_LT(0, hz_log_count(log, "given back without proof"));
-	EXPECT_LT(0, hz_parked());
+	EXPECT_LT(0, race_log_count(log, "given back without proof"));
+	EXPECT_LT(0, race_parked());
 	EXPECT_GT(soft("pending"), 0);
 	EXPECT_TRUE(ferry_wait(late_writes_are_over, NULL, WAIT_MS));
 	EXPECT_LT(0, soft("kept"));

@@ -35,8 +35,8 @@
 FIXTURE(comings)
 {
 	int nodes[FERRY_MAX_NODES];
-	struct hz_mover m[2];
-	struct hz_count count;
+	struct race_mover m[2];
+	struct race_count count;
 	char function[32];
 	long channels;
 };
@@ -49,7 +49,7 @@ FIXTURE_SETUP(comings)
 		SKIP(return, "needs an engine");
 	if (ferry_mem_nodes(self->nodes) < 2)
 		SKIP(return, "needs two nodes with memory");
-	ASSERT_EQ(0, hz_prepare(self->nodes));
+	ASSERT_EQ(0, race_prepare(self->nodes));
 	ASSERT_EQ(0, ferry_set_knob("engine_share", "all"));
 	port = eng_open(ferry_migrator());
 	ASSERT_LE(0, port);
@@ -60,8 +60,8 @@ FIXTURE_SETUP(comings)
 	ASSERT_TRUE(eng_function(ferry_migrator(), self->function, sizeof(self->function)));
 	self->channels = eng_channels();
 	ASSERT_LT(0, self->channels);
-	hz_count(&self->count);
-	ASSERT_EQ(0, hz_movers_start(self->m, ARRAY_SIZE(self->m), self->nodes));
+	race_count(&self->count);
+	ASSERT_EQ(0, race_movers_start(self->m, ARRAY_SIZE(self->m), self->nodes));
 }
 
 FIXTURE_TEARDOWN(comings)
@@ -108,17 +108,17 @@ static void all_is_well(struct __test_metadata *_metadata, FIXTURE_DATA(comings)
 	long rounds;
 	size_t bad;
 
-	rounds = hz_movers_end(self->m, ARRAY_SIZE(self->m), &bad);
-	hz_count_end(&self->count);
+	rounds = race_movers_end(self->m, ARRAY_SIZE(self->m), &bad);
+	race_count_end(&self->count);
 	ferry_note("%d times, %ld moves; descriptors %ld, chunks failed %ld, timeouts %ld",
-		   times, rounds, hz_grown(&self->count, "engine_descriptors"),
-		   hz_grown(&self->count, "chunks_failed"),
-		   hz_grown(&self->count, "engine_timeouts"));
+		   times, rounds, race_grown(&self->count, "engine_descriptors"),
+		   race_grown(&self->count, "chunks_failed"),
+		   race_grown(&self->count, "engine_timeouts"));
 	EXPECT_EQ(0, bad);
 	EXPECT_GT(rounds, 0);
-	EXPECT_EQ(0, hz_grown(&self->count, "folios_not_quiet"));
-	EXPECT_TRUE(ferry_wait(hz_none_parked, NULL, WAIT_MS));
-	EXPECT_TRUE(ferry_wait(hz_pool_whole, NULL, WAIT_MS));
+	EXPECT_EQ(0, race_grown(&self->count, "folios_not_quiet"));
+	EXPECT_TRUE(ferry_wait(race_none_parked, NULL, WAIT_MS));
+	EXPECT_TRUE(ferry_wait(race_pool_whole, NULL, WAIT_MS));
 }
 
 TEST_F(comings, drivers_are_unbound)
@@ -611,7 +611,7 @@ TEST_F(comings, not_tried_asleep)
 	port = hang_open(_metadata);
 	for (i = 0; i < 5 && s.before; i++) {
 		EXPECT_TRUE(ferry_wait(eng_has_all, &self->channels, LONGEST_MS));
-		log = hz_log_open();
+		log = race_log_open();
 		ASSERT_LE(0, log);
 		ASSERT_TRUE(let_hang(port, -1, 1, 1));
 		ASSERT_TRUE(ferry_wait(about_to_be_tried, NULL, LONGEST_MS));

@@ -53,32 +53,32 @@ TEST_F(honest, what_has_been_freed)
 {
 	struct flt *f = &self->f;
 	char request[200];
-	struct hz_count c;
+	struct race_count c;
 
-	ASSERT_EQ(0, hz_fresh(f->mem, FLT_LEN, f->folio, f->nodes[0]));
+	ASSERT_EQ(0, race_fresh(f->mem, FLT_LEN, f->folio, f->nodes[0]));
 	ferry_fill(f->mem, FLT_LEN, f->folio, 1);
 	snprintf(request, sizeof(request),
 		 "{\"cmd\":\"inject\",\"nth\":2,\"times\":1,\"fault\":{%s}}", variant->what);
 	ASSERT_TRUE(eng_do(f->port, request));
-	hz_count(&c);
-	hz_move_pages(f->mem, FLT_LEN, f->folio, f->nodes[1]);
-	hz_count_end(&c);
-	ferry_note("timeouts %ld, folios unquiet %ld", hz_grown(&c, "engine_timeouts"),
-		   hz_grown(&c, "folios_not_quiet"));
+	race_count(&c);
+	race_move_pages(f->mem, FLT_LEN, f->folio, f->nodes[1]);
+	race_count_end(&c);
+	ferry_note("timeouts %ld, folios unquiet %ld", race_grown(&c, "engine_timeouts"),
+		   race_grown(&c, "folios_not_quiet"));
 	EXPECT_TRUE(flt_struck(f));
 	EXPECT_EQ(0, ferry_verify(f->mem, FLT_LEN, f->folio, 1));
 	/* Long enough for a proof, which a driver may say that there is. */
 	ferry_sleep_ms(SETTLE_MS);
 	/* Destinations that have been freed are somebody else's now. */
-	ASSERT_EQ(0, hz_fresh(f->mem, FLT_LEN, f->folio, f->nodes[1]));
+	ASSERT_EQ(0, race_fresh(f->mem, FLT_LEN, f->folio, f->nodes[1]));
 	ferry_fill(f->mem, FLT_LEN, f->folio, 2);
 	ferry_sleep_ms(FLT_LATE_MS);
 	/* What hangs is carried out now, if the engine still has it. */
 	EXPECT_TRUE(eng_calm(f->port));
 	ferry_sleep_ms(SETTLE_MS);
 	EXPECT_EQ(0, ferry_verify(f->mem, FLT_LEN, f->folio, 2));
-	EXPECT_TRUE(ferry_wait(hz_none_parked, NULL, FLT_SLACK_MS));
-	EXPECT_TRUE(ferry_wait(hz_pool_whole, NULL, FLT_SLACK_MS));
+	EXPECT_TRUE(ferry_wait(race_none_parked, NULL, FLT_SLACK_MS));
+	EXPECT_TRUE(ferry_wait(race_pool_whole, NULL, FLT_SLACK_MS));
 }
 
 TEST_HARNESS_MAIN

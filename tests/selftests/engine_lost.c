@@ -38,7 +38,7 @@ FIXTURE_SETUP(lost)
 		SKIP(return, "needs an engine whose driver proves nothing");
 	if (ferry_mem_nodes(self->nodes) < 2)
 		SKIP(return, "needs two nodes with memory");
-	ASSERT_EQ(0, hz_prepare(self->nodes));
+	ASSERT_EQ(0, race_prepare(self->nodes));
 	self->port = eng_open("plx");
 	ASSERT_LE(0, self->port);
 	ASSERT_TRUE(eng_calm(self->port));
@@ -72,37 +72,37 @@ static bool is_lost(void *arg)
 
 TEST_F(lost, driver_is_unbound_while_it_hangs)
 {
-	long lost = eng_state("leaked"), lines = eng_busy("leaked"), parked = hz_parked();
+	long lost = eng_state("leaked"), lines = eng_busy("leaked"), parked = race_parked();
 	long one = 1, stayed, unquiet, seen;
-	struct hz_count c;
-	struct hz_move m;
-	int log = hz_log_open();
+	struct race_count c;
+	struct race_move m;
+	int log = race_log_open();
 
-	ASSERT_EQ(0, hz_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[0]));
+	ASSERT_EQ(0, race_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[0]));
 	ferry_fill(self->mem, LEN, 7, 1);
 	ASSERT_TRUE(eng_do(self->port, "{\"cmd\":\"inject\",\"fault\":{\"kind\":\"hang\"}}"));
-	hz_count(&c);
-	ASSERT_EQ(0, hz_move_start(&m, self->mem, LEN, FERRY_PAGE, self->nodes[1], -1));
+	race_count(&c);
+	ASSERT_EQ(0, race_move_start(&m, self->mem, LEN, FERRY_PAGE, self->nodes[1], -1));
 	ASSERT_TRUE(ferry_wait(struck, &self->port, WAIT_MS));
 	EXPECT_EQ(0, eng_bind(ferry_migrator(), "unbind", self->function));
 	/* Without anybody's help. */
 	EXPECT_TRUE(ferry_wait(is_lost, &lines, WAIT_MS));
 	EXPECT_GT(eng_state("leaked"), lost);
 	EXPECT_EQ(0, eng_channels());
-	EXPECT_LE(0, hz_move_end(&m));
-	hz_count_end(&c);
+	EXPECT_LE(0, race_move_end(&m));
+	race_count_end(&c);
 
 	EXPECT_EQ(0, ferry_verify(self->mem, LEN, 7, 1));
-	unquiet = hz_grown(&c, "folios_not_quiet");
+	unquiet = race_grown(&c, "folios_not_quiet");
 	stayed = LEN / FERRY_PAGE - ferry_count_on(self->mem, LEN, FERRY_PAGE, self->nodes[1]);
 	ferry_note("%ld descriptors leaked, %ld folios stayed, %ld parked",
 		   eng_state("leaked") - lost,
-		   stayed, hz_parked() - parked);
+		   stayed, race_parked() - parked);
 	/* They may have been tried more than once, and then with the stock copy. */
 	EXPECT_GT(unquiet, 0);
 	EXPECT_LE(stayed, unquiet);
-	EXPECT_EQ(unquiet, hz_parked() - parked);
-	EXPECT_EQ(1, hz_log_count(log, "given back without proof that it is quiet"));
+	EXPECT_EQ(unquiet, race_parked() - parked);
+	EXPECT_EQ(1, race_log_count(log, "given back without proof that it is quiet"));
 
 	ferry_fill(self->mem, LEN, 7, 2);
 	EXPECT_TRUE(eng_calm(self->port));
@@ -110,13 +110,13 @@ TEST_F(lost, driver_is_unbound_while_it_hangs)
 	EXPECT_TRUE(ferry_wait(eng_has_channels, &one, WAIT_MS));
 	EXPECT_EQ(0, ferry_verify(self->mem, LEN, 7, 2));
 	seen = ferry_stat("engine_bytes");
-	ASSERT_EQ(0, hz_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[1]));
+	ASSERT_EQ(0, race_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[1]));
 	ferry_fill(self->mem, LEN, 7, 2);
 	EXPECT_EQ(0, ferry_move_range(self->mem, LEN, FERRY_PAGE, self->nodes[0], NULL));
 	EXPECT_GT(ferry_stat("engine_bytes"), seen);
 	EXPECT_EQ(0, ferry_verify(self->mem, LEN, 7, 2));
 	/* For ever. */
-	EXPECT_EQ(unquiet, hz_parked() - parked);
+	EXPECT_EQ(unquiet, race_parked() - parked);
 	EXPECT_EQ(lines + 1, eng_busy("leaked"));
 }
 

@@ -55,7 +55,7 @@ FIXTURE_SETUP(together)
 		SKIP(return, "needs several functions");
 	/* Those that a test before this one has had hang may rest. */
 	ASSERT_TRUE(eng_rearm(self->n));
-	ASSERT_EQ(0, hz_prepare(self->nodes));
+	ASSERT_EQ(0, race_prepare(self->nodes));
 	ASSERT_EQ(0, ferry_set_knob("engine_share", "all"));
 	ASSERT_EQ(0, ferry_set_knob("timeout_ms", "%d", WAIT_MS));
 	self->mem = ferry_map_anon(LEN, FERRY_PMD);
@@ -120,7 +120,7 @@ static void let_hang(struct __test_metadata *_metadata, FIXTURE_DATA(together) *
 	for (i = 0; i < n; i++)
 		ASSERT_TRUE(eng_do(self->ports[i],
 				   "{\"cmd\":\"inject\",\"fault\":{\"kind\":\"hang\"}}"));
-	ASSERT_EQ(0, hz_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[0]));
+	ASSERT_EQ(0, race_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[0]));
 	ferry_fill(self->mem, LEN, n, 1);
 	ASSERT_EQ(0, trc_clear(&self->trace));
 	ASSERT_EQ(0, trc_on(&self->trace, true));
@@ -156,7 +156,7 @@ TEST_F(together, a_mover_waits)
 	long one = move(_metadata, self, 1), all = move(_metadata, self, self->n);
 
 	EXPECT_LT(all, (self->n - 1) * one + 1000);
-	EXPECT_TRUE(ferry_wait(hz_none_parked, NULL, WAIT_MS));
+	EXPECT_TRUE(ferry_wait(race_none_parked, NULL, WAIT_MS));
 }
 
 static bool struck(void *port)
@@ -172,7 +172,7 @@ static bool struck(void *port)
 static long halt(struct __test_metadata *_metadata, FIXTURE_DATA(together) * self, int n)
 {
 	struct proofs p = {};
-	struct hz_move m;
+	struct race_move m;
 	long ms = 0;
 	u64 from;
 	int i;
@@ -180,13 +180,13 @@ static long halt(struct __test_metadata *_metadata, FIXTURE_DATA(together) * sel
 	for (i = 0; i < 5 && !p.ours; i++) {
 		let_hang(_metadata, self, n);
 		ASSERT_EQ(0, ferry_inject("delay_after_submit_us", 3000000 + 2000000UL * i));
-		ASSERT_EQ(0, hz_move_start(&m, self->mem, LEN, FERRY_PAGE, self->nodes[1], -1));
+		ASSERT_EQ(0, race_move_start(&m, self->mem, LEN, FERRY_PAGE, self->nodes[1], -1));
 		ferry_wait(struck, &self->ports[0], WAIT_MS);
 		from = ferry_now_ns();
 		ASSERT_EQ(0, ferry_write("/sys/power/state", "freeze"));
 		ms = (ferry_now_ns() - from) / 1000000;
 		ASSERT_EQ(0, trc_on(&self->trace, false));
-		EXPECT_EQ(0, hz_move_end(&m));
+		EXPECT_EQ(0, race_move_end(&m));
 		ASSERT_EQ(0, ferry_inject("delay_after_submit_us", 0));
 		EXPECT_EQ(0, ferry_verify(self->mem, LEN, n, 1));
 		p = proofs(_metadata, &self->trace);
@@ -211,7 +211,7 @@ TEST_F(together, the_machine_halts)
 	all = halt(_metadata, self, self->n);
 	/* A second for what they have, together, is in both. */
 	EXPECT_LT(all, (self->n - 1) * one + 1000);
-	EXPECT_TRUE(ferry_wait(hz_none_parked, NULL, WAIT_MS));
+	EXPECT_TRUE(ferry_wait(race_none_parked, NULL, WAIT_MS));
 }
 
 TEST_HARNESS_MAIN

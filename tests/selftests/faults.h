@@ -74,7 +74,7 @@ static void flt_begin(struct __test_metadata *_metadata, struct flt *f, const ch
 	ASSERT_LE(0, f->port);
 	ASSERT_TRUE(eng_calm(f->port));
 	ASSERT_TRUE(eng_function(kind, f->function, sizeof(f->function)));
-	ASSERT_EQ(0, hz_prepare(f->nodes));
+	ASSERT_EQ(0, race_prepare(f->nodes));
 	f->channels = channels;
 	ASSERT_TRUE(eng_rearm(f->channels));
 	ASSERT_EQ(0, ferry_set_knob("engine_share", "all"));
@@ -106,14 +106,14 @@ static __maybe_unused void flt_strike(struct __test_metadata *_metadata, struct 
 {
 	const long pages = FLT_LEN / FERRY_PAGE, each = f->folio / FERRY_PAGE;
 	const bool proven = fault->how != FLT_UNPROVEN;
-	struct hz_count c;
+	struct race_count c;
 	char request[300];
 	long there, unquiet;
 	u64 from, ms;
 
 	ASSERT_EQ(0, ferry_set_knob("timeout_ms", "%d",
 				    proven ? FLT_TIMEOUT_MS : FLT_NO_PROOF_MS));
-	ASSERT_EQ(0, hz_fresh(f->mem, FLT_LEN, f->folio, f->nodes[0]));
+	ASSERT_EQ(0, race_fresh(f->mem, FLT_LEN, f->folio, f->nodes[0]));
 	ferry_fill(f->mem, FLT_LEN, f->folio, 1);
 	snprintf(request, sizeof(request),
 		 "{\"cmd\":\"inject\",%s,\"times\":%u,\"fault\":{%s}}", where, fault->times,
@@ -121,21 +121,21 @@ static __maybe_unused void flt_strike(struct __test_metadata *_metadata, struct 
 	ASSERT_TRUE(eng_do(f->port, request));
 	if (fault->second)
 		ASSERT_TRUE(eng_do(f->port, fault->second));
-	hz_count(&c);
+	race_count(&c);
 	from = ferry_now_ns();
-	hz_move_pages(f->mem, FLT_LEN, f->folio, f->nodes[1]);
+	race_move_pages(f->mem, FLT_LEN, f->folio, f->nodes[1]);
 	ms = (ferry_now_ns() - from) / 1000000;
-	hz_count_end(&c);
+	race_count_end(&c);
 	EXPECT_EQ(0, ferry_verify(f->mem, FLT_LEN, f->folio, 1));
-	EXPECT_GT(hz_grown(&c, "engine_descriptors"), 0);
+	EXPECT_GT(race_grown(&c, "engine_descriptors"), 0);
 	EXPECT_LT(ms, proven ? FLT_BOUND_MS : FLT_BOUND_MS + FLT_NO_PROOF_MS);
 	there = ferry_count_on(f->mem, FLT_LEN, FERRY_PAGE, f->nodes[1]);
-	unquiet = hz_grown(&c, "folios_not_quiet");
+	unquiet = race_grown(&c, "folios_not_quiet");
 	ferry_note("%ld of %ld pages moved in %llu ms; unquiet %ld", there, pages,
 		   (unsigned long long)ms, unquiet);
 	ferry_note("descriptors %ld, chunks failed %ld, timeouts %ld",
-		   hz_grown(&c, "engine_descriptors"), hz_grown(&c, "chunks_failed"),
-		   hz_grown(&c, "engine_timeouts"));
+		   race_grown(&c, "engine_descriptors"), race_grown(&c, "chunks_failed"),
+		   race_grown(&c, "engine_timeouts"));
 	/* What comes with another one may take effect later, as the engine is brought back. */
 	if (fault->times == 1 && !fault->second)
 		EXPECT_TRUE(flt_struck(f));
@@ -149,7 +149,7 @@ static __maybe_unused void flt_strike(struct __test_metadata *_metadata, struct 
 	}
 	/* A mover that is slow itself may find that it has ended meanwhile. */
 	if (fault->how == FLT_HUNG || (fault->how == FLT_LATER && ms < FLT_LATE_MS))
-		EXPECT_EQ(1, hz_grown(&c, "engine_timeouts"));
+		EXPECT_EQ(1, race_grown(&c, "engine_timeouts"));
 
 	/*
 	 * Whoever writes late, what is said from here on stays said: these are the
@@ -160,14 +160,14 @@ static __maybe_unused void flt_strike(struct __test_metadata *_metadata, struct 
 		ferry_sleep_ms(FLT_LATE_MS);
 	if (fault->back)
 		fault->back(_metadata, f);
-	EXPECT_TRUE(ferry_wait(hz_none_parked, NULL, FLT_SLACK_MS));
-	EXPECT_TRUE(ferry_wait(hz_pool_whole, NULL, FLT_SLACK_MS));
+	EXPECT_TRUE(ferry_wait(race_none_parked, NULL, FLT_SLACK_MS));
+	EXPECT_TRUE(ferry_wait(race_pool_whole, NULL, FLT_SLACK_MS));
 	if (fault->times == 1 && !fault->left)
 		EXPECT_TRUE(ferry_wait(flt_struck, f, FLT_SLACK_MS));
 	EXPECT_EQ(0, ferry_verify(f->mem, FLT_LEN, f->folio, 3));
 
 	/* What it read from is somebody else's now, as is what was parked. */
-	ASSERT_EQ(0, hz_fresh(f->mem, FLT_LEN, f->folio, f->nodes[1]));
+	ASSERT_EQ(0, race_fresh(f->mem, FLT_LEN, f->folio, f->nodes[1]));
 	ferry_fill(f->mem, FLT_LEN, f->folio, 2);
 	if (fault->how == FLT_UNPROVEN)
 		ferry_sleep_ms(FLT_LATE_MS);
@@ -178,12 +178,12 @@ static __maybe_unused void flt_strike(struct __test_metadata *_metadata, struct 
 	ASSERT_TRUE(eng_rearm(f->channels));
 	if (fault->ready)
 		EXPECT_TRUE(ferry_wait(fault->ready, f, FLT_SLACK_MS));
-	hz_count(&c);
+	race_count(&c);
 	EXPECT_EQ(0, ferry_move_range(f->mem, FLT_LEN, f->folio, f->nodes[0], NULL));
-	hz_count_end(&c);
+	race_count_end(&c);
 	EXPECT_EQ(0, ferry_verify(f->mem, FLT_LEN, f->folio, 2));
-	EXPECT_GT(hz_grown(&c, "engine_bytes"), 0);
-	EXPECT_EQ(0, hz_grown(&c, "chunks_failed"));
+	EXPECT_GT(race_grown(&c, "engine_bytes"), 0);
+	EXPECT_EQ(0, race_grown(&c, "chunks_failed"));
 }
 
 #endif

@@ -22,7 +22,7 @@ static void moves(struct __test_metadata *_metadata, char *mem, size_t folio,
 	int i;
 
 	for (i = 0; i < iters; i++) {
-		ASSERT_EQ(0, hz_fresh(mem, SIZED_LEN, folio, nodes[i & 1]));
+		ASSERT_EQ(0, race_fresh(mem, SIZED_LEN, folio, nodes[i & 1]));
 		ferry_fill(mem, SIZED_LEN, folio, i);
 		ASSERT_EQ(0, ferry_move_range(mem, SIZED_LEN, folio, nodes[!(i & 1)], NULL));
 		ASSERT_EQ(0, ferry_verify(mem, SIZED_LEN, folio, i));
@@ -63,20 +63,20 @@ TEST_F(sized, gain_is_tried_out)
 
 TEST_F(sized, gain_without_workers)
 {
-	struct hz_count c;
+	struct race_count c;
 
 	if (!ferry_active())
 		SKIP(return, "needs a migrator");
 	ASSERT_EQ(0, ferry_set_knob("cpu_workers", "0"));
-	hz_count(&c);
+	race_count(&c);
 	moves(_metadata, self->mem, self->folio, self->nodes, 4);
-	hz_count_end(&c);
-	EXPECT_EQ(0, hz_grown(&c, "workers_woken"));
-	EXPECT_EQ(0, hz_grown(&c, "chunks_by_others"));
-	EXPECT_EQ(0, hz_grown(&c, "batches"));
+	race_count_end(&c);
+	EXPECT_EQ(0, race_grown(&c, "workers_woken"));
+	EXPECT_EQ(0, race_grown(&c, "chunks_by_others"));
+	EXPECT_EQ(0, race_grown(&c, "batches"));
 	if (self->folio > FERRY_PAGE)
 		EXPECT_EQ(4 * (long)(SIZED_LEN / self->folio),
-			  hz_grown(&c, "folios_in_place_alone"));
+			  race_grown(&c, "folios_in_place_alone"));
 }
 
 TEST_HARNESS_MAIN

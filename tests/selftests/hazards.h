@@ -23,26 +23,26 @@
 #include <unistd.h>
 
 /* Folio sizes in KiB that most of these tests use: many in a chunk, two chunks, many chunks. */
-static const unsigned int hz_sizes[] __maybe_unused = { 4, 64, 256, 2048 };
+static const unsigned int race_sizes[] __maybe_unused = { 4, 64, 256, 2048 };
 
 /* Counters of ferry, and how they grew since. */
-struct hz_count {
+struct race_count {
 	struct ferry_stats before;
 	struct ferry_stats after;
 };
 
-static __maybe_unused void hz_count(struct hz_count *c)
+static __maybe_unused void race_count(struct race_count *c)
 {
 	ferry_stats_get(&c->before);
 }
 
-/* Reads the counters anew; then hz_grown() says how they grew since hz_count(). */
-static __maybe_unused void hz_count_end(struct hz_count *c)
+/* Reads the counters anew; then race_grown() says how they grew since race_count(). */
+static __maybe_unused void race_count_end(struct race_count *c)
 {
 	ferry_stats_get(&c->after);
 }
 
-static __maybe_unused long hz_grown(const struct hz_count *c, const char *name)
+static __maybe_unused long race_grown(const struct race_count *c, const char *name)
 {
 	return ferry_stats_delta(&c->before, &c->after, name);
 }
@@ -52,7 +52,7 @@ static __maybe_unused long hz_grown(const struct hz_count *c, const char *name)
  * idle and their workers ready. Batches of up to 8 MiB, so that there are early copies
  * of 2M folios, too.
  */
-static __maybe_unused int hz_prepare(int nodes[FERRY_MAX_NODES])
+static __maybe_unused int race_prepare(int nodes[FERRY_MAX_NODES])
 {
 	int ret;
 
@@ -66,7 +66,7 @@ static __maybe_unused int hz_prepare(int nodes[FERRY_MAX_NODES])
 }
 
 /* New folios of @folio bytes in a private anonymous mapping, on @node. */
-static __maybe_unused int hz_fresh(char *mem, size_t len, size_t folio, int node)
+static __maybe_unused int race_fresh(char *mem, size_t len, size_t folio, int node)
 {
 	int ret;
 
@@ -82,7 +82,7 @@ static __maybe_unused int hz_fresh(char *mem, size_t len, size_t folio, int node
 }
 
 /* The folios are on @node, one in each @step. */
-static __maybe_unused bool hz_all_on(char *mem, size_t len, int node)
+static __maybe_unused bool race_all_on(char *mem, size_t len, int node)
 {
 	return ferry_count_on(mem, len, FERRY_PAGE, node) ==
 	       (long)(len / FERRY_PAGE);
@@ -92,7 +92,7 @@ static __maybe_unused bool hz_all_on(char *mem, size_t len, int node)
  * As ferry_move_range(), but silent about what did not move, where that is expected.
  * Returns what move_pages(2) does: how many folios did not move, as it counts them.
  */
-static __maybe_unused long hz_move_pages(char *mem, size_t len, size_t step, int node)
+static __maybe_unused long race_move_pages(char *mem, size_t len, size_t step, int node)
 {
 	size_t n = len / step, i;
 	void **pages = malloc(n * sizeof(*pages));
@@ -114,7 +114,7 @@ static __maybe_unused long hz_move_pages(char *mem, size_t len, size_t step, int
 }
 
 /* Reads a byte, whatever the compiler thinks of its use. */
-static __maybe_unused void hz_touch(const char *p)
+static __maybe_unused void race_touch(const char *p)
 {
 	char c = __atomic_load_n(p, __ATOMIC_SEQ_CST);
 
@@ -123,25 +123,25 @@ static __maybe_unused void hz_touch(const char *p)
 
 /* ---- a node without memory to spare ---- */
 
-struct hz_full {
+struct race_full {
 	int node;
 	long left;
 	char *mem;
 	size_t len;
 };
 
-static __maybe_unused bool hz_has_more(void *arg)
+static __maybe_unused bool race_has_more(void *arg)
 {
-	struct hz_full *f = arg;
+	struct race_full *f = arg;
 
 	return ferry_node_free(f->node) > f->left;
 }
 
 /*
  * Takes all free memory of f->node but for f->left bytes, as new anonymous folios of
- * @folio bytes. Until hz_full_end(), also if it failed.
+ * @folio bytes. Until race_full_end(), also if it failed.
  */
-static __maybe_unused int hz_full(struct hz_full *f, size_t folio)
+static __maybe_unused int race_full(struct race_full *f, size_t folio)
 {
 	size_t done, len;
 	int ret;
@@ -159,7 +159,7 @@ static __maybe_unused int hz_full(struct hz_full *f, size_t folio)
 	f->len = len;
 	ret = ferry_mthp_only(folio == FERRY_PAGE ? 0 : folio >> 10);
 	/* In steps: what the kernel takes meanwhile must not lead to the OOM killer. */
-	for (done = 0; !ret && done < len && ferry_wait(hz_has_more, f, 200); done += FERRY_PMD)
+	for (done = 0; !ret && done < len && ferry_wait(race_has_more, f, 200); done += FERRY_PMD)
 		ret = ferry_populate(f->mem + done, FERRY_PMD, f->node);
 	if (ret)
 		return ret;
@@ -169,7 +169,7 @@ static __maybe_unused int hz_full(struct hz_full *f, size_t folio)
 	return done && done < len ? 0 : -ENOSPC;
 }
 
-static __maybe_unused void hz_full_end(struct hz_full *f)
+static __maybe_unused void race_full_end(struct race_full *f)
 {
 	if (f->len)
 		munmap(f->mem, f->len);
@@ -178,7 +178,7 @@ static __maybe_unused void hz_full_end(struct hz_full *f)
 
 /* ---- a migration in the background ---- */
 
-struct hz_move {
+struct race_move {
 	pthread_t thread;
 	char *mem;
 	size_t len;
@@ -192,9 +192,9 @@ struct hz_move {
 	bool over;
 };
 
-static __maybe_unused void *hz_move_fn(void *arg)
+static __maybe_unused void *race_move_fn(void *arg)
 {
-	struct hz_move *m = arg;
+	struct race_move *m = arg;
 	size_t n = m->len / m->step, i;
 	void **pages = malloc(n * sizeof(*pages));
 	int *nodes = malloc(n * sizeof(*nodes));
@@ -215,8 +215,8 @@ static __maybe_unused void *hz_move_fn(void *arg)
 }
 
 /* Starts move_pages(2) of one page in each @step bytes, on @cpu, in another thread. */
-static __maybe_unused int hz_move_start(struct hz_move *m, char *mem, size_t len,
-					size_t step, int node, int cpu)
+static __maybe_unused int race_move_start(struct race_move *m, char *mem, size_t len,
+					  size_t step, int node, int cpu)
 {
 	memset(m, 0, sizeof(*m));
 	m->mem = mem;
@@ -225,17 +225,17 @@ static __maybe_unused int hz_move_start(struct hz_move *m, char *mem, size_t len
 	m->node = node;
 	m->cpu = cpu;
 	m->status = calloc(len / step, sizeof(int));
-	return m->status ? -pthread_create(&m->thread, NULL, hz_move_fn, m) :
+	return m->status ? -pthread_create(&m->thread, NULL, race_move_fn, m) :
 			   -ENOMEM;
 }
 
-static __maybe_unused bool hz_move_over(struct hz_move *m)
+static __maybe_unused bool race_move_over(struct race_move *m)
 {
 	return __atomic_load_n(&m->over, __ATOMIC_ACQUIRE);
 }
 
 /* Waits for its end. Returns what move_pages(2) did. */
-static __maybe_unused long hz_move_end(struct hz_move *m)
+static __maybe_unused long race_move_end(struct race_move *m)
 {
 	pthread_join(m->thread, NULL);
 	free(m->status);
@@ -244,7 +244,7 @@ static __maybe_unused long hz_move_end(struct hz_move *m)
 }
 
 /* Waits until counter @name is above @seen, at most @ms. */
-static __maybe_unused bool hz_until(const char *name, long seen, unsigned int ms)
+static __maybe_unused bool race_until(const char *name, long seen, unsigned int ms)
 {
 	u64 end = ferry_now_ns() + ms * 1000000ULL;
 
@@ -260,10 +260,10 @@ static __maybe_unused bool hz_until(const char *name, long seen, unsigned int ms
  * Waits until the batch of a migration is submitted: counter "batches" above @seen. False
  * if it ended without; a batch is declined if no worker has room for it at that moment.
  */
-static __maybe_unused bool hz_move_submitted(struct hz_move *m, long seen)
+static __maybe_unused bool race_move_submitted(struct race_move *m, long seen)
 {
 	while (ferry_stat("batches") <= seen) {
-		if (hz_move_over(m))
+		if (race_move_over(m))
 			return ferry_stat("batches") > seen;
 		sched_yield();
 	}
@@ -272,13 +272,13 @@ static __maybe_unused bool hz_move_submitted(struct hz_move *m, long seen)
 
 /* ---- histograms ---- */
 
-struct hz_hist {
+struct race_hist {
 	long n;
 	u64 max;	/* upper bound of the highest bucket with an entry */
 	u64 p99;	/* upper bound of the bucket that 99 % are below or in */
 };
 
-static __maybe_unused int hz_hist(const char *name, struct hz_hist *h)
+static __maybe_unused int race_hist(const char *name, struct race_hist *h)
 {
 	unsigned long long lo, hi, count, seen = 0;
 	char path[200];
@@ -305,14 +305,14 @@ static __maybe_unused int hz_hist(const char *name, struct hz_hist *h)
 }
 
 /* Counters and histograms at zero. */
-static __maybe_unused void hz_reset_stats(void)
+static __maybe_unused void race_reset_stats(void)
 {
 	ferry_write(FERRY_DEBUGFS "stats", "0");
 }
 
 /* ---- trace events ---- */
 
-struct hz_event {
+struct race_event {
 	int pid;
 	bool in_interrupt;
 	u64 ns;		/* since boot, to the microsecond */
@@ -324,7 +324,7 @@ struct hz_event {
  * The next event of a trace that ferry_trace_read() gave, in the order of time; false
  * at the end. It cuts the text up.
  */
-static __maybe_unused bool hz_next_event(char **text, struct hz_event *e)
+static __maybe_unused bool race_next_event(char **text, struct race_event *e)
 {
 	char *line, *cpu, *name, *args, flags[16];
 	unsigned long long s, us;
@@ -356,7 +356,7 @@ static __maybe_unused bool hz_next_event(char **text, struct hz_event *e)
 }
 
 /* Number that follows @key in the arguments of an event; -1 if there is none. */
-static __maybe_unused long hz_event_value(const struct hz_event *e, const char *key)
+static __maybe_unused long race_event_value(const struct race_event *e, const char *key)
 {
 	const char *p = strstr(e->args, key);
 
@@ -366,7 +366,7 @@ static __maybe_unused long hz_event_value(const struct hz_event *e, const char *
 /* ---- the kernel's log ---- */
 
 /* A place in the kernel's log: where it ends now. */
-static __maybe_unused int hz_log_open(void)
+static __maybe_unused int race_log_open(void)
 {
 	int fd = open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC);
 
@@ -376,7 +376,7 @@ static __maybe_unused int hz_log_open(void)
 }
 
 /* How many lines since hold @text. Goes to the end; closes it. */
-static __maybe_unused int hz_log_count(int fd, const char *text)
+static __maybe_unused int race_log_count(int fd, const char *text)
 {
 	char line[2048];
 	ssize_t n;
@@ -398,7 +398,7 @@ static __maybe_unused int hz_log_count(int fd, const char *text)
 /* ---- the module ---- */
 
 /* Loads a module from a file. */
-static __maybe_unused int hz_insmod(const char *path, const char *parameters)
+static __maybe_unused int race_insmod(const char *path, const char *parameters)
 {
 	int fd, ret;
 
@@ -412,38 +412,38 @@ static __maybe_unused int hz_insmod(const char *path, const char *parameters)
 	return ret;
 }
 
-static __maybe_unused int hz_rmmod(const char *name)
+static __maybe_unused int race_rmmod(const char *name)
 {
 	return syscall(SYS_delete_module, name, O_NONBLOCK) ? -errno : 0;
 }
 
 /* Loads the module that FERRY_MODULE names; SDXI functions of guests are for it. */
-static __maybe_unused int hz_load(void)
+static __maybe_unused int race_load(void)
 {
-	return hz_insmod(getenv("FERRY_MODULE"), "sdxi_bind=1");
+	return race_insmod(getenv("FERRY_MODULE"), "sdxi_bind=1");
 }
 
-static __maybe_unused int hz_unload(void)
+static __maybe_unused int race_unload(void)
 {
-	return hz_rmmod("ferry");
+	return race_rmmod("ferry");
 }
 
 /* ---- parked destinations ---- */
 
-static __maybe_unused long hz_parked(void)
+static __maybe_unused long race_parked(void)
 {
 	return ferry_read_long(FERRY_DEBUGFS "parked");
 }
 
-static __maybe_unused bool hz_none_parked(void *arg)
+static __maybe_unused bool race_none_parked(void *arg)
 {
-	return hz_parked() == 0;
+	return race_parked() == 0;
 }
 
 /* ---- the pool of batches ---- */
 
 /* Batches in the pool now, -1 if it cannot be told, and how many there are. */
-static __maybe_unused long hz_pool(long *all)
+static __maybe_unused long race_pool(long *all)
 {
 	char buf[4096], *p;
 	long now;
@@ -456,11 +456,11 @@ static __maybe_unused long hz_pool(long *all)
 }
 
 /* The pool has all its batches again. */
-static __maybe_unused bool hz_pool_whole(void *arg)
+static __maybe_unused bool race_pool_whole(void *arg)
 {
 	long all;
 
-	return hz_pool(&all) == all;
+	return race_pool(&all) == all;
 }
 
 #endif /* FERRY_HAZARDS_H */

@@ -59,7 +59,7 @@ FIXTURE_SETUP(hotplug_cpu)
 	}
 	if (!self->nr)
 		SKIP(return, "needs a CPU that can go offline");
-	ASSERT_EQ(0, hz_prepare(self->nodes));
+	ASSERT_EQ(0, race_prepare(self->nodes));
 	ferry_pin_cpu(-1);
 	self->shared = mmap(NULL, sizeof(*self->shared), PROT_READ | PROT_WRITE,
 			    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -93,7 +93,7 @@ FIXTURE_TEARDOWN(hotplug_cpu)
 		}
 	/* What was set is set again only if there is a module to set it in. */
 	if (access(FERRY_SYSCTL, F_OK))
-		hz_load();
+		race_load();
 	ferry_restore();
 	ferry_write(FERRY_SYSCTL "migrator", "%s", ferry_migrator());
 }
@@ -115,7 +115,7 @@ static void mover(struct shared *s, const int *nodes, int me)
 		s->mover[me].error = -ENOMEM;
 	for (; mem != MAP_FAILED && !stopped(s); i = (i + 1) % ARRAY_SIZE(sizes)) {
 		pthread_mutex_lock(&s->thp);
-		ret = hz_fresh(mem, LEN, sizes[i] << 10, nodes[0]);
+		ret = race_fresh(mem, LEN, sizes[i] << 10, nodes[0]);
 		pthread_mutex_unlock(&s->thp);
 		if (ret) {
 			s->mover[me].error = ret;
@@ -123,7 +123,7 @@ static void mover(struct shared *s, const int *nodes, int me)
 		}
 		for (k = 0; k < 4; k++) {
 			ferry_fill(mem, LEN, me, ++gen);
-			hz_move_pages(mem, LEN, k ? FERRY_PAGE : sizes[i] << 10, nodes[!(k & 1)]);
+			race_move_pages(mem, LEN, k ? FERRY_PAGE : sizes[i] << 10, nodes[!(k & 1)]);
 			s->mover[me].bad += ferry_verify(mem, LEN, me, gen);
 		}
 		s->mover[me].rounds[i]++;
@@ -229,8 +229,8 @@ static void as_before(struct __test_metadata *_metadata, FIXTURE_DATA(hotplug_cp
 		set_cpu(_metadata, self->cpus[i], true);
 	if (strcmp(ferry_migrator(), "cpu"))
 		return;
-	EXPECT_TRUE(ferry_wait(hz_none_parked, NULL, 30000));
-	EXPECT_TRUE(ferry_wait(hz_pool_whole, NULL, 30000));
+	EXPECT_TRUE(ferry_wait(race_none_parked, NULL, 30000));
+	EXPECT_TRUE(ferry_wait(race_pool_whole, NULL, 30000));
 	n = ferry_workers(before, MAX_CPUS);
 	EXPECT_LE(ferry_list(CPU_DIR "online", online, MAX_CPUS), n);
 	mem = ferry_map_anon(LEN, FERRY_PMD);
@@ -240,7 +240,7 @@ static void as_before(struct __test_metadata *_metadata, FIXTURE_DATA(hotplug_cp
 	ASSERT_EQ(0, ferry_inject("delay_after_submit_us", 20000));
 	ASSERT_EQ(0, ferry_inject("delay_in_chunk_us", 1000));
 	do {
-		ASSERT_EQ(0, hz_fresh(mem, LEN, FERRY_PAGE, self->nodes[0]));
+		ASSERT_EQ(0, race_fresh(mem, LEN, FERRY_PAGE, self->nodes[0]));
 		ferry_fill(mem, LEN, 9, 9);
 		ASSERT_EQ(0, ferry_move_range(mem, LEN, FERRY_PAGE, self->nodes[1], NULL));
 		ASSERT_EQ(0, ferry_verify(mem, LEN, 9, 9));
@@ -297,11 +297,11 @@ TEST_F(hotplug_cpu, switches_and_rmmod_in_between)
 						 ferry_migrator()));
 			switches++;
 		} else if (getenv("FERRY_MODULE")) {
-			ret = hz_unload();
+			ret = race_unload();
 			if (ret == -EAGAIN || ret == -EBUSY)
 				continue;
 			ASSERT_EQ(0, ret);
-			ASSERT_EQ(0, hz_load());
+			ASSERT_EQ(0, race_load());
 			ASSERT_EQ(0, ferry_write(FERRY_SYSCTL "migrator", "%s",
 						 ferry_migrator()));
 			loads++;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * I12: move_pages(2) says of every page exactly what it says without Ferry, whatever
+ * Invariant: I12
+ *
+ * move_pages(2) says of every page exactly what it says without Ferry, whatever
  * is wrong with the page, and its neighbours in the call move all the same.
  */
 #include <fcntl.h>

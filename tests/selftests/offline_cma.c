@@ -85,7 +85,7 @@ FIXTURE_SETUP(offline_cma)
 		SKIP(return, "no memory hotplug");
 	if (find_area(&self->area))
 		SKIP(return, "needs a CMA area: hugetlb_cma=");
-	ASSERT_EQ(0, hz_prepare(self->nodes));
+	ASSERT_EQ(0, race_prepare(self->nodes));
 	ASSERT_EQ(0, ferry_trace_event("migrate/mm_migrate_pages", true));
 	if (!ferry_loaded())
 		return;
@@ -272,21 +272,21 @@ struct moved {
 static int look(struct moved *m)
 {
 	char *text = ferry_trace_read(), *next = text;
-	struct hz_event e;
+	struct race_event e;
 	long n;
 
 	memset(m, 0, sizeof(*m));
 	if (!text)
 		return -EIO;
-	while (hz_next_event(&next, &e)) {
+	while (race_next_event(&next, &e)) {
 		if (!strcmp(e.name, "mm_migrate_pages")) {
-			n = hz_event_value(&e, "nr_succeeded=");
+			n = race_event_value(&e, "nr_succeeded=");
 			if (strstr(e.args, "reason=memory_hotplug"))
 				m->hotplug += n;
 			else if (strstr(e.args, "reason=contig_range"))
 				m->contig += n;
 		} else if (!strcmp(e.name, "ferry_submit")) {
-			n = hz_event_value(&e, "reason=");
+			n = race_event_value(&e, "reason=");
 			m->batches_hotplug += n == REASON_HOTPLUG;
 			m->batches_contig += n == REASON_CONTIG;
 		}
@@ -370,7 +370,7 @@ TEST_F(offline_cma, blocks_go_while_the_area_is_taken)
 		return;
 	EXPECT_GT(sum.batches_hotplug, 0);
 	EXPECT_GT(sum.batches_contig, 0);
-	EXPECT_TRUE(ferry_wait(hz_pool_whole, NULL, 20000));
+	EXPECT_TRUE(ferry_wait(race_pool_whole, NULL, 20000));
 }
 
 TEST_HARNESS_MAIN

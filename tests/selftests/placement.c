@@ -117,7 +117,7 @@ FIXTURE_SETUP(placement)
 	self->nr_nodes = ferry_mem_nodes(self->nodes);
 	if (self->nr_nodes < 2)
 		SKIP(return, "needs two nodes with memory");
-	ASSERT_EQ(0, hz_prepare(self->nodes));
+	ASSERT_EQ(0, race_prepare(self->nodes));
 	/* What the kernel migrates on its own is copied by others. */
 	ASSERT_EQ(0, ferry_set_knob("reasons", "syscall"));
 	/* A chunk takes so long that one worker cannot have taken them all before the next. */
@@ -269,7 +269,7 @@ static void moves(struct __test_metadata *_metadata, FIXTURE_DATA(placement) * s
 	ferry_pin_cpu(m->mover);
 	tally(&before);
 	do {
-		ASSERT_EQ(0, hz_fresh(self->mem, LEN, FERRY_PAGE, m->from));
+		ASSERT_EQ(0, race_fresh(self->mem, LEN, FERRY_PAGE, m->from));
 		ferry_fill(self->mem, LEN, 1, gen);
 		ASSERT_EQ(0, ferry_move_range(self->mem, LEN, FERRY_PAGE, m->to, NULL));
 		ASSERT_EQ(0, ferry_verify(self->mem, LEN, 1, gen));

@@ -96,7 +96,7 @@ static void cell(struct __test_metadata *_metadata, struct flt *f, bool later,
 /* What is not there may be back any time, and go on: that is no proof. */
 static void come_back(struct __test_metadata *_metadata, struct flt *f)
 {
-	EXPECT_FALSE(hz_none_parked(NULL));
+	EXPECT_FALSE(race_none_parked(NULL));
 	EXPECT_TRUE(eng_do(f->port, "{\"cmd\":\"restore\"}"));
 }
 

@@ -19,8 +19,8 @@
 FIXTURE(resets)
 {
 	int nodes[FERRY_MAX_NODES];
-	struct hz_mover m[2];
-	struct hz_count count;
+	struct race_mover m[2];
+	struct race_count count;
 	char function[32];
 	long channels;
 	int port;
@@ -33,7 +33,7 @@ FIXTURE_SETUP(resets)
 		SKIP(return, "needs the migrator ferry_sdxi");
 	if (ferry_mem_nodes(self->nodes) < 2)
 		SKIP(return, "needs two nodes with memory");
-	ASSERT_EQ(0, hz_prepare(self->nodes));
+	ASSERT_EQ(0, race_prepare(self->nodes));
 	ASSERT_EQ(0, ferry_set_knob("engine_share", "all"));
 	self->port = eng_open("ferry_sdxi");
 	ASSERT_LE(0, self->port);
@@ -43,8 +43,8 @@ FIXTURE_SETUP(resets)
 	ASSERT_TRUE(eng_function(DRIVER, self->function, sizeof(self->function)));
 	self->channels = eng_channels();
 	ASSERT_LT(0, self->channels);
-	hz_count(&self->count);
-	ASSERT_EQ(0, hz_movers_start(self->m, ARRAY_SIZE(self->m), self->nodes));
+	race_count(&self->count);
+	ASSERT_EQ(0, race_movers_start(self->m, ARRAY_SIZE(self->m), self->nodes));
 }
 
 FIXTURE_TEARDOWN(resets)
@@ -86,20 +86,20 @@ static void all_is_well(struct __test_metadata *_metadata, FIXTURE_DATA(resets) 
 	long rounds;
 	size_t bad;
 
-	rounds = hz_movers_end(self->m, ARRAY_SIZE(self->m), &bad);
-	hz_count_end(&self->count);
+	rounds = race_movers_end(self->m, ARRAY_SIZE(self->m), &bad);
+	race_count_end(&self->count);
 	ferry_note("%d times, %ld moves; descriptors %ld, failed %ld, timeouts %ld, unquiet %ld",
-		   times, rounds, hz_grown(&self->count, "engine_descriptors"),
-		   hz_grown(&self->count, "chunks_failed"),
-		   hz_grown(&self->count, "engine_timeouts"),
-		   hz_grown(&self->count, "folios_not_quiet"));
+		   times, rounds, race_grown(&self->count, "engine_descriptors"),
+		   race_grown(&self->count, "chunks_failed"),
+		   race_grown(&self->count, "engine_timeouts"),
+		   race_grown(&self->count, "folios_not_quiet"));
 	EXPECT_EQ(0, bad);
 	EXPECT_GT(rounds, 0);
-	EXPECT_EQ(0, hz_grown(&self->count, "folios_not_quiet"));
-	EXPECT_EQ(0, hz_grown(&self->count, "engine_timeouts"));
+	EXPECT_EQ(0, race_grown(&self->count, "folios_not_quiet"));
+	EXPECT_EQ(0, race_grown(&self->count, "engine_timeouts"));
 	EXPECT_EQ(self->channels, eng_channels());
-	EXPECT_TRUE(ferry_wait(hz_none_parked, NULL, WAIT_MS));
-	EXPECT_TRUE(ferry_wait(hz_pool_whole, NULL, WAIT_MS));
+	EXPECT_TRUE(ferry_wait(race_none_parked, NULL, WAIT_MS));
+	EXPECT_TRUE(ferry_wait(race_pool_whole, NULL, WAIT_MS));
 }
 
 TEST_F(resets, by_the_pci_core)

@@ -37,7 +37,7 @@ struct sums {
 FIXTURE(rings)
 {
 	int nodes[FERRY_MAX_NODES];
-	struct hz_count count;
+	struct race_count count;
 	struct sums before;
 	struct sums after;
 	char *mem;
@@ -135,7 +135,7 @@ FIXTURE_SETUP(rings)
 		SKIP(return, "needs the migrator ferry_sdxi");
 	if (ferry_mem_nodes(self->nodes) < 2)
 		SKIP(return, "needs two nodes with memory");
-	ASSERT_EQ(0, hz_prepare(self->nodes));
+	ASSERT_EQ(0, race_prepare(self->nodes));
 	ASSERT_EQ(0, ferry_set_knob("engine_share", "all"));
 	self->mem = ferry_map_anon(LEN, FERRY_PMD);
 	ASSERT_NE(MAP_FAILED, self->mem);
@@ -155,7 +155,7 @@ FIXTURE_TEARDOWN(rings)
 static void begin(struct __test_metadata *_metadata, FIXTURE_DATA(rings) * self)
 {
 	ASSERT_TRUE(add_up(&self->before));
-	hz_count(&self->count);
+	race_count(&self->count);
 }
 
 /* Content was right; what was counted is as it should be. */
@@ -164,19 +164,19 @@ static void end(struct __test_metadata *_metadata, FIXTURE_DATA(rings) * self)
 	struct sums *b = &self->before, *a = &self->after;
 
 	ASSERT_TRUE(add_up(a));
-	hz_count_end(&self->count);
+	race_count_end(&self->count);
 	ferry_note("%d functions, %d contexts; %ld copies of %ld MiB", a->functions, a->contexts,
-		   a->copies - b->copies, hz_grown(&self->count, "engine_bytes") >> 20);
+		   a->copies - b->copies, race_grown(&self->count, "engine_bytes") >> 20);
 	ferry_note("%ld doorbells for %ld submissions of %ld batches, %ld interrupts",
-		   a->doorbells - b->doorbells, hz_grown(&self->count, "engine_submits"),
-		   hz_grown(&self->count, "batches"), a->interrupts - b->interrupts);
-	EXPECT_GT(hz_grown(&self->count, "engine_submits"), 0);
-	EXPECT_EQ(a->doorbells - b->doorbells, hz_grown(&self->count, "engine_submits"));
+		   a->doorbells - b->doorbells, race_grown(&self->count, "engine_submits"),
+		   race_grown(&self->count, "batches"), a->interrupts - b->interrupts);
+	EXPECT_GT(race_grown(&self->count, "engine_submits"), 0);
+	EXPECT_EQ(a->doorbells - b->doorbells, race_grown(&self->count, "engine_submits"));
 	EXPECT_LE(a->interrupts - b->interrupts, a->doorbells - b->doorbells);
-	EXPECT_EQ(a->copies - b->copies, hz_grown(&self->count, "engine_descriptors"));
+	EXPECT_EQ(a->copies - b->copies, race_grown(&self->count, "engine_descriptors"));
 	EXPECT_EQ(0, a->failed - b->failed);
 	EXPECT_EQ(0, a->errors - b->errors);
-	EXPECT_EQ(0, hz_grown(&self->count, "chunks_failed"));
+	EXPECT_EQ(0, race_grown(&self->count, "chunks_failed"));
 }
 
 /* One context, whose ring wraps around. */
@@ -185,7 +185,7 @@ TEST_F(rings, wrap_around)
 	int turns = ferry_iters(40, 10), i;
 
 	ASSERT_EQ(0, contexts(1));
-	ASSERT_EQ(0, hz_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[0]));
+	ASSERT_EQ(0, race_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[0]));
 	begin(_metadata, self);
 	for (i = 0; i < 1000 && self->after.written < (long)turns * SLOTS; i++) {
 		ferry_fill(self->mem, LEN, 5, i);
@@ -204,18 +204,18 @@ TEST_F(rings, what_adjoins_is_one_copy)
 	long scattered, copies, bytes;
 
 	ASSERT_EQ(0, contexts(1));
-	ASSERT_EQ(0, hz_fresh(self->mem, LEN, FERRY_PMD, self->nodes[0]));
+	ASSERT_EQ(0, race_fresh(self->mem, LEN, FERRY_PMD, self->nodes[0]));
 	ferry_fill(self->mem, LEN, 6, 1);
 	begin(_metadata, self);
 	ASSERT_EQ(0, ferry_move_range(self->mem, LEN, FERRY_PMD, self->nodes[1], NULL));
 	end(_metadata, self);
 	EXPECT_EQ(0, ferry_verify(self->mem, LEN, 6, 1));
 	copies = self->after.copies - self->before.copies;
-	bytes = hz_grown(&self->count, "engine_bytes");
+	bytes = race_grown(&self->count, "engine_bytes");
 	/* One for each folio, and for what a channel gets of one. */
 	EXPECT_LE(copies, 2 * bytes / (long)FERRY_PMD + 4);
 
-	ASSERT_EQ(0, hz_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[0]));
+	ASSERT_EQ(0, race_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[0]));
 	ferry_fill(self->mem, LEN, 6, 2);
 	begin(_metadata, self);
 	ASSERT_EQ(0, move_shuffled(self->mem, self->nodes[1]));
@@ -235,7 +235,7 @@ TEST_F(rings, all_contexts)
 	channels = eng_channels();
 	/* 63 of one function of the model; more than one has more. */
 	EXPECT_LE(63, channels);
-	ASSERT_EQ(0, hz_fresh(self->mem, LEN, FERRY_PMD, self->nodes[0]));
+	ASSERT_EQ(0, race_fresh(self->mem, LEN, FERRY_PMD, self->nodes[0]));
 	begin(_metadata, self);
 	was = self->before.doorbells;
 	for (i = 0; i < ferry_iters(20, 5); i++) {
@@ -267,7 +267,7 @@ TEST_F(rings, others_stand_in)
 	ASSERT_TRUE(eng_function("ferry_sdxi", function, sizeof(function)));
 	ASSERT_EQ(0, eng_bind("ferry_sdxi", "unbind", function));
 	EXPECT_TRUE(ferry_wait(eng_has_channels, &want, 20000));
-	ASSERT_EQ(0, hz_fresh(self->mem, LEN, FERRY_PMD, self->nodes[0]));
+	ASSERT_EQ(0, race_fresh(self->mem, LEN, FERRY_PMD, self->nodes[0]));
 	ferry_fill(self->mem, LEN, 8, 1);
 	begin(_metadata, self);
 	EXPECT_EQ(3, self->before.functions);

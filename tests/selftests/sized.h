@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * A fixture for tests of the invariants: SIZED_LEN bytes of anonymous memory, empty, to
- * be filled in folios of self->folio bytes (hz_fresh()), with a variant for each size, and
+ * be filled in folios of self->folio bytes (race_fresh()), with a variant for each size, and
  * two nodes with memory. To be included after hazards.h.
  */
 #ifndef FERRY_SIZED_H
@@ -29,7 +29,7 @@ FIXTURE_SETUP(sized)
 	self->mem = MAP_FAILED;
 	if (ferry_mem_nodes(self->nodes) < 2)
 		SKIP(return, "needs two nodes with memory");
-	ASSERT_EQ(0, hz_prepare(self->nodes));
+	ASSERT_EQ(0, race_prepare(self->nodes));
 	self->folio = variant->kib << 10;
 	self->mem = ferry_map_anon(SIZED_LEN, FERRY_PMD);
 	ASSERT_NE(MAP_FAILED, self->mem);

@@ -60,17 +60,17 @@ static __maybe_unused struct slp_mover *slp_mover(struct slp_mover *all, int pid
 	return NULL;
 }
 
-static __maybe_unused void slp_waited(struct slp_mover *m, const struct hz_event *e,
+static __maybe_unused void slp_waited(struct slp_mover *m, const struct race_event *e,
 				      struct slp_seen *seen)
 {
-	u64 ns = hz_event_value(e, "ns=");
+	u64 ns = race_event_value(e, "ns=");
 	int i;
 
 	if (!m || !m->asked)
 		return;
 	m->waits++;
 	seen->waits++;
-	seen->undone += hz_event_value(e, "done=") != 1;
+	seen->undone += race_event_value(e, "done=") != 1;
 	if (ns > seen->longest_ns)
 		seen->longest_ns = ns;
 	/* Times in a trace are cut off at the microsecond. */
@@ -86,14 +86,14 @@ static __maybe_unused int slp_look(const struct trc *t, const char *mode, const 
 	static struct slp_mover movers[SLP_MOVERS];
 	char *text = trc_read(t), *next = text, want[64];
 	struct slp_mover *m;
-	struct hz_event e;
+	struct race_event e;
 
 	memset(seen, 0, sizeof(*seen));
 	memset(movers, 0, sizeof(movers));
 	if (!text)
 		return -EIO;
 	snprintf(want, sizeof(want), "reason=%s", reason);
-	while (hz_next_event(&next, &e)) {
+	while (race_next_event(&next, &e)) {
 		m = slp_mover(movers, e.pid);
 		if (!strcmp(e.name, "mm_migrate_pages_start")) {
 			if (!m)

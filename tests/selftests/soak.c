@@ -13,7 +13,7 @@
  *	compare every byte after every few moves. In the first half one at a time, so that
  *	there are idle CPUs for workers; in the second one all at once, and migrator and
  *	knobs change, and now and then a keeper is killed in the middle of it;
- * fire: the same beside fire_all, with fault injection, hotplug, swap, userfaultfd and
+ * fire: the same beside stress, with fault injection, hotplug, swap, userfaultfd and
  *	the module's coming and going. Not with --calm.
  *
  * The last thing a keeper does is to compare everything once more, the file as it is on
@@ -30,7 +30,7 @@
  * Seen red, with scratch copies of the module, --seconds 120 --cycles 4 --calm: one that
  * loses a page in every second batch: 449 pages more that are not free, 242 and 201 on no
  * list, after 1973 batches; one that loses a batch object in every 16th: 1366 pages of
- * slabs more, after 1647 batches. Without a leak, with fire_all too: 35 pages more that
+ * slabs more, after 1647 batches. Without a leak, with stress too: 35 pages more that
  * are not free, none on no list, 16 of slabs.
  *
  * Needs FERRY_MODULE. FERRY_SECONDS is the time without --seconds; scripts/soak runs it
@@ -164,7 +164,7 @@ static void each(struct memory *m, void (*fn)(char *p, size_t len, size_t step, 
 
 static void by_move_pages(char *p, size_t len, size_t step, int node)
 {
-	hz_move_pages(p, len, step, node);
+	race_move_pages(p, len, step, node);
 }
 
 static void by_mbind(char *p, size_t len, size_t step, int node)
@@ -411,10 +411,10 @@ static void calm(u64 ms)
 	bool huge = have_hugepages(nr_keepers * HUGE_FOLIOS);
 	bool file = !ferry_ext4(FERRY_DISK, MNT);
 	u64 middle_ns = ferry_now_ns() + ms * 500000, end = middle_ns + ms * 500000;
-	struct hz_count c;
+	struct race_count c;
 	int turn = 0;
 
-	hz_count(&c);
+	race_count(&c);
 	seen.bad_start += start_keepers(file, huge) != 0;
 	/* One after the other, so that CPUs are idle and workers welcome. */
 	while (ferry_now_ns() < middle_ns) {
@@ -428,9 +428,9 @@ static void calm(u64 ms)
 		ferry_sleep_ms(100 + rnd(700));
 	}
 	seen.bad_calm += end_keepers(SIGTERM, &seen.moves);
-	hz_count_end(&c);
-	seen.batches += hz_grown(&c, "batches") + hz_grown(&c, "folios_in_place");
-	seen.bytes += hz_grown(&c, "bytes_early") + hz_grown(&c, "bytes_in_place");
+	race_count_end(&c);
+	seen.batches += race_grown(&c, "batches") + race_grown(&c, "folios_in_place");
+	seen.bytes += race_grown(&c, "bytes_early") + race_grown(&c, "bytes_in_place");
 	ferry_restore();
 	if (file)
 		seen.bad_calm += umount(MNT) || ferry_run("e2fsck", "-fn", FERRY_DISK, NULL);
@@ -458,7 +458,7 @@ static void fire(u64 ms, int cycle)
 		dup2(fd[1], 1);
 		close(fd[0]);
 		close(fd[1]);
-		execl("./fire_all", "fire_all", "--seconds", seconds, "--seed", number, NULL);
+		execl("./stress", "stress", "--seconds", seconds, "--seed", number, NULL);
 		_exit(127);
 	}
 	close(fd[1]);
@@ -472,7 +472,7 @@ static void fire(u64 ms, int cycle)
 		waitpid(pid, &status, 0);
 	seen.fires++;
 	if (status) {
-		ferry_note("fire_all ended with status %#x", status);
+		ferry_note("stress ended with status %#x", status);
 		seen.bad_fire++;
 	}
 out:
@@ -485,14 +485,14 @@ static void end_cycle(void)
 
 	ferry_restore();
 	if (ferry_loaded()) {
-		seen.parked |= !ferry_wait(hz_none_parked, NULL, 10000);
-		seen.pool |= !ferry_wait(hz_pool_whole, NULL, 10000);
+		seen.parked |= !ferry_wait(race_none_parked, NULL, 10000);
+		seen.pool |= !ferry_wait(race_pool_whole, NULL, 10000);
 	}
-	seen.unload |= select_migrator("off") || hz_unload();
+	seen.unload |= select_migrator("off") || race_unload();
 	for (i = 0; i < nr_keepers; i++)
 		ferry_cgroup_remove(keepers[i].group);
 	set_hugepages(0);
-	/* fire_all swaps to it. */
+	/* stress swaps to it. */
 	ferry_write("/sys/block/zram0/reset", "1");
 }
 
@@ -502,7 +502,7 @@ static int cycle(int number, u64 ms, bool with_fire)
 	int i, ret;
 
 	if (!ferry_loaded()) {
-		ret = hz_load();
+		ret = race_load();
 		if (ret)
 			return ret;
 	}

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * I12: the same work with the migrator and with "off" leaves the same counters: events
+ * Invariant: I12
+ *
+ * The same work with the migrator and with "off" leaves the same counters: events
  * (/proc/vmstat), what is on each node (vmstat of nodes), what a control group has
  * (memory.stat, memory.numa_stat), those of each size of THP, and the pools of hugetlb; the
  * same status of every page, and the same trace of every event of migration in the same
@@ -395,7 +397,7 @@ static int through_swap(char *mem, int node, pid_t *holder)
 	close(sync[1]);
 	ret = ret ?: ferry_set_mempolicy(MPOL_BIND, node);
 	for (off = 0; off < REGION; off += FERRY_PAGE)
-		hz_touch(mem + off);
+		race_touch(mem + off);
 	ret = ret ?: ferry_set_mempolicy(MPOL_DEFAULT, -1);
 	/* Which of them are active would depend on how long they were out. */
 	return ret ?: madvise(mem, REGION, MADV_COLD) ? -errno : 0;

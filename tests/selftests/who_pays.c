@@ -76,7 +76,7 @@ FIXTURE_SETUP(who_pays)
 		SKIP(return, "needs two nodes with CPUs");
 	if (!ferry_loaded())
 		SKIP(return, "needs ferry.ko");
-	ASSERT_EQ(0, hz_prepare(self->nodes));
+	ASSERT_EQ(0, race_prepare(self->nodes));
 	/* What the kernel migrates on its own is paid by others. */
 	ASSERT_EQ(0, ferry_set_knob("reasons", "syscall"));
 	ASSERT_EQ(0, ferry_cgroup_create("ferry-a", "+cpu", self->a));
@@ -194,7 +194,7 @@ static void moves(struct __test_metadata *_metadata, FIXTURE_DATA(who_pays) * se
 		for (i = 0; i < moves; i++, self->gen++) {
 			folio = self->gen & 2 ? FERRY_PMD : FERRY_PAGE;
 			if (!(self->gen & 1))
-				ASSERT_EQ(0, hz_fresh(self->mem, LEN, folio, self->nodes[0]));
+				ASSERT_EQ(0, race_fresh(self->mem, LEN, folio, self->nodes[0]));
 			ferry_fill(self->mem, LEN, 20, self->gen);
 			ASSERT_EQ(0, ferry_move_range(self->mem, LEN, folio,
 						      self->nodes[!(self->gen & 1)], NULL));
@@ -287,16 +287,16 @@ TEST_F(who_pays, not_for_the_root)
 TEST_F(who_pays, helpers_of_groups_are_limited)
 {
 	struct account t = {};
-	struct hz_count c;
+	struct race_count c;
 
 	if (!ferry_active())
 		SKIP(return, "needs a migrator");
 	ASSERT_EQ(0, ferry_set_knob("cgroup_workers", "0"));
-	hz_count(&c);
+	race_count(&c);
 	moves(_metadata, self, self->a, 0, 8, &t);
-	hz_count_end(&c);
+	race_count_end(&c);
 	say("nobody", &t);
-	EXPECT_EQ(0, hz_grown(&c, "workers_woken"));
+	EXPECT_EQ(0, race_grown(&c, "workers_woken"));
 	EXPECT_EQ(0, t.others);
 	EXPECT_EQ(0, t.paid);
 
@@ -308,13 +308,13 @@ TEST_F(who_pays, helpers_of_groups_are_limited)
 	/* One for each batch and each folio in place, of 2M at most. */
 	ASSERT_EQ(0, ferry_set_knob("cgroup_workers", "1"));
 	memset(&t, 0, sizeof(t));
-	hz_count(&c);
+	race_count(&c);
 	moves(_metadata, self, self->a, PHASE_NS / 10, 4, &t);
-	hz_count_end(&c);
+	race_count_end(&c);
 	say("one", &t);
 	EXPECT_GT(t.others, 0);
-	EXPECT_LE(hz_grown(&c, "workers_woken"),
-		  hz_grown(&c, "batches") + hz_grown(&c, "folios_in_place"));
+	EXPECT_LE(race_grown(&c, "workers_woken"),
+		  race_grown(&c, "batches") + race_grown(&c, "folios_in_place"));
 }
 
 TEST_HARNESS_MAIN

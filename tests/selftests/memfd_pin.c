@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * I1 and I2 where memfd_pin_folios() is the one that takes references: udmabuf pins with
- * it what user space then writes to through the buffer, so do iommufd's file mappings.
- * i2_eligible has pins of one page that come and go while a batch is open. Here
+ * Invariants: I1 and I2
+ *
+ * memfd_pin_folios() is the function that takes references here: udmabuf pins with it the
+ * folios that user space then writes to through the buffer, as do iommufd's file mappings.
+ * eligible has pins of one page that come and go while a batch is open. Here
  *
  *  - pinned_before_written_after_submit: a pin of many folios is there before the batch
  *    (UDMABUF_CREATE_LIST), the bytes come while it is open, and the pin goes before the
@@ -31,7 +33,7 @@
 #define HOLD_MS	400
 #define PARTS	8
 
-FIXTURE(i1)
+FIXTURE(memfd_pin)
 {
 	int nodes[FERRY_MAX_NODES];
 	size_t folio;
@@ -41,16 +43,16 @@ FIXTURE(i1)
 	char *mem;
 };
 
-FIXTURE_VARIANT(i1)
+FIXTURE_VARIANT(memfd_pin)
 {
 	unsigned int kib;
 };
 
-FIXTURE_VARIANT_ADD(i1, 4k) { .kib = 4 };
-FIXTURE_VARIANT_ADD(i1, 64k) { .kib = 64 };
-FIXTURE_VARIANT_ADD(i1, 2m) { .kib = 2048 };
+FIXTURE_VARIANT_ADD(memfd_pin, 4k) { .kib = 4 };
+FIXTURE_VARIANT_ADD(memfd_pin, 64k) { .kib = 64 };
+FIXTURE_VARIANT_ADD(memfd_pin, 2m) { .kib = 2048 };
 
-FIXTURE_SETUP(i1)
+FIXTURE_SETUP(memfd_pin)
 {
 	self->udev = -1;
 	self->fd = -1;
@@ -63,7 +65,7 @@ FIXTURE_SETUP(i1)
 	self->udev = open("/dev/udmabuf", O_RDWR | O_CLOEXEC);
 	if (self->udev < 0)
 		SKIP(return, "needs udmabuf");
-	ASSERT_EQ(0, hz_prepare(self->nodes));
+	ASSERT_EQ(0, race_prepare(self->nodes));
 	ASSERT_EQ(0, ferry_shmem_only(variant->kib == 4 ? 0 : variant->kib));
 	if (!ferry_loaded())
 		return;
@@ -71,7 +73,7 @@ FIXTURE_SETUP(i1)
 	ASSERT_EQ(0, ferry_inject("workers_only", 1));
 }
 
-static void drop(FIXTURE_DATA(i1) * self)
+static void drop(FIXTURE_DATA(memfd_pin) * self)
 {
 	if (self->mem != MAP_FAILED)
 		munmap(self->mem, self->len);
@@ -81,7 +83,7 @@ static void drop(FIXTURE_DATA(i1) * self)
 	self->fd = -1;
 }
 
-FIXTURE_TEARDOWN(i1)
+FIXTURE_TEARDOWN(memfd_pin)
 {
 	drop(self);
 	if (self->udev >= 0)
@@ -90,7 +92,7 @@ FIXTURE_TEARDOWN(i1)
 }
 
 /* A memfd that can be pinned, on @node, with content of @gen. */
-static int renew(FIXTURE_DATA(i1) * self, int node, u64 gen)
+static int renew(FIXTURE_DATA(memfd_pin) * self, int node, u64 gen)
 {
 	int ret;
 
@@ -116,7 +118,7 @@ static int renew(FIXTURE_DATA(i1) * self, int node, u64 gen)
  * A buffer of the whole file, in parts, so that a folio of 2M is pinned more than once.
  * Gives its mapping; the pins are gone when that and *fd are.
  */
-static char *pin(FIXTURE_DATA(i1) * self, int *fd)
+static char *pin(FIXTURE_DATA(memfd_pin) * self, int *fd)
 {
 	struct {
 		struct udmabuf_create_list head;
@@ -140,35 +142,35 @@ static char *pin(FIXTURE_DATA(i1) * self, int *fd)
 	return p;
 }
 
-static void unpin(FIXTURE_DATA(i1) * self, char *p, int fd)
+static void unpin(FIXTURE_DATA(memfd_pin) * self, char *p, int fd)
 {
 	munmap(p, self->len);
 	close(fd);
 }
 
 /* The whole content, through the mapping and through the file. */
-static long bad_bytes(FIXTURE_DATA(i1) * self, u64 seed, u64 gen)
+static long bad_bytes(FIXTURE_DATA(memfd_pin) * self, u64 seed, u64 gen)
 {
 	return ferry_verify(self->mem, self->len, seed, gen) +
 	       ferry_verify_fd(self->fd, self->len, seed, gen);
 }
 
-static int start_move(FIXTURE_DATA(i1) * self, struct hz_move *m, int node)
+static int start_move(FIXTURE_DATA(memfd_pin) * self, struct race_move *m, int node)
 {
-	return hz_move_start(m, self->mem, self->len, self->folio, node,
-			     ferry_node_cpu(self->nodes[0]));
+	return race_move_start(m, self->mem, self->len, self->folio, node,
+			       ferry_node_cpu(self->nodes[0]));
 }
 
-TEST_F(i1, pinned_before_written_after_submit)
+TEST_F(memfd_pin, pinned_before_written_after_submit)
 {
 	int iters = ferry_iters(6, 3), i, hits = 0, to, fd;
-	struct hz_count c, one;
-	struct hz_move m;
+	struct race_count c, one;
+	struct race_move m;
 	long seen;
 	char *buf;
 	bool open;
 
-	hz_count(&c);
+	race_count(&c);
 	for (i = 0; i < iters; i++) {
 		open = false;
 		to = self->nodes[!(i & 1)];
@@ -177,31 +179,31 @@ TEST_F(i1, pinned_before_written_after_submit)
 		ASSERT_NE(MAP_FAILED, buf);
 		/* Its page table entries: they are no reference to the folios. */
 		ASSERT_EQ(0, ferry_verify(buf, self->len, 1, i));
-		hz_count(&one);
+		race_count(&one);
 		ASSERT_EQ(0, start_move(self, &m, to));
 		if (ferry_active()) {
 			seen = ferry_stats_value(&one.before, "batches");
-			open = hz_move_submitted(&m, seen);
+			open = race_move_submitted(&m, seen);
 			/* A worker has looked, and found the pins. */
 			seen = ferry_stats_value(&one.before, "folios_referenced");
 			if (open)
-				EXPECT_TRUE(hz_until("folios_referenced", seen, HOLD_MS / 2));
+				EXPECT_TRUE(race_until("folios_referenced", seen, HOLD_MS / 2));
 		}
 		ferry_fill(buf, self->len, 2, i);
 		unpin(self, buf, fd);
-		hits += open && !hz_move_over(&m);
-		ASSERT_LE(0, hz_move_end(&m));
+		hits += open && !race_move_over(&m);
+		ASSERT_LE(0, race_move_end(&m));
 		ASSERT_EQ(0, bad_bytes(self, 2, i));
 		ASSERT_EQ(0, ferry_move_range(self->mem, self->len, self->folio, to, NULL));
 		ASSERT_EQ(0, bad_bytes(self, 2, i));
 	}
-	hz_count_end(&c);
+	race_count_end(&c);
 	if (!ferry_active())
 		return;
 	ferry_note("%d of %d times all over while the batch was open; %ld folios declined",
-		   hits, iters, hz_grown(&c, "folios_referenced"));
+		   hits, iters, race_grown(&c, "folios_referenced"));
 	EXPECT_GT(hits, 0);
-	EXPECT_GE(hz_grown(&c, "folios_referenced"), hits);
+	EXPECT_GE(race_grown(&c, "folios_referenced"), hits);
 }
 
 /* ---- a pin that comes late ---- */
@@ -213,7 +215,7 @@ struct late_pin {
 	int err;
 };
 
-static int pin_and_write(FIXTURE_DATA(i1) * self, u64 gen)
+static int pin_and_write(FIXTURE_DATA(memfd_pin) * self, u64 gen)
 {
 	char *buf;
 	int fd;
@@ -234,46 +236,46 @@ static void *late_pin_fn(void *arg)
 	return NULL;
 }
 
-TEST_F(i1, pinned_after_submit)
+TEST_F(memfd_pin, pinned_after_submit)
 {
 	int iters = ferry_iters(6, 3), i, hits = 0, to;
-	struct hz_count c, one;
+	struct race_count c, one;
 	struct late_pin late;
-	struct hz_move m;
+	struct race_move m;
 	long seen;
 	bool open;
 
-	hz_count(&c);
+	race_count(&c);
 	for (i = 0; i < iters; i++) {
 		open = false;
 		to = self->nodes[!(i & 1)];
 		ASSERT_EQ(0, renew(self, self->nodes[i & 1], i));
-		hz_count(&one);
+		race_count(&one);
 		ASSERT_EQ(0, start_move(self, &m, to));
 		if (ferry_active()) {
 			seen = ferry_stats_value(&one.before, "batches");
-			open = hz_move_submitted(&m, seen);
+			open = race_move_submitted(&m, seen);
 			seen = ferry_stats_value(&one.before, "bytes_early");
-			hz_until("bytes_early", seen + self->len / 2, HOLD_MS / 2);
+			race_until("bytes_early", seen + self->len / 2, HOLD_MS / 2);
 		}
 		late = (struct late_pin) { .fixture = self, .gen = i };
-		hits += open && !hz_move_over(&m);
+		hits += open && !race_move_over(&m);
 		ASSERT_EQ(0, pthread_create(&late.thread, NULL, late_pin_fn, &late));
-		ASSERT_LE(0, hz_move_end(&m));
+		ASSERT_LE(0, race_move_end(&m));
 		pthread_join(late.thread, NULL);
 		ASSERT_EQ(0, late.err);
 		ASSERT_EQ(0, bad_bytes(self, 3, i));
 		ASSERT_EQ(0, ferry_move_range(self->mem, self->len, self->folio, to, NULL));
 		ASSERT_EQ(0, bad_bytes(self, 3, i));
 	}
-	hz_count_end(&c);
+	race_count_end(&c);
 	if (!ferry_active())
 		return;
 	ferry_note("%d of %d times the batch was open; %ld folios copied early", hits, iters,
-		   hz_grown(&c, "folios_copied_early"));
+		   race_grown(&c, "folios_copied_early"));
 	EXPECT_GT(hits, 0);
-	EXPECT_GT(hz_grown(&c, "eligible_shmem"), 0);
-	EXPECT_GT(hz_grown(&c, "folios_copied_early"), 0);
+	EXPECT_GT(race_grown(&c, "eligible_shmem"), 0);
+	EXPECT_GT(race_grown(&c, "folios_copied_early"), 0);
 }
 
 TEST_HARNESS_MAIN

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * I6: once a folio is settled nobody touches its source or destination, on every path:
+ * Invariant: I6
+ *
+ * Once a folio is settled, no worker touches its source or destination, on every path:
  * success, failure in the middle of a batch, retry.
  *
  * Workers are held up inside a chunk, before they copy (delay_in_chunk_us) or after that
@@ -17,8 +19,8 @@
  * of the batch, which counts them.
  *
  * Seen red, in a scratch copy: with RawBatch::settle() answering Copied for Settle::Wait,
- * that is, without waiting for the worker in the chunk, helper_late_in_place (256K) finds
- * 1044500, helper_late_to_copy 4177912 (4K) and 261127 (2M) of 4194304 bytes to be zero.
+ * that is, without waiting for the worker in the chunk, worker_late_in_place (256K) finds
+ * 1044500, worker_late_to_copy 4177912 (4K) and 261127 (2M) of 4194304 bytes to be zero.
  */
 #include "kselftest_harness.h"
 #include "ferry_util.h"
@@ -58,13 +60,13 @@ static void moves(struct __test_metadata *_metadata, FIXTURE_DATA(sized) * self,
 	for (i = 0; i < iters; i++) {
 		from = self->nodes[i & 1];
 		to = self->nodes[!(i & 1)];
-		ASSERT_EQ(0, hz_fresh(self->mem, SIZED_LEN, self->folio, from));
+		ASSERT_EQ(0, race_fresh(self->mem, SIZED_LEN, self->folio, from));
 		ferry_fill(self->mem, SIZED_LEN, 1, i);
-		ASSERT_LE(0, hz_move_pages(self->mem, SIZED_LEN, self->folio, to));
+		ASSERT_LE(0, race_move_pages(self->mem, SIZED_LEN, self->folio, to));
 		ASSERT_EQ(0, ferry_verify(self->mem, SIZED_LEN, 1, i));
 		/* mTHPs that failed are split, and a part of one may fail again. */
 		if (self->folio == FERRY_PAGE || self->folio == FERRY_PMD || !every)
-			ASSERT_TRUE(hz_all_on(self->mem, SIZED_LEN, to));
+			ASSERT_TRUE(race_all_on(self->mem, SIZED_LEN, to));
 		ferry_fill(self->mem, SIZED_LEN, 2, i);
 		ASSERT_EQ(0, not_zero(from));
 		ASSERT_EQ(0, not_zero(to));
@@ -80,11 +82,11 @@ static void late(struct __test_metadata *_metadata, FIXTURE_DATA(sized) * self,
 		 const char *where)
 {
 	static const unsigned int every[] = { 0, 1, 2, 5 };
-	struct hz_count c;
+	struct race_count c;
 	int log, i;
 
-	log = hz_log_open();
-	hz_count(&c);
+	log = race_log_open();
+	race_count(&c);
 	if (ferry_loaded()) {
 		ASSERT_EQ(0, ferry_inject(where, 20000));
 		ASSERT_EQ(0, ferry_inject("workers_only", 1));
@@ -92,29 +94,29 @@ static void late(struct __test_metadata *_metadata, FIXTURE_DATA(sized) * self,
 	}
 	for (i = 0; i < ARRAY_SIZE(every); i++)
 		moves(_metadata, self, every[i], 20, ferry_iters(2, 1));
-	hz_count_end(&c);
-	EXPECT_EQ(0, hz_log_count(log, "memory corruption"));
+	race_count_end(&c);
+	EXPECT_EQ(0, race_log_count(log, "memory corruption"));
 	if (!ferry_active())
 		return;
-	EXPECT_GT(hz_grown(&c, "chunks_by_others"), 0);
-	EXPECT_GT(hz_grown(&c, "waits"), 0);
-	EXPECT_EQ(0, hz_grown(&c, "folios_not_quiet"));
+	EXPECT_GT(race_grown(&c, "chunks_by_others"), 0);
+	EXPECT_GT(race_grown(&c, "waits"), 0);
+	EXPECT_EQ(0, race_grown(&c, "folios_not_quiet"));
 }
 
-TEST_F(sized, i6_helper_late_to_copy)
+TEST_F(sized, worker_late_to_copy)
 {
 	late(_metadata, self, "delay_in_chunk_us");
 }
 
-TEST_F(sized, i6_helper_late_to_say_so)
+TEST_F(sized, worker_late_to_say_so)
 {
 	late(_metadata, self, "late_done_us");
 }
 
 /* In place: the mover must not come back before the last worker is through. */
-TEST_F(sized, i6_helper_late_in_place)
+TEST_F(sized, worker_late_in_place)
 {
-	struct hz_count c;
+	struct race_count c;
 	int i, to, iters = ferry_iters(6, 3);
 
 	if (self->folio <= 131072)
@@ -125,10 +127,10 @@ TEST_F(sized, i6_helper_late_in_place)
 		ASSERT_EQ(0, ferry_inject("workers_only", 1));
 		ASSERT_EQ(0, ferry_set_knob("timeout_ms", "60000"));
 	}
-	hz_count(&c);
+	race_count(&c);
 	for (i = 0; i < iters; i++) {
 		to = self->nodes[!(i & 1)];
-		ASSERT_EQ(0, hz_fresh(self->mem, SIZED_LEN, self->folio, self->nodes[i & 1]));
+		ASSERT_EQ(0, race_fresh(self->mem, SIZED_LEN, self->folio, self->nodes[i & 1]));
 		ferry_fill(self->mem, SIZED_LEN, 3, i);
 		ASSERT_EQ(0, ferry_move_range(self->mem, SIZED_LEN, self->folio, to, NULL));
 		ASSERT_EQ(0, ferry_verify(self->mem, SIZED_LEN, 3, i));
@@ -136,37 +138,37 @@ TEST_F(sized, i6_helper_late_in_place)
 		ferry_sleep_ms(50);
 		ASSERT_EQ(0, ferry_verify(self->mem, SIZED_LEN, 4, i));
 	}
-	hz_count_end(&c);
+	race_count_end(&c);
 	if (!ferry_active())
 		return;
-	EXPECT_GT(hz_grown(&c, "chunks_by_others"), 0);
-	EXPECT_EQ(0, hz_grown(&c, "bytes_early"));
+	EXPECT_GT(race_grown(&c, "chunks_by_others"), 0);
+	EXPECT_EQ(0, race_grown(&c, "bytes_early"));
 }
 
 /*
  * The folios that fail are the n-th ones, no more: what mm_migrate_pages counts for the
  * batch as failed for good is tried again afterwards, and what succeeded is there once.
  */
-TEST_F(sized, i6_exactly_the_nth_fail)
+TEST_F(sized, exactly_the_nth_fail)
 {
 	long ok, n = SIZED_LEN / FERRY_PAGE;
-	struct hz_count c;
+	struct race_count c;
 	char *text, *p;
 	long failed = 0, f;
 
 	if (self->folio != FERRY_PAGE)
 		SKIP(return, "large folios are split when they are tried again");
-	ASSERT_EQ(0, hz_fresh(self->mem, SIZED_LEN, self->folio, self->nodes[0]));
+	ASSERT_EQ(0, race_fresh(self->mem, SIZED_LEN, self->folio, self->nodes[0]));
 	ferry_fill(self->mem, SIZED_LEN, 8, 0);
 	if (ferry_loaded())
 		ASSERT_EQ(0, ferry_inject("fail_move_every", 8));
 	ASSERT_EQ(0, ferry_trace_event("migrate/mm_migrate_pages", true));
 	ASSERT_EQ(0, ferry_trace_clear());
-	hz_count(&c);
+	race_count(&c);
 	ok = ferry_vmstat("pgmigrate_success");
-	ASSERT_EQ(0, hz_move_pages(self->mem, SIZED_LEN, self->folio, self->nodes[1]));
+	ASSERT_EQ(0, race_move_pages(self->mem, SIZED_LEN, self->folio, self->nodes[1]));
 	EXPECT_EQ(n, ferry_vmstat("pgmigrate_success") - ok);
-	hz_count_end(&c);
+	race_count_end(&c);
 	text = ferry_trace_read();
 	ASSERT_NE(NULL, text);
 	for (p = text; (p = strstr(p, "nr_failed=")); p++) {
@@ -177,7 +179,7 @@ TEST_F(sized, i6_exactly_the_nth_fail)
 	EXPECT_EQ(0, failed);
 	ASSERT_EQ(0, ferry_verify(self->mem, SIZED_LEN, 8, 0));
 	if (ferry_active())
-		EXPECT_GT(hz_grown(&c, "batches"), 0);
+		EXPECT_GT(race_grown(&c, "batches"), 0);
 }
 
 TEST_HARNESS_MAIN

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * I13: who has claimed a chunk runs: a worker is not preempted between claim and done,
- * however busy the machine is, so that a mover waits for the rest of one chunk at most.
- * i15_async has more for those who may not block.
+ * Invariant: I13
+ *
+ * A worker that has claimed a chunk runs: it is not preempted between claim and done,
+ * however busy the machine is, so a mover waits for the rest of one chunk at most.
+ * must_not_block has more on movers that may not block.
  *
  * The worker's CPU gets spinners at nice 0 while it is inside a chunk that it was told to
  * take HOLD_MS for (delay_in_chunk_us): the worker, at nice 19, would get back to it after
@@ -17,7 +19,7 @@
  * than SLACK_MS the test fails without a fault of Ferry.
  *
  * Seen red, in a scratch copy: with preemption on in Batch::help() (no NoPreempt) the
- * longest wait of preempted_helper_holds_no_claim was above 34 s, one ran into the timeout
+ * longest wait of preempted_worker_holds_no_claim was above 34 s, one ran into the timeout
  * of 60 s, and move_pages() of 1 MiB took 18 s on average; else 67 ms at most, for waits.
  * With wait::poll() sleeping 100 ms between two looks, the mover sleeps 8 times in 4 batches
  * instead of 4, which is the delay after each submit, and 3 times in waits.
@@ -87,25 +89,25 @@ static void end_spinners(void)
 	nr_spinners = 0;
 }
 
-FIXTURE(i13)
+FIXTURE(busy_cpus)
 {
 	int nodes[FERRY_MAX_NODES];
 	char *mem;
 	struct trc trace;
 };
 
-FIXTURE_SETUP(i13)
+FIXTURE_SETUP(busy_cpus)
 {
 	self->mem = MAP_FAILED;
 	if (ferry_cpu_nodes(self->nodes) < 2)
 		SKIP(return, "needs two nodes with CPUs");
-	ASSERT_EQ(0, hz_prepare(self->nodes));
+	ASSERT_EQ(0, race_prepare(self->nodes));
 	self->mem = ferry_map_anon(4UL << 20, FERRY_PMD);
 	ASSERT_NE(MAP_FAILED, self->mem);
-	ASSERT_EQ(0, slp_begin(&self->trace, "i13_busy"));
+	ASSERT_EQ(0, slp_begin(&self->trace, "busy_cpus"));
 }
 
-FIXTURE_TEARDOWN(i13)
+FIXTURE_TEARDOWN(busy_cpus)
 {
 	trc_end(&self->trace);
 	if (self->mem != MAP_FAILED)
@@ -117,7 +119,7 @@ FIXTURE_TEARDOWN(i13)
  * A mover that waits for a worker stays on its CPU, or has it taken away. In all of the
  * migration it sleeps as often as it was told to.
  */
-static void no_sleep(struct __test_metadata *_metadata, FIXTURE_DATA(i13) * self, long told)
+static void no_sleep(struct __test_metadata *_metadata, FIXTURE_DATA(busy_cpus) * self, long told)
 {
 	struct slp_seen seen;
 
@@ -133,13 +135,13 @@ static void no_sleep(struct __test_metadata *_metadata, FIXTURE_DATA(i13) * self
  * A worker gets into a chunk on an idle CPU; then that CPU is flooded; then the mover,
  * which slept after the submit, comes to that chunk.
  */
-TEST_F(i13, preempted_helper_holds_no_claim)
+TEST_F(busy_cpus, preempted_worker_holds_no_claim)
 {
 	int cpu = ferry_node_cpu(self->nodes[1]), iters = ferry_iters(8, 4), i;
 	long seen, total = 0;
-	struct hz_hist waits;
-	struct hz_count c;
-	struct hz_move m;
+	struct race_hist waits;
+	struct race_count c;
+	struct race_move m;
 	u64 from, ms, longest = 0;
 
 	if (ferry_loaded()) {
@@ -147,45 +149,45 @@ TEST_F(i13, preempted_helper_holds_no_claim)
 		ASSERT_EQ(0, ferry_inject("delay_in_chunk_us", HOLD_MS * 1000));
 		ASSERT_EQ(0, ferry_inject("delay_after_submit_us", HOLD_MS * 500));
 		ASSERT_EQ(0, ferry_inject("workers_only", 1));
-		hz_reset_stats();
+		race_reset_stats();
 	}
 	ASSERT_EQ(0, start_spinners(&cpu, 1));
-	hz_count(&c);
+	race_count(&c);
 	for (i = 0; i < iters; i++) {
 		set_spin(false);
 		ferry_sleep_ms(20);
-		ASSERT_EQ(0, hz_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[i & 1]));
+		ASSERT_EQ(0, race_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[i & 1]));
 		ferry_fill(self->mem, LEN, 13, i);
 		seen = ferry_stat("batches");
 		from = ferry_now_ns();
-		ASSERT_EQ(0, hz_move_start(&m, self->mem, LEN, FERRY_PAGE,
-					   self->nodes[!(i & 1)],
-					   ferry_node_cpu(self->nodes[0])));
+		ASSERT_EQ(0, race_move_start(&m, self->mem, LEN, FERRY_PAGE,
+					     self->nodes[!(i & 1)],
+					     ferry_node_cpu(self->nodes[0])));
 		if (ferry_active())
-			hz_until("batches", seen, 5000);
+			race_until("batches", seen, 5000);
 		set_spin(true);
-		ASSERT_LE(0, hz_move_end(&m));
+		ASSERT_LE(0, race_move_end(&m));
 		ms = (ferry_now_ns() - from) / 1000000;
 		total += ms;
 		if (ms > longest)
 			longest = ms;
 		ASSERT_EQ(0, ferry_verify(self->mem, LEN, 13, i));
-		ASSERT_TRUE(hz_all_on(self->mem, LEN, self->nodes[!(i & 1)]));
+		ASSERT_TRUE(race_all_on(self->mem, LEN, self->nodes[!(i & 1)]));
 	}
 	end_spinners();
-	hz_count_end(&c);
-	no_sleep(_metadata, self, ferry_active() ? hz_grown(&c, "batches") : 0);
+	race_count_end(&c);
+	no_sleep(_metadata, self, ferry_active() ? race_grown(&c, "batches") : 0);
 	if (!ferry_active())
 		return;
-	ASSERT_EQ(0, hz_hist("hist_wait_ns", &waits));
+	ASSERT_EQ(0, race_hist("hist_wait_ns", &waits));
 	ferry_note("%ld waits, the longest up to %llu ms; moves %ld ms on average, longest %llu",
 		   waits.n,
 		   (unsigned long long)waits.max / 1000000, total / iters,
 		   (unsigned long long)longest);
-	EXPECT_GT(hz_grown(&c, "workers_woken"), 0);
+	EXPECT_GT(race_grown(&c, "workers_woken"), 0);
 	/* The mover did come to a chunk that a worker was in. */
 	EXPECT_GT(waits.n, 0);
-	EXPECT_EQ(0, hz_grown(&c, "wait_timeouts"));
+	EXPECT_EQ(0, race_grown(&c, "wait_timeouts"));
 	/* The upper bound of a bucket is up to twice the value in it. */
 	EXPECT_LT(waits.max, (HOLD_MS + SLACK_MS) * 2 * 1000000ULL);
 }
@@ -194,26 +196,26 @@ TEST_F(i13, preempted_helper_holds_no_claim)
  * All CPUs are busy with 4 spinners each, the mover is one more: no wait is longer than
  * a chunk and what the host takes. Batches and copies in place of 2M folios.
  */
-TEST_F(i13, busy_machine)
+TEST_F(busy_cpus, busy_machine)
 {
 	int cpus[FERRY_MAX_NODES], n, i, iters = ferry_iters(8, 3);
 	size_t folio, len = 4UL << 20;
-	struct hz_hist waits;
-	struct hz_count c;
+	struct race_hist waits;
+	struct race_count c;
 
 	n = ferry_cpu_nodes(self->nodes);
 	for (i = 0; i < n; i++)
 		cpus[i] = ferry_node_cpu(self->nodes[i]);
 	if (ferry_loaded()) {
 		ASSERT_EQ(0, ferry_set_knob("timeout_ms", "60000"));
-		hz_reset_stats();
+		race_reset_stats();
 	}
 	ASSERT_EQ(0, start_spinners(cpus, 2));
 	set_spin(true);
-	hz_count(&c);
+	race_count(&c);
 	for (i = 0; i < iters; i++) {
 		folio = i & 2 ? FERRY_PMD : FERRY_PAGE;
-		if (hz_fresh(self->mem, len, folio, self->nodes[i & 1]))
+		if (race_fresh(self->mem, len, folio, self->nodes[i & 1]))
 			continue;
 		/* With and without workers that have to fight for their CPU. */
 		if (ferry_loaded())
@@ -224,14 +226,14 @@ TEST_F(i13, busy_machine)
 		ASSERT_EQ(0, ferry_verify(self->mem, len, 14, i));
 	}
 	end_spinners();
-	hz_count_end(&c);
+	race_count_end(&c);
 	no_sleep(_metadata, self, 0);
 	if (!ferry_active())
 		return;
-	ASSERT_EQ(0, hz_hist("hist_wait_ns", &waits));
+	ASSERT_EQ(0, race_hist("hist_wait_ns", &waits));
 	ferry_note("%ld waits, the longest up to %llu us", waits.n,
 		   (unsigned long long)waits.max / 1000);
-	EXPECT_EQ(0, hz_grown(&c, "wait_timeouts"));
+	EXPECT_EQ(0, race_grown(&c, "wait_timeouts"));
 	EXPECT_LT(waits.max, SLACK_MS * 2 * 1000000ULL);
 }
 

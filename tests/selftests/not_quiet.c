@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * I7: what cannot be proven quiet fails its folio with -EBUSY; nothing is copied into its
+ * Invariant: I7
+ *
+ * A folio whose copy cannot be proven quiet fails with -EBUSY; nothing is copied into its
  * destination, which is kept and not reused until the proof has arrived, and is freed
- * then. So is its source, from which somebody may still read.
+ * then. So is its source, from which a worker may still read.
  *
  * A worker is held up inside a chunk (delay_in_chunk_us) for much longer than timeout_ms.
  * Folios that failed stay where they are until the worker is through, whoever tries to
@@ -22,18 +24,18 @@
 #define HOLD_MS	150
 #define MNT	"/tmp/ferry-i7"
 
-FIXTURE(i7)
+FIXTURE(not_quiet)
 {
 	int nodes[FERRY_MAX_NODES];
 	char *mem;
 };
 
-FIXTURE_SETUP(i7)
+FIXTURE_SETUP(not_quiet)
 {
 	self->mem = MAP_FAILED;
 	if (ferry_mem_nodes(self->nodes) < 2)
 		SKIP(return, "needs two nodes with memory");
-	ASSERT_EQ(0, hz_prepare(self->nodes));
+	ASSERT_EQ(0, race_prepare(self->nodes));
 	self->mem = ferry_map_anon(LEN, FERRY_PMD);
 	ASSERT_NE(MAP_FAILED, self->mem);
 	if (!ferry_loaded())
@@ -43,10 +45,10 @@ FIXTURE_SETUP(i7)
 	ASSERT_EQ(0, ferry_inject("workers_only", 1));
 }
 
-FIXTURE_TEARDOWN(i7)
+FIXTURE_TEARDOWN(not_quiet)
 {
 	if (ferry_loaded())
-		ferry_wait(hz_none_parked, NULL, 10000);
+		ferry_wait(race_none_parked, NULL, 10000);
 	if (self->mem != MAP_FAILED)
 		munmap(self->mem, LEN);
 	umount(MNT);
@@ -76,44 +78,44 @@ static void quiet_again(struct __test_metadata *_metadata)
 {
 	if (!ferry_loaded())
 		return;
-	EXPECT_TRUE(ferry_wait(hz_none_parked, NULL, 20000));
-	EXPECT_TRUE(ferry_wait(hz_pool_whole, NULL, 20000));
+	EXPECT_TRUE(ferry_wait(race_none_parked, NULL, 20000));
+	EXPECT_TRUE(ferry_wait(race_pool_whole, NULL, 20000));
 }
 
 /* Moves all to @to; returns the most destinations seen parked meanwhile. */
 static long most_parked(struct __test_metadata *_metadata, char *mem, size_t folio, int to)
 {
 	long parked, most = 0;
-	struct hz_move m;
+	struct race_move m;
 	bool over;
 
-	ASSERT_EQ(0, hz_move_start(&m, mem, LEN, folio, to, -1));
+	ASSERT_EQ(0, race_move_start(&m, mem, LEN, folio, to, -1));
 	do {
-		over = hz_move_over(&m);
-		parked = hz_parked();
+		over = race_move_over(&m);
+		parked = race_parked();
 		if (parked > most)
 			most = parked;
 		ferry_sleep_ms(1);
 	} while (!over);
-	ASSERT_LE(0, hz_move_end(&m));
+	ASSERT_LE(0, race_move_end(&m));
 	return most;
 }
 
-static void rounds(struct __test_metadata *_metadata, FIXTURE_DATA(i7) * self,
+static void rounds(struct __test_metadata *_metadata, FIXTURE_DATA(not_quiet) * self,
 		   size_t folio, int iters)
 {
 	long parked, most = 0, before, after;
-	struct hz_count c;
+	struct race_count c;
 	int i, to;
 
 	/* One round of each kind first, so that page tables and caches are what they will be. */
 	before = 0;
-	hz_count(&c);
+	race_count(&c);
 	for (i = 0; i < iters; i++) {
 		if (i == 2)
 			before = free_bytes(self->nodes);
 		to = self->nodes[!(i & 1)];
-		ASSERT_EQ(0, hz_fresh(self->mem, LEN, folio, self->nodes[i & 1]));
+		ASSERT_EQ(0, race_fresh(self->mem, LEN, folio, self->nodes[i & 1]));
 		ferry_fill(self->mem, LEN, folio, i);
 		parked = most_parked(_metadata, self->mem, folio, to);
 		if (parked > most)
@@ -121,15 +123,15 @@ static void rounds(struct __test_metadata *_metadata, FIXTURE_DATA(i7) * self,
 		ASSERT_EQ(0, ferry_verify(self->mem, LEN, folio, i));
 		/* What the worker still writes or reads must not be ours or anybody's any more. */
 		if (i & 1)
-			ASSERT_EQ(0, hz_fresh(self->mem, LEN, folio, to));
+			ASSERT_EQ(0, race_fresh(self->mem, LEN, folio, to));
 		ferry_fill(self->mem, LEN, folio + 1, i);
 		quiet_again(_metadata);
 		ASSERT_EQ(0, ferry_verify(self->mem, LEN, folio + 1, i));
 		if (!(i & 1)) {
 			if (ferry_loaded())
 				ASSERT_EQ(0, ferry_inject("delay_in_chunk_us", 0));
-			ASSERT_LE(0, hz_move_pages(self->mem, LEN, FERRY_PAGE, to));
-			ASSERT_TRUE(hz_all_on(self->mem, LEN, to));
+			ASSERT_LE(0, race_move_pages(self->mem, LEN, FERRY_PAGE, to));
+			ASSERT_TRUE(race_all_on(self->mem, LEN, to));
 			ASSERT_EQ(0, ferry_verify(self->mem, LEN, folio + 1, i));
 			if (ferry_loaded())
 				ASSERT_EQ(0, ferry_inject("delay_in_chunk_us", HOLD_MS * 1000));
@@ -137,35 +139,35 @@ static void rounds(struct __test_metadata *_metadata, FIXTURE_DATA(i7) * self,
 		ASSERT_EQ(0, madvise(self->mem, LEN, MADV_DONTNEED));
 	}
 	after = free_bytes(self->nodes);
-	hz_count_end(&c);
+	race_count_end(&c);
 	if (!ferry_active())
 		return;
-	EXPECT_GT(hz_grown(&c, "folios_not_quiet"), 0);
-	EXPECT_GT(hz_grown(&c, "wait_timeouts"), 0);
+	EXPECT_GT(race_grown(&c, "folios_not_quiet"), 0);
+	EXPECT_GT(race_grown(&c, "wait_timeouts"), 0);
 	EXPECT_GT(most, 0);
 	ferry_note("unquiet %ld, most parked at a time %ld, free memory less by %ld KiB",
-		   hz_grown(&c, "folios_not_quiet"), most, (before - after) >> 10);
+		   race_grown(&c, "folios_not_quiet"), most, (before - after) >> 10);
 	/* Less than half of what was parked in all: the rest of the system lives too. */
 	EXPECT_LT(before - after,
-		  hz_grown(&c, "folios_not_quiet") * (long)folio / 2 + (8L << 20));
+		  race_grown(&c, "folios_not_quiet") * (long)folio / 2 + (8L << 20));
 }
 
-TEST_F(i7, early_4k)
+TEST_F(not_quiet, early_4k)
 {
 	rounds(_metadata, self, FERRY_PAGE, ferry_iters(8, 4));
 }
 
-TEST_F(i7, early_64k)
+TEST_F(not_quiet, early_64k)
 {
 	rounds(_metadata, self, 64 << 10, ferry_iters(8, 4));
 }
 
-TEST_F(i7, early_2m)
+TEST_F(not_quiet, early_2m)
 {
 	rounds(_metadata, self, 2 << 20, ferry_iters(8, 4));
 }
 
-TEST_F(i7, in_place_2m)
+TEST_F(not_quiet, in_place_2m)
 {
 	if (ferry_loaded())
 		ASSERT_EQ(0, ferry_inject("decline_batch_every", 1));
@@ -173,10 +175,10 @@ TEST_F(i7, in_place_2m)
 }
 
 /* hugetlb folios are not tried again: they stay where they are, whole. */
-TEST_F(i7, in_place_hugetlb)
+TEST_F(not_quiet, in_place_hugetlb)
 {
 	int iters = ferry_iters(6, 3), i, to, stayed = 0;
-	struct hz_count c;
+	struct race_count c;
 	char path[128], *mem;
 	long ret;
 
@@ -192,11 +194,11 @@ TEST_F(i7, in_place_hugetlb)
 		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | 21 << 26, -1, 0);
 	ASSERT_NE(MAP_FAILED, mem);
 	ASSERT_EQ(0, ferry_populate(mem, LEN, self->nodes[0]));
-	hz_count(&c);
+	race_count(&c);
 	for (i = 0; i < iters; i++) {
 		to = self->nodes[!(i & 1)];
 		ferry_fill(mem, LEN, 11, i);
-		ret = hz_move_pages(mem, LEN, FERRY_PMD, to);
+		ret = race_move_pages(mem, LEN, FERRY_PMD, to);
 		ASSERT_LE(0, ret);
 		/* Those that it says stayed are the only ones. */
 		ASSERT_EQ(ret, (long)(LEN / FERRY_PMD) -
@@ -214,7 +216,7 @@ TEST_F(i7, in_place_hugetlb)
 		if (ferry_loaded())
 			ASSERT_EQ(0, ferry_inject("delay_in_chunk_us", HOLD_MS * 1000));
 	}
-	hz_count_end(&c);
+	race_count_end(&c);
 	munmap(mem, LEN);
 	/* All hugetlb folios are free again: none was lost to the parking. */
 	quiet_again(_metadata);
@@ -227,22 +229,22 @@ TEST_F(i7, in_place_hugetlb)
 	if (!ferry_active())
 		return;
 	EXPECT_GT(stayed, 0);
-	EXPECT_EQ(stayed, hz_grown(&c, "folios_not_quiet"));
+	EXPECT_EQ(stayed, race_grown(&c, "folios_not_quiet"));
 }
 
 /* Large folios of a file of ext4, with buffer heads. */
-TEST_F(i7, in_place_ext4)
+TEST_F(not_quiet, in_place_ext4)
 {
 	int iters = ferry_iters(6, 3), i, to, fd, ret;
 	static char buf[LEN];
-	struct hz_count c;
+	struct race_count c;
 	char *mem;
 
 	ret = ferry_ext4(FERRY_DISK, MNT);
 	if (ret == -ENODEV)
 		SKIP(return, "needs a disk at " FERRY_DISK);
 	ASSERT_EQ(0, ret);
-	hz_count(&c);
+	race_count(&c);
 	for (i = 0; i < iters; i++) {
 		to = self->nodes[!(i & 1)];
 		fd = open(MNT "/file", O_RDWR | O_CREAT | O_TRUNC, 0600);
@@ -257,7 +259,7 @@ TEST_F(i7, in_place_ext4)
 				     MAP_SHARED);
 		ASSERT_NE(MAP_FAILED, mem);
 		ASSERT_EQ(0, madvise(mem, LEN, MADV_POPULATE_READ));
-		ASSERT_LE(0, hz_move_pages(mem, LEN, FERRY_PAGE, to));
+		ASSERT_LE(0, race_move_pages(mem, LEN, FERRY_PAGE, to));
 		ASSERT_EQ(0, ferry_verify(mem, LEN, 13, i));
 		ferry_fill(mem, LEN, 14, i);
 		quiet_again(_metadata);
@@ -267,12 +269,12 @@ TEST_F(i7, in_place_ext4)
 		ASSERT_EQ(0, ferry_verify_fd(fd, LEN, 14, i));
 		close(fd);
 	}
-	hz_count_end(&c);
+	race_count_end(&c);
 	if (ferry_active()) {
 		ferry_note("%ld folios of the file unquiet, %ld copied in place",
-			   hz_grown(&c, "folios_not_quiet"), hz_grown(&c, "folios_in_place"));
-		EXPECT_GT(hz_grown(&c, "folios_not_quiet"), 0);
-		EXPECT_EQ(0, hz_grown(&c, "bytes_early"));
+			   race_grown(&c, "folios_not_quiet"), race_grown(&c, "folios_in_place"));
+		EXPECT_GT(race_grown(&c, "folios_not_quiet"), 0);
+		EXPECT_EQ(0, race_grown(&c, "bytes_early"));
 	}
 }
 

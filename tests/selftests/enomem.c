@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * I6, where memory for the destinations runs out: the stock code moves what it has
+ * Invariant: I6
+ *
+ * When memory for destinations runs out, the stock code moves the folios that it has
  * unmapped so far, and ends with -ENOMEM; or it splits a large folio and tries again with
  * its parts. Copies are in flight then, by workers that are late (delay_in_chunk_us), and
  * folios of the same batch fail (fail_move_every), so that destinations are freed in
@@ -28,23 +30,23 @@
 #define MANY		1000000
 #define LEFT		(24L << 20)
 
-FIXTURE(i6)
+FIXTURE(enomem)
 {
 	int nodes[FERRY_MAX_NODES];
 	char *mem;
 	size_t len;
-	struct hz_full full;
+	struct race_full full;
 	int log;
 };
 
-FIXTURE_SETUP(i6)
+FIXTURE_SETUP(enomem)
 {
 	self->mem = MAP_FAILED;
 	self->len = LEN;
 	if (ferry_mem_nodes(self->nodes) < 2)
 		SKIP(return, "needs two nodes with memory");
-	ASSERT_EQ(0, hz_prepare(self->nodes));
-	self->log = hz_log_open();
+	ASSERT_EQ(0, race_prepare(self->nodes));
+	self->log = race_log_open();
 	if (!ferry_loaded())
 		return;
 	ASSERT_EQ(0, ferry_inject("delay_in_chunk_us", LATE_MS * 1000));
@@ -52,11 +54,11 @@ FIXTURE_SETUP(i6)
 	ASSERT_EQ(0, ferry_set_knob("timeout_ms", "60000"));
 }
 
-FIXTURE_TEARDOWN(i6)
+FIXTURE_TEARDOWN(enomem)
 {
 	if (self->mem != MAP_FAILED)
 		munmap(self->mem, self->len);
-	hz_full_end(&self->full);
+	race_full_end(&self->full);
 	ferry_restore();
 }
 
@@ -127,7 +129,7 @@ static long move_failing(char *mem, size_t len, size_t step, int node)
 	return move_named(pages, len / step, node);
 }
 
-/* New pages from the node must be zero; see i6_quiet.c. */
+/* New pages from the node must be zero; see late_worker.c. */
 static size_t not_zero(int node, size_t len)
 {
 	u64 *p = ferry_map_anon(len, FERRY_PMD);
@@ -145,7 +147,7 @@ static size_t not_zero(int node, size_t len)
  * After a call that failed: the content is there, stays what it is changed to, and what
  * is free is clean, now and when the last worker must have come back.
  */
-static void after(struct __test_metadata *_metadata, FIXTURE_DATA(i6) * self, u64 gen)
+static void after(struct __test_metadata *_metadata, FIXTURE_DATA(enomem) * self, u64 gen)
 {
 	int i;
 
@@ -157,12 +159,12 @@ static void after(struct __test_metadata *_metadata, FIXTURE_DATA(i6) * self, u6
 		ferry_sleep_ms(2 * LATE_MS);
 	}
 	ASSERT_EQ(0, ferry_verify(self->mem, self->len, 2, gen));
-	EXPECT_EQ(0, hz_log_count(self->log, "memory corruption"));
-	self->log = hz_log_open();
+	EXPECT_EQ(0, race_log_count(self->log, "memory corruption"));
+	self->log = race_log_open();
 }
 
 /* The n-th folio gets no destination: those before it are moved, those after it are not. */
-TEST_F(i6, the_nth_allocation_fails)
+TEST_F(enomem, the_nth_allocation_fails)
 {
 	/* How many pages there are; every so many of those unmapped fail (0: none). */
 	static const struct {
@@ -170,7 +172,7 @@ TEST_F(i6, the_nth_allocation_fails)
 		int every;
 	} cases[] = { { 300, 0 }, { 300, 3 }, { 37, 0 }, { 120, 1 }, { 2, 0 } };
 	long moved, ok, rc, folios, waits = 0;
-	struct hz_count c;
+	struct race_count c;
 	size_t off;
 	int i;
 
@@ -179,15 +181,15 @@ TEST_F(i6, the_nth_allocation_fails)
 	self->mem = ferry_map_anon(LEN, FERRY_PMD);
 	ASSERT_NE(MAP_FAILED, self->mem);
 	for (i = 0; i < ARRAY_SIZE(cases); i++) {
-		ASSERT_EQ(0, hz_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[0]));
+		ASSERT_EQ(0, race_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[0]));
 		ferry_fill(self->mem, LEN, 1, i);
 		if (ferry_loaded())
 			ASSERT_EQ(0, ferry_inject("fail_move_every", cases[i].every));
 		ASSERT_EQ(0, fail_allocations(0, cases[i].space, 1));
 		ok = ferry_vmstat("pgmigrate_success");
-		hz_count(&c);
+		race_count(&c);
 		rc = move_failing(self->mem, LEN, FERRY_PAGE, self->nodes[1]);
-		hz_count_end(&c);
+		race_count_end(&c);
 		/* It did fail, and that is what the caller gets. */
 		ASSERT_EQ(0, ferry_read_long(FAIL "times"));
 		EXPECT_EQ(-ENOMEM, rc);
@@ -200,7 +202,7 @@ TEST_F(i6, the_nth_allocation_fails)
 		/* Nothing beyond. */
 		for (off = cases[i].space * FERRY_PAGE; off < LEN; off += FERRY_PAGE)
 			ASSERT_EQ(self->nodes[0], ferry_node_of(self->mem + off));
-		folios = hz_grown(&c, "folios");
+		folios = race_grown(&c, "folios");
 		ferry_note("after %ld pages: %ld moved, %ld of them in a batch", cases[i].space,
 			   moved, folios);
 		if (ferry_active() && cases[i].space > 100) {
@@ -208,8 +210,8 @@ TEST_F(i6, the_nth_allocation_fails)
 			if (!cases[i].every)
 				EXPECT_EQ(moved - 1, folios);
 			EXPECT_GT(folios, 2);
-			EXPECT_GT(hz_grown(&c, "chunks_by_others"), 0);
-			waits += hz_grown(&c, "waits");
+			EXPECT_GT(race_grown(&c, "chunks_by_others"), 0);
+			waits += race_grown(&c, "waits");
 		}
 		if (cases[i].every && ferry_active())
 			EXPECT_LT(moved, folios);
@@ -227,35 +229,35 @@ TEST_F(i6, the_nth_allocation_fails)
 }
 
 /* Nothing has been unmapped when it fails: no batch at all. */
-TEST_F(i6, the_first_allocation_fails)
+TEST_F(enomem, the_first_allocation_fails)
 {
-	struct hz_count c;
+	struct race_count c;
 
 	if (!can_fail())
 		SKIP(return, "needs CONFIG_FAIL_PAGE_ALLOC and its debugfs");
 	self->mem = ferry_map_anon(LEN, FERRY_PMD);
 	ASSERT_NE(MAP_FAILED, self->mem);
-	ASSERT_EQ(0, hz_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[0]));
+	ASSERT_EQ(0, race_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[0]));
 	ferry_fill(self->mem, LEN, 1, 0);
 	ASSERT_EQ(0, fail_allocations(0, 0, 1));
-	hz_count(&c);
+	race_count(&c);
 	EXPECT_EQ(-ENOMEM, move_failing(self->mem, LEN, FERRY_PAGE, self->nodes[1]));
-	hz_count_end(&c);
+	race_count_end(&c);
 	ASSERT_EQ(0, ferry_read_long(FAIL "times"));
-	ASSERT_TRUE(hz_all_on(self->mem, LEN, self->nodes[0]));
+	ASSERT_TRUE(race_all_on(self->mem, LEN, self->nodes[0]));
 	if (ferry_loaded()) {
-		EXPECT_EQ(0, hz_grown(&c, "batches"));
-		EXPECT_EQ(0, hz_grown(&c, "bytes_early"));
+		EXPECT_EQ(0, race_grown(&c, "batches"));
+		EXPECT_EQ(0, race_grown(&c, "bytes_early"));
 	}
 	after(_metadata, self, 0);
 }
 
 /* No destination for large folios: they are split, and their parts move. */
-TEST_F(i6, large_folios_are_split)
+TEST_F(enomem, large_folios_are_split)
 {
 	static const unsigned int kib[] = { 64, 2048 };
 	size_t folio;
-	struct hz_count c;
+	struct race_count c;
 	long split, ok;
 	int i, every;
 
@@ -266,25 +268,25 @@ TEST_F(i6, large_folios_are_split)
 	for (i = 0; i < 2 * ARRAY_SIZE(kib); i++) {
 		folio = kib[i / 2] << 10;
 		every = i & 1 ? 5 : 0;
-		ASSERT_EQ(0, hz_fresh(self->mem, LEN, folio, self->nodes[0]));
+		ASSERT_EQ(0, race_fresh(self->mem, LEN, folio, self->nodes[0]));
 		ferry_fill(self->mem, LEN, 1, i);
 		if (ferry_loaded())
 			ASSERT_EQ(0, ferry_inject("fail_move_every", every));
 		ASSERT_EQ(0, fail_allocations(__builtin_ctzl(folio / FERRY_PAGE), 0, MANY));
 		split = ferry_vmstat("thp_migration_split");
 		ok = ferry_vmstat("pgmigrate_success");
-		hz_count(&c);
+		race_count(&c);
 		ASSERT_LE(0, move_failing(self->mem, LEN, folio, self->nodes[1]));
-		hz_count_end(&c);
+		race_count_end(&c);
 		EXPECT_EQ(folio == FERRY_PMD ? LEN / FERRY_PMD : 0,
 			  ferry_vmstat("thp_migration_split") - split);
 		ASSERT_EQ(LEN, ferry_in_folios_of(self->mem, LEN, FERRY_PAGE));
 		EXPECT_EQ(ferry_count_on(self->mem, LEN, FERRY_PAGE, self->nodes[1]),
 			  ferry_vmstat("pgmigrate_success") - ok);
 		if (!every || !ferry_active())
-			ASSERT_TRUE(hz_all_on(self->mem, LEN, self->nodes[1]));
+			ASSERT_TRUE(race_all_on(self->mem, LEN, self->nodes[1]));
 		if (ferry_active())
-			EXPECT_GT(hz_grown(&c, "folios_copied_early"), 0);
+			EXPECT_GT(race_grown(&c, "folios_copied_early"), 0);
 		after(_metadata, self, i);
 		if (ferry_loaded())
 			ASSERT_EQ(0, ferry_inject("fail_move_every", 0));
@@ -294,11 +296,11 @@ TEST_F(i6, large_folios_are_split)
 }
 
 /* A large folio for which there is no destination among small ones that are unmapped. */
-TEST_F(i6, a_large_folio_among_small_ones)
+TEST_F(enomem, a_large_folio_among_small_ones)
 {
 	const size_t part = LEN / 4;
 	static void *pages[LEN / FERRY_PAGE];
-	struct hz_count c;
+	struct race_count c;
 	size_t n = 0, off;
 	char *huge;
 	long split;
@@ -321,23 +323,23 @@ TEST_F(i6, a_large_folio_among_small_ones)
 	}
 	ASSERT_EQ(0, fail_allocations(9, 0, MANY));
 	split = ferry_vmstat("thp_migration_split");
-	hz_count(&c);
+	race_count(&c);
 	EXPECT_EQ(0, move_named(pages, n, self->nodes[1]));
-	hz_count_end(&c);
+	race_count_end(&c);
 	EXPECT_GT(MANY, ferry_read_long(FAIL "times"));
 	EXPECT_EQ(1, ferry_vmstat("thp_migration_split") - split);
-	ASSERT_TRUE(hz_all_on(self->mem, LEN, self->nodes[1]));
+	ASSERT_TRUE(race_all_on(self->mem, LEN, self->nodes[1]));
 	if (ferry_active())
-		EXPECT_GT(hz_grown(&c, "folios_copied_early"), 0);
+		EXPECT_GT(race_grown(&c, "folios_copied_early"), 0);
 	after(_metadata, self, 0);
 }
 
 /* Without any injection: there is no more memory on the node. Without swap it cannot be had. */
-TEST_F(i6, destination_full)
+TEST_F(enomem, destination_full)
 {
 	static const unsigned int kib[] = { 4, 2048 };
 	long rc, moved, split;
-	struct hz_count c;
+	struct race_count c;
 	size_t folio;
 	int i;
 
@@ -351,14 +353,14 @@ TEST_F(i6, destination_full)
 	ferry_write("/proc/sys/vm/drop_caches", "3");
 	for (i = 0; i < ferry_iters(ARRAY_SIZE(kib), 1); i++) {
 		folio = kib[i] << 10;
-		ASSERT_EQ(0, hz_fresh(self->mem, self->len, folio, self->nodes[0]));
+		ASSERT_EQ(0, race_fresh(self->mem, self->len, folio, self->nodes[0]));
 		ferry_fill(self->mem, self->len, 1, i);
-		self->full = (struct hz_full) { .node = self->nodes[1], .left = LEFT };
-		ASSERT_EQ(0, hz_full(&self->full, FERRY_PAGE));
+		self->full = (struct race_full) { .node = self->nodes[1], .left = LEFT };
+		ASSERT_EQ(0, race_full(&self->full, FERRY_PAGE));
 		split = ferry_vmstat("thp_migration_split");
-		hz_count(&c);
-		rc = hz_move_pages(self->mem, self->len, folio, self->nodes[1]);
-		hz_count_end(&c);
+		race_count(&c);
+		rc = race_move_pages(self->mem, self->len, folio, self->nodes[1]);
+		race_count_end(&c);
 		moved = ferry_count_on(self->mem, self->len, FERRY_PAGE, self->nodes[1]);
 		ferry_note("%u KiB: returned %ld, %ld of %zu pages moved, %ld folios split",
 			   kib[i], rc, moved, self->len / FERRY_PAGE,
@@ -369,8 +371,8 @@ TEST_F(i6, destination_full)
 		EXPECT_LT(moved, self->len / FERRY_PAGE);
 		ASSERT_EQ(0, ferry_verify(self->mem, self->len, 1, i));
 		if (ferry_active())
-			EXPECT_GT(hz_grown(&c, "chunks_by_others"), 0);
-		hz_full_end(&self->full);
+			EXPECT_GT(race_grown(&c, "chunks_by_others"), 0);
+		race_full_end(&self->full);
 		after(_metadata, self, i);
 		ASSERT_EQ(0, ferry_move_range(self->mem, self->len, FERRY_PAGE, self->nodes[1],
 					      NULL));

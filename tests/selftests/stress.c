@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Under fire: everything that can happen to memory while it migrates, all at once.
+ * Invariants: all of them.
  *
- *	fire_all [--seed N] [--seconds N] [--only storm,storm...] [--not storm,...] [--list]
+ * Everything that can happen to memory while it migrates happens at once.
+ *
+ *	stress [--seed N] [--seconds N] [--only storm,storm...] [--not storm,...] [--list]
  *
  * Each storm is a thread with memory of its own, every page of which it checks byte for
  * byte again and again. Two threads move the memory of all of them between two nodes all
@@ -730,9 +732,9 @@ static void storm_module(struct storm *s)
 		return skip(s, "needs FERRY_MODULE");
 	while (!over()) {
 		ferry_sleep_ms(10 + rnd(s, 1000));
-		if (!hz_unload()) {
+		if (!race_unload()) {
 			s->rounds++;
-			if (hz_load()) {
+			if (race_load()) {
 				s->bad++;
 				ferry_note("ferry.ko does not load again");
 				break;
@@ -809,8 +811,8 @@ static void *mover_fn(void *arg)
 			first = 0;
 			n = LEN / step;
 		}
-		ret = hz_move_pages(mem + first * step, n * step, step,
-				    nodes[rnd(&self, 2)]);
+		ret = race_move_pages(mem + first * step, n * step, step,
+				      nodes[rnd(&self, 2)]);
 		m->calls++;
 		m->pages += ret >= 0 ? n - ret : 0;
 	}
@@ -890,7 +892,7 @@ int main(int argc, char **argv)
 		} else if (i + 1 < argc && !strcmp(argv[i], "--not")) {
 			not = argv[++i];
 		} else {
-			fprintf(stderr, "%s: see the head of fire_all.c\n", argv[i]);
+			fprintf(stderr, "%s: see the head of stress.c\n", argv[i]);
 			return KSFT_FAIL;
 		}
 	}
@@ -900,7 +902,7 @@ int main(int argc, char **argv)
 		ksft_exit_skip("needs two nodes with memory\n");
 	ferry_note("seed %u, %d s, migrator %s", seed, seconds, ferry_migrator());
 	module = getenv("FERRY_MODULE");
-	log = hz_log_open();
+	log = race_log_open();
 	ferry_quiet();
 	remember();
 	/* Large folios as they come. */
@@ -952,18 +954,18 @@ int main(int argc, char **argv)
 			 movers[0].calls + movers[1].calls, pages);
 
 	if (module && !ferry_loaded())
-		hz_load();
+		race_load();
 	ferry_restore();
 	if (ferry_loaded()) {
 		ferry_write(FERRY_SYSCTL "migrator", "%s", ferry_migrator());
-		ferry_wait(hz_none_parked, NULL, 5000);
-		if (!ferry_wait(hz_pool_whole, NULL, 5000))
+		ferry_wait(race_none_parked, NULL, 5000);
+		if (!ferry_wait(race_pool_whole, NULL, 5000))
 			ferry_note("the pool is not whole");
 	}
 	i = 0;
 	if (disk_ready)
 		i = umount(MNT) || ferry_run("e2fsck", "-fn", FERRY_DISK, NULL);
-	ksft_test_result(!i && !hz_log_count(log, "memory corruption"),
+	ksft_test_result(!i && !race_log_count(log, "memory corruption"),
 			 "file system and free pages are whole\n");
 	ksft_finished();
 }

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * I15: where MIGRATE_ASYNC migrates, a mover waits for workers no longer than it would
- * have taken to copy the batch or folio itself; whatever nobody has begun it copies.
+ * Invariant: I15
+ *
+ * In a migration with MIGRATE_ASYNC, a mover waits for workers no longer than it would
+ * have taken to copy the batch or folio itself; it copies each chunk that no worker has begun.
  *
  * A worker that takes HOLD_MS in a chunk that it has claimed (delay_in_chunk_us) is to its
  * mover what one is whose virtual CPU the host has taken away: it does not run, and nobody
@@ -39,22 +41,22 @@
 #define BOUND_MS	2000
 #define SCHED		"/sys/kernel/debug/sched/numa_balancing/"
 
-FIXTURE(i15)
+FIXTURE(must_not_block)
 {
 	int nodes[FERRY_MAX_NODES];
 	char *mem;
 	size_t len;
-	struct hz_full full;
+	struct race_full full;
 	struct trc trace;
 };
 
-FIXTURE_SETUP(i15)
+FIXTURE_SETUP(must_not_block)
 {
 	self->mem = MAP_FAILED;
 	if (ferry_cpu_nodes(self->nodes) < 2)
 		SKIP(return, "needs two nodes with CPUs");
-	ASSERT_EQ(0, hz_prepare(self->nodes));
-	ASSERT_EQ(0, slp_begin(&self->trace, "i15_async"));
+	ASSERT_EQ(0, race_prepare(self->nodes));
+	ASSERT_EQ(0, slp_begin(&self->trace, "must_not_block"));
 	if (!ferry_loaded())
 		return;
 	/* Not what ends a wait here. */
@@ -65,22 +67,22 @@ FIXTURE_SETUP(i15)
 	ASSERT_EQ(0, ferry_inject("workers_only", 1));
 }
 
-FIXTURE_TEARDOWN(i15)
+FIXTURE_TEARDOWN(must_not_block)
 {
 	ferry_pin_cpu(-1);
 	if (self->mem != MAP_FAILED)
 		munmap(self->mem, self->len);
-	hz_full_end(&self->full);
+	race_full_end(&self->full);
 	trc_end(&self->trace);
 	ferry_restore();
 }
 
 /* ---- what the trace says ---- */
 
-static void expect(struct __test_metadata *_metadata, FIXTURE_DATA(i15) * self,
-		   const char *reason, const struct hz_count *c)
+static void expect(struct __test_metadata *_metadata, FIXTURE_DATA(must_not_block) * self,
+		   const char *reason, const struct race_count *c)
 {
-	long cut = hz_grown(c, "waits_cut");
+	long cut = race_grown(c, "waits_cut");
 	struct slp_seen seen;
 
 	ASSERT_EQ(0, slp_look(&self->trace, "MIGRATE_ASYNC", reason, &seen));
@@ -100,11 +102,11 @@ static void expect(struct __test_metadata *_metadata, FIXTURE_DATA(i15) * self,
 	EXPECT_EQ(0, seen.in_waits);
 	EXPECT_GT(seen.undone, 0);
 	EXPECT_GE(cut, seen.undone);
-	EXPECT_EQ(0, hz_grown(c, "wait_timeouts"));
+	EXPECT_EQ(0, race_grown(c, "wait_timeouts"));
 	EXPECT_LT(seen.longest_ns, BOUND_MS * 1000000ULL);
 	EXPECT_LT(seen.whole_ns, BOUND_MS * 1000000ULL);
-	EXPECT_TRUE(ferry_wait(hz_none_parked, NULL, 20000));
-	EXPECT_TRUE(ferry_wait(hz_pool_whole, NULL, 20000));
+	EXPECT_TRUE(ferry_wait(race_none_parked, NULL, 20000));
+	EXPECT_TRUE(ferry_wait(race_pool_whole, NULL, 20000));
 }
 
 /* ---- who migrates so ---- */
@@ -113,23 +115,23 @@ static bool quit;
 
 static void *toucher_fn(void *arg)
 {
-	FIXTURE_DATA(i15) * self = arg;
+	FIXTURE_DATA(must_not_block) * self = arg;
 	size_t off;
 
 	ferry_pin_cpu(ferry_node_cpu(self->nodes[1]));
 	while (!__atomic_load_n(&quit, __ATOMIC_ACQUIRE)) {
 		for (off = 0; off < self->len; off += FERRY_PAGE)
-			hz_touch(self->mem + off);
+			race_touch(self->mem + off);
 		ferry_sleep_ms(1);
 	}
 	return NULL;
 }
 
 /* NUMA faults: 2M folios, one at a time, copied in place. */
-TEST_F(i15, numa_faults)
+TEST_F(must_not_block, numa_faults)
 {
 	int iters = ferry_iters(4, 2), i;
-	struct hz_count c;
+	struct race_count c;
 	pthread_t thread;
 	long moved, was;
 	u64 end;
@@ -143,9 +145,9 @@ TEST_F(i15, numa_faults)
 	ASSERT_EQ(0, ferry_set(SCHED "scan_period_min_ms", "20"));
 	ASSERT_EQ(0, ferry_set(SCHED "scan_period_max_ms", "100"));
 	ASSERT_EQ(0, trc_clear(&self->trace));
-	hz_count(&c);
+	race_count(&c);
 	for (i = 0; i < iters; i++) {
-		ASSERT_EQ(0, hz_fresh(self->mem, self->len, FERRY_PMD, self->nodes[0]));
+		ASSERT_EQ(0, race_fresh(self->mem, self->len, FERRY_PMD, self->nodes[0]));
 		ferry_fill(self->mem, self->len, 15, i);
 		was = ferry_vmstat("numa_pages_migrated");
 		ASSERT_EQ(0, ferry_set("/proc/sys/kernel/numa_balancing", "1"));
@@ -163,11 +165,11 @@ TEST_F(i15, numa_faults)
 		ASSERT_EQ(0, ferry_verify(self->mem, self->len, 15, i));
 		EXPECT_GT(moved, 0);
 	}
-	hz_count_end(&c);
+	race_count_end(&c);
 	if (ferry_active()) {
-		EXPECT_GT(hz_grown(&c, "folios_in_place"), 0);
-		EXPECT_GT(hz_grown(&c, "chunks_by_mover"),
-			  4 * hz_grown(&c, "chunks_by_others"));
+		EXPECT_GT(race_grown(&c, "folios_in_place"), 0);
+		EXPECT_GT(race_grown(&c, "chunks_by_mover"),
+			  4 * race_grown(&c, "chunks_by_others"));
 	}
 	expect(_metadata, self, "numa_misplaced", &c);
 }
@@ -177,7 +179,7 @@ TEST_F(i15, numa_faults)
  * or less, copied early. The node has no free block of 2M, but enough free pages.
  */
 /* A fragmented node, and who needs large folios there. Returns how often it was compacted. */
-static long compact(struct __test_metadata *_metadata, FIXTURE_DATA(i15) * self)
+static long compact(struct __test_metadata *_metadata, FIXTURE_DATA(must_not_block) * self)
 {
 	long stalls = 0, was, moved, wanted = ferry_iters(12, 4);
 	int node = self->nodes[1];
@@ -185,8 +187,8 @@ static long compact(struct __test_metadata *_metadata, FIXTURE_DATA(i15) * self)
 	char *mem;
 
 	ferry_write("/proc/sys/vm/drop_caches", "3");
-	self->full = (struct hz_full) { .node = node, .left = 16L << 20 };
-	ASSERT_EQ(0, hz_full(&self->full, FERRY_PAGE));
+	self->full = (struct race_full) { .node = node, .left = 16L << 20 };
+	ASSERT_EQ(0, race_full(&self->full, FERRY_PAGE));
 	mem = self->full.mem;
 	len = self->full.len;
 	/* Half of it goes, in pieces of 32K, and what is left is everywhere. */
@@ -224,29 +226,29 @@ static long compact(struct __test_metadata *_metadata, FIXTURE_DATA(i15) * self)
 	return stalls;
 }
 
-TEST_F(i15, compaction)
+TEST_F(must_not_block, compaction)
 {
-	struct hz_count c;
+	struct race_count c;
 	long stalls = 0;
 	bool idle = false;
 	int tries;
 
-	hz_count(&c);
+	race_count(&c);
 	/* What was compacted before, or kcompactd meanwhile, may leave too little to do. */
 	for (tries = 0; tries < 4 && (!stalls || idle); tries++) {
 		if (tries) {
 			munmap(self->mem, self->len);
 			self->mem = MAP_FAILED;
-			hz_full_end(&self->full);
+			race_full_end(&self->full);
 		}
 		stalls = compact(_metadata, self);
-		hz_count_end(&c);
-		idle = ferry_active() && !hz_grown(&c, "folios_copied_early");
+		race_count_end(&c);
+		idle = ferry_active() && !race_grown(&c, "folios_copied_early");
 	}
 	ferry_note("%ld times somebody had to compact, in round %d", stalls, tries);
 	EXPECT_GT(stalls, 0);
 	if (ferry_active())
-		EXPECT_GT(hz_grown(&c, "folios_copied_early"), 0);
+		EXPECT_GT(race_grown(&c, "folios_copied_early"), 0);
 	expect(_metadata, self, "compaction", &c);
 }
 

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * I8: nothing on the path of a migration allocates; when the pool of batch objects is
- * empty, the stock kernel copies, and that is counted.
+ * Invariant: I8
+ *
+ * Nothing on the path of a migration allocates; when the pool of batch objects is empty,
+ * the stock kernel copies, and a counter counts that.
  *
  * What is allocated the kernel says itself, by its events of slabs, pages and per-CPU
  * memory, for the mover and for all workers. The mover allocates destinations, and then
@@ -39,44 +41,44 @@ static void moves(struct __test_metadata *_metadata, FIXTURE_DATA(sized) * self,
 	for (i = 0; i < 4; i++) {
 		int to = self->nodes[!(i & 1)];
 
-		ASSERT_EQ(0, hz_fresh(self->mem, SIZED_LEN, self->folio, self->nodes[i & 1]));
+		ASSERT_EQ(0, race_fresh(self->mem, SIZED_LEN, self->folio, self->nodes[i & 1]));
 		ferry_fill(self->mem, SIZED_LEN, seed, i);
 		ASSERT_EQ(0, ferry_move_range(self->mem, SIZED_LEN, self->folio, to, NULL));
 		ASSERT_EQ(0, ferry_verify(self->mem, SIZED_LEN, seed, i));
-		ASSERT_TRUE(hz_all_on(self->mem, SIZED_LEN, to));
+		ASSERT_TRUE(race_all_on(self->mem, SIZED_LEN, to));
 	}
 }
 
-TEST_F(sized, i8_empty_pool_declines)
+TEST_F(sized, empty_pool_declines)
 {
-	struct hz_count c;
+	struct race_count c;
 
 	if (ferry_loaded()) {
 		ASSERT_EQ(0, ferry_inject("exhaust_pool", 1));
 		ASSERT_EQ(0, ferry_inject("workers_only", 1));
 	}
-	hz_count(&c);
+	race_count(&c);
 	moves(_metadata, self, 81);
-	hz_count_end(&c);
+	race_count_end(&c);
 	if (ferry_active()) {
-		EXPECT_GT(hz_grown(&c, "batches_declined_pool"), 0);
-		EXPECT_EQ(0, hz_grown(&c, "batches"));
-		EXPECT_EQ(0, hz_grown(&c, "folios_in_place"));
-		EXPECT_EQ(0, hz_grown(&c, "bytes_early"));
-		EXPECT_EQ(0, hz_grown(&c, "bytes_in_place"));
+		EXPECT_GT(race_grown(&c, "batches_declined_pool"), 0);
+		EXPECT_EQ(0, race_grown(&c, "batches"));
+		EXPECT_EQ(0, race_grown(&c, "folios_in_place"));
+		EXPECT_EQ(0, race_grown(&c, "bytes_early"));
+		EXPECT_EQ(0, race_grown(&c, "bytes_in_place"));
 	}
 	if (!ferry_loaded())
 		return;
 
 	ASSERT_EQ(0, ferry_inject("exhaust_pool", 0));
-	hz_count(&c);
+	race_count(&c);
 	moves(_metadata, self, 82);
-	hz_count_end(&c);
-	EXPECT_TRUE(ferry_wait(hz_pool_whole, NULL, 20000));
+	race_count_end(&c);
+	EXPECT_TRUE(ferry_wait(race_pool_whole, NULL, 20000));
 	if (!ferry_active())
 		return;
-	EXPECT_EQ(0, hz_grown(&c, "batches_declined_pool"));
-	EXPECT_GT(hz_grown(&c, "batches"), 0);
+	EXPECT_EQ(0, race_grown(&c, "batches_declined_pool"));
+	EXPECT_GT(race_grown(&c, "batches"), 0);
 }
 
 /* The ids of the module's threads. */
@@ -114,7 +116,7 @@ static bool is_allocation(const char *name)
 }
 
 /* One that a driver of an engine may make: without reclaim, and not out of reserves. */
-static bool is_drivers(const struct hz_event *e)
+static bool is_drivers(const struct race_event *e)
 {
 	static const char * const never[] = {
 		"GFP_KERNEL", "GFP_ATOMIC", "GFP_NOIO", "GFP_NOFS", "__GFP_DIRECT_RECLAIM",
@@ -139,11 +141,11 @@ static void look_at_allocations(struct __test_metadata *_metadata, const struct 
 	char *text = trc_read(t), *next = text, first[300] = "";
 	long pending = 0, drivers = 0;
 	int mover = getpid(), i;
-	struct hz_event e;
+	struct race_event e;
 
 	memset(got, 0, sizeof(*got));
 	ASSERT_NE(NULL, text);
-	while (hz_next_event(&next, &e)) {
+	while (race_next_event(&next, &e)) {
 		if (e.in_interrupt)
 			continue;
 		for (i = 0; i < nr_helpers && workers[i] != e.pid; i++)
@@ -182,7 +184,7 @@ static void look_at_allocations(struct __test_metadata *_metadata, const struct 
 	free(text);
 }
 
-TEST_F(sized, i8_nothing_is_allocated)
+TEST_F(sized, nothing_is_allocated)
 {
 	static const char * const events[] = {
 		"kmem/kmalloc", "kmem/kmem_cache_alloc", "kmem/mm_page_alloc",
@@ -192,11 +194,11 @@ TEST_F(sized, i8_nothing_is_allocated)
 	};
 	int workers[256], n, i;
 	struct allocated got;
-	struct hz_count c;
+	struct race_count c;
 	struct trc trace;
 
 	n = threads_of_ferry(workers, ARRAY_SIZE(workers));
-	ASSERT_EQ(0, trc_begin(&trace, "i8_pool", 8192));
+	ASSERT_EQ(0, trc_begin(&trace, "pool", 8192));
 	ASSERT_EQ(0, trc_pid(&trace, getpid()));
 	for (i = 0; i < n; i++)
 		ASSERT_EQ(0, trc_pid(&trace, workers[i]));
@@ -206,9 +208,9 @@ TEST_F(sized, i8_nothing_is_allocated)
 		ASSERT_EQ(0, trc_event(&trace, "ferry/ferry_finish", NULL));
 		ASSERT_EQ(0, ferry_inject("workers_only", 1));
 	}
-	hz_count(&c);
+	race_count(&c);
 	moves(_metadata, self, 83);
-	hz_count_end(&c);
+	race_count_end(&c);
 	ASSERT_EQ(0, trc_on(&trace, false));
 	look_at_allocations(_metadata, &trace, workers, n, &got);
 	trc_end(&trace);
@@ -216,19 +218,19 @@ TEST_F(sized, i8_nothing_is_allocated)
 		   got.seen, got.on_path, got.by_driver);
 	ferry_note("%d workers, %ld times on a CPU, %ld allocations",
 		   n, got.helpers_ran, got.by_helpers);
-	ferry_note("%ld chunks by others, %ld descriptors", hz_grown(&c, "chunks_by_others"),
-		   hz_grown(&c, "engine_descriptors"));
+	ferry_note("%ld chunks by others, %ld descriptors", race_grown(&c, "chunks_by_others"),
+		   race_grown(&c, "engine_descriptors"));
 	/* Destinations at least. */
 	EXPECT_GE(got.seen, 4 * (long)(SIZED_LEN / self->folio));
 	EXPECT_EQ(0, got.on_path);
 	EXPECT_EQ(0, got.by_helpers);
 	if (!ferry_active())
 		return;
-	EXPECT_GT(hz_grown(&c, "chunks_by_others"), 0);
+	EXPECT_GT(race_grown(&c, "chunks_by_others"), 0);
 	if (!strcmp(ferry_migrator(), "cpu"))
 		EXPECT_GT(got.helpers_ran, 0);
 	/* An object for each descriptor, and what slabs need for them. */
-	EXPECT_LE(got.by_driver, 2 * hz_grown(&c, "engine_descriptors"));
+	EXPECT_LE(got.by_driver, 2 * race_grown(&c, "engine_descriptors"));
 }
 
 TEST_HARNESS_MAIN

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * I15: a mover that must not block goes on when the virtual CPU of a worker is taken away.
+ * Invariant: I15
+ *
+ * A mover that must not block goes on when the virtual CPU of a worker is taken away.
  *
  * Reclaim demotes a group's memory; its mover sleeps after the submit (delay_after_submit_us),
  * and the worker holds a chunk that it has claimed for less than that (delay_in_chunk_us): as
@@ -185,7 +187,7 @@ FIXTURE_SETUP(stolen)
 		SKIP(return, "needs QEMU's gdb server");
 	self->cpu = ferry_node_cpu(self->nodes[1]);
 	ASSERT_TRUE(module_text(&self->text, &self->text_end));
-	ASSERT_EQ(0, hz_prepare(self->nodes));
+	ASSERT_EQ(0, race_prepare(self->nodes));
 	ASSERT_EQ(0, ferry_set("/sys/kernel/mm/numa/demotion_enabled", "true"));
 	/* Not what ends a wait here. */
 	ASSERT_EQ(0, ferry_set_knob("timeout_ms", "60000"));
@@ -273,7 +275,7 @@ static void say_where(const struct mover *m)
 /* Memory that reclaim demotes, and all CPUs without pages that somebody would wait for. */
 static void cold(struct __test_metadata *_metadata, FIXTURE_DATA(stolen) * self, int gen)
 {
-	ASSERT_EQ(0, hz_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[0]));
+	ASSERT_EQ(0, race_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[0]));
 	ferry_fill(self->mem, LEN, 15, gen);
 	ASSERT_EQ(0, madvise(self->mem, LEN, MADV_COLD));
 	ferry_write("/proc/sys/vm/drop_caches", "1");
@@ -291,7 +293,7 @@ static bool take(FIXTURE_DATA(stolen) * self, struct mover *m, long batches)
 	u64 end = ferry_now_ns() + SUBMIT_MS * 1000000ULL / 4;
 	unsigned long rip = 0;
 
-	if (!hz_until("batches", batches, 10000))
+	if (!race_until("batches", batches, 10000))
 		return false;
 	while (ferry_now_ns() < end && !is_over(m)) {
 		if (gdb_go_on(self->gdb, self->cpu))
@@ -309,7 +311,7 @@ static bool take(FIXTURE_DATA(stolen) * self, struct mover *m, long batches)
 TEST_F(stolen, mover_goes_on)
 {
 	int i, gave_up = 0, calm = 0, iters = ferry_iters(3, 1), gen = 0;
-	struct hz_count c;
+	struct race_count c;
 	struct mover m;
 	long cut, seen, parked;
 	bool away, over;
@@ -317,21 +319,21 @@ TEST_F(stolen, mover_goes_on)
 	for (i = 0; i < ATTEMPTS && gave_up < iters; i++) {
 		/* With a CPU that stays. */
 		cold(_metadata, self, ++gen);
-		hz_count(&c);
+		race_count(&c);
 		ASSERT_EQ(0, mover_start(self, &m));
 		over = over_in(&m, PATIENCE_MS);
 		pthread_join(m.thread, NULL);
 		ASSERT_TRUE(over);
-		hz_count_end(&c);
-		EXPECT_GT(hz_grown(&c, "batches"), 0);
-		EXPECT_GT(hz_grown(&c, "chunks_by_others"), 0);
+		race_count_end(&c);
+		EXPECT_GT(race_grown(&c, "batches"), 0);
+		EXPECT_GT(race_grown(&c, "chunks_by_others"), 0);
 		/* The host may take a CPU away, too. */
-		calm += !hz_grown(&c, "waits_cut");
-		ASSERT_TRUE(ferry_wait(hz_none_parked, NULL, 20000));
+		calm += !race_grown(&c, "waits_cut");
+		ASSERT_TRUE(ferry_wait(race_none_parked, NULL, 20000));
 
 		/* With one that goes. */
 		cold(_metadata, self, ++gen);
-		hz_count(&c);
+		race_count(&c);
 		seen = ferry_stat("batches");
 		ASSERT_EQ(0, mover_start(self, &m));
 		away = take(self, &m, seen);
@@ -341,21 +343,21 @@ TEST_F(stolen, mover_goes_on)
 		over = over_in(&m, PATIENCE_MS);
 		if (!over)
 			say_where(&m);
-		hz_count_end(&c);
-		cut = hz_grown(&c, "waits_cut");
-		parked = hz_parked();
+		race_count_end(&c);
+		cut = race_grown(&c, "waits_cut");
+		parked = race_parked();
 		/* Only now. */
 		ASSERT_EQ(0, gdb_go_on(self->gdb, -1));
 		pthread_join(m.thread, NULL);
 		ferry_note("CPU %s; mover %s; %ld waits given up, %ld folios parked",
 			   away ? "away" : "there", over ? "through" : "not through", cut, parked);
 		EXPECT_TRUE(over);
-		EXPECT_EQ(0, hz_grown(&c, "wait_timeouts"));
+		EXPECT_EQ(0, race_grown(&c, "wait_timeouts"));
 		EXPECT_EQ(cut > 0, parked > 0);
 		if (away && cut > 0)
 			gave_up++;
-		EXPECT_TRUE(ferry_wait(hz_none_parked, NULL, 20000));
-		EXPECT_TRUE(ferry_wait(hz_pool_whole, NULL, 20000));
+		EXPECT_TRUE(ferry_wait(race_none_parked, NULL, 20000));
+		EXPECT_TRUE(ferry_wait(race_pool_whole, NULL, 20000));
 		ASSERT_EQ(0, ferry_verify(self->mem, LEN, 15, gen));
 		if (!over)
 			break;

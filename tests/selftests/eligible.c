@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * I2: what is copied early is anonymous memory and, because memfd_pin_folios() locks the
- * folio after taking its reference, shmem. Nothing else.
+ * Invariant: I2
  *
- *	i2_eligible --stock [seconds] [2M]
+ * Only anonymous memory and, because memfd_pin_folios() locks the folio after it took its
+ * reference, shmem are copied early.
+ *
+ *	eligible --stock [seconds] [2M]
  *
  * shows what the unmodified kernel does to a program that writes through short-lived
  * udmabufs of a memfd while another thread moves it with move_pages(2): writes get lost,
@@ -131,8 +133,8 @@ static void *pingpong_fn(void *arg)
 	if (p->cpu >= 0)
 		ferry_pin_cpu(p->cpu);
 	while (!__atomic_load_n(&p->stop, __ATOMIC_RELAXED)) {
-		hz_move_pages(p->m->map, p->m->len, p->step,
-			      p->nodes[!(p->moves & 1)]);
+		race_move_pages(p->m->map, p->m->len, p->step,
+				p->nodes[!(p->moves & 1)]);
 		p->moves++;
 	}
 	return NULL;
@@ -202,23 +204,23 @@ static int stock(int seconds, bool huge)
 
 /* ---- shmem ---- */
 
-FIXTURE(i2_udmabuf)
+FIXTURE(udmabuf)
 {
 	int nodes[FERRY_MAX_NODES];
 	struct memfd m;
 };
 
-FIXTURE_VARIANT(i2_udmabuf)
+FIXTURE_VARIANT(udmabuf)
 {
 	unsigned int kib;
 	size_t len;
 };
 
-FIXTURE_VARIANT_ADD(i2_udmabuf, 4k) { .kib = 4, .len = 1 << 20 };
-FIXTURE_VARIANT_ADD(i2_udmabuf, 64k) { .kib = 64, .len = 1 << 20 };
-FIXTURE_VARIANT_ADD(i2_udmabuf, 2m) { .kib = 2048, .len = 8 << 20 };
+FIXTURE_VARIANT_ADD(udmabuf, 4k) { .kib = 4, .len = 1 << 20 };
+FIXTURE_VARIANT_ADD(udmabuf, 64k) { .kib = 64, .len = 1 << 20 };
+FIXTURE_VARIANT_ADD(udmabuf, 2m) { .kib = 2048, .len = 8 << 20 };
 
-FIXTURE_SETUP(i2_udmabuf)
+FIXTURE_SETUP(udmabuf)
 {
 	int ret;
 
@@ -226,7 +228,7 @@ FIXTURE_SETUP(i2_udmabuf)
 		SKIP(return, "needs two nodes with memory");
 	if (access("/dev/udmabuf", W_OK))
 		SKIP(return, "needs udmabuf");
-	ASSERT_EQ(0, hz_prepare(self->nodes));
+	ASSERT_EQ(0, race_prepare(self->nodes));
 	ASSERT_EQ(0, ferry_shmem_only(variant->kib == 4 ? 0 : variant->kib));
 	ret = memfd_open(&self->m, variant->len, self->nodes[0]);
 	ASSERT_EQ(0, ret);
@@ -234,7 +236,7 @@ FIXTURE_SETUP(i2_udmabuf)
 						   variant->kib << 10));
 }
 
-FIXTURE_TEARDOWN(i2_udmabuf)
+FIXTURE_TEARDOWN(udmabuf)
 {
 	memfd_close(&self->m);
 	ferry_restore();
@@ -244,33 +246,33 @@ FIXTURE_TEARDOWN(i2_udmabuf)
  * A write between the early copy and the check, certainly: the mover sleeps there. The
  * writer has to wait for the folio lock, or the mover to see its reference.
  */
-TEST_F(i2_udmabuf, write_between_submit_and_check)
+TEST_F(udmabuf, write_between_submit_and_check)
 {
 	int iters = ferry_iters(8, 3), i, k, hits = 0;
 	size_t folio = variant->kib << 10, off;
-	struct hz_count c, sum;
-	struct hz_move move;
+	struct race_count c, sum;
+	struct race_move move;
 	u64 value;
 
 	if (ferry_loaded()) {
 		ASSERT_EQ(0, ferry_inject("delay_after_submit_us", 300000));
 		ASSERT_EQ(0, ferry_inject("workers_only", 1));
 	}
-	hz_count(&sum);
+	race_count(&sum);
 	for (i = 0; i < iters; i++) {
 		ferry_fill(self->m.map, variant->len, 1, i);
-		hz_count(&c);
-		ASSERT_EQ(0, hz_move_start(&move, self->m.map, variant->len, folio,
-					   self->nodes[!(i & 1)],
-					   ferry_node_cpu(self->nodes[0])));
+		race_count(&c);
+		ASSERT_EQ(0, race_move_start(&move, self->m.map, variant->len, folio,
+					     self->nodes[!(i & 1)],
+					     ferry_node_cpu(self->nodes[0])));
 		if (ferry_active()) {
 			long seen = ferry_stats_value(&c.before, "folios_copied_early");
 			long all = ferry_stats_value(&c.before, "batches");
 
 			/* The worker has copied the first ones by then. */
-			if (hz_until("batches", all, 5000)) {
-				hz_until("folios_copied_early", seen, 100);
-				hits += !hz_move_over(&move);
+			if (race_until("batches", all, 5000)) {
+				race_until("folios_copied_early", seen, 100);
+				hits += !race_move_over(&move);
 			}
 		}
 		for (k = 0; k < 4; k++) {
@@ -279,7 +281,7 @@ TEST_F(i2_udmabuf, write_between_submit_and_check)
 			/* Not read back now: that would take a reference and wait. */
 			ASSERT_EQ(0, udmabuf_write(&self->m, off, value));
 		}
-		ASSERT_LE(0, hz_move_end(&move));
+		ASSERT_LE(0, race_move_end(&move));
 		for (k = 0; k < 4; k++) {
 			off = variant->len / 4 * k + (k * 7 % 16) * FERRY_PAGE + 128;
 			value = 0xfe1100000000ULL + i * 16 + k;
@@ -290,19 +292,19 @@ TEST_F(i2_udmabuf, write_between_submit_and_check)
 		}
 		ASSERT_EQ(0, ferry_verify(self->m.map, variant->len, 1, i));
 	}
-	hz_count_end(&sum);
+	race_count_end(&sum);
 	if (!ferry_active())
 		return;
 	ferry_note("%d of %d writes while a batch was open; eligible %ld, copied early %ld", hits,
-		   iters, hz_grown(&sum, "eligible_shmem"),
-		   hz_grown(&sum, "folios_copied_early"));
+		   iters, race_grown(&sum, "eligible_shmem"),
+		   race_grown(&sum, "folios_copied_early"));
 	EXPECT_GT(hits, 0);
-	EXPECT_GT(hz_grown(&sum, "eligible_shmem"), 0);
-	EXPECT_GT(hz_grown(&sum, "folios_copied_early"), 0);
+	EXPECT_GT(race_grown(&sum, "eligible_shmem"), 0);
+	EXPECT_GT(race_grown(&sum, "folios_copied_early"), 0);
 }
 
 /* The program of the report, with batches held open for 3 ms. */
-TEST_F(i2_udmabuf, storm)
+TEST_F(udmabuf, storm)
 {
 	struct pingpong p = {
 		.m = &self->m,
@@ -311,30 +313,30 @@ TEST_F(i2_udmabuf, storm)
 		.cpu = ferry_node_cpu(self->nodes[0]),
 	};
 	long writes, lost;
-	struct hz_count c;
+	struct race_count c;
 
 	ferry_pin_cpu(ferry_node_cpu(self->nodes[1]));
 	memset(self->m.map, 0, variant->len);
 	if (ferry_loaded())
 		ASSERT_EQ(0, ferry_inject("delay_after_submit_us", 3000));
-	hz_count(&c);
+	race_count(&c);
 	lost = storm(&self->m, &p, ferry_iters(6, 3), &writes);
-	hz_count_end(&c);
+	race_count_end(&c);
 	ferry_note("writes %ld, moves %ld, lost %ld; eligible %ld, early %ld", writes,
-		   p.moves, lost, hz_grown(&c, "eligible_shmem"),
-		   hz_grown(&c, "folios_copied_early"));
+		   p.moves, lost, race_grown(&c, "eligible_shmem"),
+		   race_grown(&c, "folios_copied_early"));
 	EXPECT_EQ(0, lost);
 	EXPECT_GT(writes, 0);
 	EXPECT_GT(p.moves, 1);
 	if (ferry_active() && variant->kib != 2048)
-		EXPECT_GT(hz_grown(&c, "eligible_shmem"), 0);
+		EXPECT_GT(race_grown(&c, "eligible_shmem"), 0);
 }
 
 /* ---- everything else ---- */
 
 #define PART	(1024UL << 10)
 
-FIXTURE(i2)
+FIXTURE(eligible)
 {
 	int nodes[FERRY_MAX_NODES];
 	char *anon;
@@ -344,7 +346,7 @@ FIXTURE(i2)
 	int file_fd;
 };
 
-FIXTURE_SETUP(i2)
+FIXTURE_SETUP(eligible)
 {
 	int ret, i;
 
@@ -355,7 +357,7 @@ FIXTURE_SETUP(i2)
 	self->file_fd = -1;
 	if (ferry_mem_nodes(self->nodes) < 2)
 		SKIP(return, "needs two nodes with memory");
-	ASSERT_EQ(0, hz_prepare(self->nodes));
+	ASSERT_EQ(0, race_prepare(self->nodes));
 	ret = ferry_ext4(FERRY_DISK, MNT);
 	if (ret == -ENODEV)
 		SKIP(return, "needs a disk at " FERRY_DISK);
@@ -385,7 +387,7 @@ FIXTURE_SETUP(i2)
 	ASSERT_NE(MAP_FAILED, self->file);
 }
 
-FIXTURE_TEARDOWN(i2)
+FIXTURE_TEARDOWN(eligible)
 {
 	if (self->anon != MAP_FAILED)
 		munmap(self->anon, PART);
@@ -427,16 +429,16 @@ static long move_named(void **pages, size_t n, int node)
 }
 
 /* Files and block devices alone never make a batch worth submitting. */
-TEST_F(i2, files_are_never_early)
+TEST_F(eligible, files_are_never_early)
 {
 	static void *pages[3 * PART / FERRY_PAGE];
 	int iters = ferry_iters(8, 4), i;
-	struct hz_count c;
+	struct race_count c;
 	size_t n;
 
 	if (ferry_loaded())
 		ASSERT_EQ(0, ferry_inject("workers_only", 1));
-	hz_count(&c);
+	race_count(&c);
 	for (i = 0; i < iters; i++) {
 		ASSERT_EQ(0, madvise(self->disk, PART, MADV_POPULATE_READ));
 		ferry_fill(self->file, PART, 22, i);
@@ -446,24 +448,24 @@ TEST_F(i2, files_are_never_early)
 		ASSERT_LE(0, move_named(pages, n, self->nodes[!(i & 1)]));
 		ASSERT_EQ(0, ferry_verify(self->file, PART, 22, i));
 	}
-	hz_count_end(&c);
+	race_count_end(&c);
 	if (!ferry_loaded())
 		return;
-	EXPECT_EQ(0, hz_grown(&c, "eligible_anon"));
-	EXPECT_EQ(0, hz_grown(&c, "eligible_shmem"));
-	EXPECT_EQ(0, hz_grown(&c, "bytes_early"));
-	EXPECT_EQ(0, hz_grown(&c, "folios_copied_early"));
+	EXPECT_EQ(0, race_grown(&c, "eligible_anon"));
+	EXPECT_EQ(0, race_grown(&c, "eligible_shmem"));
+	EXPECT_EQ(0, race_grown(&c, "bytes_early"));
+	EXPECT_EQ(0, race_grown(&c, "folios_copied_early"));
 }
 
 /*
  * In a batch with anonymous folios, which are: exactly those are eligible. Meanwhile
  * ext4 changes its metadata, and is whole in the end.
  */
-TEST_F(i2, i2_only_the_anonymous_part_of_a_batch)
+TEST_F(eligible, only_the_anonymous_part_of_a_batch)
 {
 	static void *pages[3 * PART / FERRY_PAGE];
 	int iters = ferry_iters(10, 4), i, k, ret;
-	struct hz_count c, one;
+	struct race_count c, one;
 	long anon = 0, moved = 0, mixed = 0;
 	char path[64];
 	pid_t churn;
@@ -491,10 +493,10 @@ TEST_F(i2, i2_only_the_anonymous_part_of_a_batch)
 			sync();
 		}
 	}
-	hz_count(&c);
+	race_count(&c);
 	/* Nothing is early while the one who writes keeps the CPU of workers busy. */
 	for (i = 0; i < iters || (ferry_active() && !moved && i < 10 * iters); i++) {
-		ASSERT_EQ(0, hz_fresh(self->anon, PART, FERRY_PAGE, self->nodes[i & 1]));
+		ASSERT_EQ(0, race_fresh(self->anon, PART, FERRY_PAGE, self->nodes[i & 1]));
 		ferry_fill(self->anon, PART, 23, i);
 		ASSERT_EQ(0, madvise(self->disk, PART, MADV_POPULATE_READ));
 		ferry_fill(self->file, PART, 24, i);
@@ -513,21 +515,21 @@ TEST_F(i2, i2_only_the_anonymous_part_of_a_batch)
 			pages[n++] = self->disk + j;
 		for (j = FERRY_PAGE; j < PART; j += FERRY_PAGE)
 			pages[n++] = self->file + j;
-		hz_count(&one);
+		race_count(&one);
 		ASSERT_LE(0, move_named(pages, n, self->nodes[!(i & 1)]));
-		hz_count_end(&one);
-		anon = hz_grown(&one, "eligible_anon");
+		race_count_end(&one);
+		anon = race_grown(&one, "eligible_anon");
 		if (anon > 0) {
 			moved++;
 			EXPECT_LE(anon, (long)(PART / FERRY_PAGE));
-			EXPECT_EQ(0, hz_grown(&one, "eligible_shmem"));
-			mixed += hz_grown(&one, "ineligible") > 0;
-			EXPECT_LE(hz_grown(&one, "bytes_early"), (long)PART);
+			EXPECT_EQ(0, race_grown(&one, "eligible_shmem"));
+			mixed += race_grown(&one, "ineligible") > 0;
+			EXPECT_LE(race_grown(&one, "bytes_early"), (long)PART);
 		}
 		ASSERT_EQ(0, ferry_verify(self->anon, PART, 23, i));
 		ASSERT_EQ(0, ferry_verify(self->file, PART, 24, i));
 	}
-	hz_count_end(&c);
+	race_count_end(&c);
 	kill(churn, SIGKILL);
 	waitpid(churn, NULL, 0);
 	ferry_note("%ld of %d batches with an anonymous part that was eligible", moved, i);

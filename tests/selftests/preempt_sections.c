@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * I13: how much is done with preemption off, whichever knob is set.
+ * Invariant: I13
+ *
+ * A bounded amount of work is done with preemption off, whichever knob is set.
  *
  * A worker keeps it off for a chunk, which is 256 KiB at most: there are as many chunks as the
  * bytes that were copied need, with every size of a chunk that is accepted, of folios that are
@@ -36,7 +38,7 @@ FIXTURE_SETUP(sections)
 		SKIP(return, "needs a migrator");
 	if (ferry_mem_nodes(self->nodes) < 2)
 		SKIP(return, "needs two nodes with memory");
-	ASSERT_EQ(0, hz_prepare(self->nodes));
+	ASSERT_EQ(0, race_prepare(self->nodes));
 	self->mem = ferry_map_anon(LEN, FERRY_PMD);
 	ASSERT_NE(MAP_FAILED, self->mem);
 	ASSERT_EQ(0, ferry_set_knob("reasons", "syscall"));
@@ -54,7 +56,7 @@ FIXTURE_TEARDOWN(sections)
 static void move(struct __test_metadata *_metadata, FIXTURE_DATA(sections) * self, size_t folio,
 		 size_t step, int i)
 {
-	ASSERT_EQ(0, hz_fresh(self->mem, LEN, folio, self->nodes[i & 1]));
+	ASSERT_EQ(0, race_fresh(self->mem, LEN, folio, self->nodes[i & 1]));
 	ferry_fill(self->mem, LEN, 13, i);
 	EXPECT_EQ(0, ferry_move_range(self->mem, LEN, step, self->nodes[!(i & 1)], NULL));
 	ASSERT_EQ(0, ferry_verify(self->mem, LEN, 13, i));
@@ -67,7 +69,7 @@ TEST_F(sections, chunks)
 	static const size_t batches[] = { 8UL << 20, 2UL << 20 };
 	long bytes, chunks, accepted = 0;
 	int f, b, i, gen = 0;
-	struct hz_count c;
+	struct race_count c;
 	size_t size;
 
 	ASSERT_EQ(0, ferry_inject("workers_only", 1));
@@ -80,14 +82,14 @@ TEST_F(sections, chunks)
 				continue;
 			for (b = 0; b < ARRAY_SIZE(batches); b++) {
 				ASSERT_EQ(0, ferry_set_knob("batch_bytes", "%lu", batches[b]));
-				hz_count(&c);
+				race_count(&c);
 				for (i = 0; i < 2; i++)
 					move(_metadata, self, folios[f], folios[f], gen++);
-				hz_count_end(&c);
-				bytes = hz_grown(&c, "bytes_early") +
-					hz_grown(&c, "bytes_in_place");
-				chunks = hz_grown(&c, "chunks_by_mover") +
-					 hz_grown(&c, "chunks_by_others");
+				race_count_end(&c);
+				bytes = race_grown(&c, "bytes_early") +
+					race_grown(&c, "bytes_in_place");
+				chunks = race_grown(&c, "chunks_by_mover") +
+					 race_grown(&c, "chunks_by_others");
 				EXPECT_LE(bytes, chunks * (long)MOST)
 					TH_LOG("chunk_bytes %zu, folios of %zu", size, folios[f]);
 				ferry_note("chunks of %zuK, folios of %zuK: %ld KiB in %ld",
@@ -102,7 +104,7 @@ TEST_F(sections, chunks)
 TEST_F(sections, descriptors)
 {
 	long sections, descriptors;
-	struct hz_count c;
+	struct race_count c;
 	int i, iters = ferry_iters(8, 4);
 
 	if (!strcmp(ferry_migrator(), "cpu"))
@@ -112,17 +114,17 @@ TEST_F(sections, descriptors)
 	ASSERT_EQ(0, ferry_set_knob("chunk_bytes", "%lu", MOST));
 	ASSERT_EQ(0, ferry_set_knob("batch_folios", "4096"));
 	ASSERT_EQ(0, ferry_inject("delay_in_descriptor_us", DESCRIPTOR_US));
-	hz_count(&c);
+	race_count(&c);
 	/* Every second page, so that few of them have one descriptor together. */
 	for (i = 0; i < iters; i++)
 		move(_metadata, self, FERRY_PAGE, 2 * FERRY_PAGE, i);
-	hz_count_end(&c);
-	sections = hz_grown(&c, "engine_sections");
-	descriptors = hz_grown(&c, "engine_descriptors");
+	race_count_end(&c);
+	sections = race_grown(&c, "engine_sections");
+	descriptors = race_grown(&c, "engine_descriptors");
 	ferry_note("%ld descriptors in %ld submits, the lock taken %ld times", descriptors,
-		   hz_grown(&c, "engine_submits"), sections);
+		   race_grown(&c, "engine_submits"), sections);
 	/* Enough to tell sections from submits. */
-	EXPECT_GT(descriptors, 4 * hz_grown(&c, "engine_submits"));
+	EXPECT_GT(descriptors, 4 * race_grown(&c, "engine_submits"));
 	EXPECT_GE(sections, descriptors);
 }
 

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * I5: whatever a migrator declines or fails at, the stock copy does, with the stock
- * kernel's results.
+ * Invariant: I5
+ *
+ * The stock copy copies each folio that a migrator declines or fails at, with the results
+ * of the stock kernel.
  *
  * Every n-th batch is declined, every n-th copy in place is declined, every n-th chunk
  * of a worker is given up without being copied, alone and together; content and the
@@ -28,7 +30,7 @@ static void moves(struct __test_metadata *_metadata, char *mem, size_t folio,
 
 	ASSERT_NE(NULL, status);
 	for (i = 0; i < iters; i++) {
-		ASSERT_EQ(0, hz_fresh(mem, SIZED_LEN, folio, nodes[i & 1]));
+		ASSERT_EQ(0, race_fresh(mem, SIZED_LEN, folio, nodes[i & 1]));
 		ferry_fill(mem, SIZED_LEN, seed, i);
 		ok = ferry_vmstat("pgmigrate_success");
 		ASSERT_EQ(0, ferry_move_range(mem, SIZED_LEN, folio, nodes[!(i & 1)],
@@ -36,7 +38,7 @@ static void moves(struct __test_metadata *_metadata, char *mem, size_t folio,
 		ASSERT_EQ(0, ferry_verify(mem, SIZED_LEN, seed, i));
 		for (j = 0; j < SIZED_LEN / folio; j++)
 			ASSERT_EQ(nodes[!(i & 1)], status[j]);
-		ASSERT_TRUE(hz_all_on(mem, SIZED_LEN, nodes[!(i & 1)]));
+		ASSERT_TRUE(race_all_on(mem, SIZED_LEN, nodes[!(i & 1)]));
 		ASSERT_EQ(SIZED_LEN, ferry_in_folios_of(mem, SIZED_LEN, folio));
 		EXPECT_EQ(SIZED_LEN / FERRY_PAGE,
 			  ferry_vmstat("pgmigrate_success") - ok);
@@ -52,7 +54,7 @@ static void with(struct __test_metadata *_metadata, FIXTURE_DATA(sized) * self,
 		 const char *inject, const char *counter)
 {
 	static const unsigned int every[] = { 1, 2, 3 };
-	struct hz_count c;
+	struct race_count c;
 	int i;
 
 	if (ferry_loaded())
@@ -60,24 +62,24 @@ static void with(struct __test_metadata *_metadata, FIXTURE_DATA(sized) * self,
 	for (i = 0; i < ARRAY_SIZE(every); i++) {
 		if (ferry_loaded())
 			ASSERT_EQ(0, ferry_inject(inject, every[i]));
-		hz_count(&c);
+		race_count(&c);
 		moves(_metadata, self->mem, self->folio, self->nodes,
 		      every[i] * 100 + self->folio, ARRAY_SIZE(every));
-		hz_count_end(&c);
+		race_count_end(&c);
 		if (ferry_active() && counter)
-			EXPECT_GT(hz_grown(&c, counter), 0)
+			EXPECT_GT(race_grown(&c, counter), 0)
 				TH_LOG("%s %u: %s does not grow", inject, every[i],
 				       counter);
 	}
 }
 
-TEST_F(sized, i5_declined_batches)
+TEST_F(sized, declined_batches)
 {
 	with(_metadata, self, "decline_batch_every", "batches_declined_inject");
 }
 
 /* In place: one folio for each call, so that there is no batch. */
-TEST_F(sized, i5_declined_copies_in_place)
+TEST_F(sized, declined_copies_in_place)
 {
 	if (ferry_loaded()) {
 		ASSERT_EQ(0, ferry_inject("decline_batch_every", 1));
@@ -88,12 +90,12 @@ TEST_F(sized, i5_declined_copies_in_place)
 	     self->folio > 65536 ? "folios_in_place_failed" : NULL);
 }
 
-TEST_F(sized, i5_failed_chunks_of_batches)
+TEST_F(sized, failed_chunks_of_batches)
 {
 	with(_metadata, self, "fail_chunk_every", "chunks_failed");
 }
 
-TEST_F(sized, i5_failed_chunks_in_place)
+TEST_F(sized, failed_chunks_in_place)
 {
 	if (ferry_loaded()) {
 		ASSERT_EQ(0, ferry_inject("decline_batch_every", 1));
@@ -104,7 +106,7 @@ TEST_F(sized, i5_failed_chunks_in_place)
 	     self->folio > 65536 ? "chunks_failed" : NULL);
 }
 
-TEST_F(sized, i5_everything_at_once)
+TEST_F(sized, everything_at_once)
 {
 	if (ferry_loaded()) {
 		ASSERT_EQ(0, ferry_inject("decline_batch_every", 5));

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * I8: migrations nested in the allocations of others. The destination node is full and
- * demotion is on, so that who allocates a destination has to reclaim, and who reclaims
- * migrates: a whole migrate_pages() inside of another one, which holds locked folios.
+ * Invariant: I8
+ *
+ * Migrations nest in the allocations of others. The destination node is full and demotion
+ * is on, so a thread that allocates a destination has to reclaim, and reclaim migrates: a
+ * whole migrate_pages() runs inside of another one, which holds locked folios.
  * Several threads do that at once, kswapd does it, too, and in the beginning there is no
  * batch object left, because other migrations hold all of them open
  * (delay_after_submit_us). Needs a node without CPUs in a lower memory tier (HMAT).
@@ -28,28 +30,28 @@
 #define HOLD_LEN (1UL << 20)
 #define MAX_HOLDERS 128
 
-FIXTURE(i8)
+FIXTURE(nested)
 {
 	int nodes[FERRY_MAX_NODES];
 	int slow;
 	char *mem;	/* what moves: LEN for each thread */
-	struct hz_full cold;	/* what fills the destination */
-	struct hz_move holder[MAX_HOLDERS];
+	struct race_full cold;	/* what fills the destination */
+	struct race_move holder[MAX_HOLDERS];
 	char *held;	/* HOLD_LEN for each of those */
 	long nr_held;
 };
 
-FIXTURE_VARIANT(i8)
+FIXTURE_VARIANT(nested)
 {
 	unsigned int kib;	/* folios that move */
 	unsigned int cold_kib;	/* folios that are demoted */
 };
 
-FIXTURE_VARIANT_ADD(i8, 4k) { .kib = 4, .cold_kib = 4 };
-FIXTURE_VARIANT_ADD(i8, 64k) { .kib = 64, .cold_kib = 4 };
-FIXTURE_VARIANT_ADD(i8, 2m) { .kib = 2048, .cold_kib = 2048 };
+FIXTURE_VARIANT_ADD(nested, 4k) { .kib = 4, .cold_kib = 4 };
+FIXTURE_VARIANT_ADD(nested, 64k) { .kib = 64, .cold_kib = 4 };
+FIXTURE_VARIANT_ADD(nested, 2m) { .kib = 2048, .cold_kib = 2048 };
 
-FIXTURE_SETUP(i8)
+FIXTURE_SETUP(nested)
 {
 	int mem[FERRY_MAX_NODES], n, i;
 
@@ -64,7 +66,7 @@ FIXTURE_SETUP(i8)
 		SKIP(return, "needs two nodes with CPUs and one without");
 	if (ferry_memory_tiers() < 2)
 		SKIP(return, "the node without CPUs is in no lower memory tier");
-	ASSERT_EQ(0, hz_prepare(self->nodes));
+	ASSERT_EQ(0, race_prepare(self->nodes));
 	ferry_pin_cpu(-1);
 	ASSERT_EQ(0, ferry_set(DEMOTION, "true"));
 	ASSERT_EQ(0, ferry_trace_event("migrate/mm_migrate_pages_start", true));
@@ -76,26 +78,26 @@ FIXTURE_SETUP(i8)
 	ASSERT_EQ(0, ferry_inject("workers_only", 1));
 }
 
-FIXTURE_TEARDOWN(i8)
+FIXTURE_TEARDOWN(nested)
 {
 	if (self->mem != MAP_FAILED)
 		munmap(self->mem, THREADS * LEN);
 	if (self->held != MAP_FAILED)
 		munmap(self->held, MAX_HOLDERS * HOLD_LEN);
-	hz_full_end(&self->cold);
+	race_full_end(&self->cold);
 	ferry_restore();
 }
 
 /* Fills a node with memory that nobody has used for long, but for LEFT bytes. */
-static int fill_cold(FIXTURE_DATA(i8) * self, int node, unsigned int kib, u64 gen)
+static int fill_cold(FIXTURE_DATA(nested) * self, int node, unsigned int kib, u64 gen)
 {
 	int ret;
 
-	self->cold = (struct hz_full) { .node = node, .left = LEFT };
+	self->cold = (struct race_full) { .node = node, .left = LEFT };
 	/* Else the node would be emptied while it is filled. */
 	ret = ferry_set(DEMOTION, "false");
 	if (!ret)
-		ret = hz_full(&self->cold, kib << 10);
+		ret = race_full(&self->cold, kib << 10);
 	if (!ret)
 		ret = ferry_set(DEMOTION, "true");
 	if (ret)
@@ -116,7 +118,7 @@ static void *mover_fn(void *arg)
 {
 	struct mover *m = arg;
 
-	m->ret = hz_move_pages(m->mem, LEN, m->folio, m->node);
+	m->ret = race_move_pages(m->mem, LEN, m->folio, m->node);
 	return NULL;
 }
 
@@ -124,11 +126,11 @@ static void *mover_fn(void *arg)
  * Migrations to the slow node that hold all batch objects, one each. Returns how many
  * are left then.
  */
-static long hold_pool(FIXTURE_DATA(i8) * self, int from, u64 gen)
+static long hold_pool(FIXTURE_DATA(nested) * self, int from, u64 gen)
 {
 	long all, seen, left, most;
 
-	left = hz_pool(&all);
+	left = race_pool(&all);
 	/* A batch is declined if no worker has room for it at that moment. */
 	most = 2 * all;
 	if (left != all || most > MAX_HOLDERS)
@@ -136,33 +138,33 @@ static long hold_pool(FIXTURE_DATA(i8) * self, int from, u64 gen)
 	if (self->held == MAP_FAILED)
 		self->held = ferry_map_anon(MAX_HOLDERS * HOLD_LEN, FERRY_PMD);
 	if (self->held == MAP_FAILED ||
-	    hz_fresh(self->held, most * HOLD_LEN, FERRY_PAGE, from))
+	    race_fresh(self->held, most * HOLD_LEN, FERRY_PAGE, from))
 		return -ENOMEM;
 	ferry_fill(self->held, most * HOLD_LEN, 9, gen);
 	if (ferry_inject("delay_after_submit_us", HOLD_MS * 1000))
 		return -EIO;
 	for (self->nr_held = 0; left > 0 && self->nr_held < most; self->nr_held++) {
 		seen = ferry_stat("batches");
-		if (hz_move_start(&self->holder[self->nr_held],
-				  self->held + self->nr_held * HOLD_LEN, HOLD_LEN, FERRY_PAGE,
-				  self->slow, -1))
+		if (race_move_start(&self->holder[self->nr_held],
+				    self->held + self->nr_held * HOLD_LEN, HOLD_LEN, FERRY_PAGE,
+				    self->slow, -1))
 			return -EAGAIN;
-		hz_until("batches", seen, 300);
-		left = hz_pool(&all);
+		race_until("batches", seen, 300);
+		left = race_pool(&all);
 	}
 	/* Those who hold one sleep already, for as long as it was said then. */
 	return ferry_inject("delay_after_submit_us", 1000) ? -EIO : left;
 }
 
 /* Waits for them. Returns the number of wrong bytes. */
-static size_t let_go(FIXTURE_DATA(i8) * self, u64 gen)
+static size_t let_go(FIXTURE_DATA(nested) * self, u64 gen)
 {
 	size_t len = self->nr_held * HOLD_LEN;
 
 	if (!len)
 		return 0;
 	while (self->nr_held)
-		hz_move_end(&self->holder[--self->nr_held]);
+		race_move_end(&self->holder[--self->nr_held]);
 	return ferry_verify(self->held, len, 9, gen);
 }
 
@@ -179,13 +181,13 @@ static int look(struct nested *n)
 		int pid;
 		int depth;
 	} open[4 * THREADS] = {};
-	struct hz_event e;
+	struct race_event e;
 	bool demotion;
 	int i;
 
 	if (!text)
 		return -EIO;
-	while (hz_next_event(&next, &e)) {
+	while (race_next_event(&next, &e)) {
 		for (i = 0; i < ARRAY_SIZE(open) && open[i].pid && open[i].pid != e.pid; i++)
 			;
 		if (i == ARRAY_SIZE(open))
@@ -206,7 +208,7 @@ static int look(struct nested *n)
 }
 
 /* All threads at once, from one node to the other. */
-static void move_all(struct __test_metadata *_metadata, FIXTURE_DATA(i8) * self, size_t folio,
+static void move_all(struct __test_metadata *_metadata, FIXTURE_DATA(nested) * self, size_t folio,
 		     int node)
 {
 	struct mover m[THREADS];
@@ -230,22 +232,22 @@ static long demoted(void)
 	return ferry_vmstat("pgdemote_kswapd") + ferry_vmstat("pgdemote_direct");
 }
 
-TEST_F(i8, demotion_in_a_migration)
+TEST_F(nested, demotion_in_a_migration)
 {
 	int rounds = ferry_iters(2, 1), r, k, done = 0;
 	int from = self->nodes[0], to = self->nodes[1];
 	long was, direct, there, left, declined = 0;
 	size_t folio = variant->kib << 10;
 	struct nested nested = {};
-	struct hz_count c;
+	struct race_count c;
 
 	self->mem = ferry_map_anon(THREADS * LEN, FERRY_PMD);
 	ASSERT_NE(MAP_FAILED, self->mem);
 	for (r = 0; r < 3 * rounds && done < rounds; r++) {
-		hz_full_end(&self->cold);
+		race_full_end(&self->cold);
 		if (ferry_loaded())
 			ASSERT_EQ(0, ferry_inject("delay_after_submit_us", 0));
-		ASSERT_EQ(0, hz_fresh(self->mem, THREADS * LEN, folio, from));
+		ASSERT_EQ(0, race_fresh(self->mem, THREADS * LEN, folio, from));
 		ferry_fill(self->mem, THREADS * LEN, 8, r);
 		ASSERT_EQ(0, fill_cold(self, to, variant->cold_kib, r));
 		left = ferry_active() ? hold_pool(self, from, r) : 0;
@@ -254,10 +256,10 @@ TEST_F(i8, demotion_in_a_migration)
 		ASSERT_EQ(0, ferry_trace_clear());
 		was = demoted();
 		direct = ferry_vmstat("pgdemote_direct");
-		hz_count(&c);
+		race_count(&c);
 		k = nested.inner;
 		move_all(_metadata, self, folio, to);
-		hz_count_end(&c);
+		race_count_end(&c);
 		ASSERT_EQ(0, let_go(self, r));
 		ASSERT_EQ(0, look(&nested));
 		ASSERT_EQ(0, ferry_verify(self->mem, THREADS * LEN, 8, r));
@@ -272,8 +274,8 @@ TEST_F(i8, demotion_in_a_migration)
 		done += nested.inner > k && !left;
 		if (!ferry_active())
 			continue;
-		declined += hz_grown(&c, "batches_declined_pool");
-		EXPECT_TRUE(ferry_wait(hz_pool_whole, NULL, 20000));
+		declined += race_grown(&c, "batches_declined_pool");
+		EXPECT_TRUE(ferry_wait(race_pool_whole, NULL, 20000));
 	}
 	ferry_note("%ld migrations with %ld demotions in them, of %ld; pool empty %ld times",
 		   nested.outer, nested.inner, nested.demotions, declined);
@@ -284,20 +286,20 @@ TEST_F(i8, demotion_in_a_migration)
 		EXPECT_GT(declined, 0);
 	ASSERT_EQ(0, ferry_verify(self->mem, THREADS * LEN, 8, r - 1));
 	/* And back, now that nobody is in the way. */
-	hz_full_end(&self->cold);
+	race_full_end(&self->cold);
 	if (ferry_loaded())
 		ASSERT_EQ(0, ferry_inject("delay_after_submit_us", 0));
-	hz_count(&c);
-	ASSERT_LE(0, hz_move_pages(self->mem, THREADS * LEN, folio, from));
-	hz_count_end(&c);
+	race_count(&c);
+	ASSERT_LE(0, race_move_pages(self->mem, THREADS * LEN, folio, from));
+	race_count_end(&c);
 	/* And the parts of those that were split. */
 	ASSERT_EQ(0, ferry_move_range(self->mem, THREADS * LEN, FERRY_PAGE, from, NULL));
 	ASSERT_EQ(0, ferry_verify(self->mem, THREADS * LEN, 8, r - 1));
 	if (!ferry_active())
 		return;
-	EXPECT_TRUE(ferry_wait(hz_pool_whole, NULL, 20000));
-	EXPECT_EQ(0, hz_grown(&c, "batches_declined_pool"));
-	EXPECT_GT(hz_grown(&c, "batches") + hz_grown(&c, "folios_in_place"), 0);
+	EXPECT_TRUE(ferry_wait(race_pool_whole, NULL, 20000));
+	EXPECT_EQ(0, race_grown(&c, "batches_declined_pool"));
+	EXPECT_GT(race_grown(&c, "batches") + race_grown(&c, "folios_in_place"), 0);
 }
 
 TEST_HARNESS_MAIN

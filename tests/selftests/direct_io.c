@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * I1: no folio is copied early while somebody else has a reference to it.
+ * Invariants: I1 and I4
+ *
+ * No folio is copied early while a reference to it other than the mover's exists, and a
+ * folio with such a reference stays where it is.
  *
  * A direct read fills the memory while it is migrated. The device is slow (dm-delay), so
  * that the pages are pinned before move_pages(2) unmaps them, and delay_after_submit_us
@@ -103,7 +106,7 @@ out:
 
 /* ---- the test ---- */
 
-FIXTURE(i1)
+FIXTURE(direct_io)
 {
 	int nodes[FERRY_MAX_NODES];
 	aio_context_t aio;
@@ -112,18 +115,18 @@ FIXTURE(i1)
 	int fd;
 };
 
-FIXTURE_VARIANT(i1)
+FIXTURE_VARIANT(direct_io)
 {
 	unsigned int kib;
 	bool shared;
 };
 
-FIXTURE_VARIANT_ADD(i1, shmem_4k) { .kib = 4, .shared = true };
-FIXTURE_VARIANT_ADD(i1, shmem_64k) { .kib = 64, .shared = true };
-FIXTURE_VARIANT_ADD(i1, anon_4k) { .kib = 4 };
-FIXTURE_VARIANT_ADD(i1, anon_64k) { .kib = 64 };
+FIXTURE_VARIANT_ADD(direct_io, shmem_4k) { .kib = 4, .shared = true };
+FIXTURE_VARIANT_ADD(direct_io, shmem_64k) { .kib = 64, .shared = true };
+FIXTURE_VARIANT_ADD(direct_io, anon_4k) { .kib = 4 };
+FIXTURE_VARIANT_ADD(direct_io, anon_64k) { .kib = 64 };
 
-FIXTURE_SETUP(i1)
+FIXTURE_SETUP(direct_io)
 {
 	char path[64];
 	int ret;
@@ -136,7 +139,7 @@ FIXTURE_SETUP(i1)
 		SKIP(return, "needs a disk at " FERRY_DISK);
 	if (access("/dev/mapper/control", W_OK))
 		SKIP(return, "needs the device mapper");
-	ASSERT_EQ(0, hz_prepare(self->nodes));
+	ASSERT_EQ(0, race_prepare(self->nodes));
 	dm_remove();
 	ret = dm_make(FERRY_DISK, DELAY_MS, path);
 	ASSERT_EQ(0, ret);
@@ -151,7 +154,7 @@ FIXTURE_SETUP(i1)
 		     ferry_mthp_only(variant->kib == 4 ? 0 : variant->kib));
 }
 
-FIXTURE_TEARDOWN(i1)
+FIXTURE_TEARDOWN(direct_io)
 {
 	if (self->mem != MAP_FAILED)
 		munmap(self->mem, LEN);
@@ -178,12 +181,12 @@ static void *new_memory(bool shared)
 }
 
 /* One read and one migration at the same time. Gives how folios_referenced grew. */
-static long one_round(struct __test_metadata *_metadata, FIXTURE_DATA(i1) * self,
+static long one_round(struct __test_metadata *_metadata, FIXTURE_DATA(direct_io) * self,
 		      size_t folio, bool shared, int i, long *left)
 {
 	struct iocb cb = {}, *cbs = &cb;
 	struct io_event event;
-	struct hz_count c;
+	struct race_count c;
 	u64 from;
 
 	if (self->mem != MAP_FAILED)
@@ -197,23 +200,23 @@ static long one_round(struct __test_metadata *_metadata, FIXTURE_DATA(i1) * self
 	ferry_fill(self->content, LEN, 2000, i);
 	ASSERT_EQ(LEN, pwrite(self->fd, self->content, LEN, 0));
 
-	hz_count(&c);
+	race_count(&c);
 	cb.aio_lio_opcode = IOCB_CMD_PREAD;
 	cb.aio_fildes = self->fd;
 	cb.aio_buf = (uintptr_t)self->mem;
 	cb.aio_nbytes = LEN;
 	from = ferry_now_ns();
 	ASSERT_EQ(1, syscall(SYS_io_submit, self->aio, 1, &cbs));
-	*left = hz_move_pages(self->mem, LEN, folio, self->nodes[1]);
+	*left = race_move_pages(self->mem, LEN, folio, self->nodes[1]);
 	ASSERT_EQ(1, syscall(SYS_io_getevents, self->aio, 1, 1, &event, NULL));
 	EXPECT_GE((ferry_now_ns() - from) / 1000000, DELAY_MS);
 	ASSERT_EQ(LEN, (size_t)event.res);
 	ASSERT_EQ(0, ferry_verify(self->mem, LEN, 2000, i));
-	hz_count_end(&c);
-	return hz_grown(&c, "folios_referenced");
+	race_count_end(&c);
+	return race_grown(&c, "folios_referenced");
 }
 
-TEST_F(i1, direct_read_that_ends_between_submit_and_check)
+TEST_F(direct_io, direct_read_that_ends_between_submit_and_check)
 {
 	int iters = ferry_iters(6, 3), i, hits = 0, tries = iters * 4;
 	long declined, left, n = 0;
@@ -242,23 +245,23 @@ TEST_F(i1, direct_read_that_ends_between_submit_and_check)
 	ferry_note("%d rounds, folios declined for their references: %ld", i, n);
 }
 
-FIXTURE(i1_i4)
+FIXTURE(vmsplice)
 {
 	int nodes[FERRY_MAX_NODES];
 	char *mem;
 };
 
-FIXTURE_SETUP(i1_i4)
+FIXTURE_SETUP(vmsplice)
 {
 	self->mem = MAP_FAILED;
 	if (ferry_mem_nodes(self->nodes) < 2)
 		SKIP(return, "needs two nodes with memory");
-	ASSERT_EQ(0, hz_prepare(self->nodes));
+	ASSERT_EQ(0, race_prepare(self->nodes));
 	self->mem = ferry_map_anon(LEN, FERRY_PMD);
 	ASSERT_NE(MAP_FAILED, self->mem);
 }
 
-FIXTURE_TEARDOWN(i1_i4)
+FIXTURE_TEARDOWN(vmsplice)
 {
 	if (self->mem != MAP_FAILED)
 		munmap(self->mem, LEN);
@@ -271,12 +274,12 @@ FIXTURE_TEARDOWN(i1_i4)
  * check of references after settling stays, and for an anonymous folio of 4K that is not
  * in the swap cache there is nothing else.
  */
-TEST_F(i1_i4, vmspliced_pages_stay)
+TEST_F(vmsplice, vmspliced_pages_stay)
 {
 	int iters = ferry_iters(6, 3), i, p[2], from, to;
 	long declined = 0, others = 0;
 	char got[FERRY_PAGE];
-	struct hz_count c;
+	struct race_count c;
 	struct iovec iov;
 	size_t j;
 
@@ -285,7 +288,7 @@ TEST_F(i1_i4, vmspliced_pages_stay)
 	for (i = 0; i < iters; i++) {
 		from = self->nodes[i & 1];
 		to = self->nodes[!(i & 1)];
-		ASSERT_EQ(0, hz_fresh(self->mem, LEN, FERRY_PAGE, from));
+		ASSERT_EQ(0, race_fresh(self->mem, LEN, FERRY_PAGE, from));
 		ferry_fill(self->mem, LEN, 5, i);
 		ASSERT_EQ(0, pipe(p));
 		/* Every fourth page, 16 in all: what a pipe holds. */
@@ -294,12 +297,12 @@ TEST_F(i1_i4, vmspliced_pages_stay)
 			iov.iov_len = FERRY_PAGE;
 			ASSERT_EQ(FERRY_PAGE, vmsplice(p[1], &iov, 1, 0));
 		}
-		hz_count(&c);
-		ASSERT_LE(0, hz_move_pages(self->mem, LEN, FERRY_PAGE, to));
-		hz_count_end(&c);
-		declined += hz_grown(&c, "folios_referenced");
+		race_count(&c);
+		ASSERT_LE(0, race_move_pages(self->mem, LEN, FERRY_PAGE, to));
+		race_count_end(&c);
+		declined += race_grown(&c, "folios_referenced");
 		/* A chunk with folios left out is none that an engine has copied. */
-		others += hz_grown(&c, "chunks_by_others") + hz_grown(&c, "engine_bytes");
+		others += race_grown(&c, "chunks_by_others") + race_grown(&c, "engine_bytes");
 		for (j = 0; j < LEN; j += FERRY_PAGE)
 			ASSERT_EQ(j % (4 * FERRY_PAGE) ? to : from,
 				  ferry_node_of(self->mem + j));

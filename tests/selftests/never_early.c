@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * I2: hugetlb folios and folios with poison are not copied early, whatever they share a
- * batch or a call with; and known poison is not copied by anybody but the stock code,
- * which knows what to do about it.
+ * Invariant: I2
+ *
+ * hugetlb folios and folios with poison are not copied early, whichever folios share a
+ * batch or a call with them; only the stock code, which handles poison, copies folios with
+ * known poison.
  *
  * A folio with poison that can be migrated at all is a large one that could not be split
  * when the poison was found: here a buffer that is pinned (udmabuf) is poisoned by page
@@ -24,7 +26,7 @@
 #define HWPOISON	"/sys/kernel/debug/hwpoison/"
 #define HUGE_KIB	2048
 
-FIXTURE(i2)
+FIXTURE(never_early)
 {
 	int nodes[FERRY_MAX_NODES];
 	char *anon;
@@ -33,7 +35,7 @@ FIXTURE(i2)
 	int fd;
 };
 
-FIXTURE_SETUP(i2)
+FIXTURE_SETUP(never_early)
 {
 	self->anon = MAP_FAILED;
 	self->mem = MAP_FAILED;
@@ -41,14 +43,14 @@ FIXTURE_SETUP(i2)
 	self->len = 4 * FERRY_PMD;
 	if (ferry_mem_nodes(self->nodes) < 2)
 		SKIP(return, "needs two nodes with memory");
-	ASSERT_EQ(0, hz_prepare(self->nodes));
+	ASSERT_EQ(0, race_prepare(self->nodes));
 	if (ferry_loaded())
 		ASSERT_EQ(0, ferry_inject("workers_only", 1));
 	self->anon = ferry_map_anon(self->len, FERRY_PMD);
 	ASSERT_NE(MAP_FAILED, self->anon);
 }
 
-FIXTURE_TEARDOWN(i2)
+FIXTURE_TEARDOWN(never_early)
 {
 	if (self->anon != MAP_FAILED)
 		munmap(self->anon, self->len);
@@ -70,13 +72,13 @@ static int huge_pages(int node, int n)
 }
 
 /* Pages of the ordinary and of the hugetlb folios in turn, in one call. */
-TEST_F(i2, hugetlb_folios_in_the_same_call)
+TEST_F(never_early, hugetlb_folios_in_the_same_call)
 {
 	const size_t nr_huge = self->len / FERRY_PMD, part = 1UL << 20;
 	int iters = ferry_iters(6, 3), i, to;
 	static void *pages[512];
 	static int nodes[ARRAY_SIZE(pages)], status[ARRAY_SIZE(pages)];
-	struct hz_count c;
+	struct race_count c;
 	size_t n, k;
 	long early;
 
@@ -89,7 +91,7 @@ TEST_F(i2, hugetlb_folios_in_the_same_call)
 	ASSERT_EQ(0, ferry_populate(self->mem, self->len, self->nodes[0]));
 	for (i = 0; i < iters; i++) {
 		to = self->nodes[!(i & 1)];
-		ASSERT_EQ(0, hz_fresh(self->anon, part, FERRY_PAGE, self->nodes[i & 1]));
+		ASSERT_EQ(0, race_fresh(self->anon, part, FERRY_PAGE, self->nodes[i & 1]));
 		ferry_fill(self->anon, part, 1, i);
 		ferry_fill(self->mem, self->len, 2, i);
 		for (n = 0, k = 0; k < part / FERRY_PAGE; k++) {
@@ -100,27 +102,27 @@ TEST_F(i2, hugetlb_folios_in_the_same_call)
 		ASSERT_EQ(part / FERRY_PAGE + nr_huge, n);
 		for (k = 0; k < n; k++)
 			nodes[k] = to;
-		hz_count(&c);
+		race_count(&c);
 		ASSERT_EQ(0, ferry_move_pages(0, n, pages, nodes, status, MPOL_MF_MOVE));
-		hz_count_end(&c);
+		race_count_end(&c);
 		ASSERT_EQ(0, ferry_verify(self->anon, part, 1, i));
 		ASSERT_EQ(0, ferry_verify(self->mem, self->len, 2, i));
-		ASSERT_TRUE(hz_all_on(self->anon, part, to));
+		ASSERT_TRUE(race_all_on(self->anon, part, to));
 		ASSERT_EQ(nr_huge, ferry_count_on(self->mem, self->len, FERRY_PMD, to));
 		if (!ferry_loaded())
 			continue;
 		/* All that may be early is the small ones, but for the first. */
-		early = hz_grown(&c, "bytes_early");
+		early = race_grown(&c, "bytes_early");
 		EXPECT_LE(early, (long)(part - FERRY_PAGE));
-		EXPECT_LE(hz_grown(&c, "eligible_anon"), (long)(part / FERRY_PAGE - 1));
-		EXPECT_EQ(0, hz_grown(&c, "eligible_shmem"));
-		EXPECT_EQ(0, hz_grown(&c, "bytes_in_place") % (long)FERRY_PMD);
+		EXPECT_LE(race_grown(&c, "eligible_anon"), (long)(part / FERRY_PAGE - 1));
+		EXPECT_EQ(0, race_grown(&c, "eligible_shmem"));
+		EXPECT_EQ(0, race_grown(&c, "bytes_in_place") % (long)FERRY_PMD);
 		if (!ferry_active())
 			continue;
 		EXPECT_GT(early, 0);
 		/* workers_only: each of them is worth it. */
-		EXPECT_EQ((long)nr_huge, hz_grown(&c, "folios_in_place"));
-		EXPECT_EQ((long)self->len, hz_grown(&c, "bytes_in_place"));
+		EXPECT_EQ((long)nr_huge, race_grown(&c, "folios_in_place"));
+		EXPECT_EQ((long)self->len, race_grown(&c, "bytes_in_place"));
 	}
 }
 
@@ -155,11 +157,11 @@ static size_t bad_bytes(const char *mem, size_t len, size_t poisoned, u64 gen)
 }
 
 /* 2M folios of shared memory in one batch, one of them with poison; the others are early. */
-TEST_F(i2, poisoned_folio_in_a_batch)
+TEST_F(never_early, poisoned_folio_in_a_batch)
 {
 	const size_t victim = 2 * FERRY_PMD + 37 * FERRY_PAGE;
 	size_t nr = self->len / FERRY_PMD, k;
-	struct hz_count c;
+	struct race_count c;
 	long before;
 	u64 pfn;
 	int buf;
@@ -193,9 +195,9 @@ TEST_F(i2, poisoned_folio_in_a_batch)
 	close(buf);
 	ASSERT_EQ(self->len, ferry_in_folios_of(self->mem, self->len, FERRY_PMD));
 
-	hz_count(&c);
-	ASSERT_LE(0, hz_move_pages(self->mem, self->len, FERRY_PMD, self->nodes[1]));
-	hz_count_end(&c);
+	race_count(&c);
+	ASSERT_LE(0, race_move_pages(self->mem, self->len, FERRY_PMD, self->nodes[1]));
+	race_count_end(&c);
 	ASSERT_EQ(0, bad_bytes(self->mem, self->len, victim, 0));
 	for (k = 0; k < nr; k++)
 		if (k != victim / FERRY_PMD)
@@ -205,17 +207,17 @@ TEST_F(i2, poisoned_folio_in_a_batch)
 		   ferry_pfn(self->mem + victim) == pfn ? "the same" : "another");
 	if (ferry_loaded()) {
 		ferry_note("eligible %ld, ineligible %ld, %ld bytes early, %ld now",
-			   hz_grown(&c, "eligible_shmem"), hz_grown(&c, "ineligible"),
-			   hz_grown(&c, "bytes_early"), hz_grown(&c, "bytes_in_place"));
-		EXPECT_LE(hz_grown(&c, "bytes_early"), (long)((nr - 2) * FERRY_PMD));
+			   race_grown(&c, "eligible_shmem"), race_grown(&c, "ineligible"),
+			   race_grown(&c, "bytes_early"), race_grown(&c, "bytes_in_place"));
+		EXPECT_LE(race_grown(&c, "bytes_early"), (long)((nr - 2) * FERRY_PMD));
 		/* The first one is not offered, and may be copied in place. */
-		EXPECT_LE(hz_grown(&c, "bytes_early") + hz_grown(&c, "bytes_in_place"),
+		EXPECT_LE(race_grown(&c, "bytes_early") + race_grown(&c, "bytes_in_place"),
 			  (long)((nr - 1) * FERRY_PMD));
 	}
 	if (ferry_active()) {
-		EXPECT_EQ((long)nr - 2, hz_grown(&c, "eligible_shmem"));
-		EXPECT_EQ(1, hz_grown(&c, "ineligible"));
-		EXPECT_EQ((long)((nr - 2) * FERRY_PMD), hz_grown(&c, "bytes_early"));
+		EXPECT_EQ((long)nr - 2, race_grown(&c, "eligible_shmem"));
+		EXPECT_EQ(1, race_grown(&c, "ineligible"));
+		EXPECT_EQ((long)((nr - 2) * FERRY_PMD), race_grown(&c, "bytes_early"));
 	}
 	/* Nothing of it is to be found by the tests to come. */
 	munmap(self->mem, self->len);

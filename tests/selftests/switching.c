@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * I9: a migrator is selected and left, knobs change and the module comes and goes at any
- * time under load; a batch ends with the migrator it began with.
+ * Invariant: I9
+ *
+ * A migrator is selected and left, knobs change and the module comes and goes at any time
+ * under load; a batch ends with the migrator it began with.
  *
  * A batch is held open (delay_after_submit_us): "off", and removing the module, must not
  * come back before it is over.
@@ -23,56 +25,56 @@
 #define LEN		(2UL << 20)
 #define HOLD_MS		3000
 
-FIXTURE(i9)
+FIXTURE(switching)
 {
 	int nodes[FERRY_MAX_NODES];
 	char *mem;
 };
 
-FIXTURE_SETUP(i9)
+FIXTURE_SETUP(switching)
 {
 	self->mem = MAP_FAILED;
 	if (ferry_mem_nodes(self->nodes) < 2)
 		SKIP(return, "needs two nodes with memory");
 	if (!ferry_loaded())
 		SKIP(return, "needs ferry.ko");
-	ASSERT_EQ(0, hz_prepare(self->nodes));
+	ASSERT_EQ(0, race_prepare(self->nodes));
 	self->mem = ferry_map_anon(LEN, FERRY_PMD);
 	ASSERT_NE(MAP_FAILED, self->mem);
 }
 
-FIXTURE_TEARDOWN(i9)
+FIXTURE_TEARDOWN(switching)
 {
 	if (self->mem != MAP_FAILED)
 		munmap(self->mem, LEN);
 	/* What was set is set again only if there is a module to set it in. */
 	if (access(FERRY_SYSCTL, F_OK))
-		hz_load();
+		race_load();
 	ferry_restore();
 	ferry_write(FERRY_SYSCTL "migrator", "%s", ferry_migrator());
 }
 
 /* Opens a batch for HOLD_MS in another thread; false if none was opened. */
-static bool open_batch(struct __test_metadata *_metadata, FIXTURE_DATA(i9) * self,
-		       struct hz_move *m)
+static bool open_batch(struct __test_metadata *_metadata, FIXTURE_DATA(switching) * self,
+		       struct race_move *m)
 {
 	long seen = ferry_stat("batches");
 
-	EXPECT_EQ(0, hz_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[0]));
+	EXPECT_EQ(0, race_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[0]));
 	ferry_fill(self->mem, LEN, 9, 1);
 	EXPECT_EQ(0, ferry_inject("workers_only", 1));
 	EXPECT_EQ(0, ferry_inject("delay_after_submit_us", HOLD_MS * 1000));
-	EXPECT_EQ(0, hz_move_start(m, self->mem, LEN, FERRY_PAGE, self->nodes[1],
-				   ferry_node_cpu(self->nodes[0])));
-	if (hz_until("batches", seen, 10000))
+	EXPECT_EQ(0, race_move_start(m, self->mem, LEN, FERRY_PAGE, self->nodes[1],
+				     ferry_node_cpu(self->nodes[0])));
+	if (race_until("batches", seen, 10000))
 		return true;
-	hz_move_end(m);
+	race_move_end(m);
 	return false;
 }
 
-TEST_F(i9, off_waits_for_open_batches)
+TEST_F(switching, off_waits_for_open_batches)
 {
-	struct hz_move m;
+	struct race_move m;
 	u64 from, ms;
 
 	if (!ferry_active())
@@ -81,18 +83,18 @@ TEST_F(i9, off_waits_for_open_batches)
 	from = ferry_now_ns();
 	ASSERT_EQ(0, ferry_write(FERRY_SYSCTL "migrator", "off"));
 	ms = (ferry_now_ns() - from) / 1000000;
-	ASSERT_EQ(0, hz_move_end(&m));
+	ASSERT_EQ(0, race_move_end(&m));
 	ferry_note("off took %llu ms with a batch open for %d ms", (unsigned long long)ms,
 		   HOLD_MS);
 	/* The batch was open when we looked, for less than HOLD_MS. */
 	EXPECT_GE(ms, HOLD_MS / 2);
 	EXPECT_EQ(0, ferry_verify(self->mem, LEN, 9, 1));
-	EXPECT_TRUE(hz_all_on(self->mem, LEN, self->nodes[1]));
+	EXPECT_TRUE(race_all_on(self->mem, LEN, self->nodes[1]));
 }
 
-TEST_F(i9, removing_the_module_waits_for_open_batches)
+TEST_F(switching, removing_the_module_waits_for_open_batches)
 {
-	struct hz_move m;
+	struct race_move m;
 	u64 from, ms;
 
 	if (!ferry_active())
@@ -101,20 +103,20 @@ TEST_F(i9, removing_the_module_waits_for_open_batches)
 		SKIP(return, "needs FERRY_MODULE");
 	ASSERT_TRUE(open_batch(_metadata, self, &m));
 	from = ferry_now_ns();
-	ASSERT_EQ(0, hz_unload());
+	ASSERT_EQ(0, race_unload());
 	ms = (ferry_now_ns() - from) / 1000000;
-	ASSERT_EQ(0, hz_move_end(&m));
+	ASSERT_EQ(0, race_move_end(&m));
 	ferry_note("rmmod took %llu ms with a batch open for %d ms",
 		   (unsigned long long)ms, HOLD_MS);
 	EXPECT_GE(ms, HOLD_MS / 2);
 	EXPECT_EQ(0, ferry_verify(self->mem, LEN, 9, 1));
-	EXPECT_EQ(0, hz_load());
+	EXPECT_EQ(0, race_load());
 }
 
 /* A batch that was open during the change has copied all its folios all the same. */
-TEST_F(i9, change_to_itself_does_not_wait)
+TEST_F(switching, change_to_itself_does_not_wait)
 {
-	struct hz_move m;
+	struct race_move m;
 	u64 from, ms;
 
 	if (!ferry_active())
@@ -123,23 +125,23 @@ TEST_F(i9, change_to_itself_does_not_wait)
 	from = ferry_now_ns();
 	ASSERT_EQ(0, ferry_write(FERRY_SYSCTL "migrator", "%s", ferry_migrator()));
 	ms = (ferry_now_ns() - from) / 1000000;
-	EXPECT_FALSE(hz_move_over(&m) && ms > HOLD_MS);
-	ASSERT_EQ(0, hz_move_end(&m));
+	EXPECT_FALSE(race_move_over(&m) && ms > HOLD_MS);
+	ASSERT_EQ(0, race_move_end(&m));
 	EXPECT_EQ(0, ferry_verify(self->mem, LEN, 9, 1));
 }
 
 /* ---- everything at any time ---- */
 
-TEST_F(i9, knobs_and_switches_under_load)
+TEST_F(switching, knobs_and_switches_under_load)
 {
 	u64 end = ferry_now_ns() + ferry_iters(10, 5) * 1000000000ULL;
 	u64 latest = end + 60 * 1000000000ULL;
 	long rounds, changes = 0, switches = 0;
-	struct hz_mover m[2];
+	struct race_mover m[2];
 	unsigned int r = 7;
 	size_t bad, k;
 
-	ASSERT_EQ(0, hz_movers_start(m, ARRAY_SIZE(m), self->nodes));
+	ASSERT_EQ(0, race_movers_start(m, ARRAY_SIZE(m), self->nodes));
 	for (k = 0; k < ARRAY_SIZE(knobs); k++)
 		ASSERT_EQ(0, ferry_set_knob(knobs[k].name, "%s", knobs[k].values[0]));
 	/* Selecting takes its time on a slow kernel. */
@@ -159,32 +161,32 @@ TEST_F(i9, knobs_and_switches_under_load)
 		}
 		ferry_sleep_ms(10);
 	}
-	rounds = hz_movers_end(m, ARRAY_SIZE(m), &bad);
+	rounds = race_movers_end(m, ARRAY_SIZE(m), &bad);
 	ferry_note("%ld moves, %ld knobs changed, %ld migrators selected", rounds, changes,
 		   switches);
 	EXPECT_EQ(0, bad);
 	EXPECT_GT(rounds, 0);
 	EXPECT_GT(changes, 10);
-	EXPECT_TRUE(ferry_wait(hz_pool_whole, NULL, 5000));
+	EXPECT_TRUE(ferry_wait(race_pool_whole, NULL, 5000));
 }
 
-TEST_F(i9, module_comes_and_goes_under_load)
+TEST_F(switching, module_comes_and_goes_under_load)
 {
 	u64 end = ferry_now_ns() + ferry_iters(10, 5) * 1000000000ULL;
 	u64 latest = end + 120 * 1000000000ULL;
 	/* On the debug kernel, KUnit and the tests of channels make loading take half a minute. */
 	const long enough = ferry_iters(4, 2);
 	long rounds, loads = 0, busy = 0;
-	struct hz_mover m[2];
+	struct race_mover m[2];
 	size_t bad;
 	int ret;
 
 	if (!getenv("FERRY_MODULE"))
 		SKIP(return, "needs FERRY_MODULE");
-	ASSERT_EQ(0, hz_movers_start(m, ARRAY_SIZE(m), self->nodes));
+	ASSERT_EQ(0, race_movers_start(m, ARRAY_SIZE(m), self->nodes));
 	/* Taking the module out waits for batches, which take their time on a slow kernel. */
 	while (ferry_now_ns() < end || (loads < enough && ferry_now_ns() < latest)) {
-		ret = hz_unload();
+		ret = race_unload();
 		if (ret == -EAGAIN || ret == -EBUSY) {
 			busy++;
 			ferry_sleep_ms(10);
@@ -192,13 +194,13 @@ TEST_F(i9, module_comes_and_goes_under_load)
 		}
 		ASSERT_EQ(0, ret);
 		ASSERT_NE(0, access(FERRY_SYSCTL "migrator", F_OK));
-		ASSERT_EQ(0, hz_load());
+		ASSERT_EQ(0, race_load());
 		ASSERT_EQ(0, ferry_write(FERRY_SYSCTL "migrator", "%s",
 					 ferry_migrator()));
 		loads++;
 		ferry_sleep_ms(10);
 	}
-	rounds = hz_movers_end(m, ARRAY_SIZE(m), &bad);
+	rounds = race_movers_end(m, ARRAY_SIZE(m), &bad);
 	ferry_note("%ld moves, loaded %ld times, busy %ld times", rounds, loads, busy);
 	EXPECT_EQ(0, bad);
 	EXPECT_GT(rounds, 0);
@@ -240,7 +242,7 @@ static void release_all(void)
  * Seen red on a kernel without the patch of rust/kernel/debugfs: the module goes, and then
  * there is an oops in full_proxy_release() at the first close().
  */
-TEST_F(i9, open_files_keep_the_module)
+TEST_F(switching, open_files_keep_the_module)
 {
 	size_t i, begun = 0;
 	char buf[64];
@@ -253,7 +255,7 @@ TEST_F(i9, open_files_keep_the_module)
 	for (i = 0; i < held.n; i += 2)
 		begun += read(held.fds[i], buf, 1) == 1;
 	EXPECT_GT(begun, 3);
-	EXPECT_EQ(-EAGAIN, hz_unload());
+	EXPECT_EQ(-EAGAIN, race_unload());
 	/* Nothing has happened to them. */
 	EXPECT_EQ(0, access(FERRY_DEBUGFS "state", R_OK));
 	for (i = 0, begun = 0; i < held.n; i += 2)
@@ -261,9 +263,9 @@ TEST_F(i9, open_files_keep_the_module)
 	EXPECT_GT(begun, 3);
 	ferry_note("%zu files were open", held.n);
 	release_all();
-	ASSERT_EQ(0, hz_unload());
+	ASSERT_EQ(0, race_unload());
 	EXPECT_NE(0, access(FERRY_DEBUGFS, F_OK));
-	ASSERT_EQ(0, hz_load());
+	ASSERT_EQ(0, race_load());
 	EXPECT_EQ(0, access(FERRY_DEBUGFS "state", R_OK));
 }
 
@@ -287,7 +289,7 @@ static void *read_all(void *arg)
 	return NULL;
 }
 
-TEST_F(i9, files_are_read_while_the_module_comes_and_goes)
+TEST_F(switching, files_are_read_while_the_module_comes_and_goes)
 {
 	u64 end = ferry_now_ns() + ferry_iters(10, 5) * 1000000000ULL;
 	u64 latest = end + 120 * 1000000000ULL;
@@ -303,13 +305,13 @@ TEST_F(i9, files_are_read_while_the_module_comes_and_goes)
 	ASSERT_EQ(0, pthread_create(&reader, NULL, read_all, NULL));
 	while (ferry_now_ns() < end ||
 	       ((loads < enough || !atomic_load(&opened)) && ferry_now_ns() < latest)) {
-		ret = hz_unload();
+		ret = race_unload();
 		if (ret == -EAGAIN) {
 			busy++;
 			continue;
 		}
 		EXPECT_EQ(0, ret);
-		EXPECT_EQ(0, hz_load());
+		EXPECT_EQ(0, race_load());
 		loads++;
 		ferry_sleep_ms(10);
 	}

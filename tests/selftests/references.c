@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * References that come and go while folios are copied early (I1, I4): of those who walk
- * page frames, who read and write the memory of a process from outside, and who get at
- * shared memory through its file.
+ * Invariants: I1 and I4
+ *
+ * References come and go while folios are copied early: references taken by walkers of
+ * page frames, by readers and writers of another process's memory, and by users of shared
+ * memory through its file.
  *
  * pinned_before_written_after_submit: process_vm_writev(2) pins what it writes to and then
  * reads what it writes, which here is a page that userfaultfd keeps back. So the pins are
@@ -47,7 +49,7 @@
 #define HOLD_MS		400
 #define KPF_LOCKED	0
 
-FIXTURE(i4)
+FIXTURE(references)
 {
 	int nodes[FERRY_MAX_NODES];
 	size_t folio;
@@ -56,20 +58,20 @@ FIXTURE(i4)
 	int fd;
 };
 
-FIXTURE_VARIANT(i4)
+FIXTURE_VARIANT(references)
 {
 	unsigned int kib;
 	bool shared;
 };
 
-FIXTURE_VARIANT_ADD(i4, anon_4k) { .kib = 4 };
-FIXTURE_VARIANT_ADD(i4, anon_64k) { .kib = 64 };
-FIXTURE_VARIANT_ADD(i4, anon_2m) { .kib = 2048 };
-FIXTURE_VARIANT_ADD(i4, shmem_4k) { .kib = 4, .shared = true };
-FIXTURE_VARIANT_ADD(i4, shmem_64k) { .kib = 64, .shared = true };
-FIXTURE_VARIANT_ADD(i4, shmem_2m) { .kib = 2048, .shared = true };
+FIXTURE_VARIANT_ADD(references, anon_4k) { .kib = 4 };
+FIXTURE_VARIANT_ADD(references, anon_64k) { .kib = 64 };
+FIXTURE_VARIANT_ADD(references, anon_2m) { .kib = 2048 };
+FIXTURE_VARIANT_ADD(references, shmem_4k) { .kib = 4, .shared = true };
+FIXTURE_VARIANT_ADD(references, shmem_64k) { .kib = 64, .shared = true };
+FIXTURE_VARIANT_ADD(references, shmem_2m) { .kib = 2048, .shared = true };
 
-static void drop(FIXTURE_DATA(i4) * self)
+static void drop(FIXTURE_DATA(references) * self)
 {
 	if (self->mem != MAP_FAILED)
 		munmap(self->mem, self->len);
@@ -80,7 +82,7 @@ static void drop(FIXTURE_DATA(i4) * self)
 }
 
 /* New memory on @node, of folios of the variant's size, with content of @gen. */
-static int renew(FIXTURE_DATA(i4) * self, bool shared, int node, u64 gen)
+static int renew(FIXTURE_DATA(references) * self, bool shared, int node, u64 gen)
 {
 	unsigned int kib = self->folio == FERRY_PAGE ? 0 : self->folio >> 10;
 	int ret;
@@ -109,7 +111,7 @@ static int renew(FIXTURE_DATA(i4) * self, bool shared, int node, u64 gen)
 	return 0;
 }
 
-FIXTURE_SETUP(i4)
+FIXTURE_SETUP(references)
 {
 	self->mem = MAP_FAILED;
 	self->fd = -1;
@@ -118,19 +120,19 @@ FIXTURE_SETUP(i4)
 	self->len = self->folio == FERRY_PMD ? 4 * FERRY_PMD : 1UL << 20;
 	if (ferry_mem_nodes(self->nodes) < 2)
 		SKIP(return, "needs two nodes with memory");
-	ASSERT_EQ(0, hz_prepare(self->nodes));
+	ASSERT_EQ(0, race_prepare(self->nodes));
 }
 
-FIXTURE_TEARDOWN(i4)
+FIXTURE_TEARDOWN(references)
 {
 	drop(self);
 	ferry_restore();
 }
 
-static int start_move(FIXTURE_DATA(i4) * self, struct hz_move *m, int node)
+static int start_move(FIXTURE_DATA(references) * self, struct race_move *m, int node)
 {
-	return hz_move_start(m, self->mem, self->len, self->folio, node,
-			     ferry_node_cpu(self->nodes[0]));
+	return race_move_start(m, self->mem, self->len, self->folio, node,
+			       ferry_node_cpu(self->nodes[0]));
 }
 
 /* ---- a page that comes when it is told to ---- */
@@ -201,22 +203,22 @@ static void *vm_write_fn(void *arg)
 	return NULL;
 }
 
-static size_t bad_after_write(FIXTURE_DATA(i4) * self, size_t len, u64 gen)
+static size_t bad_after_write(FIXTURE_DATA(references) * self, size_t len, u64 gen)
 {
 	return ferry_verify(self->mem, len, 5, gen) +
 	       ferry_verify_at(self->mem + len, self->len - len, 4, gen, len);
 }
 
-TEST_F(i4, pinned_before_written_after_submit)
+TEST_F(references, pinned_before_written_after_submit)
 {
 	int iters = ferry_iters(4, 2), i, hits = 0, to;
 	static u64 page[FERRY_PAGE / sizeof(u64)];
 	/* What one call of process_vm_writev() pins at once. */
 	size_t len = self->len < 1024 * FERRY_PAGE ? self->len : 1024 * FERRY_PAGE;
-	struct hz_count c;
+	struct race_count c;
 	struct late_page late;
 	struct vm_write w;
-	struct hz_move m;
+	struct race_move m;
 	bool open;
 	long seen;
 
@@ -224,7 +226,7 @@ TEST_F(i4, pinned_before_written_after_submit)
 		ASSERT_EQ(0, ferry_inject("delay_after_submit_us", HOLD_MS * 1000));
 		ASSERT_EQ(0, ferry_inject("workers_only", 1));
 	}
-	hz_count(&c);
+	race_count(&c);
 	for (i = 0; i < iters; i++) {
 		open = false;
 		to = self->nodes[!(i & 1)];
@@ -239,26 +241,26 @@ TEST_F(i4, pinned_before_written_after_submit)
 		/* Nothing has been written, and the pages are pinned. */
 		ASSERT_EQ(0, ferry_verify(self->mem, self->len, 4, i));
 
-		hz_count_end(&c);
+		race_count_end(&c);
 		ASSERT_EQ(0, start_move(self, &m, to));
 		if (ferry_active() && variant->shared) {
 			seen = ferry_stats_value(&c.after, "batches");
-			open = hz_move_submitted(&m, seen);
+			open = race_move_submitted(&m, seen);
 			/* A worker has looked, and found them. */
 			seen = ferry_stats_value(&c.after, "folios_referenced");
 			if (open)
-				EXPECT_TRUE(hz_until("folios_referenced", seen, HOLD_MS / 2));
+				EXPECT_TRUE(race_until("folios_referenced", seen, HOLD_MS / 2));
 		} else if (!variant->shared) {
-			hz_move_end(&m);
+			race_move_end(&m);
 		}
 		ASSERT_EQ(0, late_give(&late, page));
 		pthread_join(w.thread, NULL);
 		ASSERT_EQ(len, w.ret);
 		if (variant->shared) {
-			hits += open && !hz_move_over(&m);
-			ASSERT_LE(0, hz_move_end(&m));
+			hits += open && !race_move_over(&m);
+			ASSERT_LE(0, race_move_end(&m));
 		} else {
-			ASSERT_TRUE(hz_all_on(self->mem, len, self->nodes[i & 1]));
+			ASSERT_TRUE(race_all_on(self->mem, len, self->nodes[i & 1]));
 		}
 		late_close(&late);
 		ASSERT_EQ(0, bad_after_write(self, len, i));
@@ -266,13 +268,13 @@ TEST_F(i4, pinned_before_written_after_submit)
 		ASSERT_EQ(0, ferry_move_range(self->mem, self->len, self->folio, to, NULL));
 		ASSERT_EQ(0, bad_after_write(self, len, i));
 	}
-	hz_count_end(&c);
+	race_count_end(&c);
 	if (!ferry_active() || !variant->shared)
 		return;
 	ferry_note("%d of %d writes ended while the batch was open; %ld folios declined",
-		   hits, iters, hz_grown(&c, "folios_referenced"));
+		   hits, iters, race_grown(&c, "folios_referenced"));
 	EXPECT_GT(hits, 0);
-	EXPECT_GE(hz_grown(&c, "folios_referenced"), hits);
+	EXPECT_GE(race_grown(&c, "folios_referenced"), hits);
 }
 
 /* ---- a reference that is taken before the lock ---- */
@@ -332,14 +334,14 @@ static bool is_spliced(const struct splice *s, size_t off, size_t folio)
 	return false;
 }
 
-TEST_F(i4, referenced_after_submit)
+TEST_F(references, referenced_after_submit)
 {
 	int iters = ferry_iters(4, 2), i, k, hits = 0, tries = iters * 3, from, to;
 	struct splice s[SPLICES];
 	char got[FERRY_PAGE];
-	struct hz_count c;
+	struct race_count c;
 	long early = 0, seen;
-	struct hz_move m;
+	struct race_move m;
 	size_t off;
 	bool open;
 
@@ -361,32 +363,32 @@ TEST_F(i4, referenced_after_submit)
 				   (k & 1) * FERRY_PAGE;
 			ASSERT_EQ(0, pipe(s[k].pipe));
 		}
-		hz_count(&c);
+		race_count(&c);
 		if (ferry_active()) {
 			ASSERT_EQ(0, start_move(self, &m, to));
 			seen = ferry_stats_value(&c.before, "batches");
-			hz_move_submitted(&m, seen);
+			race_move_submitted(&m, seen);
 			/* All but the first folio, if there is time for that. */
 			seen = ferry_stats_value(&c.before, "bytes_early");
-			hz_until("bytes_early", seen + self->len - self->folio - 1,
-				 HOLD_MS / 2);
+			race_until("bytes_early", seen + self->len - self->folio - 1,
+				   HOLD_MS / 2);
 		}
 		for (k = 0; k < SPLICES; k++)
 			ASSERT_EQ(0, pthread_create(&s[k].thread, NULL, splice_fn, &s[k]));
 		/* Without a batch to be held open: references from before. */
 		open = ferry_active() && ferry_wait(all_wait, s, HOLD_MS) &&
-		       !hz_move_over(&m);
+		       !race_move_over(&m);
 		if (ferry_active()) {
-			hz_count_end(&c);
-			early = hz_grown(&c, "bytes_early");
-			ASSERT_LE(0, hz_move_end(&m));
+			race_count_end(&c);
+			early = race_grown(&c, "bytes_early");
+			ASSERT_LE(0, race_move_end(&m));
 		}
 		for (k = 0; k < SPLICES; k++) {
 			pthread_join(s[k].thread, NULL);
 			ASSERT_EQ(FERRY_PAGE, s[k].ret);
 		}
 		if (!ferry_active())
-			ASSERT_LE(0, hz_move_pages(self->mem, self->len, self->folio, to));
+			ASSERT_LE(0, race_move_pages(self->mem, self->len, self->folio, to));
 
 		ASSERT_EQ(0, ferry_verify(self->mem, self->len, 4, i));
 		for (off = 0; (open || !ferry_active()) && off < self->len; off += self->folio)
@@ -461,7 +463,7 @@ static bool has_walked(void *arg)
 	       __atomic_load_n(&w->err, __ATOMIC_ACQUIRE);
 }
 
-TEST_F(i4, walkers_of_page_frames)
+TEST_F(references, walkers_of_page_frames)
 {
 	static const char * const paths[] = {
 		"/proc/kpageflags", "/proc/kpagecount", "/proc/kpagecgroup",
@@ -471,7 +473,7 @@ TEST_F(i4, walkers_of_page_frames)
 	struct walker w[ARRAY_SIZE(paths)];
 	size_t n = self->len / FERRY_PAGE;
 	long locked = 0, left = 0, ret;
-	struct hz_count c;
+	struct race_count c;
 	bool stop;
 	u64 *pfns;
 
@@ -484,7 +486,7 @@ TEST_F(i4, walkers_of_page_frames)
 		ASSERT_EQ(0, ferry_inject("delay_after_submit_us", HOLD_MS * 1000 / 4));
 		ASSERT_EQ(0, ferry_inject("workers_only", 1));
 	}
-	hz_count(&c);
+	race_count(&c);
 	for (i = 0; i < iters; i++) {
 		from = self->nodes[i & 1];
 		to = self->nodes[!(i & 1)];
@@ -499,7 +501,7 @@ TEST_F(i4, walkers_of_page_frames)
 		}
 		for (k = 0; k < ARRAY_SIZE(paths); k++)
 			EXPECT_TRUE(ferry_wait(has_walked, &w[k], 60000)) TH_LOG("walker %d", k);
-		ret = hz_move_pages(self->mem, self->len, self->folio, to);
+		ret = race_move_pages(self->mem, self->len, self->folio, to);
 		ASSERT_LE(0, ret);
 		left += ret;
 		ASSERT_EQ(0, ferry_verify(self->mem, self->len, 4, i));
@@ -515,13 +517,13 @@ TEST_F(i4, walkers_of_page_frames)
 		ASSERT_EQ(0, ferry_move_range(self->mem, self->len, self->folio, to, NULL));
 		ASSERT_EQ(0, ferry_verify(self->mem, self->len, 4, i));
 	}
-	hz_count_end(&c);
+	race_count_end(&c);
 	free(pfns);
 	ferry_note("%ld looks at page frames on their way; %ld folios refused", locked, left);
 	if (!ferry_active())
 		return;
 	EXPECT_GT(locked, 0);
-	EXPECT_GT(hz_grown(&c, "folios_copied_early"), 0);
+	EXPECT_GT(race_grown(&c, "folios_copied_early"), 0);
 }
 
 /* ---- who writes from outside ---- */
@@ -649,12 +651,12 @@ static size_t spliced_wrong(const char *mem, size_t len, u64 gen)
 	return wrong;
 }
 
-TEST_F(i4, writers_from_outside)
+TEST_F(references, writers_from_outside)
 {
 	int iters = ferry_iters(6, 4), i, k, hits = 0, to;
 	struct writer w[NR_WRITERS];
-	struct hz_count c;
-	struct hz_move m;
+	struct race_count c;
+	struct race_move m;
 	bool late, open;
 	pthread_t by;
 	size_t off;
@@ -666,7 +668,7 @@ TEST_F(i4, writers_from_outside)
 		ASSERT_EQ(0, ferry_inject("workers_only", 1));
 		ASSERT_EQ(0, ferry_set_knob("timeout_ms", "60000"));
 	}
-	hz_count(&c);
+	race_count(&c);
 	for (i = 0; i < iters; i++) {
 		to = self->nodes[!(i & 1)];
 		late = i & 2;
@@ -676,15 +678,15 @@ TEST_F(i4, writers_from_outside)
 						  late ? 0 : HOLD_MS * 500));
 			ASSERT_EQ(0, ferry_inject("delay_in_chunk_us", late ? 20000 : 0));
 		}
-		hz_count_end(&c);
+		race_count_end(&c);
 		ASSERT_EQ(0, start_move(self, &m, to));
 		if (ferry_active()) {
 			seen = ferry_stats_value(&c.after, "batches");
-			open = hz_move_submitted(&m, seen);
+			open = race_move_submitted(&m, seen);
 			seen = ferry_stats_value(&c.after, "bytes_early");
 			if (!late)
-				hz_until("bytes_early", seen + self->len / 2, HOLD_MS / 4);
-			hits += open && !hz_move_over(&m);
+				race_until("bytes_early", seen + self->len / 2, HOLD_MS / 4);
+			hits += open && !race_move_over(&m);
 		}
 		for (k = 0; k < NR_WRITERS; k++) {
 			w[k] = (struct writer) {
@@ -693,7 +695,7 @@ TEST_F(i4, writers_from_outside)
 			ASSERT_EQ(0, pthread_create(&w[k].thread, NULL, writer_fn, &w[k]));
 		}
 		EXPECT_EQ(0, spliced_wrong(self->mem, self->len, i));
-		ASSERT_LE(0, hz_move_end(&m));
+		ASSERT_LE(0, race_move_end(&m));
 		for (k = 0; k < NR_WRITERS; k++) {
 			pthread_join(w[k].thread, NULL);
 			ASSERT_EQ(0, w[k].err) TH_LOG("%s", writer_names[k]);
@@ -712,14 +714,14 @@ TEST_F(i4, writers_from_outside)
 	}
 	__atomic_store_n(&bystander_stop, true, __ATOMIC_RELEASE);
 	pthread_join(by, NULL);
-	hz_count_end(&c);
+	race_count_end(&c);
 	if (!ferry_active())
 		return;
 	ferry_note("%d of %d times the batch was open; %ld folios early, %ld waits", hits, iters,
-		   hz_grown(&c, "folios_copied_early"), hz_grown(&c, "waits"));
+		   race_grown(&c, "folios_copied_early"), race_grown(&c, "waits"));
 	EXPECT_GT(hits, 0);
-	EXPECT_GT(hz_grown(&c, "folios_copied_early"), 0);
-	EXPECT_GT(hz_grown(&c, "chunks_by_others"), 0);
+	EXPECT_GT(race_grown(&c, "folios_copied_early"), 0);
+	EXPECT_GT(race_grown(&c, "chunks_by_others"), 0);
 }
 
 TEST_HARNESS_MAIN

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * I3: the mark "the content is in dst" is good for one attempt to move a folio only.
+ * Invariant: I3
+ *
+ * The mark "the content is in dst" is valid for one attempt to move a folio only.
  *
  * again_move_every lets every n-th folio of a batch be settled as usual, overwrites its
  * destination with 0xa5, and answers -EAGAIN, as if a passing reference had made the
@@ -28,13 +30,13 @@ static void moves(struct __test_metadata *_metadata, char *mem, size_t folio,
 	if (ferry_loaded())
 		ASSERT_EQ(0, ferry_inject("again_move_every", every));
 	for (i = 0; i < iters; i++) {
-		ASSERT_EQ(0, hz_fresh(mem, SIZED_LEN, folio, nodes[i & 1]));
+		ASSERT_EQ(0, race_fresh(mem, SIZED_LEN, folio, nodes[i & 1]));
 		ferry_fill(mem, SIZED_LEN, every, i);
 		ok = ferry_vmstat("pgmigrate_success");
 		fail = ferry_vmstat("pgmigrate_fail");
 		ASSERT_EQ(0, ferry_move_range(mem, SIZED_LEN, folio, nodes[!(i & 1)], NULL));
 		ASSERT_EQ(0, ferry_verify(mem, SIZED_LEN, every, i));
-		ASSERT_TRUE(hz_all_on(mem, SIZED_LEN, nodes[!(i & 1)]));
+		ASSERT_TRUE(race_all_on(mem, SIZED_LEN, nodes[!(i & 1)]));
 		ASSERT_EQ(SIZED_LEN, ferry_in_folios_of(mem, SIZED_LEN, folio));
 		/* A folio that needed two attempts is one success all the same. */
 		EXPECT_EQ(SIZED_LEN / FERRY_PAGE,
@@ -43,37 +45,37 @@ static void moves(struct __test_metadata *_metadata, char *mem, size_t folio,
 	}
 }
 
-TEST_F(sized, i3_spoilt_folios_are_copied_again)
+TEST_F(sized, spoilt_folios_are_copied_again)
 {
 	static const unsigned int every[] = { 1, 2, 3, 7 };
-	struct hz_count c;
+	struct race_count c;
 	int i;
 
 	if (ferry_loaded())
 		ASSERT_EQ(0, ferry_inject("workers_only", 1));
-	hz_count(&c);
+	race_count(&c);
 	for (i = 0; i < ARRAY_SIZE(every); i++)
 		moves(_metadata, self->mem, self->folio, self->nodes, every[i],
 		      ferry_iters(2, 1));
-	hz_count_end(&c);
+	race_count_end(&c);
 	if (ferry_active())
-		EXPECT_GT(hz_grown(&c, "batches"), 0);
+		EXPECT_GT(race_grown(&c, "batches"), 0);
 }
 
 /* The same where it is certain that the folio was copied before it was spoilt. */
-TEST_F(sized, i3_early_copies_are_not_used_twice)
+TEST_F(sized, early_copies_are_not_used_twice)
 {
-	struct hz_count c;
+	struct race_count c;
 
 	if (ferry_loaded())
 		ASSERT_EQ(0, ferry_inject("workers_only", 1));
-	hz_count(&c);
+	race_count(&c);
 	moves(_metadata, self->mem, self->folio, self->nodes, 2, ferry_iters(4, 2));
-	hz_count_end(&c);
+	race_count_end(&c);
 	if (!ferry_active())
 		return;
-	EXPECT_GT(hz_grown(&c, "folios_copied_early"), 0);
-	EXPECT_GT(hz_grown(&c, "chunks_by_others"), 0);
+	EXPECT_GT(race_grown(&c, "folios_copied_early"), 0);
+	EXPECT_GT(race_grown(&c, "chunks_by_others"), 0);
 }
 
 TEST_HARNESS_MAIN

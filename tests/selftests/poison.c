@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * I10, and I5 with it: poison that appears between submit and settle is reported once,
- * takes one page, and no other byte.
+ * Invariants: I10 and I5
+ *
+ * Poison that appears between submit and settle is reported once, takes one page, and no
+ * other byte.
  *
  * The batch is held open (delay_after_submit_us) while pages of it are poisoned by page
  * frame (hwpoison-inject), by MADV_HWPOISON and by MADV_SOFT_OFFLINE, and by a machine
@@ -34,20 +36,20 @@
 #define VICTIM	37
 #define MOST_BUSY	10
 
-FIXTURE(i10)
+FIXTURE(poison)
 {
 	int nodes[FERRY_MAX_NODES];
 	char *mem;
 };
 
-FIXTURE_SETUP(i10)
+FIXTURE_SETUP(poison)
 {
 	self->mem = MAP_FAILED;
 	if (ferry_mem_nodes(self->nodes) < 2)
 		SKIP(return, "needs two nodes with memory");
 	if (access(INJECT "corrupt-pfn", W_OK))
 		SKIP(return, "needs hwpoison-inject");
-	ASSERT_EQ(0, hz_prepare(self->nodes));
+	ASSERT_EQ(0, race_prepare(self->nodes));
 	self->mem = ferry_map_anon(LEN, FERRY_PMD);
 	ASSERT_NE(MAP_FAILED, self->mem);
 	if (!ferry_loaded())
@@ -56,7 +58,7 @@ FIXTURE_SETUP(i10)
 	ASSERT_EQ(0, ferry_inject("workers_only", 1));
 }
 
-FIXTURE_TEARDOWN(i10)
+FIXTURE_TEARDOWN(poison)
 {
 	if (self->mem != MAP_FAILED)
 		munmap(self->mem, LEN);
@@ -78,7 +80,7 @@ static bool readable(const char *p)
 
 	sigaction(SIGBUS, &act, &old);
 	if (!sigsetjmp(bus_jump, 1)) {
-		hz_touch(p);
+		race_touch(p);
 		ok = true;
 	}
 	sigaction(SIGBUS, &old, NULL);
@@ -114,38 +116,38 @@ static size_t bad_bytes(char *mem, u64 gen, bool *victim)
 static void wait_for_batch(struct __test_metadata *_metadata, long seen)
 {
 	if (ferry_active())
-		EXPECT_TRUE(hz_until("batches", seen, 10000));
+		EXPECT_TRUE(race_until("batches", seen, 10000));
 	ferry_sleep_ms(20);
 }
 
-TEST_F(i10, poison_by_page_frame)
+TEST_F(poison, poison_by_page_frame)
 {
 	int iters = ferry_iters(6, 3), i, log;
 	long before, after, seen;
-	struct hz_move m;
+	struct race_move m;
 	bool victim;
 	u64 pfn;
 
 	for (i = 0; i < iters; i++) {
-		ASSERT_EQ(0, hz_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[i & 1]));
+		ASSERT_EQ(0, race_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[i & 1]));
 		ferry_fill(self->mem, LEN, 10, i);
 		pfn = ferry_pfn(self->mem + VICTIM * FERRY_PAGE);
 		ASSERT_NE(0, pfn);
 		before = ferry_corrupted_kib();
-		log = hz_log_open();
+		log = race_log_open();
 		seen = ferry_stat("batches");
-		ASSERT_EQ(0, hz_move_start(&m, self->mem, LEN, FERRY_PAGE,
-					   self->nodes[!(i & 1)],
-					   ferry_node_cpu(self->nodes[0])));
+		ASSERT_EQ(0, race_move_start(&m, self->mem, LEN, FERRY_PAGE,
+					     self->nodes[!(i & 1)],
+					     ferry_node_cpu(self->nodes[0])));
 		wait_for_batch(_metadata, seen);
 		/* It may say that it can do nothing with a page that is on its way. */
 		ferry_write(INJECT "corrupt-pfn", "%#llx", (unsigned long long)pfn);
-		ASSERT_LE(0, hz_move_end(&m));
+		ASSERT_LE(0, race_move_end(&m));
 		EXPECT_EQ(0, bad_bytes(self->mem, i, &victim));
 		after = ferry_corrupted_kib();
 		EXPECT_LE(after - before, 4);
 		/* The page frame is reported for one poison, and not used any more. */
-		EXPECT_LE(hz_log_count(log, "recovery action for"), 1);
+		EXPECT_LE(race_log_count(log, "recovery action for"), 1);
 		if (victim)
 			EXPECT_NE(pfn, ferry_pfn(self->mem + VICTIM * FERRY_PAGE));
 		ASSERT_EQ(0, madvise(self->mem, LEN, MADV_DONTNEED));
@@ -154,25 +156,25 @@ TEST_F(i10, poison_by_page_frame)
 }
 
 /* By address: it waits until the page has arrived, and takes the new one. */
-TEST_F(i10, poison_by_address)
+TEST_F(poison, poison_by_address)
 {
 	int iters = ferry_iters(6, 3), busy = 0, i, log, ret;
 	long before, seen;
-	struct hz_move m;
+	struct race_move m;
 	bool victim;
 
 	for (i = 0; i < iters; i++) {
-		ASSERT_EQ(0, hz_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[i & 1]));
+		ASSERT_EQ(0, race_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[i & 1]));
 		ferry_fill(self->mem, LEN, 10, i);
 		before = ferry_corrupted_kib();
-		log = hz_log_open();
+		log = race_log_open();
 		seen = ferry_stat("batches");
-		ASSERT_EQ(0, hz_move_start(&m, self->mem, LEN, FERRY_PAGE,
-					   self->nodes[!(i & 1)],
-					   ferry_node_cpu(self->nodes[0])));
+		ASSERT_EQ(0, race_move_start(&m, self->mem, LEN, FERRY_PAGE,
+					     self->nodes[!(i & 1)],
+					     ferry_node_cpu(self->nodes[0])));
 		wait_for_batch(_metadata, seen);
 		ret = poison(self->mem + VICTIM * FERRY_PAGE);
-		ASSERT_LE(0, hz_move_end(&m));
+		ASSERT_LE(0, race_move_end(&m));
 		EXPECT_EQ(0, bad_bytes(self->mem, i, &victim));
 		/*
 		 * The stock kernel's answer if it meets the page isolated and not unmapped
@@ -187,29 +189,29 @@ TEST_F(i10, poison_by_address)
 		ASSERT_EQ(0, ret);
 		EXPECT_FALSE(victim);
 		EXPECT_EQ(4, ferry_corrupted_kib() - before);
-		EXPECT_EQ(1, hz_log_count(log, "recovery action for"));
+		EXPECT_EQ(1, race_log_count(log, "recovery action for"));
 	}
 }
 
 /* Soft: the content stays. */
-TEST_F(i10, soft_offline)
+TEST_F(poison, soft_offline)
 {
 	int iters = ferry_iters(6, 3), i, soft;
-	struct hz_move m;
+	struct race_move m;
 	bool victim;
 	long seen;
 
 	for (i = 0; i < iters; i++) {
-		ASSERT_EQ(0, hz_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[i & 1]));
+		ASSERT_EQ(0, race_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[i & 1]));
 		ferry_fill(self->mem, LEN, 10, i);
 		seen = ferry_stat("batches");
-		ASSERT_EQ(0, hz_move_start(&m, self->mem, LEN, FERRY_PAGE,
-					   self->nodes[!(i & 1)],
-					   ferry_node_cpu(self->nodes[0])));
+		ASSERT_EQ(0, race_move_start(&m, self->mem, LEN, FERRY_PAGE,
+					     self->nodes[!(i & 1)],
+					     ferry_node_cpu(self->nodes[0])));
 		wait_for_batch(_metadata, seen);
 		soft = madvise(self->mem + VICTIM * FERRY_PAGE, FERRY_PAGE,
 			       MADV_SOFT_OFFLINE) ? -errno : 0;
-		ASSERT_LE(0, hz_move_end(&m));
+		ASSERT_LE(0, race_move_end(&m));
 		EXPECT_TRUE(soft == 0 || soft == -EBUSY || soft == -EIO);
 		EXPECT_EQ(0, bad_bytes(self->mem, i, &victim));
 		EXPECT_TRUE(victim);
@@ -240,11 +242,11 @@ static bool corrupted(void *arg)
  * The page that a machine check names is the old one or, if it comes late, one that has
  * been let go. It is taken; its content, which nothing happened to, may have got away.
  */
-TEST_F(i10, machine_check)
+TEST_F(poison, machine_check)
 {
 	int iters = ferry_iters(6, 3), taken = 0, i, log, fd;
 	long before, seen;
-	struct hz_move m;
+	struct race_move m;
 	bool victim;
 	u64 pfn;
 
@@ -252,23 +254,23 @@ TEST_F(i10, machine_check)
 	if (fd < 0)
 		SKIP(return, "needs QEMU's monitor (scripts/vm --monitor --intel)");
 	for (i = 0; i < iters; i++) {
-		ASSERT_EQ(0, hz_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[i & 1]));
+		ASSERT_EQ(0, race_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[i & 1]));
 		ferry_fill(self->mem, LEN, 10, i);
 		pfn = ferry_pfn(self->mem + VICTIM * FERRY_PAGE);
 		ASSERT_NE(0, pfn);
 		before = ferry_corrupted_kib();
-		log = hz_log_open();
+		log = race_log_open();
 		seen = ferry_stat("batches");
-		ASSERT_EQ(0, hz_move_start(&m, self->mem, LEN, FERRY_PAGE,
-					   self->nodes[!(i & 1)],
-					   ferry_node_cpu(self->nodes[0])));
+		ASSERT_EQ(0, race_move_start(&m, self->mem, LEN, FERRY_PAGE,
+					     self->nodes[!(i & 1)],
+					     ferry_node_cpu(self->nodes[0])));
 		wait_for_batch(_metadata, seen);
 		ASSERT_TRUE(machine_check(fd, pfn));
-		ASSERT_LE(0, hz_move_end(&m));
+		ASSERT_LE(0, race_move_end(&m));
 		ferry_wait(corrupted, &before, 3000);
 		EXPECT_EQ(0, bad_bytes(self->mem, i, &victim));
 		EXPECT_LE(ferry_corrupted_kib() - before, 4);
-		EXPECT_LE(hz_log_count(log, "recovery action for"), 1);
+		EXPECT_LE(race_log_count(log, "recovery action for"), 1);
 		if (victim)
 			EXPECT_NE(pfn, ferry_pfn(self->mem + VICTIM * FERRY_PAGE));
 		taken += ferry_corrupted_kib() > before;
