@@ -21,7 +21,7 @@ use crate::{
     },
     migrate_copy::{
         batch::{
-            Copied,
+            claim::Copied,
             MigrateCopyBatch, //
         },
         provider, //

@@ -14,9 +14,9 @@ use crate::{
     kapi::sched,
     migrate_copy::{
         batch::{
+            folio::FolioPair,
             Call,
             CopyOutcome,
-            FolioPair,
             SettleOutcome,
             Settled,
             MAX_CHUNKS, //

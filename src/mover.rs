@@ -19,10 +19,12 @@ use crate::{
     },
     migrate_copy::{
         batch::{
+            claim::{
+                Claim,
+                Step, //
+            },
             ByEngine,
-            Claim,
-            Settled,
-            Step, //
+            Settled, //
         },
         provider, //
     },

@@ -52,7 +52,7 @@ use crate::{
         },
     },
     migrate_copy::batch::{
-        EngineClaims,
+        engine_claim::EngineClaims,
         MigrateCopyBatch,
         Pooled, //
     },

@@ -8,8 +8,9 @@
 //!
 //! The shim lends the folios of a batch from [`Provider::begin()`] to [`Provider::finish()`], and
 //! each of them only until it is settled. So content is copied through a [`Claim`] alone: it exists
-//! while a chunk is in the state Claimed, and [`MigrateCopyBatch::settle()`] gives a final answer, which
-//! the shim wants to see as a [`Settled`], only when no chunk of the folio is Claimed or can be.
+//! while a chunk is in the state Claimed, and [`MigrateCopyBatch::settle()`] gives a final answer,
+//! which the shim wants to see as a [`Settled`], only when no chunk of the folio is Claimed or can
+//! be.
 //! Everything else about the protocol is in `ferry_core::claim`.
 //!
 //! # Who owns a batch
@@ -19,40 +20,36 @@
 //!
 //! Takes no locks but that of the parked folios in the shim, a leaf.
 //!
+//! [`Claim`]: self::claim::Claim
 //! [`Provider::begin()`]: super::provider::Provider::begin
 //! [`Provider::finish()`]: super::provider::Provider::finish
 //! [`UniqueArc`]: kernel::sync::UniqueArc
 
-use crate::kapi::sched;
+pub(crate) mod claim;
+pub(crate) mod engine_claim;
+pub(crate) mod folio;
+
+use self::folio::FolioPair;
 use core::{
     cell::UnsafeCell,
-    ops::Range,
     ptr, //
 };
 use ferry_bindings as fb;
 use ferry_core::{
-    claim,
     class::Route,
-    extent::{
-        Extent,
-        Segment, //
-    },
     plan,
     plan::{
         ChunkRange,
         Planned, //
     },
-    policy::Routine,
     Chunk,
     ChunkCounter,
     ChunkState,
     EntryState,
     Lane,
-    Pending,
-    Settle, //
+    Pending, //
 };
 use kernel::{
-    bindings,
     ffi,
     prelude::*,
     sync::{
@@ -71,9 +68,6 @@ pub(crate) const MAX_ENTRIES: usize = 1024;
 
 /// Most chunks in one batch.
 pub(crate) const MAX_CHUNKS: usize = 1024;
-
-/// Bytes in a page.
-const PAGE: u64 = kernel::page::PAGE_SIZE as u64;
 
 /// How many destinations are parked. For people; orders nothing.
 static PARKED: Atomic<u32> = Atomic::new(0);
@@ -138,87 +132,6 @@ impl Settled {
             how: self.how,
         }
     }
-}
-
-/// One step towards a settled entry.
-pub(crate) enum Step<'a> {
-    /// Done.
-    Final(Settled),
-    /// This chunk is in flight: wait, and ask again.
-    Wait(u32),
-    /// The mover got this claim: copy, drop it, and ask again.
-    Mine(Claim<'a>),
-}
-
-/// A folio and its destination, both locked: lent by the shim for one call of [`Provider::begin()`] or
-/// [`Provider::copy_now()`]. For the latter the stock code has just checked the references.
-pub(crate) struct FolioPair {
-    pub(super) dst: *mut bindings::folio,
-    pub(super) src: *mut bindings::folio,
-}
-
-impl FolioPair {
-    /// Size of the folio in bytes.
-    pub(crate) fn bytes(&self) -> u64 {
-        // SAFETY: The shim's caller holds a reference to `src` and its lock for the call that
-        // lends `self`.
-        unsafe { fb::ferry_folio_size(self.src) as u64 }
-    }
-
-    /// Returns the nodes of source and destination.
-    pub(crate) fn route(&self) -> Route {
-        // SAFETY: As in `bytes()`, for both folios.
-        let (from, to) = unsafe { (fb::ferry_folio_nid(self.src), fb::ferry_folio_nid(self.dst)) };
-        Route { from, to }
-    }
-
-    /// Copies all of it, offering the CPU to others after each `step` bytes. False if poison was met.
-    ///
-    /// For [`Provider::copy_now()`], instead of a batch.
-    pub(crate) fn copy_alone(&self, step: u64, routine: Routine) -> bool {
-        let bytes = self.bytes();
-        let step = (step & !(PAGE - 1)).max(PAGE);
-        let mut offset = 0;
-        while offset < bytes {
-            let len = step.min(bytes - offset);
-            // SAFETY: As in `bytes()`, for both folios, which have the same size; nobody else copies
-            // what no batch has. Both are multiples of a page.
-            if unsafe { copy_mc(self.dst, self.src, offset, len, routine) } != 0 {
-                return false;
-            }
-            offset += len;
-            if offset < bytes {
-                sched::cond_resched();
-            }
-        }
-        true
-    }
-}
-
-/// Copies a part of a folio and returns how many bytes of it were not, because of a machine check.
-///
-/// What is copied is visible to who sees a later release by this CPU (I11).
-///
-/// # Safety
-///
-/// Both folios live, have the same size, and are the caller's to read and to write; `offset` and `len`
-/// are multiples of a page, and `offset + len` is within the folio.
-unsafe fn copy_mc(
-    dst: *mut bindings::folio,
-    src: *mut bindings::folio,
-    offset: u64,
-    len: u64,
-    routine: Routine,
-) -> u64 {
-    let (offset, len) = (offset as usize, len as usize);
-    // SAFETY: By the requirements of this function, for either.
-    let left = unsafe {
-        match routine {
-            Routine::Cached => fb::ferry_copy_mc(dst, src, offset, len),
-            Routine::NonTemporal => fb::ferry_copy_mc_nt(dst, src, offset, len),
-        }
-    };
-    left as u64
 }
 
 /// A call of `migrate_pages()`.
@@ -534,16 +447,6 @@ impl MigrateCopyBatch {
         self.planned.chunks.saturating_sub(self.counter.taken())
     }
 
-    /// Claims a chunk.
-    ///
-    /// A worker has turned preemption off before, and leaves it off until the claim is dropped.
-    pub(crate) fn claim(&self, chunk: u32, lane: Lane) -> Option<Claim<'_>> {
-        if !self.chunks().get(chunk as usize)?.try_claim(lane) {
-            return None;
-        }
-        Some(Claim::new(self, chunk, lane))
-    }
-
     /// Has this chunk been claimed, and not been completed?
     pub(crate) fn in_flight(&self, chunk: u32) -> Option<Lane> {
         match self.chunks().get(chunk as usize)?.state() {
@@ -563,46 +466,6 @@ impl MigrateCopyBatch {
     /// The first chunk of an entry.
     pub(crate) fn first_chunk(&self, i: u32) -> Option<u32> {
         plan::span(self.ranges(), i).map(|(first, _)| first)
-    }
-
-    /// One step towards settling entry `i`; to be repeated until it is final.
-    pub(crate) fn settle(&self, i: u32, help: bool) -> Step<'_> {
-        let not = Step::Final(Settled::new(SettleOutcome::NotStarted));
-        // Not covered by any chunk: nobody can have touched it.
-        let Some((first, count)) = plan::span(self.ranges(), i) else {
-            return not;
-        };
-        let Some(entry) = self.entry(i) else {
-            return not;
-        };
-        let span = first as usize..(first as usize).saturating_add(count as usize);
-        let Some(chunks) = self.chunks().get(span) else {
-            return not;
-        };
-        let shared =
-            (self.ranges().get(first as usize)).is_some_and(|p| p.len >= entry.bytes as u64);
-        let settle = match chunks {
-            [chunk] if shared => match self.state(i) {
-                Some(state) => claim::settle_shared(chunk, state),
-                None => return not,
-            },
-            _ => claim::settle_span(chunks, help),
-        };
-        match settle {
-            Settle::NotStarted => not,
-            Settle::AllCopied => Step::Final(Settled::new(SettleOutcome::Copied)),
-            Settle::Partial => Step::Final(Settled::new(SettleOutcome::Partial)),
-            Settle::Wait(c) => Step::Wait(first.saturating_add(c)),
-            Settle::Mine(c) => Step::Mine(Claim::new(self, first.saturating_add(c), Lane::MOVER)),
-        }
-    }
-
-    /// Must the mover still wait for entry `i`, which this chunk is part of?
-    pub(crate) fn waiting(&self, i: u32, chunk: u32) -> bool {
-        self.in_flight(chunk).is_some()
-            && self
-                .state(i)
-                .is_none_or(|s| claim::entry_state(s) == EntryState::Pending)
     }
 
     /// Gives up waiting for entry `i`: its destination is kept from being reused (I7), and its source
@@ -642,79 +505,10 @@ impl MigrateCopyBatch {
         }
     }
 
-    /// Calls `f` with each folio of a claimed chunk that may be copied at this moment (I1), and marks
-    /// the others as skipped.
-    ///
-    /// # Safety
-    ///
-    /// The caller has claimed the chunk, and the claim lasts until this returns.
-    unsafe fn for_each_copyable(&self, chunk: u32, mut f: impl FnMut(Copyable<'_>)) -> Walked {
-        let mut walked = Walked::default();
-        let Some(range) = self.ranges().get(chunk as usize) else {
-            return walked;
-        };
-        walked.complete = true;
-        for index in range.first..range.first.saturating_add(range.count) {
-            let (Some(entry), Some(state)) = (self.entry(index), self.state(index)) else {
-                walked.complete = false;
-                break;
-            };
-            let bytes = entry.bytes as u64;
-            if bytes == 0 {
-                continue;
-            }
-            // One of several chunks of a folio, or all of it.
-            let whole = range.len >= bytes;
-            // SAFETY: The chunk is claimed, so the entry is not settled and its folios are lent.
-            if self.early && !unsafe { fb::ferry_may_claim(entry) } {
-                walked.referenced += 1;
-                walked.complete = false;
-                if whole {
-                    claim::entry_mark(state, EntryState::Skipped);
-                }
-                continue;
-            }
-            let (offset, len) = if whole {
-                (0, bytes)
-            } else {
-                (range.offset, range.len)
-            };
-            f(Copyable {
-                index,
-                entry,
-                state,
-                whole,
-                offset,
-                len,
-            });
-        }
-        walked
+    /// What engines have done so far.
+    pub(crate) fn by_engine(&self) -> &ByEngine {
+        &self.by_engine
     }
-
-    /// Revokes what is free; returns a chunk that is still in flight.
-    pub(crate) fn close(&self) -> Option<u32> {
-        claim::close(self.chunks())
-    }
-}
-
-/// A folio of a claimed chunk, or the part of it that the chunk has.
-struct Copyable<'a> {
-    index: u32,
-    entry: &'a fb::migrate_copy_entry,
-    state: &'a Atomic<u32>,
-    /// The chunk has all of the folio.
-    whole: bool,
-    offset: u64,
-    len: u64,
-}
-
-/// What [`MigrateCopyBatch::for_each_copyable()`] has met.
-#[derive(Copy, Clone, Default)]
-struct Walked {
-    /// Every folio of the chunk may be copied.
-    complete: bool,
-    /// Folios that may not, because of a reference that is not expected (I1).
-    referenced: u32,
 }
 
 /// What engines did for a batch. Added to before a chunk is completed with release, read by the mover
@@ -740,286 +534,6 @@ impl Default for ByEngine {
             chunks: Atomic::new(0),
             failed: Atomic::new(0),
             ended: Atomic::new(0),
-        }
-    }
-}
-
-/// What engines do with chunks.
-///
-/// A chunk that an engine has is referenced by the [`EngineClaims`] of the maker of its descriptors, and
-/// by each descriptor that has a segment of it, from [`EngineClaims::reference()`] on. It is complete when
-/// all of these have let it go.
-impl MigrateCopyBatch {
-    /// What engines have done so far.
-    pub(crate) fn by_engine(&self) -> &ByEngine {
-        &self.by_engine
-    }
-
-    /// How many entries a chunk is made of, eligible or not: it takes no more descriptors.
-    pub(crate) fn entries_of(&self, chunk: u32) -> u32 {
-        self.ranges().get(chunk as usize).map_or(0, |p| p.count)
-    }
-
-    /// Records that the engine does not access the memory of its descriptor for this extent any more.
-    /// If `ok`, all bytes were copied and are visible to the caller; otherwise the destination is
-    /// undefined.
-    ///
-    /// # Safety
-    ///
-    /// [`EngineClaims::reference()`] was called with this extent for this descriptor, and the engine does not
-    /// access its memory any more, nor will it.
-    pub(crate) unsafe fn release_extent(&self, extent: &Extent, lane: Lane, ok: bool) {
-        self.by_engine.ended.store(sched::clock(), Relaxed);
-        if ok {
-            self.by_engine.bytes.add(extent.len, Relaxed);
-        }
-        for chunk in extent.chunks.0..=extent.chunks.1 {
-            if ok {
-                self.mark_copied(extent, chunk);
-            }
-            self.release_chunk(chunk, lane, ok);
-        }
-    }
-
-    /// Marks folios of this extent and chunk that have no other chunk: the mover can take them.
-    fn mark_copied(&self, extent: &Extent, chunk: u32) {
-        let Some(range) = self.ranges().get(chunk as usize) else {
-            return;
-        };
-        let last = range.first.saturating_add(range.count).saturating_sub(1);
-        for i in range.first.max(extent.entries.0)..=last.min(extent.entries.1) {
-            let (Some(entry), Some(state)) = (self.entry(i), self.state(i)) else {
-                return;
-            };
-            // One that was skipped (I1) may lie between two that adjoin.
-            if entry.bytes != 0
-                && range.len >= entry.bytes as u64
-                && claim::entry_state(state) == EntryState::Pending
-            {
-                self.by_engine.folios.add(1u32, Relaxed);
-                claim::entry_mark(state, EntryState::Copied);
-            }
-        }
-    }
-
-    /// Lets go of one reference to a chunk that an engine has; the last one completes it.
-    fn release_chunk(&self, chunk: u32, lane: Lane, ok: bool) {
-        let (Some(c), Some(p)) = (
-            self.chunks().get(chunk as usize),
-            self.pending.get(chunk as usize),
-        ) else {
-            return;
-        };
-        if let Some(ok) = p.end(ok) {
-            let counter = if ok {
-                &self.by_engine.chunks
-            } else {
-                &self.by_engine.failed
-            };
-            counter.add(1u32, Relaxed);
-            // The last touch: the batch may be gone as soon as the last chunk is complete.
-            c.complete(lane, ok);
-        }
-    }
-}
-
-/// The chunks that the maker of an engine's descriptors has claimed. They are let go when it is dropped,
-/// and complete when each descriptor that references them has ended, too.
-pub(crate) struct EngineClaims<'a> {
-    batch: &'a MigrateCopyBatch,
-    lane: Lane,
-    claimed: Range<u32>,
-}
-
-impl<'a> EngineClaims<'a> {
-    /// Begins with none, for the channel with this lane; the first one claimed is to be `first`.
-    pub(crate) fn new(batch: &'a MigrateCopyBatch, lane: Lane, first: u32) -> Self {
-        Self {
-            batch,
-            lane,
-            claimed: first..first,
-        }
-    }
-
-    /// Claims the next chunk. Returns `None` if there is none, or another lane has claimed it.
-    pub(crate) fn claim_next(&mut self) -> Option<u32> {
-        let chunk = self.claimed.end;
-        let (Some(c), Some(p)) = (
-            self.batch.chunks().get(chunk as usize),
-            self.batch.pending.get(chunk as usize),
-        ) else {
-            return None;
-        };
-        if !c.try_claim(self.lane) {
-            return None;
-        }
-        p.begin();
-        self.claimed.end = chunk.saturating_add(1);
-        Some(chunk)
-    }
-
-    /// Calls `f` with the segments of a claimed chunk: those of folios that may be copied, at this
-    /// moment (I1); `referenced` counts the others. Returns `false` if the chunk cannot be copied as a
-    /// whole.
-    pub(crate) fn segments(
-        &self,
-        chunk: u32,
-        referenced: &mut u32,
-        mut f: impl FnMut(Segment),
-    ) -> bool {
-        if !self.claimed.contains(&chunk) {
-            return false;
-        }
-        let segment = |c: Copyable<'_>| {
-            // SAFETY: The chunk is claimed, so the entry is not settled and its folios are lent.
-            let (src, dst) = unsafe {
-                (
-                    fb::ferry_folio_phys(c.entry.src),
-                    fb::ferry_folio_phys(c.entry.dst),
-                )
-            };
-            f(Segment {
-                chunk,
-                entry: c.index,
-                src: src.saturating_add(c.offset),
-                dst: dst.saturating_add(c.offset),
-                len: c.len,
-            });
-        };
-        // SAFETY: It is one of those that are claimed until `self` is dropped.
-        let walked = unsafe { self.batch.for_each_copyable(chunk, segment) };
-        *referenced = referenced.saturating_add(walked.referenced);
-        walked.complete
-    }
-
-    /// Adds a reference to the chunks of this extent, for a descriptor.
-    /// [`MigrateCopyBatch::release_extent()`] lets go of it, or [`Self::unmake()`].
-    pub(crate) fn reference(&self, extent: &Extent) {
-        for chunk in extent.chunks.0..=extent.chunks.1 {
-            if let Some(p) = self.batch.pending.get(chunk as usize) {
-                p.add();
-            }
-        }
-    }
-
-    /// Lets go of the reference of a descriptor that was not made: its chunks have failed.
-    ///
-    /// # Safety
-    ///
-    /// [`Self::reference()`] was called with this extent, and no engine has it.
-    pub(crate) unsafe fn unmake(&self, extent: &Extent) {
-        for chunk in extent.chunks.0..=extent.chunks.1 {
-            self.batch.release_chunk(chunk, self.lane, false);
-        }
-    }
-
-    /// Lets a claimed chunk fail, whatever becomes of the descriptors that it has.
-    pub(crate) fn fail(&self, chunk: u32) {
-        let (true, Some(p)) = (
-            self.claimed.contains(&chunk),
-            self.batch.pending.get(chunk as usize),
-        ) else {
-            return;
-        };
-        p.add();
-        self.batch.release_chunk(chunk, self.lane, false);
-    }
-}
-
-impl Drop for EngineClaims<'_> {
-    fn drop(&mut self) {
-        for chunk in self.claimed.clone() {
-            self.batch.release_chunk(chunk, self.lane, true);
-        }
-    }
-}
-
-/// The right to copy one chunk. Completes it when dropped.
-pub(crate) struct Claim<'a> {
-    batch: &'a MigrateCopyBatch,
-    chunk: u32,
-    lane: Lane,
-    ok: bool,
-}
-
-/// What was copied under a claim.
-#[derive(Copy, Clone, Default)]
-pub(crate) struct Copied {
-    /// Bytes that are in the destination.
-    pub(crate) bytes: u64,
-    /// Whole folios among them.
-    pub(crate) folios: u32,
-    /// Folios that may not be copied early, because somebody else has a reference (I1).
-    pub(crate) referenced: u32,
-    /// Pieces that met poison.
-    pub(crate) poisoned: u32,
-}
-
-impl<'a> Claim<'a> {
-    fn new(batch: &'a MigrateCopyBatch, chunk: u32, lane: Lane) -> Self {
-        if lane != Lane::MOVER {
-            // SAFETY: Only tells lockdep.
-            unsafe { fb::ferry_lockdep_claim() };
-        }
-        Self {
-            batch,
-            chunk,
-            lane,
-            ok: false,
-        }
-    }
-
-    /// Will the chunk be done, and not failed?
-    pub(crate) fn is_ok(&self) -> bool {
-        self.ok
-    }
-
-    /// Copies the chunk.
-    ///
-    /// Lets `delay_ns` pass where it hurts most, between the look at the references of the first
-    /// folio and its first byte. For fault injection.
-    pub(crate) fn copy(&mut self, routine: Routine, mut delay_ns: u64) -> Copied {
-        let mut copied = Copied::default();
-        let mut ok = true;
-        let copy = |c: Copyable<'_>| {
-            if delay_ns != 0 {
-                sched::spin_ns(delay_ns);
-                delay_ns = 0;
-            }
-            // SAFETY: The chunk is claimed, so the entry is not settled and its folios are lent; claims
-            // of other chunks cover other bytes. The plan keeps `offset + len` within the folio and
-            // cuts at pages. Source and destination have the same size.
-            let left = unsafe { copy_mc(c.entry.dst, c.entry.src, c.offset, c.len, routine) };
-            let state = if left == 0 {
-                copied.bytes = copied.bytes.saturating_add(c.len);
-                copied.folios += u32::from(c.whole);
-                EntryState::Copied
-            } else {
-                // The mover's stock copy meets the poison again and reports it, once (I10).
-                copied.poisoned += 1;
-                ok = false;
-                EntryState::Skipped
-            };
-            if c.whole {
-                claim::entry_mark(c.state, state);
-            }
-        };
-        // SAFETY: `self` is the claim.
-        let walked = unsafe { self.batch.for_each_copyable(self.chunk, copy) };
-        copied.referenced = walked.referenced;
-        self.ok = ok && walked.complete;
-        copied
-    }
-}
-
-impl Drop for Claim<'_> {
-    fn drop(&mut self) {
-        if let Some(chunk) = self.batch.chunks().get(self.chunk as usize) {
-            chunk.complete(self.lane, self.ok);
-        }
-        if self.lane != Lane::MOVER {
-            // SAFETY: Only tells lockdep.
-            unsafe { fb::ferry_lockdep_release() };
         }
     }
 }

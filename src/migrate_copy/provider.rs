@@ -8,11 +8,11 @@
 
 use crate::migrate_copy::batch::{
     borrow,
+    folio::FolioPair,
     lend,
     take_back,
     Call,
     CopyOutcome,
-    FolioPair,
     MigrateCopyBatch,
     Settled, //
 };
