@@ -39,25 +39,25 @@ use kernel::{
 const MOST_ASKED: u32 = 16;
 
 /// A worker, and the means to wake it once it has a thread.
-struct Seat {
+struct TeamWorker {
     worker: Arc<Worker>,
     waker: SetOnce<Waker>,
 }
 
 /// All workers.
 pub(super) struct Team {
-    seats: KVec<Seat>,
+    members: KVec<TeamWorker>,
     placement: Arc<Placement>,
     shared: Arc<Shared>,
 }
 
 /// What a worker's thread runs.
-struct Member {
+struct WorkerThread {
     worker: Arc<Worker>,
     team: Arc<Team>,
 }
 
-impl ThreadFn for Member {
+impl ThreadFn for WorkerThread {
     fn pending(&self) -> bool {
         self.worker.pending()
     }
@@ -69,7 +69,7 @@ impl ThreadFn for Member {
 
 /// The threads; stopped when dropped.
 pub(super) struct Threads {
-    workers: KVec<Kthread<Member>>,
+    workers: KVec<Kthread<WorkerThread>>,
     team: Arc<Team>,
 }
 
@@ -77,19 +77,19 @@ impl Threads {
     /// Starts a thread for each worker.
     pub(super) fn start(team: &Arc<Team>) -> Result<Self> {
         let mut threads = Self {
-            workers: KVec::with_capacity(team.seats.len(), GFP_KERNEL)?,
+            workers: KVec::with_capacity(team.members.len(), GFP_KERNEL)?,
             team: team.clone(),
         };
-        for seat in &team.seats {
-            let member = Arc::new(
-                Member {
-                    worker: seat.worker.clone(),
+        for member in &team.members {
+            let body = Arc::new(
+                WorkerThread {
+                    worker: member.worker.clone(),
                     team: team.clone(),
                 },
                 GFP_KERNEL,
             )?;
-            let worker = Kthread::new(seat.worker.cpu().number(), member)?;
-            seat.waker.populate(worker.waker());
+            let worker = Kthread::new(member.worker.cpu().number(), body)?;
+            member.waker.populate(worker.waker());
             threads.workers.push(worker, GFP_KERNEL)?;
         }
         Ok(threads)
@@ -107,7 +107,7 @@ impl Drop for Threads {
 impl Team {
     /// Creates a worker for each of these CPUs, of which there are no more than lanes.
     pub(super) fn new(cpus: KVec<topology::Cpu>, shared: &Arc<Shared>) -> Result<Self> {
-        let mut seats = KVec::with_capacity(cpus.len(), GFP_KERNEL)?;
+        let mut members = KVec::with_capacity(cpus.len(), GFP_KERNEL)?;
         let mut copy = KVec::with_capacity(cpus.len(), GFP_KERNEL)?;
         copy.extend_from_slice(&cpus, GFP_KERNEL)?;
         let placement = Arc::pin_init(Placement::new(copy)?, GFP_KERNEL)?;
@@ -115,10 +115,10 @@ impl Team {
         for (lane, cpu) in (1u8..=u8::MAX).zip(cpus) {
             let worker = Arc::pin_init(Worker::new(lane, cpu, placement.clone()), GFP_KERNEL)?;
             let waker = SetOnce::new();
-            seats.push(Seat { worker, waker }, GFP_KERNEL)?;
+            members.push(TeamWorker { worker, waker }, GFP_KERNEL)?;
         }
         Ok(Self {
-            seats,
+            members,
             placement,
             shared: shared.clone(),
         })
@@ -126,39 +126,40 @@ impl Team {
 
     /// Returns all workers.
     pub(super) fn workers(&self) -> impl Iterator<Item = &Worker> {
-        self.seats.iter().map(|seat| &*seat.worker)
+        self.members.iter().map(|member| &*member.worker)
     }
 
-    /// Returns the workers that could begin at once, see [`Self::seats()`].
+    /// Returns the workers that could begin at once, see [`Self::members()`].
     pub(super) fn candidates(
         &self,
         route: Route,
         from: topology::Cpu,
         mover: usize,
     ) -> impl Iterator<Item = &Worker> {
-        self.seats(route, from, mover).map(|seat| &*seat.worker)
+        self.members(route, from, mover)
+            .map(|member| &*member.worker)
     }
 
     /// Those who could begin at once with what this mover gives them from this CPU, best first: on the
     /// node of the destination, of the source (or the other way round), elsewhere; and on each of
     /// them those of another last-level cache first, and those of the mover's own core last.
-    fn seats(
+    fn members(
         &self,
         route: Route,
         from: topology::Cpu,
         mover: usize,
-    ) -> impl Iterator<Item = &Seat> {
+    ) -> impl Iterator<Item = &TeamWorker> {
         let anyway = self.shared.inject.workers_only();
         let (first, second) = match self.shared.knobs.node() {
             CpuNode::Source => (route.from, route.to),
             CpuNode::Destination => (route.to, route.from),
         };
-        let node_rank = move |h: &Worker| match h.node() {
+        let node_rank = move |w: &Worker| match w.node() {
             n if n == first => 0,
             n if n == second => 1,
             _ => 2,
         };
-        let near = move |h: &Worker| match h.cpu() {
+        let near = move |w: &Worker| match w.cpu() {
             cpu if cpu.shares_core(from) => 2,
             cpu if cpu.shares_cache(from) => 1,
             _ => 0,
@@ -168,29 +169,29 @@ impl Team {
             .flat_map(|rank| (0..3).map(move |tier| (rank, tier)))
             .flat_map(move |(rank, tier)| {
                 (self.placement.order())
-                    .filter_map(|i| self.seats.get(i))
-                    .filter(move |h| {
-                        node_rank(&h.worker) == rank
-                            && h.worker.cpu() != from
-                            && near(&h.worker) == tier
+                    .filter_map(|i| self.members.get(i))
+                    .filter(move |m| {
+                        node_rank(&m.worker) == rank
+                            && m.worker.cpu() != from
+                            && near(&m.worker) == tier
                     })
             })
             .take_while(move |_| asked.replace(asked.get() + 1) < MOST_ASKED)
-            .filter(move |h| anyway || h.worker.could_begin(mover))
+            .filter(move |m| anyway || m.worker.could_begin(mover))
     }
 
     /// Gives the batch to one worker, if there is one who could begin at once.
     pub(super) fn give(&self, batch: &Arc<Batch>) -> bool {
-        for seat in self.seats(batch.raw().route(), batch.cpu(), batch.mover()) {
+        for member in self.members(batch.raw().route(), batch.cpu(), batch.mover()) {
             // Who has it already: the one that passes it on is one of them.
-            if batch.is_given(seat.worker.lane().index().into()) {
+            if batch.is_given(member.worker.lane().index().into()) {
                 continue;
             }
             // Without a thread yet, nobody would look into its mailbox.
-            let Some(waker) = seat.waker.as_ref() else {
+            let Some(waker) = member.waker.as_ref() else {
                 continue;
             };
-            if let Some(asleep) = seat.worker.post(batch) {
+            if let Some(asleep) = member.worker.post(batch) {
                 if asleep {
                     waker.wake();
                 }
@@ -210,19 +211,19 @@ impl Team {
 
     /// Writes a line for each worker.
     pub(super) fn show(&self, f: &mut dyn fmt::Write) -> fmt::Result {
-        writeln!(f, "workers {}", self.seats.len())?;
+        writeln!(f, "workers {}", self.members.len())?;
         for i in self.placement.order() {
-            let Some(seat) = self.seats.get(i) else {
+            let Some(member) = self.members.get(i) else {
                 continue;
             };
-            let h = &seat.worker;
-            let (doing, chunks) = h.doing();
+            let worker = &member.worker;
+            let (doing, chunks) = worker.doing();
             writeln!(
                 f,
                 "worker {} cpu {} node {} llc {} {doing} chunks {chunks}",
-                h.lane().index(),
-                h.cpu().number(),
-                h.node(),
+                worker.lane().index(),
+                worker.cpu().number(),
+                worker.node(),
                 self.placement.llc(i),
             )?;
         }

@@ -30,6 +30,7 @@ pub(crate) mod engine_claim;
 pub(crate) mod folio;
 
 use self::folio::FolioPair;
+use crate::kapi::vec::filled;
 use core::{
     cell::UnsafeCell,
     ptr, //
@@ -227,27 +228,14 @@ unsafe impl Sync for MigrateCopyBatch {}
 impl MigrateCopyBatch {
     /// Allocates a batch, for a pool.
     pub(crate) fn new() -> Result<Self> {
-        let mut entries = KVec::with_capacity(MAX_ENTRIES, GFP_KERNEL)?;
-        let mut ranges = KVec::with_capacity(MAX_CHUNKS, GFP_KERNEL)?;
-        let mut chunks = KVec::with_capacity(MAX_CHUNKS, GFP_KERNEL)?;
-        let mut states = KVec::with_capacity(MAX_ENTRIES, GFP_KERNEL)?;
-        let mut pending = KVec::with_capacity(MAX_CHUNKS, GFP_KERNEL)?;
-        for _ in 0..MAX_ENTRIES {
-            entries.push(Opaque::new(fb::migrate_copy_entry::default()), GFP_KERNEL)?;
-            states.push(Atomic::new(EntryState::Pending as u32), GFP_KERNEL)?;
-        }
-        for _ in 0..MAX_CHUNKS {
-            ranges.push(ChunkRange::default(), GFP_KERNEL)?;
-            chunks.push(Chunk::new(Atomic::new(0)), GFP_KERNEL)?;
-            pending.push(Pending::new(Atomic::new(0)), GFP_KERNEL)?;
-        }
-        let bitmap = || -> Result<KVec<UnsafeCell<ffi::c_ulong>>> {
-            let mut words = KVec::with_capacity(BITMAP_WORDS, GFP_KERNEL)?;
-            for _ in 0..BITMAP_WORDS {
-                words.push(UnsafeCell::new(0), GFP_KERNEL)?;
-            }
-            Ok(words)
-        };
+        let entry = || Ok(Opaque::new(fb::migrate_copy_entry::default()));
+        let state = || Ok(Atomic::new(EntryState::Pending as u32));
+        let mut entries = filled(MAX_ENTRIES, entry)?;
+        let mut states = filled(MAX_ENTRIES, state)?;
+        let ranges = filled(MAX_CHUNKS, || Ok(ChunkRange::default()))?;
+        let chunks = filled(MAX_CHUNKS, || Ok(Chunk::new(Atomic::new(0))))?;
+        let pending = filled(MAX_CHUNKS, || Ok(Pending::new(Atomic::new(0))))?;
+        let bitmap = || filled(BITMAP_WORDS, || Ok(UnsafeCell::new(0)));
         let (mut parked, mut left) = (bitmap()?, bitmap()?);
         let header = KBox::new(
             Header {
