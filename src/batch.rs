@@ -28,13 +28,10 @@ use crate::{
     },
     shared::Shared,
     stats::{
+        Cause,
         Counter,
         Stats, //
-    },
-    trace::{
-        self,
-        Cause, //
-    },
+    }, //
 };
 use core::{
     mem,
@@ -182,7 +179,7 @@ pub(crate) struct Batch {
     turns: Atomic<u32>,
     /// Added to by workers before they complete a chunk with release, read by the mover after it has
     /// seen all of them complete with acquire.
-    by_others: Atomic<u32>,
+    by_workers: Atomic<u32>,
     worker_ns: Atomic<u64>,
     /// The mover's.
     by_mover: Atomic<u32>,
@@ -233,7 +230,7 @@ impl Batch {
             waited_ns: Atomic::new(0),
             turns: Atomic::new(0),
             by_mover: Atomic::new(0),
-            by_others: Atomic::new(0),
+            by_workers: Atomic::new(0),
             worker_ns: Atomic::new(0),
         })
     }
@@ -254,7 +251,7 @@ impl Batch {
         *self.waited_ns.get_mut() = 0;
         *self.turns.get_mut() = 0;
         *self.by_mover.get_mut() = 0;
-        *self.by_others.get_mut() = 0;
+        *self.by_workers.get_mut() = 0;
         *self.worker_ns.get_mut() = 0;
     }
 
@@ -383,7 +380,7 @@ impl Batch {
     }
 
     /// Copies one chunk for the mover, as a worker. False if it is not to be had.
-    fn help(&self, chunk: u32, lane: Lane, spent_ns: &impl Fn() -> u64) -> bool {
+    fn copy_chunk(&self, chunk: u32, lane: Lane, spent_ns: &impl Fn() -> u64) -> bool {
         let inject = &self.shared.inject;
         // From claim to done: no sleep, no fault, no allocation, no lock, no preemption (I13).
         let no_preempt = NoPreempt::new();
@@ -398,7 +395,7 @@ impl Batch {
         sched::spin_ns(inject.late_done_ns());
         let ok = claim.is_ok();
         // Before the chunk is done: then the mover may finish, and it counts and pays.
-        self.by_others.add(1u32, Relaxed);
+        self.by_workers.add(1u32, Relaxed);
         self.worker_ns.add(spent_ns(), Relaxed);
         drop(claim);
         drop(no_preempt);
@@ -417,10 +414,10 @@ impl Batch {
         stats.add(bytes, copied.bytes);
         stats.add(Counter::CopiedEarly, copied.folios.into());
         for _ in 0..copied.referenced {
-            trace::fallback(stats, Cause::References, 0);
+            stats.fallback(Cause::References, 0);
         }
         if !ok && copied.referenced == 0 {
-            trace::fallback(stats, Cause::Failed, 0);
+            stats.fallback(Cause::Failed, 0);
         }
     }
 
@@ -447,7 +444,7 @@ impl Batch {
             let limit = self.limit();
             if let Some(chunk) = self.raw.take(limit) {
                 stalled = None;
-                if self.help(chunk, lane, &spent_ns) {
+                if self.copy_chunk(chunk, lane, &spent_ns) {
                     copied += 1;
                 }
                 sched::give_way();
@@ -490,7 +487,7 @@ impl Batch {
     pub(crate) fn by_cpus(&self) -> (u32, u32, u64) {
         (
             self.by_mover.load(Relaxed),
-            self.by_others.load(Relaxed),
+            self.by_workers.load(Relaxed),
             self.worker_ns.load(Relaxed),
         )
     }

@@ -11,7 +11,10 @@ use crate::{
         Patience, //
     },
     inject::MoveFault,
-    kapi::sched,
+    kapi::{
+        sched,
+        trace, //
+    },
     migrate_copy::{
         batch::{
             folio::FolioPair,
@@ -28,11 +31,10 @@ use crate::{
     },
     migrator::CopyPlan,
     mover::Session,
-    stats::Counter,
-    trace::{
-        self,
-        Cause, //
-    },
+    stats::{
+        Cause,
+        Counter, //
+    }, //
 };
 use core::pin::Pin;
 use ferry_core::{
@@ -55,7 +57,7 @@ use kernel::{
 };
 
 /// How long the mover leaves a folio to workers with `workers_only`.
-const HELPER_ONLY_NS: u64 = 50_000_000;
+const WORKERS_ONLY_NS: u64 = 50_000_000;
 
 /// The smallest folio that its mover copies here even if nobody helps: in longer runs than the stock
 /// copy, which goes page by page. For smaller ones that makes no difference.
@@ -76,7 +78,7 @@ impl Dispatcher {
     }
 
     fn decline(&self, cause: Cause, bytes: u64) {
-        trace::fallback(&self.session.stats, cause, bytes);
+        self.session.stats.fallback(cause, bytes);
     }
 }
 
@@ -126,7 +128,7 @@ impl Provider for Dispatcher {
         let planned = batch.raw_mut().plan_early(shared.knobs.chunk_bytes());
         let min = (shared.knobs.min_batch_bytes()).max(session.migrator.limits().min_bytes);
         if !policy::worth_submitting(planned.bytes, planned.entries, min) || planned.chunks < 2 {
-            trace::fallback(stats, Cause::Small, planned.bytes);
+            stats.fallback(Cause::Small, planned.bytes);
             Batch::give_back(batch);
             return None;
         }
@@ -134,7 +136,7 @@ impl Provider for Dispatcher {
         let class = BatchClass::early(planned.bytes, filled.eligible(), batch.raw().route());
         let plan = (session.migrator).choose(class, planned.chunks, batch.payer());
         if plan == CopyPlan::Decline {
-            trace::fallback(stats, Cause::Gain, planned.bytes);
+            stats.fallback(Cause::Gain, planned.bytes);
             Batch::give_back(batch);
             return None;
         }
@@ -143,7 +145,7 @@ impl Provider for Dispatcher {
         let batch = Arc::from(batch);
         // A batch that its mover copies alone is submitted, too: its chunks are what is measured.
         if plan != CopyPlan::MoverOnly && !session.migrator.submit(&batch, plan) {
-            trace::fallback(stats, Cause::Busy, planned.bytes);
+            stats.fallback(Cause::Busy, planned.bytes);
             Batch::put(batch);
             return None;
         }
@@ -175,7 +177,7 @@ impl Provider for Dispatcher {
             }
         }
         if inject.workers_only() {
-            leave_to_helpers(&batch, i);
+            leave_to_workers(&batch, i);
         }
         let settled = session.settle(&batch, i, help);
         if i == 0 {
@@ -304,7 +306,7 @@ impl Dispatcher {
                 return self.copy_alone(folio, cpu.routine);
             }
             if shared.inject.workers_only() {
-                leave_to_helpers(&batch, 0);
+                leave_to_workers(&batch, 0);
             }
             session.copy_all(&batch);
             let settled = session.settle(&batch, 0, true);
@@ -334,13 +336,13 @@ fn patience(call: Call) -> Patience {
     }
 }
 
-/// Gives workers the time to take the folio first. Bounded by [`HELPER_ONLY_NS`].
-fn leave_to_helpers(batch: &Batch, i: u32) {
+/// Gives workers the time to take the folio first. Bounded by [`WORKERS_ONLY_NS`].
+fn leave_to_workers(batch: &Batch, i: u32) {
     let Some(chunk) = batch.raw().first_chunk(i) else {
         return;
     };
     let from = sched::clock();
-    while batch.raw().is_free(chunk) && sched::clock().saturating_sub(from) < HELPER_ONLY_NS {
+    while batch.raw().is_free(chunk) && sched::clock().saturating_sub(from) < WORKERS_ONLY_NS {
         sched::cond_resched();
         kernel::processor::cpu_relax();
     }

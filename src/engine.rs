@@ -33,6 +33,7 @@ use crate::{
         kthread::Kthread,
         sched,
         topology,
+        trace,
         vec::filled, //
     },
     migrator::{
@@ -44,11 +45,10 @@ use crate::{
         Quiet, //
     },
     shared::Shared,
-    stats::Counter,
-    trace::{
-        self,
-        Cause, //
-    },
+    stats::{
+        Cause,
+        Counter, //
+    }, //
 };
 use ferry_core::{
     class::{
@@ -306,7 +306,7 @@ impl Migrator for Engine {
             stats.add(Counter::EngineSections, did.sections.into());
             stats.add(Counter::EngineSubmits, u64::from(did.descriptors != 0));
             for _ in 0..did.referenced {
-                trace::fallback(stats, Cause::References, 0);
+                stats.fallback(Cause::References, 0);
             }
         }
         chunks != 0

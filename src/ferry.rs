@@ -33,7 +33,6 @@ mod registry;
 mod sdxi;
 mod shared;
 mod stats;
-mod trace;
 
 use crate::{
     batch::Pool,

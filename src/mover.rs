@@ -15,7 +15,8 @@ use crate::{
     },
     kapi::{
         log,
-        sched, //
+        sched,
+        trace, //
     },
     migrate_copy::{
         batch::{
@@ -34,13 +35,10 @@ use crate::{
     },
     shared::Shared,
     stats::{
+        Cause,
         Counter,
         Stats, //
-    },
-    trace::{
-        self,
-        Cause, //
-    },
+    }, //
 };
 use core::pin::Pin;
 use ferry_core::Lane;
@@ -143,7 +141,7 @@ impl Session {
                 }
                 Step::Wait(chunk) => {
                     if !self.copy_ahead(batch) && !self.wait(batch, i, chunk) {
-                        trace::fallback(&self.stats, Cause::NotQuiet, 0);
+                        self.stats.fallback(Cause::NotQuiet, 0);
                         return batch.raw().park(i);
                     }
                 }
@@ -261,6 +259,6 @@ impl Session {
 fn account_engine(stats: &Stats, engine: &ByEngine) {
     stats.add(Counter::CopiedEarly, engine.folios.load(Relaxed).into());
     for _ in 0..engine.failed.load(Relaxed) {
-        trace::fallback(stats, Cause::Failed, 0);
+        stats.fallback(Cause::Failed, 0);
     }
 }

@@ -5,6 +5,7 @@
 //! Owned by the migrator's slot in the registry, so that they outlive its selection. All counters
 //! are relaxed atomics: they order nothing and pair with nothing.
 
+use crate::kapi::trace;
 use ferry_core::hist;
 use kernel::{
     fmt,
@@ -108,7 +109,52 @@ counters! {
     EngineTimeouts => "engine_timeouts",
 }
 
-/// A histogram of durations.
+/// The reason for which a batch or a folio is left to the stock copy; the number is what the
+/// tracepoint `ferry:ferry_fallback` shows.
+#[derive(Copy, Clone)]
+#[repr(u32)]
+pub(crate) enum Cause {
+    /// The pool has no batch object left.
+    Pool = 0,
+    /// The batch is too small.
+    Small = 1,
+    /// The migration's reason is filtered.
+    Reason = 2,
+    /// A fault is injected.
+    Injected = 3,
+    /// The folio has a reference that the migration does not expect (I1).
+    References = 4,
+    /// A chunk failed.
+    Failed = 5,
+    /// A worker or an engine may still write to the destination (I7).
+    NotQuiet = 6,
+    /// No worker and no channel could begin at once.
+    Busy = 7,
+    /// Batches of this class gain nothing from workers.
+    Gain = 8,
+    /// The migrator cannot be used where the migration must not block, or in reclaim.
+    Context = 9,
+}
+
+impl Cause {
+    /// Returns the counter of this cause.
+    fn counter(self) -> Counter {
+        match self {
+            Self::Pool => Counter::DeclinedPool,
+            Self::Small => Counter::DeclinedSmall,
+            Self::Reason => Counter::DeclinedReason,
+            Self::Injected => Counter::DeclinedInject,
+            Self::References => Counter::Referenced,
+            Self::Failed => Counter::ChunksFailed,
+            Self::NotQuiet => Counter::NotQuiet,
+            Self::Busy => Counter::DeclinedBusy,
+            Self::Gain => Counter::DeclinedGain,
+            Self::Context => Counter::DeclinedContext,
+        }
+    }
+}
+
+/// A histogram of durations, in nanoseconds.
 pub(crate) struct Hist([Atomic<u64>; hist::BUCKETS]);
 
 impl Hist {
@@ -174,6 +220,13 @@ impl Stats {
         if let Some(c) = self.counters.get(counter as usize) {
             c.add(n, Relaxed);
         }
+    }
+
+    /// Counts a fallback to the stock copy, and traces it with its size in bytes, or 0 where the
+    /// size is not known.
+    pub(crate) fn fallback(&self, cause: Cause, bytes: u64) {
+        self.add(cause.counter(), 1);
+        trace::fallback(cause as u32, bytes);
     }
 
     /// Sets everything back to zero.
