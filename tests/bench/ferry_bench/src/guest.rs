@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 const THP: &str = "/sys/kernel/mm/transparent_hugepage";
 const FERRY: &str = "/proc/sys/vm/ferry";
 const FERRY_DEBUG: &str = "/sys/kernel/debug/ferry";
-/// What the names of its workers' threads begin with.
+/// Prefix of the names of the workers' threads.
 const WORKER_COMM: &str = "ferry/";
 const CGROUP: &str = "/sys/fs/cgroup";
 pub const PAGE: u64 = 4096;
@@ -114,7 +114,8 @@ pub fn node_free(node: i32) -> Result<u64> {
         .ok_or_else(|| Error::Unusable(format!("{path}: no MemFree")))
 }
 
-/// What runs this machine: `kvm`, `tcg`, `none`, or the name the hypervisor gives itself.
+/// Returns the hypervisor of this machine: `kvm`, `tcg`, `none`, or the name the hypervisor gives
+/// itself.
 pub fn accel() -> String {
     match sys::hypervisor() {
         None => "none".into(),
@@ -156,8 +157,8 @@ fn system_ticks(stat: &str) -> Option<u64> {
     Some(fields.get(2)? + fields.get(5)? + fields.get(6)?)
 }
 
-/// Idle time of all CPUs so far, by the clock, in steps of 10 ms. Shorter to read than `/proc/stat`,
-/// where it is, too.
+/// Idle time of all CPUs so far, by the clock, in steps of 10 ms. Shorter to read than
+/// `/proc/stat`, where it is, too.
 pub fn idle_s() -> Result<f64> {
     let text = read("/proc/uptime")?;
     idle_of(&text).ok_or_else(|| Error::Unusable(format!("/proc/uptime: '{text}'")))
@@ -167,7 +168,8 @@ fn idle_of(uptime: &str) -> Option<f64> {
     uptime.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// Interrupts so far of the devices that a PCI driver is bound to; `None` if there is no such driver.
+/// Interrupts so far of the devices that a PCI driver is bound to; `None` if there is no such
+/// driver.
 pub fn interrupts_of(driver: &str) -> Option<u64> {
     let devices = fs::read_dir(Path::new("/sys/bus/pci/drivers").join(driver)).ok()?;
     let numbers = devices.flatten().flat_map(|device| {
@@ -246,13 +248,13 @@ pub fn compact() -> Result<()> {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Knobs {
     pub workers: Option<u32>,
-    /// So many workers in any case, not at most.
+    /// Exactly `workers` workers, not at most.
     pub all_workers: bool,
     pub batch_folios: Option<u64>,
     pub batch_bytes: Option<u64>,
     /// Engines get all that they can have, whatever they gain.
     pub all_to_engine: bool,
-    /// So many channels of an engine, not fewer.
+    /// Exact number of channels of an engine.
     pub channels: Option<u32>,
 }
 

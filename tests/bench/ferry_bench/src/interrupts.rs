@@ -3,8 +3,8 @@
 //! The time of interrupts that come to CPUs without work, which the kernel counts as idle: without
 //! `CONFIG_IRQ_TIME_ACCOUNTING` a CPU whose tick has stopped is idle until it schedules.
 //!
-//! It is taken from a trace: handlers of interrupts and the tasklets after them, by the task that they
-//! came upon. Tracing takes time itself, so this is done in moves of their own.
+//! It is taken from a trace: handlers of interrupts and the tasklets after them, by the task that
+//! they came upon. Tracing takes time itself, so this is done in moves of their own.
 
 use crate::error::{Error, Result};
 use crate::guest;
@@ -17,7 +17,7 @@ const BUFFER_KIB: &str = "16384";
 /// Where dmaengine's callbacks come from: `TASKLET_SOFTIRQ`.
 const TASKLETS: &str = "vec==6";
 
-/// A trace of its own, that nobody else's gets in the way of.
+/// A trace instance of this program, separate from all other users of tracefs.
 pub struct Tracer {
     dir: PathBuf,
 }

@@ -19,13 +19,14 @@ mod spin;
 #[allow(unsafe_code)]
 mod sys;
 mod tables;
+mod variant;
 
 use clap::Parser;
 use error::{in_call, Error, Result};
 use ferry_results::{parse_size, Part, Results};
 use guest::{Ferry, Group, Restore};
 use interrupts::Tracer;
-use measure::{Bench, Variant};
+use measure::Bench;
 use model::Model;
 use plan::Step;
 use region::Region;
@@ -34,6 +35,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
+use variant::Variant;
 
 /// Measures page migration between two NUMA nodes: GiB/s, first-folio latency, system time.
 ///
@@ -104,7 +106,7 @@ struct Args {
     /// One spinning thread on each CPU meanwhile.
     #[arg(long)]
     busy: bool,
-    /// What the order of the variants is drawn from; the time if not given. The results say it.
+    /// Seed of the order of the variants; the time if not given. The results contain it.
     #[arg(long)]
     seed: Option<u64>,
     /// Where the results go as JSON.
@@ -180,7 +182,7 @@ fn check_room(nodes: [i32; 2], region: u64) -> Result<()> {
     Ok(())
 }
 
-/// What all steps share.
+/// State that all steps share.
 struct Machine<'a> {
     nodes: [i32; 2],
     cpus: &'a [usize],
@@ -191,7 +193,7 @@ struct Machine<'a> {
     models: &'a mut BTreeMap<String, Model>,
     tracer: Option<&'a Tracer>,
     group: Option<&'a Group>,
-    /// What the order of the variants is drawn from.
+    /// Seed of the order of the variants.
     seed: u64,
 }
 

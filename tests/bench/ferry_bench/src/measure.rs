@@ -4,7 +4,7 @@
 //! when the first folio of one batch is back.
 
 use crate::error::{in_call, Result};
-use crate::guest::{self, Ferry, Group, Knobs};
+use crate::guest::{self, Ferry, Group};
 use crate::interrupts::Tracer;
 use crate::model::Model;
 use crate::plan::Step;
@@ -13,107 +13,33 @@ use crate::region::Region;
 use crate::spin::Spinners;
 use crate::sys;
 use crate::tables;
-use ferry_results::{engine, size_name, Charge};
+use crate::variant::{Variant, BATCH_BYTES};
+use ferry_results::Charge;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-/// Base pages in a batch, `NR_MAX_BATCHED_MIGRATION` of the stock kernel.
-pub const BATCH_BYTES: u64 = 512 * guest::PAGE;
-
 /// Calls under the probe before it is another variant's turn.
 const CALLS_IN_TURN: usize = 25;
 
-/// So many are not counted where variants have to settle: an engine is tried out in twelve batches of
-/// each direction before anything is decided.
+/// Calls that are not counted where variants have to settle: an engine is tried out in twelve
+/// batches of each direction before anything is decided.
 const SETTLING_CALLS: usize = 14;
 
-/// So many batches of each direction tell an engine how many of its channels to use, long ones four
-/// times as much, and so long is waited for it.
+/// Batches of each direction after which an engine has chosen its number of channels (a long batch
+/// counts four times), and the limit on the wait for them.
 const SETTLING_SAMPLES: u64 = 80;
 const SETTLING: Duration = Duration::from_secs(6);
 
-/// What is held at most of the node that a move goes to, and of that of a single batch.
+/// Bytes held at most on the destination node of a move, and on that of a single batch.
 const HELD_BYTES: u64 = 32 << 20;
 const HELD_BYTES_OF_CALL: u64 = 1 << 20;
-
-/// One thing to compare: a migrator, and what was asked for besides.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Variant {
-    pub migrator: String,
-    pub knobs: Knobs,
-    /// Bytes in a second that each channel of the engine's model is limited to.
-    pub limit: Option<u64>,
-}
-
-impl Variant {
-    pub fn plain(migrator: impl Into<String>) -> Variant {
-        Variant {
-            migrator: migrator.into(),
-            knobs: Knobs::default(),
-            limit: None,
-        }
-    }
-
-    /// The engine gets all that it can have.
-    pub fn with_all(&self) -> Variant {
-        Variant {
-            knobs: Knobs {
-                all_to_engine: true,
-                ..self.knobs.clone()
-            },
-            ..self.clone()
-        }
-    }
-
-    /// `all`: in any case, not at most.
-    pub fn with_workers(&self, workers: u32, all: bool) -> Variant {
-        Variant {
-            knobs: Knobs {
-                workers: Some(workers),
-                all_workers: all && workers > 0,
-                ..self.knobs.clone()
-            },
-            ..self.clone()
-        }
-    }
-
-    pub fn is_off(&self) -> bool {
-        self.migrator == "off"
-    }
-
-    /// The stock kernel's copy, with or without the module.
-    pub fn is_stock(&self) -> bool {
-        self.is_off() || self.migrator == guest::UNLOADED
-    }
-
-    /// `cpu`, `cpu/2` with two workers, `cpu@512` and `cpu@16M` with a limit of the batch; `ptdma`,
-    /// `ptdma+all` if it gets all, `ae4dma/4` with four channels, `ae4dma~32M` if each is limited.
-    pub fn name(&self) -> String {
-        let mut name = self.migrator.clone();
-        if let Some(workers) = self.knobs.workers.or(self.knobs.channels) {
-            name += &format!("/{workers}");
-        }
-        if self.knobs.all_to_engine {
-            name += &format!("+{}", engine::ALL);
-        }
-        match (self.knobs.batch_folios, self.knobs.batch_bytes) {
-            (Some(folios), _) => name += &format!("@{folios}"),
-            (None, Some(bytes)) => name += &format!("@{}", size_name(bytes)),
-            (None, None) => {}
-        }
-        if let Some(limit) = self.limit {
-            name += &format!("~{}", size_name(limit));
-        }
-        name
-    }
-}
 
 /// A value for each direction: from the first node to the second, and back.
 pub type Both<T> = [T; 2];
 
-/// What was measured of one variant at one size.
+/// Measurements of one variant at one size.
 #[derive(Clone, Debug)]
 pub struct Series {
     /// Seconds of each move.
@@ -155,15 +81,16 @@ pub struct Bench<'a> {
     /// To see the time of interrupts that come to idle CPUs.
     pub tracer: Option<&'a Tracer>,
     pub spinners: Option<&'a Spinners>,
-    /// To see who pays for the workers.
+    /// The cgroup in which the CPU time of the workers is observed.
     pub group: Option<&'a Group>,
     /// The CPUs whose tables are levelled before each variant's round, and the mover's.
     pub level: Option<(&'a [usize], usize)>,
     /// CPUs of this machine.
     pub cpus: usize,
-    /// What a variant learns begins anew when it is its turn: moves before its turn that do not count.
+    /// Makes a variant learn anew when its turn begins: moves before its turn that do not
+    /// count.
     pub settle: bool,
-    /// What the order of the variants is drawn from.
+    /// Seed of the order of the variants.
     pub seed: u64,
     /// Moves so far.
     pub moves: u64,
@@ -176,7 +103,7 @@ struct Used {
     group_s: f64,
 }
 
-/// What an engine's devices have counted so far.
+/// Counters of an engine's devices.
 struct Devices {
     model: Option<BTreeMap<String, u64>>,
     interrupts: Option<u64>,
@@ -563,9 +490,9 @@ fn in_turns(variants: usize, turn: usize, seed: u64) -> Vec<usize> {
     order
 }
 
-/// Folios on the node that the next move goes to, another number of them each time. Without them its
-/// copies come from what the last one has left, in the same order: how far each lies from its folio,
-/// which matters (see [`tables`]), would be the same for many rounds, and then another.
+/// Folios on the node that the next move goes to, another number of them each time. Without them
+/// its copies come from what the last one has left, in the same order: how far each lies from its
+/// folio, which matters (see [`tables`]), would be the same for many rounds, and then another.
 fn held(node: i32, folio_bytes: u64, most_bytes: u64, number: u64) -> Result<sys::Mapping> {
     let most = (most_bytes / folio_bytes).clamp(1, 256) as usize;
     let bytes = page_at(number, most) * folio_bytes as usize;
@@ -687,27 +614,6 @@ mod tests {
         assert_eq!(series.direction_speeds(0), [1.0, 0.5]);
         assert_eq!(series.direction_speeds(1)[1], 0.5);
         assert_eq!(series.overall_speed(), 0.5);
-    }
-
-    #[test]
-    fn variants_have_names() {
-        let cpu = Variant::plain("cpu");
-        assert_eq!(cpu.name(), "cpu");
-        assert_eq!(cpu.with_workers(2, true).name(), "cpu/2");
-        assert!(cpu.with_workers(2, true).knobs.all_workers);
-        assert!(!cpu.with_workers(0, true).knobs.all_workers);
-        assert!(!cpu.is_stock() && Variant::plain("unloaded").is_stock());
-        let mut limited = cpu.clone();
-        limited.knobs.batch_bytes = Some(16 << 20);
-        assert_eq!(limited.name(), "cpu@16M");
-        limited.knobs.batch_folios = Some(4096);
-        assert_eq!(limited.name(), "cpu@4096");
-        let mut engine = Variant::plain("ae4dma").with_all();
-        assert_eq!(engine.name(), "ae4dma+all");
-        engine.knobs.channels = Some(4);
-        engine.knobs.batch_bytes = Some(32 << 20);
-        engine.limit = Some(16 << 20);
-        assert_eq!(engine.name(), "ae4dma/4+all@32M~16M");
     }
 
     #[test]

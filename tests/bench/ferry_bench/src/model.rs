@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Models of engines, as a guest reaches them: each has a port of the guest, on which it takes requests
-//! and answers, a line each (Documentation/devices.rst).
+//! Models of engines, as a guest reaches them: each has a port of the guest, on which it takes
+//! requests and answers, a line each (Documentation/devices.rst).
 
 use crate::error::{Error, Result};
 use crate::guest;
@@ -78,7 +78,7 @@ impl Model {
         self.channels
     }
 
-    /// What all channels have counted so far.
+    /// Returns the counters of all channels.
     pub fn counters(&self) -> Result<BTreeMap<String, u64>> {
         let mut sum = BTreeMap::new();
         for port in &self.ports {
@@ -87,7 +87,7 @@ impl Model {
         Ok(sum)
     }
 
-    /// Limits each channel to so many bytes in a second, or to nothing.
+    /// Limits each channel to `bytes_per_s`, or removes the limit.
     pub fn limit(&mut self, bytes_per_s: Option<u64>) -> Result<()> {
         if self.limit != bytes_per_s {
             let request = format!(

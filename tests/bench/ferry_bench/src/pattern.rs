@@ -17,7 +17,7 @@ fn origin(generation: u64) -> u64 {
     z ^ z >> 31
 }
 
-/// What has to be at word `index` in `generation`.
+/// Returns the expected word at `index` in `generation`.
 pub fn word(index: usize, generation: u64) -> u64 {
     origin(generation).wrapping_add((index as u64).wrapping_mul(STEP))
 }
@@ -47,7 +47,7 @@ pub fn check_and_refill(words: &[AtomicU64], first: usize, old: u64, new: u64) -
     bad
 }
 
-/// How many bytes of two words differ.
+/// Returns the number of bytes that differ between two words.
 pub fn bad_bytes(found: u64, wanted: u64) -> u64 {
     (found ^ wanted)
         .to_ne_bytes()

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is measured, and in which order: one step for each folio size of each part.
+//! The measurements and their order: one step for each folio size of each part.
 
 use crate::error::{Error, Result};
 use crate::guest::{is_engine, Ferry, Knobs, PAGE, UNLOADED};
-use crate::measure::{Variant, BATCH_BYTES};
 use crate::model::Model;
+use crate::variant::{Variant, BATCH_BYTES};
 use crate::Args;
 use ferry_results::{size_name, Part};
 use std::collections::BTreeMap;
@@ -24,7 +24,7 @@ const MANY_BATCHES: usize = 400;
 const BUSY_ROUNDS: u32 = 41;
 /// In the part `engines` between the smallest and the largest size.
 const BETWEEN: u64 = 64 << 10;
-/// Of each round of an engine that decides by itself so many are counted in a turn.
+/// Rounds counted in a turn of an engine that decides by itself.
 const ENGINE_ROUNDS: u32 = 3;
 /// Moved at once where engines decide by themselves: with [`TRIED_ROUNDS`] there and back, 256
 /// batches in each direction, in which an engine that brings nothing is tried again once.
@@ -39,7 +39,7 @@ pub struct Step {
     pub variants: Vec<Variant>,
     pub busy: bool,
     pub rounds: u32,
-    /// So many in any case.
+    /// Rounds that are run even if the time is over.
     pub enough: u32,
     pub rounds_in_turn: u32,
     /// Moves that are not counted at the beginning of a turn.
@@ -58,7 +58,7 @@ pub struct Step {
 }
 
 impl Step {
-    /// As a person knows it.
+    /// Returns the name for reports: the part, if there is one, and the folio size.
     pub fn name(&self) -> String {
         let size = size_name(self.folio_bytes);
         self.part
@@ -310,7 +310,8 @@ impl Planner<'_> {
         })
     }
 
-    /// What is no engine, and all engines: by what they gain, and with all that they can have.
+    /// Plans the migrators that are no engines, and each engine twice: choosing its share by itself
+    /// and with every batch that it can copy.
     fn engines(&self, folio_bytes: u64, batches: bool) -> Result<Step> {
         if self.engines.is_empty() {
             return unusable("no engine to measure: no driver of one is there".into());
@@ -372,7 +373,8 @@ impl Planner<'_> {
         variant
     }
 
-    /// Long batches, all of them for the engine: one channel without a limit, and more and more with.
+    /// Long batches, all of them for the engine: one channel without a limit, and more and more
+    /// with.
     fn channels_all(&self, folio_bytes: u64, engine: &str, channels: &[u32]) -> Result<Step> {
         let batch_bytes = self.args.engine_batch;
         if batch_bytes % BATCH_BYTES != 0 {

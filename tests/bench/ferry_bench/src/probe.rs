@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! When does the first folio of a batch come back?
+//! Measures when the first folio of a batch is readable again.
 //!
 //! A second thread, on another CPU, reads the first word of the batch over and over with a time
 //! stamp around each read. While the folio is under migration the read faults and sleeps in the
@@ -25,7 +25,7 @@ const SUSPICIOUS_TICKS: u64 = 1000;
 /// Reads before the mover may begin.
 const WARM_READS: u64 = 16;
 
-/// What one batch looked like from the probe; time stamps in ticks.
+/// Observations of the probe during one batch; time stamps in ticks.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Seen {
     /// From the last good read before the first fault to the first good one after the last.

@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-/// What one entry of a page middle directory maps.
+/// Bytes that one entry of a page middle directory maps.
 const PMD_BYTES: u64 = 2 << 20;
 
 /// Bits of `/proc/kpageflags` and `/proc/self/pagemap`.
@@ -147,7 +147,7 @@ impl Region {
             .sum()
     }
 
-    /// How many base pages of the pieces are not on `node`.
+    /// Returns the number of base pages of the pieces that are not on `node`.
     pub fn pages_not_on(&self, node: i32, pieces: Range<usize>) -> Result<u64> {
         let pages = &self.pages[self.pages_of(pieces)];
         let mut status = vec![-1; pages.len()];
@@ -202,7 +202,7 @@ fn contiguous(entries: &[u64]) -> Option<u64> {
         .filter(|&pfn| pfn != 0)
 }
 
-/// Whether the frames from `pfn` on, all but the last of `flags`, are one whole folio.
+/// Returns `true` if the frames from `pfn` on, all but the last of `flags`, are one whole folio.
 fn is_one_folio(pfn: u64, flags: &[u64]) -> bool {
     let (after, frames) = flags.split_last().expect("flags of at least one frame");
     let kind = |flags: &u64| flags & (KPF_COMPOUND_HEAD | KPF_COMPOUND_TAIL);

@@ -3,8 +3,9 @@
 //! From series to the results file and the table.
 
 use crate::guest::{is_engine, Knobs, UNLOADED};
-use crate::measure::{Series, Variant, BATCH_BYTES};
+use crate::measure::Series;
 use crate::plan::Step;
+use crate::variant::{Variant, BATCH_BYTES};
 use ferry_results::engine::{self, Cost, Counted, Engine};
 use ferry_results::stats::{interval_of_median, median, percentile};
 use ferry_results::{size_name, Direction, Part, Quantiles, Range, Results, Run};
@@ -213,7 +214,7 @@ pub fn helped_share(run: &Run) -> Option<f64> {
     (mover + others > 0).then(|| others as f64 / (mover + others) as f64)
 }
 
-/// Why these results are no good; empty if they are.
+/// Returns the reasons why the results are unusable; empty if they are usable.
 pub fn failures(results: &Results) -> Vec<String> {
     let mut failures = vec![];
     for run in &results.runs {
@@ -267,7 +268,7 @@ pub fn failures(results: &Results) -> Vec<String> {
 }
 
 type Column = (&'static str, fn(&Run) -> String);
-/// What an engine needed, or would have needed.
+/// A column of the table of costs: its title and its figure.
 type CostColumn = (&'static str, fn(&Cost) -> Option<f64>);
 
 fn pair(quantiles: Option<Quantiles>) -> String {
@@ -633,7 +634,7 @@ fn summary(results: &Results) -> String {
     out
 }
 
-/// How many of these an SDXI context needs for its part of a batch.
+/// Number of these that an SDXI context needs for its part of a batch.
 fn of_a_context(run: &Run, each: fn(&Cost) -> Option<f64>) -> Option<f64> {
     let cost = &run.engine.as_ref().filter(|_| run.migrator == SDXI)?.cost;
     Some(each(cost)? / cost.channels_per_batch.filter(|&n| n > 0.0)?)

@@ -200,7 +200,7 @@ pub fn unload_module(name: &CStr) -> io::Result<()> {
         .map(drop)
 }
 
-/// What the calling thread has used so far.
+/// Returns the resource usage of the calling thread.
 pub fn thread_usage() -> Usage {
     // SAFETY: `rusage` is plain data, for which zero is valid, and the kernel fills it.
     let usage = unsafe {

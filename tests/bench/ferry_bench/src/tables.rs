@@ -1,23 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Levels what an emulated CPU knows of addresses, so that figures do not depend on what it did before.
+//! Levels what an emulated CPU knows of addresses, so that figures do not depend on what it did
+//! before.
 //!
-//! QEMU's TCG keeps, for each virtual CPU, a table of translations with one place for a page, by the
-//! low bits of its number. The table grows and shrinks at flushes, by how much of it was in use. While
-//! it has fewer places than a folio has pages, a folio and its copy share theirs, page by page, and
-//! each word copied takes five times as long. On a CPU that was idle it is that small, and stays so
-//! while a worker copies, which flushes nothing. So each CPU touches more and more memory in the
-//! kernel, with a flush after each step, until its table is as large as it needs to be.
+//! QEMU's TCG keeps, for each virtual CPU, a table of translations with one place for a page, by
+//! the low bits of its number. The table grows and shrinks at flushes, by how much of it was in
+//! use. While it has fewer places than a folio has pages, a folio and its copy share theirs, page
+//! by page, and each word copied takes five times as long. On a CPU that was idle it is that small,
+//! and stays so while a worker copies, which flushes nothing. So each CPU touches more and more
+//! memory in the kernel, with a flush after each step, until its table is as large as it needs to
+//! be.
 
 use crate::error::{in_call, Result};
 use crate::guest;
 use crate::sys;
 use std::sync::atomic::Ordering::Relaxed;
 
-/// The smallest table has this many places: smaller folios and their copies share some by chance only.
+/// The smallest table has this many places: smaller folios and their copies share some by chance
+/// only.
 const SMALLEST: u64 = 64;
 
-/// What is touched in the last step.
+/// Bytes that the last step touches.
 const MOST_BYTES: u64 = 32 << 20;
 
 /// Does it matter to folios of this size on this machine?

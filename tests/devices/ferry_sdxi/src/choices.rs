@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the datasheet leaves open, decided once.
+//! Decisions where the datasheet leaves a choice.
 //!
 //! The SNIA text itself was not at hand; the datasheet collects what drivers and postings say of
 //! it. Numbers in brackets are its sections, `[10 #n]` a line of its table of unknowns.
 //!
 //! Registers:
 //!
-//! * What is not listed reads as 0 and ignores writes, GRP_ENUM and the mailbox too [2.1, 10 #1 #2].
-//!   Registers take 8 bytes, or 4 by halves; CTL0 acts when its low half is written [2]. A doorbell
-//!   reads as 0 [10 #28] and acts when its low half is written.
+//! * What is not listed reads as 0 and ignores writes, GRP_ENUM and the mailbox too [2.1, 10 #1
+//!   #2]. Registers take 8 bytes, or 4 by halves; CTL0 acts when its low half is written [2]. A
+//!   doorbell reads as 0 [10 #28] and acts when its low half is written.
 //! * Reset, by FLR or power, zeroes all; GSRV_RESET and a stop leave registers alone [3.4].
 //! * GSRV_RESET in INIT, ACTIVE or STOPG abandons everything and ends in STOP before the write
 //!   returns; in STOP it is ignored [3.1]. STOP_HD in INIT is as in ACTIVE.
@@ -25,8 +25,8 @@
 //! * A doorbell is a kick, whatever its value [6.3]. It is ignored where the context does not run,
 //!   the state in CXT_STS included [6.3], and while the function is not ACTIVE [10 #29]; one above
 //!   CTL2.max_cxt is a bad request [2.4]. Write_Index is read at a kick and at no other time.
-//! * The lesser of CAP1's, CTL2's and the L1 entry's max_buffer counts, and the groups that CTL2 and
-//!   the L1 entry both allow [2.4, 5.3]. An AKey table larger than CTL2 allows is an L1 error.
+//! * The lesser of CAP1's, CTL2's and the L1 entry's max_buffer counts, and the groups that CTL2
+//!   and the L1 entry both allow [2.4, 5.3]. An AKey table larger than CTL2 allows is an L1 error.
 //! * CXT_START finds the indices in memory [10 #15]. On a context that runs it does nothing
 //!   [10 #16]; on one that is stopping it fails, as on one with bad tables: a log entry of that
 //!   context, er in the CSB, and context 0 goes on [10 #18]. CXT_STOP of one that is stopped, or
@@ -45,10 +45,10 @@
 //! * Strict: attributes must be 0 [10 #5], source, destination and CSB must not overlap [5.3,
 //!   10 #23]. Lenient: attributes are ignored, and a copy is as memmove().
 //! * ch, rb, and all that is reserved must be 0 [10 #6]; se is a fence, too [5.7].
-//! * WRT_IMM has its AKey at 12, and 0 at 14 [10 #21]. REPCOPY's size is that of the destination; it
-//!   and both addresses are multiples of 4 KiB [10 #22].
-//! * There are no atomics [10 #20], PASIDs, RKeys or other functions: an AKey that names one is bad.
-//!   Steering and processing hints are ignored.
+//! * WRT_IMM has its AKey at 12, and 0 at 14 [10 #21]. REPCOPY's size is that of the destination;
+//!   it and both addresses are multiples of 4 KiB [10 #22].
+//! * There are no atomics [10 #20], PASIDs, RKeys or other functions: an AKey that names one is
+//!   bad. Steering and processing hints are ignored.
 //! * Interrupt 0 is the log's, and no AKey's [1.3].
 //! * A message is sent before its own descriptor's CSB is written, and after those before a fence.
 //!

@@ -9,7 +9,7 @@ use crate::choices::signal;
 use crate::descriptor::{
     decode, Descriptor, Operation, Rules, Side, Wait, BLOCK, DESCRIPTOR, VALID,
 };
-use crate::function::Function;
+use crate::function::{Function, Member};
 use crate::layout::{self, state, step, sub, Failure, Limits, Reaction, AKEY};
 use ferry_vfio::fault::{Encoding, Kind};
 use ferry_vfio::lane::{Halt, Io, Peer, Queue};
@@ -22,7 +22,7 @@ use std::time::Duration;
 /// Bit of a CSB's second word that says that a descriptor failed.
 const ERROR: u64 = 1 << 31;
 
-/// What L2, L1 and CXT_CTL say of a context.
+/// The contents of a context's L2 and L1 entries and its CXT_CTL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tables {
     ring: u64,
@@ -139,7 +139,7 @@ enum Run {
 /// See the module.
 pub struct Context {
     number: u16,
-    function: Arc<Function>,
+    function: Arc<Function<Context>>,
     run: Run,
     tables: Option<Tables>,
     /// The next descriptor to take.
@@ -160,7 +160,7 @@ pub struct Context {
 
 /// A descriptor, and what has become of it.
 pub struct Job {
-    function: Arc<Function>,
+    function: Arc<Function<Context>>,
     context: u16,
     index: u64,
     tables: Tables,
@@ -172,7 +172,7 @@ pub struct Job {
     vector: Option<u16>,
 }
 
-/// Why a descriptor failed.
+/// Reason for which a descriptor failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Error {
     /// For the error log; none if it has been told.
@@ -191,7 +191,7 @@ impl From<Failure> for Error {
 
 impl Context {
     /// After power-on.
-    pub fn new(number: u16, function: Arc<Function>) -> Context {
+    pub fn new(number: u16, function: Arc<Function<Context>>) -> Context {
         Context {
             number,
             function,
@@ -210,13 +210,6 @@ impl Context {
     /// A doorbell.
     pub fn kick(&mut self) {
         self.kicked = true;
-    }
-
-    /// As context 0 of a function that is being activated: software has set its state.
-    pub fn activate(&mut self, dma: &dyn Dma) -> Result<(), Failure> {
-        self.set_up(dma)?;
-        self.run = Run::Running;
-        Ok(())
     }
 
     /// By CXT_START.
@@ -257,11 +250,6 @@ impl Context {
         self.stop_by(By::Software, dma);
     }
 
-    /// With the function.
-    pub fn stop_with_function(&mut self, dma: &dyn Dma) {
-        self.stop_by(By::Function, dma);
-    }
-
     fn stop_by(&mut self, by: By, dma: &dyn Dma) {
         if self.run == Run::Running {
             self.run = Run::Stopping(by);
@@ -271,11 +259,6 @@ impl Context {
             };
             self.say(state, dma);
         }
-    }
-
-    /// Whether it is on its way to a stop.
-    pub fn stopping(&self) -> bool {
-        matches!(self.run, Run::Stopping(_))
     }
 
     /// The first descriptor that it has not taken.
@@ -509,6 +492,22 @@ fn bus_side(side: memory::Side) -> Error {
     match side {
         memory::Side::Source(fault) => bus(fault, 0).into(),
         memory::Side::Destination(fault) => bus(fault, 1).into(),
+    }
+}
+
+impl Member for Context {
+    fn activate(&mut self, dma: &dyn Dma) -> Result<(), Failure> {
+        self.set_up(dma)?;
+        self.run = Run::Running;
+        Ok(())
+    }
+
+    fn stop_with_function(&mut self, dma: &dyn Dma) {
+        self.stop_by(By::Function, dma);
+    }
+
+    fn stopping(&self) -> bool {
+        matches!(self.run, Run::Stopping(_))
     }
 }
 

@@ -26,7 +26,7 @@ const DMA: u16 = 1;
 const ADMIN: u16 = 2;
 const INTERRUPT: u16 = 4;
 
-/// What decides whether a descriptor is allowed.
+/// Properties of a context that decide whether a descriptor is allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules {
     /// Of context 0.
@@ -50,7 +50,7 @@ pub struct Side {
     pub address: u64,
 }
 
-/// What a synchronising descriptor waits for.
+/// The event that a synchronising descriptor waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
     /// Context stops.
@@ -59,7 +59,7 @@ pub enum Wait {
     Updates,
 }
 
-/// What a descriptor asks for.
+/// The operation of a descriptor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operation {
     /// Nothing.
@@ -70,7 +70,7 @@ pub enum Operation {
         to: Side,
         /// What, of which the first bytes count.
         data: [u8; 32],
-        /// How many.
+        /// Number of bytes that count.
         len: usize,
     },
     /// A copy.
@@ -98,14 +98,14 @@ pub enum Operation {
     },
     /// Starts contexts.
     Start {
-        /// Which.
+        /// Range of the contexts.
         contexts: RangeInclusive<u16>,
         /// And rings their doorbells.
         doorbell: bool,
     },
     /// Stops contexts.
     Stop {
-        /// Which.
+        /// Range of the contexts.
         contexts: RangeInclusive<u16>,
         /// Without finishing what is in work.
         hard: bool,
@@ -135,7 +135,7 @@ pub struct Descriptor {
     pub csb: Option<u64>,
     /// By writing 0 to the signal.
     pub simple: bool,
-    /// What.
+    /// The operation, or the reason why the descriptor is invalid.
     pub operation: Result<Operation, Failure>,
 }
 

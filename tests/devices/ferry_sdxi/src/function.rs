@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the contexts of a function share: its registers, its error log, and the thread that
+//! The state that the contexts of a function share: registers, error log, and the thread that
 //! activates and stops it.
 //!
 //! One mutex owns the registers and what the thread is to do. Lock order: a context's lane, then
 //! this mutex, then the host's leaves. The thread takes lanes without it. A command that overtakes
 //! the one in work begins a new generation, in which the old one does nothing more.
 
-use crate::context::Context;
 use crate::layout::{log_entry, Failure, Limits, Reaction};
 use crate::registers::{Action, LogPlace, Register, Registers, State, LOG_ERROR, OVERFLOW};
 use ferry_vfio::fault::Kind;
-use ferry_vfio::lane::{Peer, DAY};
+use ferry_vfio::lane::{Peer, Queue, DAY};
 use ferry_vfio::memory::Dma;
 use ferry_vfio::Host;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -28,7 +27,7 @@ struct Inner {
     quit: bool,
 }
 
-/// What the thread is to do.
+/// A task of the thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Todo {
     Activate,
@@ -39,8 +38,26 @@ enum Todo {
     Fail,
 }
 
-/// See the module.
-pub struct Function {
+/// A context as the function sees it when it starts, stops or fails.
+pub trait Member: Queue {
+    /// Starts running as context 0 of a function that is being activated. Software has set the
+    /// context's state in memory.
+    ///
+    /// # Errors
+    ///
+    /// The step at which reading the context's tables failed, and why.
+    fn activate(&mut self, dma: &dyn Dma) -> Result<(), Failure>;
+
+    /// Begins to stop on behalf of the function.
+    fn stop_with_function(&mut self, dma: &dyn Dma);
+
+    /// Returns `true` if a stop has begun and has not ended.
+    fn stopping(&self) -> bool;
+}
+
+/// The state that all contexts of a function share. `C` is the type of the contexts, which refer
+/// to their function in turn.
+pub struct Function<C: Member> {
     /// The host.
     pub host: Arc<Host>,
     /// Attributes, overlaps and the read index as the strictest device has them.
@@ -49,12 +66,12 @@ pub struct Function {
     pub vectors: u16,
     inner: Mutex<Inner>,
     changed: Condvar,
-    contexts: OnceLock<Vec<Peer<Context>>>,
+    contexts: OnceLock<Vec<Peer<C>>>,
 }
 
-impl Function {
-    /// After power-on.
-    pub fn new(host: Arc<Host>, registers: Registers, strict: bool, vectors: u16) -> Function {
+impl<C: Member> Function<C> {
+    /// Creates a function in its state after power-on.
+    pub fn new(host: Arc<Host>, registers: Registers, strict: bool, vectors: u16) -> Self {
         let inner = Inner {
             registers,
             todo: None,
@@ -62,7 +79,7 @@ impl Function {
             busy: false,
             quit: false,
         };
-        Function {
+        Self {
             host,
             strict,
             vectors,
@@ -73,14 +90,14 @@ impl Function {
     }
 
     /// Makes the contexts known, once.
-    pub fn set_contexts(&self, contexts: Vec<Peer<Context>>) {
+    pub fn set_contexts(&self, contexts: Vec<Peer<C>>) {
         if self.contexts.set(contexts).is_err() {
             log::error!("contexts set twice");
         }
     }
 
-    /// The contexts, by number.
-    pub fn contexts(&self) -> &[Peer<Context>] {
+    /// Returns the contexts, by number.
+    pub fn contexts(&self) -> &[Peer<C>] {
         self.contexts.get().map_or(&[], Vec::as_slice)
     }
 
@@ -93,17 +110,17 @@ impl Function {
         woken.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks at the registers.
+    /// Calls `look` with the registers, under their lock.
     pub fn registers<R>(&self, look: impl FnOnce(&Registers) -> R) -> R {
         look(&self.lock().registers)
     }
 
-    /// What the function allows.
+    /// Returns the limits that the function sets for its contexts.
     pub fn limits(&self) -> Result<Limits, Failure> {
         self.registers(Registers::limits)
     }
 
-    /// A write to a register.
+    /// Carries out a write to a register.
     pub fn write(&self, register: Register, value: u64, mask: u64) {
         let mut inner = self.lock();
         let Some(action) = inner.registers.write(register, value, mask) else {
@@ -127,7 +144,7 @@ impl Function {
         }
     }
 
-    /// As after power-on.
+    /// Resets the function to its state after power-on.
     pub fn reset(&self) {
         self.abandon(Registers::reset);
     }
@@ -146,7 +163,7 @@ impl Function {
         then(&mut self.lock().registers);
     }
 
-    /// The thread's loop.
+    /// Runs the loop of the thread until [`Self::quit()`].
     pub fn work(&self) {
         while !self.lock().quit {
             if !self.turn() {
@@ -158,7 +175,7 @@ impl Function {
         }
     }
 
-    /// Ends it.
+    /// Ends the loop of [`Self::work()`].
     pub fn quit(&self) {
         let mut inner = self.lock();
         inner.quit = true;
@@ -167,7 +184,7 @@ impl Function {
         self.changed.notify_all();
     }
 
-    /// Does what there is to do; `false` if there was nothing.
+    /// Carries out the pending task. Returns `false` if there was none.
     pub fn turn(&self) -> bool {
         let mut inner = self.lock();
         let Some(todo) = inner.todo.take() else {
@@ -194,7 +211,7 @@ impl Function {
         true
     }
 
-    /// Waits until `ready`, or a time is over; `false` if the generation ended.
+    /// Waits until `ready`, or until the time `until`. Returns `false` if the generation ended.
     fn pause(&self, generation: u64, until: Option<Instant>, ready: impl Fn() -> bool) -> bool {
         loop {
             let left = until.map(|u| u.saturating_duration_since(Instant::now()));
@@ -220,7 +237,8 @@ impl Function {
         self.host.strike(0, meets)
     }
 
-    /// The state it ends in; none if it was overtaken, or if that is said already.
+    /// Activates the function. Returns the state that it reaches; `None` if another command came
+    /// first, or if the state was set already.
     fn activate(&self, generation: u64) -> Option<State> {
         let meets = |k: &Kind| matches!(k, Kind::InitDelay { .. } | Kind::InitError {});
         let mut fails = false;
@@ -259,19 +277,19 @@ impl Function {
         let released = self.host.released();
         let stuck = !self.strike(meets).is_empty();
         for context in self.contexts() {
-            let stop = |c: &mut Context| c.stop_with_function(&self.host.memory);
+            let stop = |c: &mut C| c.stop_with_function(&self.host.memory);
             match hard {
                 true => context.cancel(stop),
                 false => context.with(stop),
             };
         }
-        let stopped = |p: &Peer<Context>| p.idle() && p.with(|c| !c.stopping()).unwrap_or(true);
+        let stopped = |p: &Peer<C>| p.idle() && p.with(|c| !c.stopping()).unwrap_or(true);
         let quiet = || self.contexts().iter().all(stopped);
         let ready = || quiet() && (!stuck || self.host.released() != released);
         self.pause(generation, None, ready).then_some(State::Stop)
     }
 
-    /// The function fails, unless it was overtaken.
+    /// Puts the function into its error state, unless another command came first.
     fn fail(&self, generation: u64, failure: Failure) {
         let mut inner = self.lock();
         if inner.generation != generation {
@@ -289,7 +307,7 @@ impl Function {
         self.changed.notify_all();
     }
 
-    /// The function fails in the middle of its work.
+    /// Puts the function into its error state in the middle of its work.
     pub fn fail_now(&self) {
         let generation = self.lock().generation;
         self.fail(generation, Failure::INTERNAL);
@@ -300,7 +318,7 @@ impl Function {
         self.log_with(&mut self.lock(), failure, context, index, reaction);
     }
 
-    /// Whether that sent an interrupt.
+    /// Makes an entry in the error log. Returns `true` if that sent an interrupt.
     fn log_with(
         &self,
         inner: &mut Inner,
@@ -340,7 +358,8 @@ impl Function {
         tell
     }
 
-    /// Its first word, which says that it is valid, comes last.
+    /// Writes an entry of the error log. The first word comes last, because it makes the entry
+    /// valid.
     fn put_entry(&self, at: u64, entry: [u64; 2]) -> Option<()> {
         let memory = &self.host.memory;
         let mut rest = [0; 56];

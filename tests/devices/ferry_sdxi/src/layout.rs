@@ -5,7 +5,7 @@
 use crate::choices::{akey_entries, buffer_bytes};
 use ferry_vfio::bytes::{u16_at, u32_at, u64_at};
 
-/// What was worked on when something failed (error log, `step`).
+/// The step at which an operation failed (error log, `step`).
 pub mod step {
     /// Internal.
     pub const INTERNAL: u8 = 1;
@@ -29,7 +29,7 @@ pub mod step {
     pub const AKEY: u8 = 11;
 }
 
-/// How it failed (error log, `sub_step`).
+/// The kind of failure (error log, `sub_step`).
 pub mod sub {
     /// Otherwise.
     pub const OTHER: u8 = 0;
@@ -41,7 +41,7 @@ pub mod sub {
     pub const VALIDATION: u8 = 3;
 }
 
-/// What the device did about it (error log, `re`).
+/// The reaction of the device to a failure (error log, `re`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reaction {
     /// Nothing.
@@ -52,7 +52,7 @@ pub enum Reaction {
     FunctionStopped = 2,
 }
 
-/// What is wrong.
+/// A failure as the error log describes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failure {
     /// See [`step`].
@@ -152,7 +152,7 @@ pub mod state {
     pub const ERR_FN: u64 = 0xf;
 }
 
-/// What the function allows its contexts.
+/// Limits that the function sets for its contexts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Address of the L2 table.

@@ -58,14 +58,14 @@ const IDENTITY: Identity = Identity {
 /// Most contexts: each is a thread.
 pub const MOST_CONTEXTS: u16 = 1024;
 
-/// What a function is like.
+/// Properties of a function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Contexts, context 0 included.
     pub contexts: u16,
     /// Function handle, for functions of one group to differ.
     pub sfunc: u16,
-    /// What [`choices`] calls strict.
+    /// The behaviour that [`choices`] calls strict.
     pub strict: bool,
     /// MSI-X, with a vector for each context and one for errors; else MSI, with at most 32.
     pub msix: bool,
@@ -82,7 +82,7 @@ impl Default for Options {
     }
 }
 
-/// Why there is no such function.
+/// Reason for which a function cannot be built.
 #[derive(Debug, Error)]
 pub enum Refused {
     /// Too many or none.
@@ -133,7 +133,7 @@ impl Options {
 
 /// The device: see the module.
 pub struct Sdxi {
-    function: Arc<Function>,
+    function: Arc<Function<Context>>,
     lanes: Vec<Lane<Context>>,
     thread: Option<JoinHandle<()>>,
     host: Arc<Host>,
@@ -192,7 +192,7 @@ impl Sdxi {
         self.function.turn() || self.lanes.iter().any(Lane::turn)
     }
 
-    /// What a context uses.
+    /// Returns the addresses that a context uses.
     pub fn view(&self, number: u16) -> Option<View> {
         self.lanes.get(usize::from(number))?.with(|c| c.view())
     }

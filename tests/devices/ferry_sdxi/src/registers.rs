@@ -42,7 +42,7 @@ pub enum State {
     Error = 5,
 }
 
-/// What a write asks the function to do.
+/// Command to the function in a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Initialise, and begin.
@@ -201,7 +201,7 @@ impl Registers {
         Some(action)
     }
 
-    /// What the function allows, or why it cannot be activated.
+    /// Returns the limits of the function, or the reason why it cannot be activated.
     pub fn limits(&self) -> Result<Limits, Failure> {
         let (cap, used) = (self.cap1, self.ctl2);
         let field = |value: u64, at: u32, bits: u32| value >> at & ((1 << bits) - 1);
@@ -229,7 +229,7 @@ impl Registers {
         (self.ctl2 >> 16) as u16
     }
 
-    /// Whether the function says by an interrupt that it fails.
+    /// Returns `true` if the function reports its failure by an interrupt.
     pub fn error_interrupt(&self) -> bool {
         self.ctl0 & CTL0_ERROR_INTERRUPT != 0
     }

@@ -247,7 +247,7 @@ impl Driver {
         assert_eq!(self.state(n), RUN);
     }
 
-    /// How many descriptors were enqueued.
+    /// Number of descriptors that were enqueued.
     pub(crate) fn tail(&self, n: u16) -> u64 {
         self.tails[&n]
     }

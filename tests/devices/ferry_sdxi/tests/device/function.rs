@@ -374,7 +374,7 @@ fn resets_are_quiet() {
     }
 }
 
-/// A reset takes the configuration along, and nobody answers before it is back.
+/// A reset clears the configuration, and the function does not answer before it is restored.
 #[test]
 fn registers_are_gone_until_memory_is_enabled() {
     let mut d = Driver::new();
