@@ -27,7 +27,7 @@ demo: kernel module bench-tools ## build everything, boot it, migrate memory and
 devices: env ## the models of DMA engines (build/devices)
 	@$(in_env) cargo build -q --release --locked --manifest-path tests/devices/Cargo.toml --target-dir build/devices
 
-dmaclient: kernel ## what tests of drivers of DMA engines need (build/drivers-base)
+dmaclient: kernel ## modules for the tests of drivers of DMA engines (build/drivers-base)
 	@scripts/dma-drivers base
 
 dmaclient-debug: kernel-debug ## the same for the debug kernel (build/drivers-debug)
@@ -42,7 +42,7 @@ soak: kernel module kernel-debug module-debug selftests ## 30 minutes of migrati
 check: kernel module kernel-debug module-debug selftests devices dmaclient dmaclient-debug bench-tools ## all tests; ends with "N passed, N failed, N skipped"
 	@$(in_env) scripts/check --base --devices --debug-short
 
-check-quick: kernel module selftests devices ## what a change should pass before it is shown: 10 minutes from a built tree
+check-quick: kernel module selftests devices ## tests to pass before a change is sent: 10 minutes from a built tree
 	@$(in_env) scripts/check --quick
 
 check-debug: kernel-debug module-debug selftests devices dmaclient-debug ## the whole test set on the debug kernel (KASAN, lockdep, ...)
@@ -99,21 +99,21 @@ lint: module ## rustfmt, layers, docs, clippy, types for CFI, checkpatch, shellc
 shell: kernel module ## a shell in a guest with two nodes
 	@scripts/vm --shell
 
-env: ## what all this is built with: the host's tools, or a Debian root in build/root
+env: ## the build environment: the host's tools, or a Debian root in build/root
 	@scripts/env ensure
 
-series-test: env ## cut the series of kernel patches after each: does it build, boot and migrate? (hours)
+series-test: env ## cut the series of kernel patches after each: check that it builds, boots and migrates (hours)
 	@$(in_env) scripts/series-test
 
 series: ## the kernel patches as mails, a folder for each series (build/series)
 	@scripts/kernel fetch && scripts/kernel patch && scripts/kernel series
 
 patch-kernel: ## put the kernel patches on a tree of your own: make KSRC=<tree> patch-kernel
-	@$(if $(KSRC),,echo "error: which tree? make KSRC=<tree> patch-kernel" >&2; exit 1)
+	@$(if $(KSRC),,echo "error: no kernel tree named: make KSRC=<tree> patch-kernel" >&2; exit 1)
 	@scripts/kernel apply "$(KSRC)"
 
 modules: ## the module for a kernel of your own: make KDIR=<built tree>
-	@$(if $(KDIR),,echo "error: for which kernel? make KDIR=<built tree>, or make module" >&2; exit 1)
+	@$(if $(KDIR),,echo "error: no kernel named: make KDIR=<built tree>, or make module" >&2; exit 1)
 	@test -e "$(KDIR)/Module.symvers" || { echo "error: $(KDIR) is no built kernel tree (no Module.symvers): build it there first" >&2; exit 1; }
 	@grep -qs '^CONFIG_MIGRATE_COPY=y' "$(KDIR)/.config" || { echo "error: $(KDIR) is not configured with CONFIG_MIGRATE_COPY=y: patch it with make KSRC=<tree> patch-kernel, configure and build it" >&2; exit 1; }
 	@mkdir -p build/module

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
 #
-# For what runs in a guest of scripts/vm, in the top directory: source it.
+# Functions for programs in a guest of scripts/vm; sourced in the top directory.
 
 # The drivers of the models that the guest has (scripts/vm --device).
 engines() {
@@ -14,7 +14,7 @@ engines() {
 		set --
 		case $kind in
 		ae4dma)
-			# It uses the other's functions.
+			# It uses the functions of the other driver.
 			[ -d /sys/module/ptdma ] || insmod "$dir/amd/ptdma/ptdma.ko" || return
 			driver=amd/ae4dma/ae4dma
 			set -- max_hw_q=4
@@ -28,7 +28,7 @@ engines() {
 	done
 }
 
-# An IOMMU that lets everything through shows nothing (scripts/vm --iommu).
+# A test proves nothing behind an IOMMU that lets everything through (scripts/vm --iommu).
 translated() {
 	grep -qw intel_iommu=on /proc/cmdline || return 0
 	grep -q DMA "/sys/bus/pci/drivers/$1"/0000:*/iommu_group/type

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
 #
-# What the scripts share. Sourced, never run.
+# Functions and versions that the scripts share. Sourced, never run.
 
 set -euo pipefail
 unset MAKEFLAGS MFLAGS MAKELEVEL
@@ -15,7 +15,7 @@ SUITE=trixie
 BACKPORTS=trixie-backports
 LLVM=19
 
-# Oldest tools that are new enough.
+# Oldest versions of tools that build Ferry.
 MIN_RUSTC=1.85.0
 MIN_BINDGEN=0.71.1
 MIN_LIBCLANG=17.0.1
@@ -61,7 +61,7 @@ need_space() {
 }
 
 # lock NAME: holds build/.lock-NAME until the script ends. Descriptor 9 is
-# closed for children that outlive it (QEMU) by those who start them.
+# closed by the caller for children that outlive the script (QEMU).
 lock() {
 	mkdir -p "$BUILD"
 	exec 9>"$BUILD/.lock-$1"

@@ -58,8 +58,9 @@ impl Variant {
         self.is_off() || self.migrator == UNLOADED
     }
 
-    /// Returns the name in reports: `cpu`, `cpu/2` with two workers, `cpu@512` and `cpu@16M` with a limit of the batch; `ptdma`,
-    /// `ptdma+all` if it gets all, `ae4dma/4` with four channels, `ae4dma~32M` if each is limited.
+    /// Returns the name in reports: `cpu`, `cpu/2` with two workers, `cpu@512` and `cpu@16M` with a
+    /// limit of the batch; `ptdma`, `ptdma+all` if it gets all, `ae4dma/4` with four channels,
+    /// `ae4dma~32M` if each is limited.
     pub fn name(&self) -> String {
         let mut name = self.migrator.clone();
         if let Some(workers) = self.knobs.workers.or(self.knobs.channels) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What can go wrong, in words that say what to do.
+//! Errors of the native benchmark, with texts that say what to do next.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Life as `/init`: loads Ferry and the driver, measures what the plan says, and says what came of it.
+//! Life as `/init`: loads Ferry and the driver, measures what the plan says, and says what came of
+//! it.
 
 use crate::error::{in_call, in_file, Error, Result};
 use crate::plan;

@@ -17,7 +17,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{channel, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime};
 
-/// One measurement takes a second or so; who says nothing for so long is dead.
+/// Silence after which the kernel counts as dead. One measurement takes about a second.
 const SILENCE: Duration = Duration::from_secs(300);
 
 /// Most memory for what is to be cold, unless told otherwise.
@@ -80,13 +80,13 @@ impl Kernel {
     }
 }
 
-/// What the kernel's init has said.
+/// Messages of the kernel's init.
 #[derive(Default)]
 struct Heard {
     kernel: String,
     cpus: u32,
     samples: Vec<Sample>,
-    /// What the kernel has said itself.
+    /// Lines of the kernel's own log.
     log: Vec<String>,
 }
 

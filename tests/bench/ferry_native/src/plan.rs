@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is measured, and in which order.
+//! The measurements and their order.
 
 use ferry_results::native::{Config, How, Routine};
 
 /// The stock limit of a batch, in bytes.
 const BATCH_BYTES: u64 = 2 << 20;
 
-/// What one measurement copies when it is warm, in rounds of one batch.
+/// Bytes that one warm measurement copies, in rounds of one batch.
 const WARM_BYTES: u64 = 64 << 20;
 
 /// How often all is copied where others run: what the scheduler gives to whom is even over a while.

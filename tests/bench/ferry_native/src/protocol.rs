@@ -15,7 +15,7 @@ pub enum Line {
     Begin { kernel: String, cpus: u32 },
     /// One measurement.
     Sample(Box<Sample>),
-    /// For a person who waits.
+    /// Progress, printed on the terminal.
     Progress(String),
     /// It cannot go on.
     Error(String),
@@ -29,7 +29,7 @@ pub struct Sample {
     pub round: u32,
     pub config: Config,
     pub measured: Measured,
-    /// What Ferry's counters gained.
+    /// Increase of each of Ferry's counters.
     pub ferry: BTreeMap<String, u64>,
 }
 

@@ -144,7 +144,7 @@ fn run(config: &Config, samples: &[Sample]) -> Option<Run> {
     })
 }
 
-/// What must not be.
+/// Returns the faults that make a run fail.
 pub fn failures(runs: &[Run]) -> Vec<String> {
     let mut found = vec![];
     for run in runs {

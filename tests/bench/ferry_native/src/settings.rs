@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What can be chosen: words of the form `name=value`, as the kernel takes them.
+//! Settings of a run: words of the form `name=value`, as the kernel takes them.
 
 use crate::error::{Error, Result};
 use ferry_results::{parse_size, size_name};
 
-/// What the words mean.
+/// Help text of `ferry-native`.
 pub const HELP: &str = "\
 usage: ferry-native [ncpus=N] [rounds=N] [set=SIZE] [sizes=SIZE,...]
 
@@ -104,7 +104,7 @@ impl Settings {
         ]
     }
 
-    /// What [`Settings::for_guest()`] said.
+    /// Parses the output of [`Settings::for_guest()`].
     pub fn from_environment(env: impl Iterator<Item = (String, String)>) -> Result<Settings> {
         let mut settings = Settings::default();
         for (name, value) in env {

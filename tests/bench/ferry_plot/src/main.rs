@@ -152,7 +152,7 @@ fn text(size: i32, colour: &RGBColor, across: HPos, down: VPos) -> TextStyle<'_>
         .pos(Pos::new(across, down))
 }
 
-/// What it was measured on, and how to get it again.
+/// Returns the machine that was measured and the command that repeats the measurement.
 fn machine(results: &Results) -> String {
     let cpus = if results.cpus == 1 { "CPU" } else { "CPUs" };
     let load = if results.busy { ", every CPU busy" } else { "" };

@@ -28,7 +28,7 @@ pub struct Panel {
     pub series: Vec<Series>,
 }
 
-/// What stands around the panels.
+/// Text around the panels.
 pub struct Words {
     pub title: String,
     pub heading: String,

@@ -233,7 +233,7 @@ fn busy(runs: &[&Run]) -> Vec<Panel> {
     ]
 }
 
-/// What a run with an engine is called.
+/// Returns the label of a run with an engine.
 fn engine_name(run: &Run, engine: &Engine) -> String {
     let all = if engine.share == ALL {
         ", all of it"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What an engine did in the timed moves of a run, and what the kernel did for it.
+//! Work of an engine in the timed moves of a run, and work of the kernel for it.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -21,7 +21,7 @@ pub struct Engine {
     /// Bytes in a second that each channel of the model was limited to, if it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit_bytes_per_s: Option<u64>,
-    /// What the counters of the model gained. `None`: it is no model.
+    /// Increase of the model's counters; `None` if the engine is no model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<BTreeMap<String, u64>>,
     /// Interrupts of the engine's device that CPUs took, if they can be told from others.
@@ -29,9 +29,9 @@ pub struct Engine {
     pub interrupts_taken: Option<u64>,
     /// Share of the bytes moved that the engine copied; the mover copied the rest.
     pub copied_share: f64,
-    /// What was needed.
+    /// The measured cost.
     pub cost: Cost,
-    /// What it would have been with a descriptor for each folio. Computed, not measured.
+    /// The cost with a descriptor for each folio. Computed, not measured.
     pub one_each: Cost,
     /// Speed over that of the run with one channel and this limit, times the number of channels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -60,7 +60,7 @@ pub struct Cost {
     pub channels_per_batch: Option<f64>,
 }
 
-/// What was counted in the timed moves.
+/// Counters over the timed moves.
 #[derive(Clone, Copy, Debug)]
 pub struct Counted<'a> {
     /// Bytes that moved.
@@ -124,7 +124,7 @@ impl Cost {
     }
 }
 
-/// How close `channels` come to so many times the speed of one.
+/// Returns the speed of `channels` channels as a share of `channels` times the speed of one.
 pub fn of_linear(speed: f64, of_one: f64, channels: u32) -> Option<f64> {
     let linear = of_one * f64::from(channels);
     (linear > 0.0).then(|| speed / linear)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What Ferry's benchmarks write and its plots read: one JSON document per run of the benchmark.
+//! The format that Ferry's benchmarks write and its plots read: one JSON document per run.
 //! [`native`] has that of the native benchmark; the rest is about the one in a virtual machine.
 //!
 //! The fields that every reader may rely on are `kernel`, `accel`, `cpus`, `date`, `command` and
@@ -52,7 +52,7 @@ pub struct Direction {
     pub first_folio_us: Option<Quantiles>,
 }
 
-/// What a run belongs to.
+/// The part of the benchmark that a run belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Part {
@@ -80,7 +80,7 @@ impl Part {
         Part::Channels,
     ];
 
-    /// As a person types it.
+    /// Returns the name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Part::Sizes => "sizes",
@@ -96,9 +96,9 @@ impl Part {
 /// Time of workers, and how much of it the cgroup of the process that moves was charged for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Charge {
-    /// What the workers' threads ran in the timed moves.
+    /// CPU time of the workers' threads in the timed moves.
     pub workers_s: f64,
-    /// What the cgroup used in them above what its own threads ran.
+    /// CPU time of the cgroup in the timed moves beyond that of its own threads.
     pub charged_s: f64,
 }
 
@@ -126,7 +126,7 @@ pub struct Run {
     /// Value of `vm.ferry.cpu_workers` of this run, if the benchmark set it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workers: Option<u32>,
-    /// What the run belongs to, if the benchmark has more than one part.
+    /// The part that the run belongs to, if the benchmark has more than one part.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub part: Option<Part>,
     /// As many workers as `workers` says were made to take part (`ferry/inject/all_workers`),
@@ -164,8 +164,8 @@ pub struct Run {
     pub rounds_gib_per_s: Vec<f64>,
     #[serde(default)]
     pub directions: Vec<Direction>,
-    /// How long the first page of the batch could not be read, the part of `first_folio_us` that
-    /// is left without the system call's preparation.
+    /// Time for which the first page of the batch could not be read, the part of `first_folio_us`
+    /// that is left without the system call's preparation.
     #[serde(default)]
     pub first_folio_gap_us: Option<Quantiles>,
     /// Median of `first_folio_us` over that of `off`.
@@ -186,7 +186,7 @@ pub struct Run {
     /// Bytes of one call under the probe, where that is not a batch of 512 base pages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub call_bytes: Option<u64>,
-    /// How long a page could not be read, over pages spread evenly over the call.
+    /// Time for which a page could not be read, over pages spread evenly over the call.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub page_gap_us: Option<Quantiles>,
     /// Median of `page_gap_us` over that of `off`.
@@ -219,13 +219,13 @@ pub struct Run {
     /// Ratio of the medians to `off`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub busy_work_ratio: Option<f64>,
-    /// Who paid for the workers, if the benchmark was in a cgroup of its own.
+    /// CPU time charged for the workers, if the benchmark was in a cgroup of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub charge: Option<Charge>,
-    /// What the engine did, if the migrator is one.
+    /// Work of the engine, if the migrator is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<engine::Engine>,
-    /// What Ferry's own counters gained in the timed moves.
+    /// Increase of Ferry's own counters in the timed moves.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub ferry: BTreeMap<String, u64>,
 }
@@ -253,9 +253,9 @@ pub struct Results {
     /// `kvm`, `tcg`, another hypervisor's name, or `none`.
     pub accel: String,
     pub cpus: u32,
-    /// When the run began, UTC, as `2026-01-31T12:00:00Z`.
+    /// Start of the run, UTC, as `2026-01-31T12:00:00Z`.
     pub date: String,
-    /// What a person types to get this file again.
+    /// Command that produces this file again.
     pub command: String,
     pub runs: Vec<Run>,
 
@@ -283,19 +283,19 @@ pub struct Results {
     /// was to do makes figures worse and noisier.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_load: Option<f64>,
-    /// What the order of the variants in each turn, and the bootstrap, were drawn from.
+    /// Seed of the order of the variants in each turn and of the bootstrap.
     #[serde(default)]
     pub seed: u64,
     /// Seconds the benchmark took.
     #[serde(default)]
     pub wall_s: f64,
-    /// Why the benchmark failed; empty when all was well.
+    /// Reasons why the benchmark failed; empty if it succeeded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failures: Vec<String>,
 }
 
 impl Results {
-    /// Why more than `host_cpus` virtual CPUs are no CPUs, in words; `None` if there are enough.
+    /// Returns a note that the virtual CPUs outnumber `host_cpus`; `None` if they do not.
     pub fn overcommit(&self) -> Option<String> {
         let host = self.host_cpus.filter(|&host| host < self.cpus)?;
         Some(format!(

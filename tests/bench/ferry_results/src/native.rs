@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 /// The value of [`Native::benchmark`].
 pub const NAME: &str = "native";
 
-/// Who copies.
+/// The routine or migrator that copies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum How {
@@ -25,7 +25,7 @@ pub enum How {
 }
 
 impl How {
-    /// As the driver and a person know it.
+    /// Returns the name in the driver's commands and in reports.
     pub fn name(self) -> &'static str {
         match self {
             How::Stock => "stock",
@@ -49,7 +49,7 @@ pub enum Routine {
 }
 
 impl Routine {
-    /// As the driver and a person know it.
+    /// Returns the name in the driver's commands and in reports.
     pub fn name(self) -> &'static str {
         match self {
             Routine::Movsb => "movsb",
@@ -59,7 +59,7 @@ impl Routine {
     }
 }
 
-/// What is measured.
+/// Kind of measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Config {
     pub how: How,
@@ -79,12 +79,12 @@ pub struct Config {
 }
 
 impl Config {
-    /// What it has in common with what it is compared with.
+    /// Key that runs have in common if they are compared with one another.
     pub fn comparable(&self, other: &Config) -> bool {
         (self.folio_bytes, self.warm, self.busy) == (other.folio_bytes, other.warm, other.busy)
     }
 
-    /// For a person.
+    /// Returns a label for reports.
     pub fn label(&self) -> String {
         match self.how {
             How::Stock => "stock".into(),
@@ -136,7 +136,7 @@ pub struct Measured {
     pub touch_ns: Option<Tail>,
     #[serde(default)]
     pub neighbour_ns: Option<Tail>,
-    /// What others got done meanwhile, and in how long.
+    /// Work of the other threads meanwhile, and the time that it took.
     #[serde(default)]
     pub work: u64,
     #[serde(default)]
@@ -176,20 +176,20 @@ pub struct Run {
     pub turn_us: Option<Quantiles>,
     /// From the begin of a batch to its end: how long its last folio cannot be reached.
     pub batch_us: Option<Quantiles>,
-    /// What the mover takes to read what has been moved, after a batch.
+    /// Time that the mover takes to read the moved folios after a batch.
     #[serde(default)]
     pub touch_us: Option<Quantiles>,
-    /// What it takes to read half a megabyte that it had in its cache before the batch.
+    /// Time that the mover takes to read half a megabyte that was in its cache before the batch.
     #[serde(default)]
     pub neighbour_us: Option<Quantiles>,
-    /// What others got done per second, as a ratio to the stock loop in the same round.
+    /// Work of the other threads per second, as a ratio to the stock loop in the same round.
     #[serde(default)]
     pub work_ratio_to_stock: Option<f64>,
     /// Share of the folios whose content was there when their turn came.
     pub settled_share: f64,
     pub failed: u64,
     pub bad_bytes: u64,
-    /// What Ferry's own counters gained.
+    /// Increase of Ferry's own counters.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub ferry: BTreeMap<String, u64>,
 }
@@ -221,7 +221,7 @@ pub struct Native {
     pub kernel: String,
     /// CPUs of the kernel that was measured.
     pub cpus: u32,
-    /// When the run began, UTC.
+    /// Start of the run, UTC.
     pub date: String,
     pub command: String,
     pub rounds: u32,
@@ -229,12 +229,12 @@ pub struct Native {
     pub set_bytes: u64,
     pub wall_s: f64,
     pub runs: Vec<Run>,
-    /// Why the benchmark failed; empty when all was well.
+    /// Reasons why the benchmark failed; empty if it succeeded.
     pub failures: Vec<String>,
 }
 
 impl Native {
-    /// What a person reads.
+    /// Returns the table for the terminal.
     pub fn table(&self) -> String {
         let mut text = format!(
             "{}, {} CPUs, Linux {} as a process with {} CPUs, load {} to {}, {}\n\
@@ -290,7 +290,7 @@ impl Native {
     }
 }
 
-/// So many of what is called so, for a person.
+/// Returns a count with its noun.
 pub fn count(number: u32, name: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
     format!("{number} {name}{plural}")

@@ -88,7 +88,7 @@ pub struct Job {
     command: Result<Command, u8>,
 }
 
-/// What a descriptor asks for.
+/// The operation of a descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Command {
     /// Source address.
@@ -145,7 +145,7 @@ impl Ring {
         }
     }
 
-    /// Whether the queue is among those that the device was told to use.
+    /// Returns `true` if the queue is among those that the driver enabled.
     pub fn enable(&mut self, on: bool) {
         self.enabled = on;
         self.control = u32::from(on);

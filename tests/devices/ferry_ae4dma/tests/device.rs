@@ -23,7 +23,7 @@ const AREA: u64 = SIZE / QUEUES as u64;
 const SOURCE: u64 = 4096;
 const DESTINATION: u64 = 4096 + 256 * 1024;
 
-/// What `ae4_core_init()` and `ae4_core_execute_cmd()` do.
+/// The steps of `ae4_core_init()` and `ae4_core_execute_cmd()`.
 struct Driver {
     guest: Guest,
     next: [u32; QUEUES as usize],

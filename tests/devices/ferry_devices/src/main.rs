@@ -133,7 +133,7 @@ fn remove(path: &Path) {
     }
 }
 
-/// Whether every answer is a good one.
+/// Returns `true` if every answer reports success.
 fn converse(socket: &PathBuf, requests: &[String]) -> io::Result<bool> {
     let mut good = true;
     control::send(socket, requests, |answer| {

@@ -2,9 +2,10 @@
 
 //! Hostile drivers: bytes in, accesses to a queue's registers and memory out.
 //!
-//! One entry point per engine ([`sdxi`] in a file of its own), for the fuzz targets in `fuzz/` and for proptest in `tests/`. Each
-//! checks after every descriptor, with its own reading of it, that no byte changed but those that
-//! the descriptor names, and that a copy that succeeded is one. It panics if not.
+//! One entry point per engine ([`sdxi`] in a file of its own), for the fuzz targets in `fuzz/` and
+//! for proptest in `tests/`. Each checks after every descriptor, with its own reading of it, that
+//! no byte changed but those that the descriptor names, and that a copy that succeeded is one. It
+//! panics if not.
 
 #![forbid(unsafe_code)]
 

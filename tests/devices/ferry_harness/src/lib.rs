@@ -243,7 +243,7 @@ impl Guest {
         answer["error"].as_str().expect("a reason").to_owned()
     }
 
-    /// Waits until so many faults have struck.
+    /// Waits until the given number of faults has struck.
     pub fn await_faults(&self, count: u64) {
         wait_for("the fault", || {
             self.control(r#"{"cmd":"stats"}"#)["faults_fired"] == count

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A model of the DMA engine of PLX ExpressLane PEX switches (PCI 10b5:87d0), one channel a function.
+//! A model of the DMA engine of PLX ExpressLane PEX switches (PCI 10b5:87d0), one channel a
+//! function.
 //!
 //! Registers, bits and descriptors are those of the in-tree driver (`drivers/dma/plx_dma.c`). What
 //! the driver does not say is as the driver needs it:
@@ -11,12 +12,12 @@
 //!   `DESC_INVALID`; the driver starts it again after each submission. Only descriptors in memory
 //!   (`DESC_MODE_OFF_CHIP`) are there.
 //! * A descriptor completes by what is written over its first word: the bytes copied, `SUCCESS`,
-//!   `RD_FAIL` or `WR_FAIL`, and no valid bit. If `WRITE_BACK_EN` was not set when it was begun (the
-//!   driver takes it away as it pauses), it stays as it is. Then `DESC_DONE` is latched if it asked
-//!   for an interrupt, whether it has failed or not. A failure does not stop the ring: the driver
-//!   never looks for one there, so that what is behind it would wait for the next start.
-//! * A length of 0 and bits that mean nothing make an invalid descriptor: `INV_DESC` is latched, and
-//!   what is written back is neither a success nor one of the two failures.
+//!   `RD_FAIL` or `WR_FAIL`, and no valid bit. If `WRITE_BACK_EN` was not set when it was begun
+//!   (the driver takes it away as it pauses), it stays as it is. Then `DESC_DONE` is latched if it
+//!   asked for an interrupt, whether it has failed or not. A failure does not stop the ring: the
+//!   driver never looks for one there, so that what is behind it would wait for the next start.
+//! * A length of 0 and bits that mean nothing make an invalid descriptor: `INV_DESC` is latched,
+//!   and what is written back is neither a success nor one of the two failures.
 //! * A descriptor that cannot be read or written back, and registers that describe no ring, latch
 //!   `ERROR` and stop the ring.
 //! * `GRACEFUL_PAUSE` stops the ring after the descriptor in work, `ABORT` abandons that one, which

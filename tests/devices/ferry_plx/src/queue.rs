@@ -92,7 +92,7 @@ ferry_vfio::registers! {
     }
 }
 
-/// What a write to a register does beyond it.
+/// Side effect of a write to a register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Doorbell {
     /// Nothing.
@@ -114,14 +114,14 @@ impl Doorbell {
     }
 }
 
-/// Why a descriptor fails.
+/// Reason for which a descriptor fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
     /// Reading the source.
     Read,
     /// Writing the destination.
     Write,
-    /// What it says makes no sense.
+    /// The descriptor is malformed.
     Invalid,
     /// There is no ring, or it cannot be read.
     Ring,
@@ -162,7 +162,7 @@ pub struct Job {
     command: Result<Command, Failure>,
 }
 
-/// What a descriptor asks for.
+/// The operation of a descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Command {
     /// Source address.

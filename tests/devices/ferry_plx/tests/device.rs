@@ -35,7 +35,8 @@ const COUNT: u64 = 64;
 const SOURCE: u64 = 0x10_0000;
 const DESTINATION: u64 = 0x80_0000;
 
-/// What `plx_dma_alloc_chan_resources()`, `plx_dma_prep_memcpy()` and `plx_dma_issue_pending()` do.
+/// The steps of `plx_dma_alloc_chan_resources()`, `plx_dma_prep_memcpy()` and
+/// `plx_dma_issue_pending()`.
 /// The ring is at the memory's beginning.
 struct Driver {
     guest: Guest,

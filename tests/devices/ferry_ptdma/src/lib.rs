@@ -9,15 +9,15 @@
 //!   ring is the naturally aligned block of `CMD_Q_SIZE` descriptors around the head; address bits
 //!   32 to 47 are the upper half of `CMD_Q_CONTROL`.
 //! * A descriptor whose interrupt-on-completion bit is set latches `INT_COMPLETION`, one whose
-//!   stop-on-completion bit is set stops the queue. An error latches `INT_ERROR`, puts its code into
-//!   `CMD_Q_STATUS` and stops the queue with the head at the failed descriptor. It does not run
-//!   until the head has been written, as the driver does to flush it: the driver sets the run bit
-//!   after the tail, so that without this a descriptor that fails fast would run twice. Bytes
+//!   stop-on-completion bit is set stops the queue. An error latches `INT_ERROR`, puts its code
+//!   into `CMD_Q_STATUS` and stops the queue with the head at the failed descriptor. It does not
+//!   run until the head has been written, as the driver does to flush it: the driver sets the run
+//!   bit after the tail, so that without this a descriptor that fails fast would run twice. Bytes
 //!   before a bus error have been copied.
 //! * `INT_COMPLETION` and `INT_ERROR` latch whether they are enabled or not (the driver polls with
 //!   interrupts off); `INT_QUEUE_STOPPED` and `INT_EMPTY_QUEUE` latch only where they are enabled.
-//!   The message is sent when `status & enable` becomes non-zero, so that enabling an interrupt that
-//!   is latched sends it.
+//!   The message is sent when `status & enable` becomes non-zero, so that enabling an interrupt
+//!   that is latched sends it.
 //! * The error codes are the numbers in the driver's texts (`ERR 09: ILLEGAL_BUFFER_LENGTH` is 9),
 //!   not the texts' places in its table, which has only 26 of them: the unmodified driver reads
 //!   beyond it for codes above 25.

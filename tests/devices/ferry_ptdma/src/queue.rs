@@ -101,7 +101,7 @@ pub struct Job {
     command: Result<Command, u8>,
 }
 
-/// What a descriptor asks for.
+/// The operation of a descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Command {
     /// Source address.

@@ -22,7 +22,7 @@ const DW0: u32 = 0x50_0012;
 const SOURCE: u64 = 0x10_0000;
 const DESTINATION: u64 = 0x80_0000;
 
-/// What `pt_core_init()` and `pt_core_execute_cmd()` do. The ring is at the memory's beginning.
+/// The steps of `pt_core_init()` and `pt_core_execute_cmd()`. The ring begins at address 0.
 struct Driver {
     guest: Guest,
     index: u32,

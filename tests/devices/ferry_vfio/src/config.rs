@@ -26,7 +26,7 @@ const STATUS_CAPABILITIES: u16 = 1 << 4;
 const COMMAND_MASK: u16 = 0x0547;
 const DEVCTL_FLR: u8 = 1 << 7;
 
-/// What a function says it is.
+/// Identity of a function.
 #[derive(Clone, Copy, Debug)]
 pub struct Identity {
     /// Vendor ID.
@@ -96,13 +96,13 @@ pub struct Extended {
     pub id: u16,
     /// Version, 4 bits.
     pub version: u8,
-    /// What comes after the header.
+    /// Contents after the header.
     pub body: Vec<u8>,
     /// Bits of it that software can write; what is missing at the end is read only.
     pub writable: Vec<u8>,
 }
 
-/// Why a configuration space cannot be built.
+/// Reason for which a configuration space cannot be built.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum Error {
     /// Wrong size or slot.
@@ -119,7 +119,7 @@ pub enum Error {
     Place,
 }
 
-/// What a write asks for beyond its bits.
+/// Side effect of a write to the configuration space.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Effects {
     /// A function level reset.
@@ -356,12 +356,12 @@ impl ConfigSpace {
         self.vectors
     }
 
-    /// Whether the function answers to accesses to its BARs.
+    /// Returns `true` if the function answers to accesses to its BARs.
     pub fn memory(&self) -> bool {
         self.bytes[COMMAND] & COMMAND_MEMORY != 0
     }
 
-    /// Whether the function may access memory, and send interrupts.
+    /// Returns `true` if the function may access memory and send interrupts.
     pub fn bus_master(&self) -> bool {
         self.bytes[COMMAND] & COMMAND_BUS_MASTER != 0
     }

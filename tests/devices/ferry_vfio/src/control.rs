@@ -58,7 +58,7 @@ enum Request {
     Quit {},
 }
 
-/// What the connection does after an answer.
+/// The next step of the connection after an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     /// Takes the next line.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a channel did, readable while it runs.
+//! Counters of a channel, readable while it runs.
 
 use serde::Serialize;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -45,7 +45,7 @@ counters! {
     doorbells,
     /// Interrupts given to the client.
     interrupts,
-    /// Interrupts that nobody took: no vector, or no bus mastering.
+    /// Interrupts that were lost: no vector, or no bus mastering.
     interrupts_dropped,
     /// Descriptors that failed.
     errors,

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What an administrative context may not know.
+/// Operations that an administrative context may not know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Encoding {
@@ -16,7 +16,7 @@ pub enum Encoding {
     HardStop,
 }
 
-/// What goes wrong. (Braces where nothing is in them: serde takes stray fields for them else.)
+/// A fault. (Variants without fields have braces, because serde accepts stray fields otherwise.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Kind {
@@ -28,7 +28,7 @@ pub enum Kind {
     },
     /// Only the first `bytes` bytes are copied.
     Partial {
-        /// How many.
+        /// Number of bytes.
         bytes: u64,
         /// The device says that all went well.
         #[serde(default)]
@@ -72,7 +72,7 @@ pub enum Kind {
         #[serde(default)]
         code: Option<u8>,
     },
-    /// The descriptor is carried out, and nobody is told of its completion.
+    /// The descriptor is carried out, and its completion is not reported.
     LostCompletion {},
     /// The descriptor, unless it is fenced, is carried out after `count` later ones, or when a
     /// fence or the end of the queue demands it; the last one put aside then comes first.
@@ -82,7 +82,7 @@ pub enum Kind {
     },
     /// That the descriptor has been taken is not published until `count` more have been.
     LazyReadIndex {
-        /// How many.
+        /// Number of descriptors.
         count: u64,
     },
     /// The whole function fails when the descriptor comes.
@@ -108,7 +108,7 @@ pub enum Kind {
     LostFlr {},
     /// A descriptor with this in it is not valid.
     Unknown {
-        /// Which.
+        /// The operation.
         what: Encoding,
     },
     /// A synchronising descriptor takes `ms` longer.
@@ -125,7 +125,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Whether a device that has descriptors, interrupts and nothing else can show it.
+    /// Returns `true` if a device with nothing but descriptors and interrupts can show the fault.
     pub fn usual(&self) -> bool {
         use Kind::*;
         match self {
@@ -155,10 +155,10 @@ pub struct Fault {
     /// first doorbell, activation, and so on); 1 is the next.
     #[serde(default = "one")]
     pub nth: u64,
-    /// How many in a row; 0 is all that follow.
+    /// Number of descriptors in a row; 0 for all that follow.
     #[serde(default = "one")]
     pub times: u64,
-    /// What.
+    /// The fault.
     pub fault: Kind,
 }
 
@@ -176,7 +176,7 @@ pub struct Armed {
     pub fault: Fault,
     /// Descriptors seen since.
     pub seen: u64,
-    /// How often it struck.
+    /// Number of times that it struck.
     pub fired: u64,
 }
 
@@ -192,7 +192,7 @@ pub struct Plan {
 /// More at a time is a mistake in a script.
 pub const MOST: usize = 1024;
 
-/// Why a fault is not taken.
+/// Reason for which a fault is rejected.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Refused {
     /// No such channel.
@@ -241,7 +241,7 @@ impl Plan {
         Ok(self.ids)
     }
 
-    /// What waits.
+    /// Returns the armed faults.
     pub fn armed(&self) -> &[Armed] {
         &self.armed
     }

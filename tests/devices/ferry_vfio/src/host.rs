@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a model is to its server, and what it sees of the world.
+//! The interface of a model to its server, and the model's access to memory and interrupts.
 
 use crate::counters::{Counters, Values};
 use crate::fault::{Kind, Plan};
@@ -21,13 +21,13 @@ pub trait Device: Send + Sync {
     fn reset(&self);
     /// Bus mastering has been turned on or off: what waits for it looks again.
     fn bus_master_changed(&self) {}
-    /// Whether it would not access memory if it could.
+    /// Returns `true` if the device would access no memory even if it could.
     fn idle(&self) -> bool {
         true
     }
     /// Registers and the like, for people.
     fn state(&self) -> serde_json::Value;
-    /// Whether it can show a fault.
+    /// Returns `true` if the device can show a fault.
     fn can(&self, fault: &Kind) -> bool {
         fault.usual()
     }
@@ -59,7 +59,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Host {
-    /// For a device with so many channels, and vectors of MSI and MSI-X.
+    /// Creates the host of a device with the given numbers of channels, MSI and MSI-X vectors.
     pub fn new(channels: u16, vectors: (u16, u16)) -> Host {
         let channel = || Channel {
             counters: Counters::default(),
@@ -85,7 +85,7 @@ impl Host {
         &self.channels[index]
     }
 
-    /// How many channels there are.
+    /// Returns the number of channels.
     pub fn channels(&self) -> u16 {
         self.channels.len() as u16
     }
@@ -133,7 +133,7 @@ impl Host {
         }
     }
 
-    /// Whether the function has been taken away.
+    /// Returns `true` if the function has been taken away.
     pub fn gone(&self) -> bool {
         self.gone.load(Ordering::SeqCst)
     }
@@ -148,7 +148,7 @@ impl Host {
         self.released.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// How often that was done.
+    /// Returns the number of releases.
     pub fn released(&self) -> u64 {
         self.released.load(Ordering::SeqCst)
     }
@@ -158,7 +158,7 @@ impl Host {
         self.resets.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many there were.
+    /// Returns the number of resets.
     pub fn resets(&self) -> u64 {
         self.resets.load(Ordering::Relaxed)
     }
@@ -168,7 +168,7 @@ impl Host {
         self.held.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// How many there were.
+    /// Returns the number of late writes that have read their source.
     pub fn held(&self) -> u64 {
         self.held.load(Ordering::SeqCst)
     }
@@ -188,7 +188,7 @@ impl Host {
         self.connections.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many there were.
+    /// Returns the number of connections.
     pub fn connections(&self) -> u64 {
         self.connections.load(Ordering::Relaxed)
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Interrupts: the client's eventfds, and who may signal them. Any thread may.
+//! Interrupts: the client's eventfds, which any thread may signal.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -12,12 +12,12 @@ use vfio_bindings::bindings::vfio::{
     VFIO_PCI_MSI_IRQ_INDEX,
 };
 
-/// What became of an interrupt.
+/// Outcome of an interrupt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
     /// The client has it.
     Yes,
-    /// Nobody listens on this vector, or the function may not send.
+    /// No eventfd is set for this vector, or the function may not send.
     Dropped,
 }
 
@@ -55,7 +55,7 @@ fn signal(event: &File) -> Sent {
 }
 
 impl Interrupts {
-    /// For a function with so many vectors of MSI and MSI-X.
+    /// Creates the interrupts of a function with the given numbers of MSI and MSI-X vectors.
     pub fn new((msi, msix): (u16, u16)) -> Interrupts {
         let inner = Inner {
             msi: vectors(msi),

@@ -41,8 +41,8 @@ pub trait Queue: Send + 'static {
     type Job: Send;
     /// The device's own errors.
     type Error: Send;
-    /// Whether the queue keeps what it has while bus mastering is off, and goes on with it when it is
-    /// on again. To others, an access without bus mastering is an error of the bus.
+    /// `true` if the queue keeps its descriptors while bus mastering is off and goes on with them
+    /// when it is on again. Otherwise, an access without bus mastering is a bus error.
     const STALLS: bool = false;
 
     /// The next descriptor, if the queue runs and has one.
@@ -51,11 +51,11 @@ pub trait Queue: Send + 'static {
     fn fetches(&mut self, taken: bool) -> u64 {
         taken.into()
     }
-    /// Whether a descriptor is one that a fault can befall.
+    /// Returns `true` if a fault can befall the descriptor.
     fn meets(_job: &Self::Job, _fault: &Kind) -> bool {
         true
     }
-    /// Whether a descriptor may only begin when all before it are done.
+    /// Returns `true` if the descriptor may only begin when all before it are done.
     fn fenced(_job: &Self::Job) -> bool {
         true
     }
@@ -71,7 +71,7 @@ pub trait Queue: Send + 'static {
     fn forced(code: Option<u8>) -> Self::Error;
     /// Records the result where the driver looks for it.
     fn complete(&mut self, job: Self::Job, result: Result<(), Self::Error>, dma: &dyn Dma);
-    /// Whether the queue has ended, and abandons the descriptors that were put aside.
+    /// Returns `true` if the queue has ended and abandons the descriptors that were put aside.
     fn ended(&self) -> bool {
         false
     }
@@ -83,7 +83,7 @@ pub trait Queue: Send + 'static {
     fn reset(&mut self);
 }
 
-/// Why a descriptor was not carried out to its end.
+/// Reason for which a descriptor was not carried out to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Halt<E> {
     /// The device's error.
@@ -94,7 +94,7 @@ pub enum Halt<E> {
     Cancelled,
 }
 
-/// Why a copy ended early.
+/// Reason for which a copy ended early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
     /// The bus.
@@ -125,7 +125,7 @@ struct Late<'a> {
     host: &'a Arc<Host>,
 }
 
-/// What a descriptor is carried out with.
+/// Access to memory and interrupts for carrying out a descriptor.
 pub struct Io<'a> {
     dma: &'a dyn Dma,
     /// Whether the epoch goes on at a moment.
@@ -378,7 +378,7 @@ impl<Q: Queue> Peer<Q> {
         }
     }
 
-    /// Whether nothing has been taken off the queue that is not done.
+    /// Returns `true` if every descriptor that was taken off the queue is done.
     pub fn idle(&self) -> bool {
         self.0.upgrade().is_none_or(|s| s.lock().idle())
     }
@@ -502,7 +502,7 @@ impl<Q: Queue> Shared<Q> {
         slept.unwrap_or_else(PoisonError::into_inner).0
     }
 
-    /// Whether the queue waits for bus mastering.
+    /// Returns `true` if the queue waits for bus mastering.
     fn stalled(&self) -> bool {
         Q::STALLS && !self.host.memory.bus_master()
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How fast a channel is. Pure: time is handed in.
+//! Speed limits of channels. Pure: the caller passes the time.
 
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
@@ -46,7 +46,7 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// When a descriptor that is taken now begins, after so many doorbells.
+    /// Returns when a descriptor that is taken now begins, after the given number of doorbells.
     pub fn begin(&self, now: Instant, doorbells: u64) -> Instant {
         match self.last {
             Some((due, rung)) if rung == doorbells => due.min(now),

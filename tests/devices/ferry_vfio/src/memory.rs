@@ -31,7 +31,7 @@ pub enum Fault {
     Unaligned(u64),
 }
 
-/// Which half of a copy failed.
+/// The half of a copy that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     /// Reading.
@@ -117,7 +117,7 @@ impl GuestMemory {
         }
     }
 
-    /// Whether accesses are allowed.
+    /// Returns `true` if accesses are allowed.
     pub fn bus_master(&self) -> bool {
         self.master.load(Ordering::SeqCst)
     }

@@ -86,7 +86,8 @@ impl Function {
         match u8::try_from(region) {
             _ if self.host.gone() => data.fill(0xff),
             _ if region == VFIO_PCI_CONFIG_REGION_INDEX => self.config().read(offset, data),
-            // As on a bus where nobody answers: QEMU does not see that a reset has taken the bit away.
+            // As on a bus where nobody answers: QEMU does not see that a reset has taken the bit
+            // away.
             Ok(0..=5) if !self.config().memory() => data.fill(0xff),
             Ok(bar @ 0..=5) => self.device.read(bar, offset, data),
             _ => data.fill(0xff),
@@ -227,7 +228,7 @@ impl ServerBackend for Backend<'_> {
     }
 }
 
-/// Removes a socket that nobody listens on. Anything else at the path stays, as an error.
+/// Removes a socket without a listener. Anything else at the path stays, as an error.
 pub fn free_path(path: &Path) -> io::Result<()> {
     let meta = match std::fs::symlink_metadata(path) {
         Ok(meta) => meta,
