@@ -302,7 +302,7 @@ pub struct Ferry {
 }
 
 impl Ferry {
-    /// `None` if the module is not loaded and nobody says where it is.
+    /// Returns `None` if the module is not loaded and no file is given.
     pub fn find(module: Option<&Path>) -> Result<Option<Ferry>> {
         let mut ferry = Ferry {
             restore: Restore::default(),
@@ -365,7 +365,7 @@ impl Ferry {
         self.module.is_some()
     }
 
-    /// A number of workers can be asked for that take part in any case.
+    /// Returns `true` if a number of workers can be made to take part in every batch.
     pub fn can_force(&self) -> bool {
         self.all_workers.is_some()
     }
@@ -472,12 +472,12 @@ impl Ferry {
     }
 }
 
-/// All that are not Ferry's own.
+/// Returns `true` if the migrator is not one of Ferry's own.
 pub fn is_engine(migrator: &str) -> bool {
     !["off", "cpu", "auto", UNLOADED].contains(&migrator)
 }
 
-/// From a text with a line `channels N`.
+/// Returns N from a text with a line `channels N`.
 fn parse_channels(state: &str) -> Option<u32> {
     let mut lines = state.lines();
     lines.find_map(|line| line.strip_prefix("channels ")?.trim().parse().ok())

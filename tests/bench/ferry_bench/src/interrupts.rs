@@ -23,7 +23,7 @@ pub struct Tracer {
 }
 
 impl Tracer {
-    /// `None` without tracefs.
+    /// Creates a trace; `None` without tracefs.
     pub fn new() -> Result<Option<Tracer>> {
         if !Path::new(INSTANCES).exists() {
             return Ok(None);
@@ -76,7 +76,7 @@ impl Drop for Tracer {
     }
 }
 
-/// One line of a trace: task, CPU, time in microseconds, event.
+/// Parses one line of a trace: task, CPU, time in microseconds, event.
 fn event(line: &str) -> Option<(&str, &str, f64, &str)> {
     let (task, rest) = line.split_once('[')?;
     let (cpu, rest) = rest.split_once(']')?;

@@ -132,7 +132,7 @@ impl Bench<'_> {
         }
     }
 
-    /// It is a variant's turn: it is as it is after a while.
+    /// Begins a variant's turn in the state that the variant has after a while.
     fn begin_turn(
         &mut self,
         variant: &Variant,
@@ -189,7 +189,7 @@ impl Bench<'_> {
         }
     }
 
-    /// There and back, without a measurement.
+    /// Moves the region there and back without a measurement.
     fn uncounted(
         &mut self,
         variant: &Variant,

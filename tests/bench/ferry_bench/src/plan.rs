@@ -70,7 +70,7 @@ fn unusable<T>(text: String) -> Result<T> {
     Err(Error::Unusable(text))
 }
 
-/// `off` and the migrators, as given or as there are.
+/// Returns `off` and the migrators: those given, or all.
 fn migrators(args: &Args, ferry: Option<&Ferry>) -> Result<Vec<String>> {
     let available = match ferry {
         Some(ferry) => ferry.migrators()?,
@@ -109,7 +109,7 @@ fn check_size(size: u64) -> Result<()> {
     Ok(())
 }
 
-/// All steps. Without parts it is the demo's: every size, once.
+/// Returns all steps. Without parts they are those of the demo: every size, once.
 pub fn steps(
     args: &Args,
     ferry: Option<&Ferry>,
@@ -234,7 +234,7 @@ impl Planner<'_> {
         }
     }
 
-    /// The migrators' own policy, then none, one, two and more workers in any case.
+    /// Plans the migrators' own policy, then none, one, two and more workers in any case.
     fn workers(&self, folio_bytes: u64) -> Step {
         let counts: Vec<u32> = if self.args.workers.is_empty() {
             (0..=self.cpus as u32).collect()

@@ -62,7 +62,7 @@ impl Probe {
         }
     }
 
-    /// The probe's thread. Returns after [`Probe::quit`].
+    /// Runs the probe's thread until [`Probe::quit`].
     pub fn run(&self) {
         let mut last = 0;
         while !self.quit.load(Acquire) {

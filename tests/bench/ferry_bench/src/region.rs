@@ -112,7 +112,7 @@ impl Region {
         self.generations.len()
     }
 
-    /// One address per folio of the pieces.
+    /// Returns one address per folio of the pieces.
     pub fn folios(&self, pieces: Range<usize>) -> &[usize] {
         let per_piece = (self.piece_bytes / self.folio_bytes) as usize;
         &self.folios[pieces.start * per_piece..pieces.end * per_piece]
@@ -155,7 +155,8 @@ impl Region {
         Ok(status.iter().filter(|&&found| found != node).count() as u64)
     }
 
-    /// The share of the pieces that lies in folios of exactly the wanted size and alignment.
+    /// Returns the share of the pieces that lies in folios of exactly the wanted size and
+    /// alignment.
     pub fn right_size_share(&self, pieces: Range<usize>) -> Result<f64> {
         let open = |path: &str| {
             File::open(path).map_err(|source| Error::File {

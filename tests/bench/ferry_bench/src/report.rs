@@ -180,7 +180,7 @@ pub fn copied_bytes(run: &Run) -> u64 {
     names.iter().filter_map(|name| run.ferry.get(*name)).sum()
 }
 
-/// The variant's name.
+/// Returns the variant's name.
 fn name(run: &Run) -> String {
     let engine = run.engine.as_ref();
     let by_channels = engine.filter(|_| run.part == Some(Part::Channels));
@@ -207,7 +207,7 @@ fn unknown_to_model(run: &Run) -> Option<u64> {
     (unknown > 0).then_some(unknown)
 }
 
-/// The share of the chunks that others than the mover copied.
+/// Returns the share of the chunks that others than the mover copied.
 pub fn helped_share(run: &Run) -> Option<f64> {
     let count = |name| run.ferry.get(name).copied().unwrap_or(0);
     let (mover, others) = (count("chunks_by_mover"), count("chunks_by_others"));
@@ -455,7 +455,7 @@ fn has_models(results: &Results) -> bool {
     engines.into_iter().any(|engine| engine.model.is_some())
 }
 
-/// The results for people.
+/// Returns the results as text.
 pub fn table(results: &Results) -> String {
     let mut out = String::new();
     let parts = std::iter::once(None).chain(Part::ALL.map(Some));
@@ -510,7 +510,7 @@ pub fn table(results: &Results) -> String {
     out
 }
 
-/// What was promised beside what was measured. None of it is a condition: a timing never is.
+/// Returns the promised figures beside the measured ones. A timing is no condition of success.
 fn summary(results: &Results) -> String {
     let mut out = String::from("\nMeasured, and what is wanted:\n");
     let mut line = |what: String, value: String, wanted: &str, how: String| {
@@ -647,7 +647,8 @@ const CONTEXT: [Promise; 2] = [
     ("interrupts", "<= 1", |cost| cost.interrupts_per_batch),
 ];
 
-/// The time of all CPUs by the GiB that an engine may need, against the migrator `cpu` at 2M.
+/// Returns the time of all CPUs by the GiB that an engine may need, against the migrator `cpu` at
+/// 2M.
 fn wanted_time(engine: &str) -> &'static str {
     match engine {
         SDXI => "<= 0.20",
@@ -655,7 +656,8 @@ fn wanted_time(engine: &str) -> &'static str {
     }
 }
 
-/// The mover's system time and that of all CPUs against those of `cpu`, at the largest size.
+/// Returns the mover's system time and that of all CPUs against those of `cpu`, at the largest
+/// size.
 fn time_of_cpu(results: &Results, run: &Run) -> Option<(f64, f64)> {
     let alike = || results.runs.iter().filter(|other| other.part == run.part);
     if alike().any(|other| other.folio_bytes > run.folio_bytes) {
@@ -835,7 +837,7 @@ mod tests {
         }
     }
 
-    /// An engine that copied so much, as far as it and its model know.
+    /// Returns an engine that copied so much, as far as it and its model know.
     fn with_engine(of: Series, channels: u32, copied: u64, by_model: u64) -> Series {
         let count = |name: &str, n: u64| (name.to_string(), n);
         Series {

@@ -150,7 +150,7 @@ pub fn where_are_pages(pages: &[usize], status: &mut [i32]) -> io::Result<()> {
     .map(drop)
 }
 
-/// New memory of this thread comes from `node` only, or from anywhere again.
+/// Takes new memory of this thread from `node` only, or from any node again.
 pub fn allocate_on(node: Option<i32>) -> io::Result<()> {
     let mask = match node {
         None => 0u64,

@@ -18,7 +18,7 @@ fn own_file() -> PathBuf {
     PathBuf::from("/proc/self/exe")
 }
 
-/// The program, the kernel and the initramfs in the bytes of a file.
+/// Returns the program, the kernel and the initramfs in the bytes of a file.
 fn split(file: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let (rest, trailer) = file.split_at(file.len().checked_sub(TRAILER)?);
     let length = |at: usize| {

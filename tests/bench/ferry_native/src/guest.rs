@@ -73,7 +73,7 @@ fn load(path: &str, parameters: &CStr) -> Result<()> {
     finit_module(&file, parameters, 0).map_err(|e| in_file(path)(e.into()))
 }
 
-/// The driver's parameters: the shim's functions that it does not export.
+/// Returns the driver's parameters: the shim's functions that it does not export.
 fn addresses() -> Result<CString> {
     let symbols = read("/proc/kallsyms")?;
     let mut words = vec![];

@@ -26,7 +26,7 @@ const MAX_SET_BYTES: u64 = 1 << 30;
 /// The kernel, its page tables and pages, and init.
 const OTHER_BYTES: u64 = 256 << 20;
 
-/// The words of the command line, and whether all was well.
+/// Runs the benchmark with the words of the command line. Returns `true` if it succeeded.
 pub fn run(args: &[String]) -> Result<bool> {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     match words[..] {

@@ -116,7 +116,7 @@ pub fn plan(folio_bytes: u64, cpus: u32) -> Vec<Config> {
     plan
 }
 
-/// The bytes that one measurement copies at a time, and how many times.
+/// Returns the bytes that one measurement copies at a time, and how many times.
 pub fn bytes_and_times(config: &Config, set_bytes: u64) -> (u64, u64) {
     let batch = config.batch_folios * config.folio_bytes;
     if config.warm {

@@ -52,7 +52,7 @@ fn overall(sample: &Sample) -> Option<f64> {
     Some(sample.measured.gib_per_s())
 }
 
-/// Of the median batch.
+/// Returns the speed of the median batch.
 fn by_batch(sample: &Sample) -> Option<f64> {
     sample
         .measured
@@ -60,7 +60,7 @@ fn by_batch(sample: &Sample) -> Option<f64> {
         .map(|q| batch_bytes(sample) / q.p50.max(1.0))
 }
 
-/// Of a batch that nothing came between.
+/// Returns the speed of a batch that was not interrupted.
 fn by_quiet_batch(sample: &Sample) -> Option<f64> {
     sample
         .measured
@@ -68,7 +68,7 @@ fn by_quiet_batch(sample: &Sample) -> Option<f64> {
         .map(|q| batch_bytes(sample) / q.p10.max(1.0))
 }
 
-/// Of others, per second.
+/// Returns the work of the other threads per second.
 fn work(sample: &Sample) -> Option<f64> {
     let m = &sample.measured;
     (m.work > 0).then(|| m.work as f64 / m.work_ns.max(1) as f64)

@@ -85,7 +85,7 @@ impl Settings {
         Ok(())
     }
 
-    /// From the command line.
+    /// Parses the words of the command line.
     pub fn parse<'a>(words: impl Iterator<Item = &'a str>) -> Result<Settings> {
         let mut settings = Settings::default();
         for word in words {

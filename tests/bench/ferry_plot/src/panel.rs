@@ -48,7 +48,7 @@ fn decade(value: f64) -> String {
     }
 }
 
-/// One plot.
+/// Draws one plot.
 pub fn draw(words: &Words, panels: &[Panel]) -> Result<String> {
     let mut picture = String::new();
     {

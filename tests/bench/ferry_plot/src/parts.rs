@@ -9,7 +9,7 @@ use super::{distinct, machine};
 use ferry_results::engine::{Cost, Engine, ALL};
 use ferry_results::{size_name, Part, Range, Results, Run};
 
-/// The plots, each with what it adds to the results' name.
+/// Returns the plots, each with what it adds to the results' name.
 pub fn draw(results: &Results) -> panel::Result<Vec<(&'static str, String)>> {
     let mut drawn = vec![];
     for (part, title, panels) in [
@@ -69,7 +69,7 @@ fn values(range: Range) -> [f64; 3] {
     [range.min, range.median, range.max]
 }
 
-/// A panel for each folio size.
+/// Returns a panel for each folio size.
 fn panels(runs: &[&Run], panel: impl Fn(u64, &[&Run]) -> Panel) -> Vec<Panel> {
     distinct(runs.iter().map(|run| run.folio_bytes))
         .into_iter()
@@ -193,7 +193,7 @@ fn by_limit(runs: &[&Run]) -> Vec<Panel> {
     })
 }
 
-/// Both panels against the median of `off`, by folio size.
+/// Returns both panels relative to the median of `off`, by folio size.
 fn busy(runs: &[&Run]) -> Vec<Panel> {
     let sizes = distinct(runs.iter().map(|run| run.folio_bytes));
     let panel = |title: &str, value: fn(&Run) -> Option<[f64; 3]>| {
@@ -246,7 +246,7 @@ fn engine_name(run: &Run, engine: &Engine) -> String {
     }
 }
 
-/// Speed, time, and interrupts, by folio size.
+/// Returns the panels of speed, time and interrupts, by folio size.
 fn engines(runs: &[&Run]) -> Vec<Panel> {
     let sizes = distinct(runs.iter().map(|run| run.folio_bytes));
     let name = |run: &Run| match &run.engine {
@@ -322,7 +322,7 @@ fn engines(runs: &[&Run]) -> Vec<Panel> {
 
 const LINEAR: &str = ": so many times one channel";
 
-/// A panel for each folio size: the speed with more and more channels.
+/// Returns a panel for each folio size: the speed with more and more channels.
 fn channels(runs: &[&Run]) -> Vec<Panel> {
     panels(runs, |size, runs| {
         let limited =

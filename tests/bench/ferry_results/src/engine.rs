@@ -80,7 +80,7 @@ impl Counted<'_> {
         Some(*self.model?.get(name)? as f64)
     }
 
-    /// The share of the bytes that the engine copied.
+    /// Returns the share of the bytes that the engine copied.
     pub fn copied_share(&self) -> f64 {
         self.ferry("engine_bytes") / self.bytes as f64
     }

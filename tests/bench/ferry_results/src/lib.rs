@@ -315,7 +315,7 @@ pub fn size_name(bytes: u64) -> String {
     }
 }
 
-/// The reverse of [`size_name`].
+/// Parses a size in the format of [`size_name`].
 pub fn parse_size(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let shift = match &text[digits.len()..] {

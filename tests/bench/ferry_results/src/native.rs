@@ -79,7 +79,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// Key that runs have in common if they are compared with one another.
+    /// Returns `true` if two runs are compared with one another.
     pub fn comparable(&self, other: &Config) -> bool {
         (self.folio_bytes, self.warm, self.busy) == (other.folio_bytes, other.warm, other.busy)
     }

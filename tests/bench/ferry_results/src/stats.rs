@@ -20,7 +20,8 @@ fn sorted(values: &[f64]) -> Vec<f64> {
     sorted
 }
 
-/// The middle value; of an even number of values the mean of the middle two. `None` for no values.
+/// Returns the middle value; of an even number of values the mean of the middle two. `None` for no
+/// values.
 pub fn median(values: &[f64]) -> Option<f64> {
     let sorted = sorted(values);
     let half = sorted.len() / 2;
@@ -31,7 +32,7 @@ pub fn median(values: &[f64]) -> Option<f64> {
     }
 }
 
-/// The smallest value that at least `percent` of the values do not exceed (nearest rank).
+/// Returns the smallest value that at least `percent` of the values do not exceed (nearest rank).
 pub fn percentile(values: &[f64], percent: f64) -> Option<f64> {
     let sorted = sorted(values);
     let rank = (percent / 100.0 * sorted.len() as f64).ceil() as usize;
@@ -67,7 +68,7 @@ impl Interval {
 }
 
 impl Range {
-    /// `None` for no values.
+    /// Returns `None` for no values.
     pub fn of(values: &[f64]) -> Option<Range> {
         let sorted = sorted(values);
         Some(Range {
@@ -77,14 +78,14 @@ impl Range {
         })
     }
 
-    /// The whole spread, relative to the median.
+    /// Returns the whole spread, relative to the median.
     pub fn noise(&self) -> f64 {
         (self.max - self.min) / self.median
     }
 }
 
 impl Quantiles {
-    /// `None` for no values.
+    /// Returns `None` for no values.
     pub fn of(values: &[f64]) -> Option<Quantiles> {
         Some(Quantiles {
             p50: median(values)?,

@@ -4,7 +4,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// A moment as `2026-01-31T12:00:00Z`.
+/// Returns a moment as `2026-01-31T12:00:00Z`.
 pub fn iso8601(moment: SystemTime) -> String {
     let seconds = moment.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let (days, rest) = (seconds / 86400, seconds % 86400);

@@ -60,7 +60,7 @@ struct Ae4dma {
     host: Arc<Host>,
 }
 
-/// The function. Without MSI-X the driver takes one MSI for all queues.
+/// Creates the function. Without MSI-X the driver takes one MSI for all queues.
 pub fn function(msix: bool) -> io::Result<Function> {
     let config = config(msix).map_err(io::Error::other)?;
     let host = Arc::new(Host::new(QUEUES, config.vectors()));

@@ -129,7 +129,7 @@ pub fn decode(bytes: &[u8; DESCRIPTOR as usize]) -> Result<Command, u8> {
 }
 
 impl Ring {
-    /// After power-on, of the queue with this number.
+    /// Creates the queue with the given number in its state after power-on.
     pub fn new(vector: u16) -> Ring {
         Ring {
             vector,
@@ -152,7 +152,7 @@ impl Ring {
         self.stopped = false;
     }
 
-    /// A register's value.
+    /// Returns the value of a register.
     pub fn read(&self, register: Register) -> u32 {
         match register {
             Register::Control => self.control,
@@ -177,7 +177,7 @@ impl Ring {
         }
     }
 
-    /// A register is written; `false` if the value cannot be.
+    /// Writes a register. Returns `false` if the value is invalid.
     pub fn write(&mut self, register: Register, value: u32) -> bool {
         match register {
             Register::Control => {
@@ -213,7 +213,7 @@ impl Ring {
         }
     }
 
-    /// Something is wrong with the queue, not with a descriptor.
+    /// Halts the queue after an error of the queue itself, not of a descriptor.
     fn halt(&mut self) {
         self.stopped = true;
         self.send();

@@ -61,7 +61,7 @@ impl Input<'_> {
     }
 }
 
-/// The range of memory from an address, as far as it lies in it.
+/// Returns the range of memory from an address, as far as it lies in it.
 fn range(address: u64, len: u64) -> std::ops::Range<usize> {
     let size = SIZE as u64;
     let start = address.clamp(BASE, BASE + size) - BASE;

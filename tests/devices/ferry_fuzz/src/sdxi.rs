@@ -226,7 +226,7 @@ impl Allowed {
 }
 
 impl Machine {
-    /// One step, and the judgement on it.
+    /// Carries out one step and judges it.
     fn step(&self, memory: &mut Vec<u8>) -> bool {
         let before = std::mem::take(memory);
         let mut allowed = Allowed::default();
@@ -333,7 +333,7 @@ fn judge(before: &[u8], after: &[u8], slot: u64, own: &[Range<usize>]) {
     }
 }
 
-/// A word near something of interest.
+/// Returns a word near something of interest.
 fn address(input: &mut Input<'_>) -> u64 {
     let places = [L2, L1, AKEYS, LOG, AREAS, AREAS + RING, DATA, DATA + 0x1000];
     match input.byte() {

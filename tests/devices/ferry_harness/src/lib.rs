@@ -103,7 +103,7 @@ impl Guest {
         }
     }
 
-    /// The transport.
+    /// Returns the transport.
     pub fn client(&mut self) -> &mut Client {
         self.client.as_mut().expect("connected")
     }
@@ -154,7 +154,7 @@ impl Guest {
         None
     }
 
-    /// A register.
+    /// Reads a register.
     pub fn read32(&mut self, bar: u8, offset: u64) -> u32 {
         let mut data = [0; 4];
         let client = self.client();
@@ -170,7 +170,7 @@ impl Guest {
             .unwrap();
     }
 
-    /// A register.
+    /// Reads a register.
     pub fn read64(&mut self, bar: u8, offset: u64) -> u64 {
         let mut data = [0; 8];
         let client = self.client();
@@ -204,7 +204,7 @@ impl Guest {
         self.memory.write(BASE + offset, data).unwrap();
     }
 
-    /// A 64-bit word of memory, in one piece, by offset from [`BASE`].
+    /// Returns a 64-bit word of memory, in one piece, by offset from [`BASE`].
     pub fn get64(&self, offset: u64) -> u64 {
         self.memory.load64(BASE + offset).unwrap()
     }
@@ -229,7 +229,7 @@ impl Guest {
         seen
     }
 
-    /// A request to control, which must be granted.
+    /// Sends a request to control, which must be granted. Returns the answer.
     pub fn control(&self, request: &str) -> Value {
         let (answer, _) = control::answer(&self.function, request);
         assert_eq!(answer["ok"], true, "{request}: {answer}");
@@ -250,7 +250,7 @@ impl Guest {
         });
     }
 
-    /// A counter of a channel.
+    /// Returns a counter of a channel.
     pub fn counter(&self, channel: usize, name: &str) -> u64 {
         let stats = self.control(r#"{"cmd":"stats"}"#);
         stats["channels"][channel][name]

@@ -192,7 +192,7 @@ pub fn decode(bytes: &[u8; DESCRIPTOR as usize]) -> Result<Command, Failure> {
 }
 
 impl Ring {
-    /// A register's value.
+    /// Returns the value of a register.
     pub fn read(&self, register: Register) -> u32 {
         match register {
             Register::RingAddress => self.base as u32,
@@ -279,7 +279,7 @@ impl Ring {
         (sound && offset / DESCRIPTOR < self.count.into()).then_some(offset)
     }
 
-    /// The first word that says what became of a descriptor.
+    /// Returns the first word that says what became of a descriptor.
     fn written_back(job: &Job, result: Result<Command, Failure>) -> u32 {
         match result {
             Ok(command) => flag::SUCCESS | command.len,
@@ -440,7 +440,7 @@ mod tests {
         u32::from_le_bytes(word)
     }
 
-    /// A ring of `count` at the memory's beginning, across 4 GiB, as the driver sets it up.
+    /// Returns a ring of `count` at the memory's beginning, across 4 GiB, as the driver sets it up.
     fn ring(memory: &Block, count: u32) -> Ring {
         let mut ring = Ring::default();
         for i in 0..count {

@@ -70,7 +70,7 @@ struct Ptdma {
     kept: Mutex<[u32; KEPT.len()]>,
 }
 
-/// The function. Without MSI-X the driver takes MSI.
+/// Creates the function. Without MSI-X the driver takes MSI.
 pub fn function(msix: bool) -> io::Result<Function> {
     let config = config(msix).map_err(io::Error::other)?;
     let host = Arc::new(Host::new(1, config.vectors()));

@@ -158,7 +158,7 @@ pub fn decode(bytes: &[u8; DESCRIPTOR as usize]) -> Result<Command, u8> {
 }
 
 impl Ring {
-    /// A register's value.
+    /// Returns the value of a register.
     pub fn read(&self, register: Register) -> u32 {
         match register {
             Register::Control => self.control,
@@ -176,7 +176,7 @@ impl Ring {
         }
     }
 
-    /// A register is written.
+    /// Writes a register.
     pub fn write(&mut self, register: Register, value: u32) {
         match register {
             Register::Control => self.control = value,

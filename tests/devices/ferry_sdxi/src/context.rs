@@ -94,7 +94,7 @@ impl Tables {
         stored.map_err(|_| Failure::access(step::STATUS))
     }
 
-    /// An AKey: its interrupt.
+    /// Returns the interrupt of an AKey.
     fn akey(&self, index: u16, dma: &dyn Dma) -> Result<Option<u16>, Failure> {
         if u64::from(index) >= self.akey_entries {
             return Err(Failure::invalid(step::AKEY));
@@ -207,12 +207,12 @@ impl Context {
         }
     }
 
-    /// A doorbell.
+    /// Rings the doorbell.
     pub fn kick(&mut self) {
         self.kicked = true;
     }
 
-    /// By CXT_START.
+    /// Starts the context on CXT_START.
     pub fn start(&mut self, doorbell: bool, dma: &dyn Dma) -> Result<(), Failure> {
         match self.run {
             Run::Running => {}
@@ -245,7 +245,7 @@ impl Context {
         Ok(tables)
     }
 
-    /// By CXT_STOP.
+    /// Stops the context on CXT_STOP.
     pub fn stop(&mut self, dma: &dyn Dma) {
         self.stop_by(By::Software, dma);
     }
@@ -266,12 +266,12 @@ impl Context {
         self.read
     }
 
-    /// Whether what it had taken then is done.
+    /// Returns `true` if every descriptor below `then` is done.
     pub fn settled(&self, then: u64) -> bool {
         self.outstanding.first().is_none_or(|first| *first >= then)
     }
 
-    /// Its tables have changed.
+    /// Forgets the context's tables, which have changed.
     pub fn forget(&mut self) {
         self.tables = None;
     }
@@ -284,7 +284,7 @@ impl Context {
         })
     }
 
-    /// For people: what it does, next index, first that has not begun.
+    /// Returns the state for reports: the phase, the next index, and the first that has not begun.
     pub fn state(&self) -> Option<serde_json::Value> {
         if self.run == Run::Stopped {
             return None;
@@ -308,7 +308,7 @@ impl Context {
         }
     }
 
-    /// read_index as far as it may be known.
+    /// Publishes read_index as far as it may be known.
     fn publish(&mut self, dma: &dyn Dma) -> Result<(), Failure> {
         let index = if self.function.strict {
             self.begun
@@ -322,7 +322,7 @@ impl Context {
         }
     }
 
-    /// The context has failed, at a descriptor or before one.
+    /// Puts the context into its error state, after a failure at a descriptor or before one.
     fn fail(&mut self, failure: Option<Failure>, index: Option<u64>, dma: &dyn Dma) {
         if let Some(failure) = failure {
             let index = index.filter(|_| failure.step >= step::DESCRIPTOR);
@@ -332,7 +332,7 @@ impl Context {
         self.end(index, dma);
     }
 
-    /// read_index and state after a failure.
+    /// Writes read_index and the state after a failure.
     fn end(&mut self, index: Option<u64>, dma: &dyn Dma) {
         self.run = Run::Failed;
         self.outstanding.clear();
@@ -343,7 +343,8 @@ impl Context {
         }
     }
 
-    /// After a kick: whether there is more. Write_Index is read here and nowhere else.
+    /// Returns `true` if there are more descriptors after a kick. Only this function reads
+    /// Write_Index.
     fn look(&mut self, dma: &dyn Dma) -> Result<bool, Failure> {
         let tables = self.look_up(dma)?;
         if tables.state(dma)? != state::RUN {
@@ -453,7 +454,7 @@ impl Job {
         }
     }
 
-    /// Waits, for other contexts alone: its own cannot stop while it does.
+    /// Waits for other contexts only: the context itself cannot stop meanwhile.
     fn sync(
         &self,
         wait: Wait,
@@ -479,7 +480,7 @@ fn failed(failure: Failure) -> Halt<Error> {
     Halt::Failed(failure.into())
 }
 
-/// A data buffer that the bus did not give.
+/// Returns the failure of a data buffer that the bus did not give.
 fn bus(fault: Fault, buffer: u8) -> Failure {
     let sub = match fault {
         Fault::Decode(_) => sub::TRANSLATION,

@@ -71,7 +71,7 @@ impl Failure {
         buffer: None,
     };
 
-    /// Failed validation.
+    /// Returns the failure of a validation.
     pub const fn invalid(step: u8) -> Failure {
         Failure {
             step,
@@ -80,7 +80,7 @@ impl Failure {
         }
     }
 
-    /// Failed access.
+    /// Returns the failure of an access.
     pub const fn access(step: u8) -> Failure {
         Failure {
             sub: sub::ACCESS,
@@ -88,7 +88,7 @@ impl Failure {
         }
     }
 
-    /// A data buffer.
+    /// Returns the failure of a data buffer.
     pub const fn buffer(sub: u8, buffer: u8) -> Failure {
         Failure {
             step: step::BUFFER,
@@ -169,7 +169,7 @@ pub struct Limits {
     pub groups: u32,
 }
 
-/// An entry of the L2 table: the address of the L1 table.
+/// Returns the address of the L1 table from an entry of the L2 table.
 pub fn l2_entry(entry: u64) -> Result<u64, Failure> {
     match entry & 0xfff {
         1 => Ok(entry & !0xfff),

@@ -139,7 +139,7 @@ pub struct Sdxi {
     host: Arc<Host>,
 }
 
-/// The function.
+/// Creates the function.
 pub fn function(options: &Options) -> io::Result<server::Function> {
     let config = options.config().map_err(io::Error::other)?;
     let host = Arc::new(Host::new(options.contexts, config.vectors()));
@@ -176,7 +176,7 @@ impl Sdxi {
         })
     }
 
-    /// Without threads, for tests that step it.
+    /// Creates a device without threads, for tests that step it.
     pub fn manual(options: &Options) -> Result<(Sdxi, Arc<Host>), Refused> {
         let config = options.config()?;
         let host = Arc::new(Host::new(options.contexts, config.vectors()));
@@ -197,7 +197,7 @@ impl Sdxi {
         self.lanes.get(usize::from(number))?.with(|c| c.view())
     }
 
-    /// A write to a doorbell.
+    /// Carries out a write to a doorbell.
     fn ring(&self, number: u64) {
         let rings = self
             .function

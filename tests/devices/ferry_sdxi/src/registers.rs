@@ -103,7 +103,7 @@ pub struct Registers {
 }
 
 impl Registers {
-    /// After power-on, with these capabilities.
+    /// Creates the registers with the given capabilities, in their state after power-on.
     pub fn new(cap0: u64, cap1: u64) -> Registers {
         Registers {
             cap0,
@@ -126,7 +126,7 @@ impl Registers {
         *self = Registers::new(self.cap0, self.cap1);
     }
 
-    /// The state.
+    /// Returns the state.
     pub fn state(&self) -> State {
         self.state
     }
@@ -136,7 +136,7 @@ impl Registers {
         self.state = state;
     }
 
-    /// A register's value.
+    /// Returns the value of a register.
     pub fn read(&self, register: Register) -> u64 {
         match register {
             Register::Ctl0 => self.ctl0,
@@ -156,7 +156,7 @@ impl Registers {
         }
     }
 
-    /// The bits of `mask` are written.
+    /// Writes the bits of `mask`.
     pub fn write(&mut self, register: Register, value: u64, mask: u64) -> Option<Action> {
         let put = |old: &mut u64, writable: u64| {
             let mask = mask & writable;
@@ -224,7 +224,7 @@ impl Registers {
         })
     }
 
-    /// The highest context that software uses.
+    /// Returns the highest context that software uses.
     pub fn max_context(&self) -> u16 {
         (self.ctl2 >> 16) as u16
     }
@@ -234,7 +234,7 @@ impl Registers {
         self.ctl0 & CTL0_ERROR_INTERRUPT != 0
     }
 
-    /// Where the next error goes.
+    /// Returns the place of the next entry of the error log.
     pub fn log_place(&self) -> LogPlace {
         if self.err_cfg & LOGGING == 0 {
             return LogPlace::Off;

@@ -346,7 +346,7 @@ impl ConfigSpace {
         Ok(())
     }
 
-    /// The BARs.
+    /// Returns the BARs.
     pub fn bars(&self) -> &[Option<Bar>; 6] {
         &self.bars
     }
@@ -389,7 +389,7 @@ impl ConfigSpace {
         effects
     }
 
-    /// Back to what the function has after a reset.
+    /// Restores the values that the function has after a reset.
     pub fn reset(&mut self) {
         self.bytes.copy_from_slice(&self.initial);
     }

@@ -141,7 +141,7 @@ fn handle(function: &Function, request: Request) -> Result<Value, String> {
     })
 }
 
-/// The answer to one line.
+/// Returns the answer to one line.
 pub fn answer(function: &Function, line: &str) -> (Value, Next) {
     let request = serde_json::from_str::<Request>(line).map_err(|e| e.to_string());
     let next = match request {

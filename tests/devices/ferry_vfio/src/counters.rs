@@ -20,7 +20,7 @@ macro_rules! counters {
         }
 
         impl Counters {
-            /// The values now.
+            /// Returns the current values.
             pub fn values(&self) -> Values {
                 Values { $($name: self.$name.get(),)* }
             }
@@ -60,17 +60,17 @@ counters! {
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// One more.
+    /// Adds one.
     pub fn bump(&self) {
         self.add(1);
     }
 
-    /// `n` more.
+    /// Adds `n`.
     pub fn add(&self, n: u64) {
         self.0.fetch_add(n, Ordering::Relaxed);
     }
 
-    /// The value.
+    /// Returns the value.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }

@@ -12,9 +12,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A model of a device. Called from the server's thread, and `state` and `reset` from control's.
 pub trait Device: Send + Sync {
-    /// A read from a BAR.
+    /// Reads from a BAR.
     fn read(&self, bar: u8, offset: u64, data: &mut [u8]);
-    /// A write to a BAR.
+    /// Writes to a BAR.
     fn write(&self, bar: u8, offset: u64, data: &[u8]);
     /// As after power-on. When it returns, the device touches no memory and sends no interrupt
     /// until it is told to.
@@ -110,7 +110,7 @@ impl Host {
         *lock(&self.channel(channel).limit) = limit;
     }
 
-    /// The faults that wait.
+    /// Returns the faults that wait.
     pub fn faults(&self) -> MutexGuard<'_, Plan> {
         lock(&self.faults)
     }
@@ -153,7 +153,7 @@ impl Host {
         self.released.load(Ordering::SeqCst)
     }
 
-    /// A reset was made.
+    /// Counts a reset.
     pub fn count_reset(&self) {
         self.resets.fetch_add(1, Ordering::Relaxed);
     }
@@ -163,7 +163,7 @@ impl Host {
         self.resets.load(Ordering::Relaxed)
     }
 
-    /// A late write has read its source.
+    /// Counts a late write that has read its source.
     pub fn count_held(&self) {
         self.held.fetch_add(1, Ordering::SeqCst);
     }
@@ -173,17 +173,17 @@ impl Host {
         self.held.load(Ordering::SeqCst)
     }
 
-    /// Bus mastering came while the device was at work.
+    /// Counts that bus mastering came while the device was at work.
     pub fn count_mastered_at_work(&self) {
         self.mastered_at_work.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How often it did.
+    /// Returns how often bus mastering came while the device was at work.
     pub fn mastered_at_work(&self) -> u64 {
         self.mastered_at_work.load(Ordering::Relaxed)
     }
 
-    /// A client has left.
+    /// Counts a client that has left.
     pub fn count_connection(&self) {
         self.connections.fetch_add(1, Ordering::Relaxed);
     }

@@ -104,7 +104,7 @@ impl Interrupts {
         }
     }
 
-    /// The client's request, as in `VFIO_DEVICE_SET_IRQS`.
+    /// Carries out the client's request, as in `VFIO_DEVICE_SET_IRQS`.
     pub fn set(
         &self,
         index: u32,

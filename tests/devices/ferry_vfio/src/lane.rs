@@ -67,7 +67,7 @@ pub trait Queue: Send + 'static {
     fn message(_job: &Self::Job) -> Option<u16> {
         None
     }
-    /// The error of a descriptor that fails on command.
+    /// Returns the error of a descriptor that fails on command.
     fn forced(code: Option<u8>) -> Self::Error;
     /// Records the result where the driver looks for it.
     fn complete(&mut self, job: Self::Job, result: Result<(), Self::Error>, dma: &dyn Dma);
@@ -75,9 +75,10 @@ pub trait Queue: Send + 'static {
     fn ended(&self) -> bool {
         false
     }
-    /// Nothing of the queue is in work.
+    /// Tells the queue that none of its descriptors is in work.
     fn quiet(&mut self, _dma: &dyn Dma) {}
-    /// The vector to be sent now, if any. Asked once after each of the above and each access.
+    /// Returns the vector to be sent now, if any. Called once after each of the above and each
+    /// access.
     fn interrupt(&mut self) -> Option<u16>;
     /// As after power-on.
     fn reset(&mut self);
@@ -106,7 +107,7 @@ pub enum Stop {
 }
 
 impl Stop {
-    /// As a halt, with the device's error for the bus.
+    /// Returns the halt, with the device's error for a bus error.
     pub fn halt<E>(self, bus: impl FnOnce(Side) -> E) -> Halt<E> {
         match self {
             Stop::Bus(side) => Halt::Failed(bus(side)),
@@ -138,7 +139,7 @@ pub struct Io<'a> {
 }
 
 impl<'a> Io<'a> {
-    /// Without a lane: no faults, no end.
+    /// Creates the access of a descriptor without a lane: no faults, no end.
     pub fn plain(dma: &'a dyn Dma) -> Io<'a> {
         Io {
             dma,
@@ -198,7 +199,7 @@ impl<'a> Io<'a> {
         Ok(())
     }
 
-    /// Waits.
+    /// Waits for `time`, or until the epoch ends.
     pub fn sleep<E>(&self, time: Duration) -> Result<(), Halt<E>> {
         match self.go_on(Instant::now() + time.min(DAY)) {
             true => Ok(()),
@@ -396,7 +397,7 @@ impl<Q: Queue> Lane<Q> {
         Ok(lane)
     }
 
-    /// A channel without a thread, which works in [`Lane::turn`].
+    /// Creates a channel without a thread, which works in [`Lane::turn`].
     pub fn manual(queue: Q, channel: u16, host: Arc<Host>) -> Lane<Q> {
         let state = State {
             queue,
@@ -424,12 +425,12 @@ impl<Q: Queue> Lane<Q> {
         self.shared.turn(self.shared.lock()).1
     }
 
-    /// For the others.
+    /// Returns the handle by which other channels reach this one.
     pub fn peer(&self) -> Peer<Q> {
         Peer(Arc::downgrade(&self.shared))
     }
 
-    /// An access to the queue's registers.
+    /// Accesses the queue's registers.
     pub fn with<R>(&self, access: impl FnOnce(&mut Q) -> R) -> R {
         self.shared.with(access)
     }
@@ -583,7 +584,7 @@ impl<Q: Queue> Shared<Q> {
         (state, true)
     }
 
-    /// The descriptor to be carried out next, and what befalls it.
+    /// Returns the descriptor to be carried out next, and what befalls it.
     fn pick(&self, state: &mut State<Q>) -> Option<(Q::Job, Vec<Kind>)> {
         loop {
             let mut due = state.aside.iter().position(|a| a.left == 0);

@@ -227,7 +227,7 @@ impl GuestMemory {
         word.map(access).map_err(|_| Fault::Decode(address))
     }
 
-    /// The longest piece of memory at `address`, at most `len` bytes.
+    /// Returns the longest piece of memory at `address`, at most `len` bytes.
     fn piece<'a>(
         &self,
         map: &'a Map,
@@ -337,7 +337,7 @@ pub struct Block {
 }
 
 impl Block {
-    /// `bytes` at `base`.
+    /// Creates a memory with `bytes` at `base`.
     pub fn new(base: u64, bytes: Vec<u8>) -> Block {
         Block {
             base,
@@ -345,7 +345,7 @@ impl Block {
         }
     }
 
-    /// A copy of the bytes.
+    /// Returns a copy of the bytes.
     pub fn bytes(&self) -> Vec<u8> {
         self.lock().clone()
     }

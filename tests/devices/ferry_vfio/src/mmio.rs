@@ -110,12 +110,12 @@ macro_rules! registers {
             /// All of them.
             pub const ALL: &'static [Register] = &[$(Register::$name,)*];
 
-            /// The one at an offset.
+            /// Returns the register at an offset.
             pub fn at(offset: u64) -> Option<Register> {
                 Register::ALL.iter().copied().find(|r| *r as u64 == offset)
             }
 
-            /// Their values by name.
+            /// Returns the values of the registers by name.
             pub fn dump<T: std::fmt::LowerHex>(read: impl Fn(Register) -> T) -> serde_json::Value {
                 let text = |r: &Register| format!("{:#x}", read(*r)).into();
                 let all = Register::ALL.iter();

@@ -39,17 +39,17 @@ impl Function {
         self.config.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The host.
+    /// Returns the host.
     pub fn host(&self) -> &Arc<Host> {
         &self.host
     }
 
-    /// The device.
+    /// Returns the device.
     pub fn device(&self) -> &dyn Device {
         self.device.as_ref()
     }
 
-    /// A reset of the function: configuration space, registers and channels.
+    /// Resets the function: configuration space, registers and channels.
     pub fn reset(&self) {
         self.host.count_reset();
         self.device.reset();
@@ -61,7 +61,7 @@ impl Function {
         self.host.set_bus_master(false);
     }
 
-    /// A function level reset.
+    /// Carries out a function level reset.
     fn flr(&self) {
         let lost = |fault: &Kind| matches!(fault, Kind::LostFlr {});
         match self.host.strike(0, lost).is_empty() {
@@ -70,13 +70,13 @@ impl Function {
         }
     }
 
-    /// Surprise removal. Nothing of the device is in flight when it returns.
+    /// Removes the function by surprise. Nothing of the device is in flight on return.
     pub fn remove(&self) {
         self.host.set_gone(true);
         self.device.reset();
     }
 
-    /// The function is back, as after power-on.
+    /// Restores the function in its state after power-on.
     pub fn restore(&self) {
         self.reset();
         self.host.set_gone(false);
