@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Batches: the folios of one `migrate_pages_batch()`, or a part of one folio that is copied at
-//! once, on their way through a migrator.
+//! Batches: the folios of one `migrate_pages_batch()`, or a part of one folio that is copied in
+//! place, on their way through a migrator.
 //!
 //! A batch object belongs to the pool, to the mover alone while it is being filled, and then to the
-//! mover and all who help, by reference count: the last one who lets it go puts it back into the
-//! pool. Nobody waits for somebody who merely has a reference.
+//! mover and all workers and engines that copy for it, by reference count: the holder of the last
+//! reference puts the object back into the pool. The mover does not wait for a holder that merely
+//! has a reference.
 //!
-//! Its side that drives the migrator, the mover's, is in [`crate::mover`].
+//! The side of the mover, which drives the migrator, is in [`crate::mover`].
 //!
 //! Lock order: [`Free::batches`] is a leaf.
 
@@ -59,10 +60,10 @@ use kernel::{
     },
 };
 
-/// How long a worker that is as far ahead as it may be stays with a batch.
+/// Nanoseconds for which a worker stays with a batch while it is as far ahead as it may be.
 const AHEAD_SPIN_NS: u64 = 200_000;
 
-/// How long a mover waits for whoever has claimed a chunk of its batch.
+/// How long a mover waits for the worker or engine that has claimed a chunk of its batch.
 #[derive(Copy, Clone, PartialEq, Eq)]
 pub(crate) enum Patience {
     /// Until the timeout says that there is no answer.
@@ -80,12 +81,12 @@ struct Free {
 
 /// The pool of batch objects.
 ///
-/// Made at load, so that migration, which runs in reclaim, allocates nothing (I8). A migration can
-/// be nested in the allocations of another one, and several run at the same time; when the pool is
-/// empty the batch is declined.
+/// It is allocated at load, so that migration, which runs in reclaim, allocates nothing (I8). A
+/// migration can be nested in the allocations of another one, and several run at the same time;
+/// when the pool is empty the batch is declined.
 ///
-/// Each batch object has a reference to the free ones, to which it goes back. Dropping the pool frees
-/// those, and with them these references; a batch that comes back later is freed then.
+/// Each batch object has a reference to the free ones, to which it goes back. Dropping the pool
+/// frees those, and with them these references; a batch that comes back later is freed then.
 pub(crate) struct Pool {
     total: usize,
     free: Arc<Free>,
@@ -111,12 +112,12 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Returns how many batch objects are free, and how many there are.
+    /// Returns the number of free batch objects, and the number of all.
     pub(crate) fn count(&self) -> (usize, usize) {
         (self.free.batches.lock().len(), self.total)
     }
 
-    /// Takes a batch object, if there is one, whose counters are to be these.
+    /// Takes a batch object, if one is free; `stats` are the counters of its migrator.
     pub(crate) fn take(&self, stats: &Arc<Stats>) -> Option<Pin<UniqueArc<Batch>>> {
         let mut batch = self.free.batches.lock().pop()?;
         batch.start(stats.clone());
@@ -147,13 +148,14 @@ pub(crate) struct Batch {
     shared: Arc<Shared>,
     /// The counters of the migrator that it was begun for last.
     stats: Arc<Stats>,
-    /// Where it belongs.
+    /// The free objects, to which it returns.
     home: Arc<Free>,
-    /// When it was begun, by the clock of the mover's CPU.
+    /// The time at which it was begun, in nanoseconds of the clock of the mover's CPU.
     begun: u64,
-    /// When it was about to be made known, by that clock.
+    /// The time at which it was about to be submitted, in nanoseconds of that clock.
     planned_at: u64,
-    /// Where it was begun, by whom, and who pays for workers.
+    /// The CPU on which it was begun, the task that moves it, and the control group that pays for
+    /// workers.
     cpu: topology::Cpu,
     mover: usize,
     payer: u64,
@@ -163,25 +165,27 @@ pub(crate) struct Batch {
     patience: Patience,
     /// Its class, if its duration is to be measured.
     class: Option<BatchClass>,
-    /// The mover is through, or does not want more help: workers have nothing to look for any more.
-    /// Stored with release, in the end after the last chunk was closed, read with acquire by
-    /// [`Batch::work()`].
+    /// Not 0 when the mover has finished, or wants no more workers: workers do not look for chunks
+    /// any more. Stored with release, in the end after the last chunk was closed, read with acquire
+    /// by [`Batch::work()`].
     over: Atomic<u32>,
-    /// How many more workers the batch is worth; taken by [`Batch::want_more()`].
+    /// The number of further workers that the batch is worth; taken by [`Batch::want_more()`].
     wanted: Atomic<u32>,
-    /// Workers that it has been given to; set under their mailbox locks.
+    /// The workers that it has been given to; set under their mailbox locks.
     given: Lanes,
-    /// Lanes that a wait has timed out on. The mover's.
+    /// The lanes that a wait has timed out on. Only the mover uses it.
     stuck: Lanes,
-    /// How long the mover has waited. Its own.
+    /// Nanoseconds that the mover has waited. Only the mover uses it.
     waited_ns: Atomic<u64>,
-    /// Folios that the mover has settled, for fault injection. The mover's.
+    /// The number of folios that the mover has settled, for fault injection. Only the mover uses
+    /// it.
     turns: Atomic<u32>,
-    /// Added to by workers before they complete a chunk with release, read by the mover after it has
-    /// seen all of them complete with acquire.
+    /// Chunks that workers have claimed, and the nanoseconds they spent. Workers add to both before
+    /// they complete a chunk with release; the mover reads them after it has seen all chunks
+    /// complete with acquire.
     by_workers: Atomic<u32>,
     worker_ns: Atomic<u64>,
-    /// The mover's.
+    /// The number of chunks that the mover has copied. Only the mover uses it.
     by_mover: Atomic<u32>,
 }
 
@@ -255,7 +259,7 @@ impl Batch {
         *self.worker_ns.get_mut() = 0;
     }
 
-    /// Lets go of a batch. The last one puts it back into the pool.
+    /// Drops a reference to a batch. The last one puts the object back into the pool.
     pub(crate) fn put(batch: Arc<Self>) {
         if let Some(unique) = Arc::into_unique_or_drop(batch) {
             Self::give_back(unique);
@@ -264,19 +268,20 @@ impl Batch {
 
     /// Puts a batch back that has not been shared.
     pub(crate) fn give_back(mut batch: Pin<UniqueArc<Self>>) {
-        // Nobody else has it, so nobody writes to its folios: the proof that I7 asks for.
+        // No other reference exists, so no worker and no engine writes to its folios: the proof
+        // that I7 asks for.
         batch.raw.unpark();
         batch.raw.ask_always(false);
         let home = batch.home.clone();
         home.put(batch);
     }
 
-    /// Folios and chunks.
+    /// Returns the folios and chunks.
     pub(crate) fn raw(&self) -> &MigrateCopyBatch {
         &self.raw
     }
 
-    /// Folios and chunks, to fill and cut.
+    /// Returns the folios and chunks, to fill and cut.
     pub(crate) fn raw_mut(&mut self) -> &mut MigrateCopyBatch {
         &mut self.raw
     }
@@ -296,37 +301,38 @@ impl Batch {
         self.patience
     }
 
-    /// When it was begun.
+    /// Returns the time at which it was begun, in nanoseconds.
     pub(crate) fn begun(&self) -> u64 {
         self.begun
     }
 
-    /// When it was about to be made known, if its duration is worth knowing.
+    /// Returns the time at which it was about to be submitted, in nanoseconds, if its duration is
+    /// to be measured.
     pub(crate) fn planned_at(&self) -> u64 {
         self.planned_at
     }
 
-    /// How long its mover has waited for others so far.
+    /// Returns the nanoseconds that its mover has waited for workers and engines so far.
     pub(crate) fn waited_ns(&self) -> u64 {
         self.waited_ns.load(Relaxed)
     }
 
-    /// How many it has been given to.
+    /// Returns the number of workers that it has been given to.
     pub(crate) fn nr_given(&self) -> u32 {
         self.given.count()
     }
 
-    /// The CPU on which it was begun.
+    /// Returns the CPU on which it was begun.
     pub(crate) fn cpu(&self) -> topology::Cpu {
         self.cpu
     }
 
-    /// Who moves it: a number that no other mover has.
+    /// Returns the identity of its mover: a number that no other mover has.
     pub(crate) fn mover(&self) -> usize {
         self.mover
     }
 
-    /// Who pays for workers; 0 for nobody.
+    /// Returns the control group that pays for workers; 0 if none does.
     pub(crate) fn payer(&self) -> u64 {
         self.payer
     }
@@ -357,7 +363,7 @@ impl Batch {
         self.wanted.store(workers, Relaxed);
     }
 
-    /// Is it worth another worker? Counts it as found.
+    /// Returns `true` if it is worth another worker, and counts that worker as found.
     pub(crate) fn want_more(&self) -> bool {
         // A lost race wakes one worker too few or lets two see the last one: neither matters, so no
         // compare-and-exchange. It orders nothing.
@@ -374,12 +380,13 @@ impl Batch {
         self.given.add(worker);
     }
 
-    /// Has it been given to this worker?
+    /// Returns `true` if it has been given to this worker.
     pub(crate) fn is_given(&self, worker: u32) -> bool {
         self.given.has(worker)
     }
 
-    /// Copies one chunk for the mover, as a worker. False if it is not to be had.
+    /// Copies one chunk for the mover, as a worker. Returns `false` if another lane has claimed the
+    /// chunk.
     fn copy_chunk(&self, chunk: u32, lane: Lane, spent_ns: &impl Fn() -> u64) -> bool {
         let inject = &self.shared.inject;
         // From claim to done: no sleep, no fault, no allocation, no lock, no preemption (I13).
@@ -394,7 +401,7 @@ impl Batch {
         };
         sched::spin_ns(inject.late_done_ns());
         let ok = claim.is_ok();
-        // Before the chunk is done: then the mover may finish, and it counts and pays.
+        // Before the chunk is complete: from then on the mover may finish, and it counts and pays.
         self.by_workers.add(1u32, Relaxed);
         self.worker_ns.add(spent_ns(), Relaxed);
         drop(claim);
@@ -432,10 +439,14 @@ impl Batch {
         policy::lookahead_limit(self.raw.mover_chunk(), ahead, chunk_bytes, chunks)
     }
 
-    /// Helps with the batch until there is nothing left to claim.
+    /// Copies chunks of the batch until none is left to claim.
     ///
-    /// Returns how many chunks that were. `spent_ns` says, with each chunk, how much CPU time in
-    /// nanoseconds the mover owes since the last one.
+    /// Returns the number of chunks copied. `spent_ns` returns, with each chunk, the CPU time in
+    /// nanoseconds that the mover owes since the last one.
+    ///
+    /// # Context
+    ///
+    /// May sleep between two chunks.
     pub(crate) fn work(&self, lane: Lane, spent_ns: impl Fn() -> u64) -> u32 {
         let mut copied = 0;
         let planned = self.raw.planned().chunks;
@@ -453,7 +464,8 @@ impl Batch {
             if limit >= planned || sched::need_resched() {
                 break;
             }
-            // As far ahead as allowed. The mover copies what is left if we do not come back.
+            // The worker is as far ahead as allowed. The mover copies the rest if the worker
+            // leaves.
             let now = sched::clock();
             let since = *stalled.get_or_insert(now);
             if now.saturating_sub(since) > AHEAD_SPIN_NS {
@@ -482,8 +494,8 @@ impl Batch {
         self.by_mover.add(1u32, Relaxed);
     }
 
-    /// Returns how many chunks were copied by the mover and by workers, and the CPU time of the latter
-    /// in nanoseconds. Final when all chunks are complete.
+    /// Returns how many chunks were copied by the mover and by workers, and the CPU time of the
+    /// latter in nanoseconds. Final when all chunks are complete.
     pub(crate) fn by_cpus(&self) -> (u32, u32, u64) {
         (
             self.by_mover.load(Relaxed),
@@ -492,12 +504,12 @@ impl Batch {
         )
     }
 
-    /// Keeps workers from looking for more: the mover is through, or goes on alone.
+    /// Keeps workers from looking for more chunks: the mover has finished, or goes on alone.
     pub(crate) fn stop_workers(&self) {
         self.over.store(1, Release);
     }
 
-    /// Has a wait for this lane timed out?
+    /// Returns `true` if a wait for this lane has timed out.
     pub(crate) fn is_stuck(&self, lane: Lane) -> bool {
         self.stuck.has(lane.index().into())
     }

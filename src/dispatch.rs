@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the shim calls: decides whether a batch or a folio is worth it, hands it to the migrator,
-//! and accounts.
+//! The dispatcher, which the shim calls: it decides whether a batch or a folio is worth copying
+//! here, gives it to the migrator, and accounts for it.
 //!
 //! Takes no locks but the pool's, a leaf.
 
@@ -56,14 +56,15 @@ use kernel::{
     },
 };
 
-/// How long the mover leaves a folio to workers with `workers_only`.
+/// Nanoseconds for which the mover leaves a folio to workers with `workers_only`; the bound
+/// keeps a mover from hanging where no worker comes.
 const WORKERS_ONLY_NS: u64 = 50_000_000;
 
-/// The smallest folio that its mover copies here even if nobody helps: in longer runs than the stock
-/// copy, which goes page by page. For smaller ones that makes no difference.
+/// Bytes of the smallest folio that its mover copies here even without workers: in longer runs than
+/// the stock copy, which goes page by page. For smaller folios that makes no difference.
 const MIN_ALONE_BYTES: u64 = 16 << 10;
 
-/// How much of such a folio is copied before the CPU is offered to others.
+/// Bytes of such a folio that are copied before the CPU is offered to other tasks.
 const ALONE_STEP_BYTES: u64 = 128 << 10;
 
 /// The provider that is registered with the shim.
@@ -72,7 +73,7 @@ pub(crate) struct Dispatcher {
 }
 
 impl Dispatcher {
-    /// For one migrator.
+    /// Creates a dispatcher for the migrator of this session.
     pub(crate) fn new(session: Arc<Session>) -> Self {
         Self { session }
     }
@@ -253,7 +254,7 @@ struct CpuCopy {
 }
 
 impl Dispatcher {
-    /// Copies a folio without anybody's help.
+    /// Copies a folio by the mover alone.
     fn copy_alone(&self, folio: &FolioPair, routine: Routine) -> CopyOutcome {
         let stats = &self.session.stats;
         if !folio.copy_alone(ALONE_STEP_BYTES, routine) {
@@ -265,7 +266,8 @@ impl Dispatcher {
         CopyOutcome::COPIED
     }
 
-    /// Copies a folio with workers. Where it turns out that there are none, alone.
+    /// Copies a folio with workers or an engine, or by the mover alone if the migrator does not
+    /// take the first batch.
     fn copy_together(
         &self,
         folio: &FolioPair,
@@ -326,8 +328,8 @@ impl Dispatcher {
     }
 }
 
-/// Returns how long the caller may wait for others: it must not block if it says so by its reason, or
-/// reclaims memory.
+/// Returns how long the caller may wait for workers and engines: it must not block if its reason
+/// says so, or if it reclaims memory.
 fn patience(call: Call) -> Patience {
     if sched::in_reclaim() || !reasons::may_block(call.reason) {
         Patience::Copy

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The mover's side of a batch: it copies, waits for those that copy for it, and settles.
+//! The mover's side of a batch: the mover copies, waits for the workers and engines that copy for
+//! it, and settles.
 //!
-//! The mover is the task that migrates. It takes a batch from the pool, gives it to the migrator, and
-//! is the only one that waits for anything. Everything here runs in it.
+//! The mover is the task that migrates. It takes a batch from the pool, gives it to the migrator,
+//! and is the only one that waits for anything. Everything here runs in it.
 //!
 //! Takes no locks but those of the migrator and the pool's, all of them leaves.
 
@@ -75,7 +76,7 @@ impl Session {
         }
     }
 
-    /// Takes a batch object, if there is one.
+    /// Takes a batch object, if one is free.
     pub(crate) fn take(&self) -> Option<Pin<UniqueArc<Batch>>> {
         if self.shared.inject.exhaust_pool() {
             return None;
@@ -105,15 +106,17 @@ impl Session {
         }
     }
 
-    /// Copies a chunk whose turn has not come, where the mover would have to wait. Returns `true` if
-    /// there was one.
+    /// Copies a chunk whose turn has not come, where the mover would have to wait. Returns `true`
+    /// if it has found one.
     ///
-    /// Else the two would go on in step: the mover is always where the worker is, and as fast.
+    /// Otherwise the mover and the worker would go on in step: the mover would always be where the
+    /// worker is, and as fast.
     fn copy_ahead(&self, batch: &Batch) -> bool {
         if self.shared.inject.workers_only() {
             return false;
         }
-        // One that has been taken, and could not be claimed, is one less to look at.
+        // A chunk that has been taken and could not be claimed is never offered again, so this
+        // ends.
         while let Some(chunk) = batch.raw().take(batch.limit()) {
             if let Some(claim) = batch.raw().claim(chunk, Lane::MOVER) {
                 self.copy(batch, claim);
@@ -124,8 +127,8 @@ impl Session {
         false
     }
 
-    /// Settles an entry: copies, waits, or gives up. With `help` false, the folio is about to fail, so
-    /// that nothing more is copied.
+    /// Settles an entry: copies, waits, or gives up. With `help` false, the folio is about to fail,
+    /// so that nothing more is copied.
     ///
     /// # Context
     ///
@@ -149,7 +152,8 @@ impl Session {
         }
     }
 
-    /// Waits for a chunk in flight, for entry `i`. Returns `false` if nothing proves that it is quiet.
+    /// Waits for a chunk in flight, for entry `i`. Returns `false` if nothing proves that it is
+    /// quiet.
     fn wait(&self, batch: &Batch, i: u32, chunk: u32) -> bool {
         let Some(lane) = batch.raw().in_flight(chunk) else {
             return true;
@@ -162,7 +166,7 @@ impl Session {
         let timeout = match patience {
             Patience::Timeout => self.shared.knobs.timeout_ns(),
             Patience::Copy => {
-                // For all waits of the batch together.
+                // The limit is for all waits of the batch together.
                 let all = self.shared.pace.patience_ns(batch.raw().planned().bytes);
                 match all.saturating_sub(batch.waited_ns()) {
                     0 => return !batch.raw().waiting(i, chunk),
@@ -201,14 +205,14 @@ impl Session {
             if !batch.raw().waiting(i, chunk) {
                 return true;
             }
-            // Nobody is to blame: the CPU of the worker has been taken away from us below, and comes
-            // back. What it has fails (I7); the mover goes on alone.
+            // The worker is not at fault: a hypervisor or firmware has taken its CPU away, and gives
+            // it back. The folio that it holds fails (I7); the mover goes on alone.
             self.stats.add(Counter::WaitsCut, 1);
             batch.stop_workers();
             return false;
         }
         if given_up {
-            // Whatever else the lane has may still end, and is waited for.
+            // Other descriptors of the lane may still end, and are waited for.
             if log::allowed() {
                 pr_warn!(
                     "lane {}: its driver has given up a copy that its engine may still be at; the folio stays, its destination is kept\n",
@@ -228,8 +232,8 @@ impl Session {
         false
     }
 
-    /// Ends the batch for the mover: afterwards nothing of it can be claimed, and what is in flight
-    /// is parked.
+    /// Ends the batch for the mover: afterwards no chunk of it can be claimed, and the folios of
+    /// chunks in flight are parked.
     pub(crate) fn finish(&self, batch: Arc<Batch>) {
         batch.raw().close();
         batch.stop_workers();
@@ -255,7 +259,7 @@ impl Session {
     }
 }
 
-/// Counts what engines have made of the chunks that they had.
+/// Counts the folios that engines have copied, and their chunks that failed.
 fn account_engine(stats: &Stats, engine: &ByEngine) {
     stats.add(Counter::CopiedEarly, engine.folios.load(Relaxed).into());
     for _ in 0..engine.failed.load(Relaxed) {

@@ -2,7 +2,7 @@
 
 //! Counters and histograms of one migrator.
 //!
-//! Owned by the migrator's slot in the registry, so that they outlive its selection. All counters
+//! The migrator's slot in the registry owns them, so that they outlive its selection. All counters
 //! are relaxed atomics: they order nothing and pair with nothing.
 
 use crate::kapi::trace;
@@ -17,13 +17,13 @@ use kernel::{
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $variant:ident => $name:literal,)*) => {
-        /// What is counted.
+        /// A counter of one migrator.
         #[derive(Copy, Clone)]
         pub(crate) enum Counter {
             $($(#[$doc])* $variant,)*
         }
 
-        /// Their names, in the same order.
+        /// The names of the counters, in the same order.
         const NAMES: &[&str] = &[$($name,)*];
     };
 }
@@ -35,7 +35,7 @@ counters! {
     DeclinedPool => "batches_declined_pool",
     /// Batches declined: too small.
     DeclinedSmall => "batches_declined_small",
-    /// Batches declined: nobody could begin at once.
+    /// Batches declined: no worker and no channel could begin at once.
     DeclinedBusy => "batches_declined_busy",
     /// Batches declined: such batches gain nothing from workers.
     DeclinedGain => "batches_declined_gain",
@@ -53,7 +53,7 @@ counters! {
     Referenced => "folios_referenced",
     /// Folios that the provider was asked about and the mover copied.
     NotCopied => "folios_not_copied",
-    /// Folios failed because somebody could still write to them (I7).
+    /// Folios failed because a worker or an engine could still write to them (I7).
     NotQuiet => "folios_not_quiet",
     /// Bytes copied early.
     BytesEarly => "bytes_early",
@@ -63,23 +63,24 @@ counters! {
     InPlace => "folios_in_place",
     /// Folios copied in place by their movers alone.
     InPlaceAlone => "folios_in_place_alone",
-    /// Bytes of them.
+    /// Bytes of folios copied in place by their movers alone.
     BytesInPlaceAlone => "bytes_in_place_alone",
     /// Folios that could not be copied in place, or were declined by fault injection.
     InPlaceFailed => "folios_in_place_failed",
     /// Chunks copied by movers.
     ByMover => "chunks_by_mover",
-    /// Chunks copied by others.
+    /// Chunks copied by workers and engines.
     ByOthers => "chunks_by_others",
     /// Chunks that failed.
     ChunksFailed => "chunks_failed",
-    /// Chunks of submitted batches that nobody had claimed when the mover came.
+    /// Chunks of submitted batches that no lane had claimed when the mover came.
     ChunksRevoked => "chunks_revoked",
     /// Waits for a claimed chunk.
     Waits => "waits",
-    /// Waits of migrations that must not block: no longer in a batch than copying it takes (I15).
+    /// Waits of migrations that must not block: their sum in a batch is no longer than copying it
+    /// takes (I15).
     WaitsAsync => "waits_async",
-    /// Those of them that have ended for it, and what was waited for failed (I7).
+    /// Waits of such migrations that this limit has ended; the folio waited for failed (I7).
     WaitsCut => "waits_cut",
     /// Waits that ended with a timeout.
     WaitTimeouts => "wait_timeouts",
@@ -91,7 +92,7 @@ counters! {
     Ineligible => "ineligible",
     /// Nanoseconds that workers spent for movers, charged to their cgroups.
     WorkerNs => "worker_ns",
-    /// Nanoseconds that workers spent and nobody pays.
+    /// Nanoseconds that workers spent and no control group pays.
     WorkerUnpaidNs => "worker_unpaid_ns",
     /// Workers woken, or found spinning.
     WorkersWoken => "workers_woken",
@@ -99,13 +100,13 @@ counters! {
     EngineBytes => "engine_bytes",
     /// Descriptors made for engines.
     Descriptors => "engine_descriptors",
-    /// Mappings made for them.
+    /// Mappings made for descriptors.
     Mappings => "engine_mappings",
     /// Times that the lock of a channel was taken to make descriptors; each keeps preemption off.
     EngineSections => "engine_sections",
     /// Times that a channel was told of new descriptors.
     EngineSubmits => "engine_submits",
-    /// Times that an engine did not answer in time.
+    /// Times that an engine did not answer before the timeout.
     EngineTimeouts => "engine_timeouts",
 }
 
@@ -162,7 +163,7 @@ impl Hist {
         Self([const { Atomic::new(0) }; hist::BUCKETS])
     }
 
-    /// Counts one duration.
+    /// Counts one duration of `ns` nanoseconds.
     pub(crate) fn add(&self, ns: u64) {
         if let Some(bucket) = self.0.get(hist::bucket(ns)) {
             bucket.add(1u64, Relaxed);
@@ -175,7 +176,8 @@ impl Hist {
         }
     }
 
-    /// Lines "LO HI COUNT" of several together, for buckets that are not empty.
+    /// Writes the sum of several histograms: a line "LO HI COUNT", in nanoseconds, for each bucket
+    /// that is not empty.
     pub(crate) fn show<'a>(
         of: impl Iterator<Item = &'a Self> + Clone,
         f: &mut fmt::Formatter<'_>,
@@ -195,16 +197,16 @@ impl Hist {
 /// Counters and histograms of one migrator.
 pub(crate) struct Stats {
     counters: [Atomic<u64>; NAMES.len()],
-    /// How long movers waited for claimed chunks.
+    /// The waits of movers for claimed chunks.
     pub(crate) wait: Hist,
-    /// Those of migrations that must not block.
+    /// The waits of migrations that must not block.
     pub(crate) wait_async: Hist,
     /// From the end of the flush to the turn of the first folio of a batch.
     pub(crate) first_folio: Hist,
 }
 
 impl Stats {
-    /// All zero.
+    /// Creates counters and histograms that are all 0.
     pub(crate) fn new() -> Self {
         Self {
             counters: [const { Atomic::new(0) }; NAMES.len()],
@@ -229,7 +231,7 @@ impl Stats {
         trace::fallback(cause as u32, bytes);
     }
 
-    /// Sets everything back to zero.
+    /// Sets all counters and histograms to 0.
     pub(crate) fn reset(&self) {
         for c in &self.counters {
             c.store(0, Relaxed);
@@ -239,7 +241,7 @@ impl Stats {
         self.first_folio.reset();
     }
 
-    /// Lines "NAME VALUE" of several together.
+    /// Writes the sums of several migrators: a line "NAME VALUE" for each counter.
     pub(crate) fn show<'a>(
         of: impl Iterator<Item = &'a Self> + Clone,
         f: &mut fmt::Formatter<'_>,
