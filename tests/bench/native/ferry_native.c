@@ -92,8 +92,8 @@ static char native_neighbour[NATIVE_NEIGHBOUR];
 static u64 native_khz;
 
 /*
- * What src->mapping points to, with the bit for anonymous memory; nobody
- * follows it while a folio is neither mapped nor in the swap cache.
+ * The target of src->mapping, with the bit for anonymous memory. The kernel
+ * does not follow it while a folio is neither mapped nor in the swap cache.
  */
 static u64 native_anon_vma[4] __aligned(8);
 
@@ -381,7 +381,7 @@ static void native_batch(struct native_copied *c, unsigned long first,
 	}
 	if (batch)
 		finish_fn(batch);
-	/* migrate_copy_end(), but that nobody is charged here. */
+	/* migrate_copy_end(), but without a charge for the workers. */
 	current->migrate_copy_call = call.outer;
 	end = native_cycles();
 	c->cycles += end - begin;
@@ -523,7 +523,7 @@ static int native_copy(enum native_how how, unsigned long batch,
 		native_busy_end(&c, workers);
 		bad += native_bad(nr);
 	}
-	/* Who else has the CPU, and between which batches, is part of it. */
+	/* The time that other threads have the CPU is part of the result. */
 	if (busy)
 		c.cycles = c.work_cycles;
 	native_say(&c, nr, rounds, bad);

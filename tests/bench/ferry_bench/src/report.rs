@@ -837,7 +837,7 @@ mod tests {
         }
     }
 
-    /// Returns an engine that copied so much, as far as it and its model know.
+    /// Returns a series whose engine copied `copied` bytes and its model `by_model`.
     fn with_engine(of: Series, channels: u32, copied: u64, by_model: u64) -> Series {
         let count = |name: &str, n: u64| (name.to_string(), n);
         Series {

@@ -39,7 +39,7 @@ pub fn run() -> ! {
         Ok(()) => Line::End,
         Err(error) => Line::Error(error.to_string()),
     };
-    // Where there is nobody to be told there is nothing to do about it.
+    // An error of the only channel for reports cannot be reported.
     let _ = say(&last);
     let _ = reboot(RebootCommand::PowerOff);
     loop {
@@ -182,7 +182,7 @@ fn measure() -> Result<()> {
         let plan = plan::plan(folio_bytes, cpus);
         // A first round finds things cold that no later one does.
         for round in 0..=settings.rounds {
-            // There and back, so that who comes after whom does not favour anybody.
+            // There and back, so that the order favours no configuration.
             let mut turn = plan.clone();
             if round % 2 == 1 {
                 turn.reverse();

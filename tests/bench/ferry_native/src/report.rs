@@ -162,13 +162,13 @@ pub fn failures(runs: &[Run]) -> Vec<String> {
             bad(format!("{} folios failed", run.failed));
         }
         let helped = run.ferry.get("chunks_by_others").copied().unwrap_or(0) > 0;
-        // What is smaller may be one chunk, which nobody shares.
+        // A smaller batch may be one chunk, which is not shared.
         let shared = match run.config.how {
             How::Early => run.config.batch_folios * run.config.folio_bytes >= 1 << 20,
             How::Now => run.config.folio_bytes >= 256 << 10,
             How::Stock | How::Limit => false,
         };
-        // Nobody helps where nobody is idle.
+        // No worker helps where no CPU is idle.
         if shared && run.config.workers > 0 && !helped && !run.config.busy {
             bad("no worker copied anything".into());
         }

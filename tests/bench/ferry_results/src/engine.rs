@@ -38,7 +38,7 @@ pub struct Engine {
     pub of_linear: Option<f64>,
 }
 
-/// What it takes to have an engine copy; by the MiB or GiB of what moved, whoever copied it.
+/// Cost of copying by an engine, by the MiB or GiB that moved, including bytes that CPUs copied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Cost {
     pub descriptors_per_mib: f64,

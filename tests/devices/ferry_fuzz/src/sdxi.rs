@@ -406,7 +406,7 @@ fn descriptor(input: &mut Input<'_>, n: u16) -> [u64; 8] {
     words
 }
 
-/// Faults that need nobody to end them.
+/// Faults that end by themselves.
 fn fault(input: &mut Input<'_>) -> String {
     let kinds = [
         r#""kind":"error""#,

@@ -337,7 +337,7 @@ impl Context {
         self.run = Run::Failed;
         self.outstanding.clear();
         if let Ok(tables) = self.look_up(dma) {
-            // That it failed has been said; that this cannot be said, too, nobody could read.
+            // The failure is in the error log already; an error here has no further reader.
             let _ = tables.set_read_index(index.unwrap_or(self.begun), dma);
             let _ = tables.set_state(state::ERR_FN, dma);
         }

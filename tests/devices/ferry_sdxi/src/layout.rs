@@ -388,7 +388,7 @@ mod tests {
         assert_eq!(akey(&word(0x0001)), Ok(None));
         assert_eq!(akey(&word(0x0013)), Ok(Some(1)));
         assert_eq!(akey(&word(0x7ff3)), Ok(Some(2047)));
-        // Steering, a processing hint, an RKey that nobody uses.
+        // Steering, a processing hint, an RKey that is not used.
         let hints = set(set(word(9), 7, &[0xc0]), 8, &[7, 0]);
         assert_eq!(akey(&set(hints, 12, &[5])), Ok(None));
         for bad in [

@@ -308,7 +308,7 @@ pub fn step<Q: Queue>(queue: &mut Q, dma: &dyn Dma) -> bool {
     match Q::execute(&mut job, &mut Io::plain(dma)) {
         Ok(()) => queue.complete(job, Ok(()), dma),
         Err(Halt::Failed(error)) => queue.complete(job, Err(error), dma),
-        // Without a lane nobody cuts short or cancels.
+        // Without a lane, no fault cuts a copy short and no reset cancels it.
         Err(Halt::Short | Halt::Cancelled) => queue.complete(job, Err(Q::forced(None)), dma),
     }
     true
@@ -704,7 +704,7 @@ impl<Q: Queue> Shared<Q> {
                 }
             }
         }
-        // Nobody can be told without it.
+        // An interrupt needs bus mastering.
         if !self.pause(epoch, None, || !self.stalled()) {
             return None;
         }

@@ -4,7 +4,7 @@
 //!
 //! An access holds the map for reading, and an unmap takes it for writing: when the client has its
 //! answer, nothing of a device touches that memory any more. Accesses are therefore cut into pieces
-//! of at most [`PIECE`] bytes by those who make them ([`crate::lane`]).
+//! of at most [`PIECE`] bytes by their callers ([`crate::lane`]).
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -147,7 +147,8 @@ impl GuestMemory {
         let last = size.checked_sub(1).and_then(|s| address.checked_add(s));
         let last = last.ok_or(invalid("empty, or beyond the address space"))?;
         let Some(file) = file else {
-            // It wants messages for these (option ROMs and the like), which nobody copies from.
+            // It wants messages for these (option ROMs and the like), which are no source of
+            // copies.
             self.unbacked.fetch_add(1, Ordering::Relaxed);
             return Ok(());
         };

@@ -86,7 +86,7 @@ impl Function {
         match u8::try_from(region) {
             _ if self.host.gone() => data.fill(0xff),
             _ if region == VFIO_PCI_CONFIG_REGION_INDEX => self.config().read(offset, data),
-            // As on a bus where nobody answers: QEMU does not see that a reset has taken the bit
+            // As on a bus where no device answers: QEMU does not see that a reset has taken the bit
             // away.
             Ok(0..=5) if !self.config().memory() => data.fill(0xff),
             Ok(bar @ 0..=5) => self.device.read(bar, offset, data),

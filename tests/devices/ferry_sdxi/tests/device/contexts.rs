@@ -431,7 +431,7 @@ fn what_is_cached_and_what_is_not() {
     let entry = d.one_error();
     assert_eq!((entry.step, entry.sub, entry.context), (3, 3, 1));
     assert_eq!(entry.reaction, 1);
-    // Nobody knows where its state is any more.
+    // The address of its state is not known any more.
     assert_eq!(d.state(1), RUN);
     d.open(1);
     d.check(1, 1);

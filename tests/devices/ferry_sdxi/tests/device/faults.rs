@@ -106,7 +106,7 @@ fn interrupts_lost_late_and_twice() {
     d.inject(r#""fault":{"kind":"duplicate","ms":20}"#);
     d.submit(1, interrupt(0));
     wait_for("the second", || d.counter(1, "interrupts") == 3);
-    // A vector that nobody listens to is none.
+    // A vector without a listener sends no interrupt.
     assert_eq!(d.counter(1, "interrupts_dropped"), 0);
 }
 
@@ -191,7 +191,7 @@ fn a_function_that_fails_in_its_work() {
     d.await_state(ERROR);
     let entry = d.one_error();
     assert_eq!((entry.step, entry.sub, entry.reaction), (1, 0, 2));
-    // Nobody works any more.
+    // No context works any more.
     wait_for("the end of it", || d.counter(1, "aborted") == 1);
     d.submit(2, nop());
     assert_eq!(d.counter(0, "bad_requests"), 1);
