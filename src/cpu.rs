@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The CPU migrator: kernel threads that help the mover.
+//! The CPU migrator: kernel threads that copy chunks for the mover.
 //!
-//! One worker for each possible CPU, at the lowest priority of ordinary threads. How many a batch gets
-//! follows from what such batches have gained by them ([`workers`]), who they are from where folios come
-//! from and go to and from the caches that CPUs share ([`placement`]). The mover gives a batch to one
-//! whose CPU is idle, or that is still spinning after the last batch, and that one passes it on. A
-//! worker that gets no CPU costs nothing: the mover takes every chunk that nobody has claimed, and
-//! takes a batch back that a worker has not looked at.
+//! One worker for each possible CPU, at the lowest priority of ordinary threads. How many a batch
+//! gets follows from what such batches have gained by them ([`workers`]), who they are from where
+//! folios come from and go to and from the caches that CPUs share ([`placement`]). The mover gives
+//! a batch to a worker whose CPU is idle, or that is still spinning after its last batch, and that
+//! worker passes the batch on. A worker that gets no CPU costs nothing: the mover takes every chunk
+//! that nobody has claimed, and takes a batch back that a worker has not looked at.
 //!
 //! Lock order: that of [`team`].
 //!
@@ -57,18 +57,18 @@ use kernel::{
     },
 };
 
-/// Most workers: lane 0 is the mover, and a lane is a byte.
+/// The most workers: lane 0 is the mover, and the number of a lane is a byte.
 const MAX_WORKERS: usize = u8::MAX as usize;
 
 /// The CPU migrator.
 struct Cpu {
     team: Arc<Team>,
-    /// What each class of batches has gained, by its index.
+    /// The gain of each class of batches, by its index.
     tuners: KVec<WorkerTuner<Atomic<u32>>>,
     shared: Arc<Shared>,
 }
 
-/// The CPUs that get a worker: those that are online first, should there be too many.
+/// Returns the CPUs that get a worker: up to [`MAX_WORKERS`], online ones first.
 fn cpus() -> Result<KVec<topology::Cpu>> {
     let mut cpus = KVec::with_capacity(MAX_WORKERS, GFP_KERNEL)?;
     for usable in [true, false] {
@@ -82,6 +82,14 @@ fn cpus() -> Result<KVec<topology::Cpu>> {
 }
 
 /// Creates the workers and their threads.
+///
+/// # Errors
+///
+/// `ENOMEM`, and the errors of starting a kernel thread.
+///
+/// # Context
+///
+/// Sleeps.
 pub(crate) fn make(shared: &Arc<Shared>) -> Result<Made> {
     let tuner = || Ok(WorkerTuner::new(|| Atomic::new(0)));
     let tuners = filled(BatchClass::COUNT, tuner)?;
@@ -140,7 +148,8 @@ impl Migrator for Cpu {
 
     fn learn(&self, class: BatchClass, batch: &Batch, ns: u64) {
         if let Some(tuner) = self.tuners.get(class.index()) {
-            // Each worker that was given it counts, come or not: it is what giving costs.
+            // Each worker that was given the batch counts, even one that did not come: giving has a
+            // cost.
             tuner.learn(batch.nr_given(), batch.raw().planned().bytes, ns);
         }
     }
@@ -149,7 +158,7 @@ impl Migrator for Cpu {
         let CopyPlan::Workers { count, .. } = plan else {
             return false;
         };
-        // The first one wakes the next one, and so on: waking costs the waker.
+        // The first worker wakes the next one, and so on: waking costs time of the waker.
         batch.set_wanted(count.saturating_sub(1));
         self.team.give(batch)
     }

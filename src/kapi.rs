@@ -2,7 +2,7 @@
 
 //! Safe wrappers of the kernel interfaces that Ferry uses and the `kernel` crate does not have.
 //!
-//! They know nothing of migration.
+//! None of them depends on migration.
 
 #[cfg(any(CONFIG_DMA_ENGINE, CONFIG_PCI))]
 pub(crate) mod bus;

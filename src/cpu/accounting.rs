@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Who pays for a worker's time.
+//! The accounting of a worker's time to control groups.
 //!
-//! A worker's time from when it wakes until it sleeps is spent for somebody: for the mover whose batch
-//! it has, and between batches for the one it had last, or the next one if that is of the same control
-//! group. What it spent since the last time goes to a batch with each chunk, before the chunk is done,
-//! and the mover pays when it finishes. What was spent on looking for a batch that came from somebody
-//! else, or in which there was nothing left to do, is paid by nobody and counted.
+//! A worker's time from when it wakes until it sleeps is spent for a mover: for the one whose batch
+//! it has, and between batches for the one it had last, or the next one if that is of the same
+//! control group. The time since the last chunk goes to a batch with each chunk, before the chunk
+//! is complete, and the mover pays when it finishes. The time spent on looking for a batch that
+//! came from another payer, or that had no free chunk left, is paid by no control group and
+//! counted.
 //!
 //! All fields are the worker's own: relaxed atomics that pair with nothing.
 
@@ -18,16 +19,17 @@ use kernel::sync::atomic::{
 
 /// The time of one worker.
 pub(crate) struct CpuTime {
-    /// Up to when its time has been counted: by what it has run, and by the clock of its CPU.
+    /// The point up to which its time has been counted, in nanoseconds: by its runtime, and by the
+    /// clock of its CPU.
     run: Atomic<u64>,
     clock: Atomic<u64>,
-    /// Who pays, and what is open.
+    /// The payer, and the nanoseconds that are not charged yet.
     payer: Atomic<u64>,
     open: Atomic<u64>,
 }
 
 impl CpuTime {
-    /// Nothing is open.
+    /// Creates an account with nothing to charge.
     pub(crate) fn new() -> Self {
         Self {
             run: Atomic::new(0),
@@ -37,7 +39,7 @@ impl CpuTime {
         }
     }
 
-    /// What it has run since the last call; never more than has gone by.
+    /// Returns the nanoseconds that it has run since the last call; never more than have gone by.
     fn elapsed(&self) -> u64 {
         let (run, clock) = (sched::runtime(), sched::clock());
         let ran = run.saturating_sub(self.run.load(Relaxed));
@@ -47,14 +49,14 @@ impl CpuTime {
         ran.min(gone)
     }
 
-    /// Time that goes by without a batch, or without a chunk of one.
+    /// Counts the time that went by without a batch, or without a chunk of one.
     pub(crate) fn idle(&self) {
         let ns = self.elapsed();
         self.open
             .store(self.open.load(Relaxed).saturating_add(ns), Relaxed);
     }
 
-    /// There is a batch of this payer; returns what nobody will pay.
+    /// Begins a batch of this payer; returns the nanoseconds that no payer is charged for.
     pub(crate) fn switch_to(&self, payer: u64) -> u64 {
         self.idle();
         if self.payer.load(Relaxed) == payer {
@@ -66,7 +68,7 @@ impl CpuTime {
         lost
     }
 
-    /// What the batch owes now, with a chunk.
+    /// Returns the nanoseconds that the batch owes now, with a chunk.
     pub(crate) fn take(&self) -> u64 {
         let ns = self.elapsed().saturating_add(self.open.load(Relaxed));
         self.open.store(0, Relaxed);

@@ -2,8 +2,8 @@
 
 //! The order in which workers are asked, by the scheduler's topology.
 //!
-//! It changes when CPUs come and go and when scheduling domains are rebuilt. Workers look for that now
-//! and then, before they sleep, so that no mover has to.
+//! It changes when CPUs come and go and when scheduling domains are rebuilt. Workers look for that
+//! now and then, before they sleep, so that no mover has to.
 //!
 //! Lock order: [`Placement::scratch`] is a leaf, and only tried.
 
@@ -27,10 +27,10 @@ use kernel::{
     },
 };
 
-/// How often it is looked at.
+/// Nanoseconds between two looks at the topology.
 const REFRESH_NS: u64 = 1_000_000_000;
 
-/// To compute it in.
+/// Buffers in which the order is computed.
 struct Scratch {
     places: KVec<Place>,
     ranks: KVec<u16>,
@@ -41,10 +41,11 @@ struct Scratch {
 #[pin_data]
 pub(super) struct Placement {
     cpus: KVec<Cpu>,
-    /// Indices of `cpus`, first those of the lowest node, best first. Who reads it while it is being
-    /// written sees some of them twice or not at all: they are asked twice or not at all.
+    /// Indices of `cpus`, first those of the lowest node, best first. A reader that runs while it
+    /// is being written sees some of them twice or not at all: such workers are asked twice or not
+    /// at all.
     order: KVec<Atomic<u32>>,
-    /// When it was looked at last, and the caches then, for a person; as `cpus`.
+    /// The time of the last look in nanoseconds, and the caches then, for debugfs; as `cpus`.
     refreshed: Atomic<u64>,
     llcs: KVec<Atomic<u32>>,
     #[pin]
@@ -52,7 +53,7 @@ pub(super) struct Placement {
 }
 
 impl Placement {
-    /// For workers on these CPUs.
+    /// Creates the placement of workers on these CPUs.
     pub(super) fn new(cpus: KVec<Cpu>) -> Result<impl PinInit<Self>> {
         let nr = cpus.len();
         let mut order = KVec::with_capacity(nr, GFP_KERNEL)?;
@@ -75,17 +76,21 @@ impl Placement {
         }))
     }
 
-    /// Indices of CPUs, best first within each node.
+    /// Returns the indices of CPUs, best first within each node.
     pub(super) fn order(&self) -> impl Iterator<Item = usize> + Clone + '_ {
         self.order.iter().map(|i| i.load(Relaxed) as usize)
     }
 
-    /// A number for the last-level cache of the CPU with this index.
+    /// Returns a number for the last-level cache of the CPU with this index.
     pub(super) fn llc(&self, index: usize) -> u32 {
         self.llcs.get(index).map_or(0, |llc| llc.load(Relaxed))
     }
 
-    /// Looks at the topology, if that was long ago. May sleep.
+    /// Looks at the topology, if the last look was [`REFRESH_NS`] ago.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
     pub(super) fn refresh(&self) {
         let (now, last) = (sched::clock(), self.refreshed.load(Relaxed));
         // Clocks of CPUs differ a little.
@@ -104,7 +109,7 @@ impl Placement {
         let mut changed = false;
         for (i, cpu) in self.cpus.iter().enumerate() {
             let earlier = || self.cpus.iter().take(i);
-            // The first one of those who share it stands for a cache.
+            // The first CPU of those that share a cache stands for it.
             let llc = earlier().position(|c| c.shares_cache(*cpu)).unwrap_or(i);
             let place = Place {
                 node: cpu.node(),

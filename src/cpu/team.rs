@@ -35,7 +35,8 @@ use kernel::{
     },
 };
 
-/// So many are asked at most whether they could begin: on a busy machine, asking is all there is.
+/// The most workers that are asked whether they could begin: it bounds what a mover spends on a
+/// busy machine, where none can.
 const MOST_ASKED: u32 = 16;
 
 /// A worker, and the means to wake it once it has a thread.
@@ -51,7 +52,7 @@ pub(super) struct Team {
     shared: Arc<Shared>,
 }
 
-/// What a worker's thread runs.
+/// The work of a worker's thread.
 struct WorkerThread {
     worker: Arc<Worker>,
     team: Arc<Team>,
@@ -140,9 +141,10 @@ impl Team {
             .map(|member| &*member.worker)
     }
 
-    /// Those who could begin at once with what this mover gives them from this CPU, best first: on the
-    /// node of the destination, of the source (or the other way round), elsewhere; and on each of
-    /// them those of another last-level cache first, and those of the mover's own core last.
+    /// Returns the members that could begin at once with a batch that this mover gives them from
+    /// this CPU, best first: on the node of the destination, of the source (or the other way
+    /// round), elsewhere; and on each node those of another last-level cache first, and those of
+    /// the mover's own core last.
     fn members(
         &self,
         route: Route,
@@ -180,14 +182,14 @@ impl Team {
             .filter(move |m| anyway || m.worker.could_begin(mover))
     }
 
-    /// Gives the batch to one worker, if there is one who could begin at once.
+    /// Gives the batch to one worker that could begin at once. Returns `false` if there is none.
     pub(super) fn give(&self, batch: &Arc<Batch>) -> bool {
         for member in self.members(batch.raw().route(), batch.cpu(), batch.mover()) {
-            // Who has it already: the one that passes it on is one of them.
+            // Skips the workers that have it already, among them the one that passes it on.
             if batch.is_given(member.worker.lane().index().into()) {
                 continue;
             }
-            // Without a thread yet, nobody would look into its mailbox.
+            // Without a thread yet, nothing would look into its mailbox.
             let Some(waker) = member.waker.as_ref() else {
                 continue;
             };

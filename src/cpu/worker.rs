@@ -36,18 +36,20 @@ use kernel::{
     },
 };
 
-/// How long a worker looks for the next batch before it sleeps, at least and at most.
+/// The nanoseconds for which a worker looks for the next batch before it sleeps, at least and at
+/// most.
 ///
 /// The folios of one migration come one after the other, and waking takes longer than many of them
 /// need to be copied. How far apart they come depends on the machine and on the folios, so the time
 /// grows while it would have been worth it, and shrinks while it is not, as the idle governor
-/// haltpoll does it. It is spent on an idle CPU, and given up at once when somebody wants that.
+/// haltpoll does it. It is spent on an idle CPU, and given up at once when another task wants the
+/// CPU.
 const MIN_SPIN_NS: u64 = 20_000;
 const MAX_SPIN_NS: u64 = 2_000_000;
 
 const ASLEEP: u32 = 0;
-/// Somebody wakes it. Stored by who does, who found it asleep; overwritten as soon as it runs, and it
-/// does run, whatever has become of what it was woken for.
+/// A mover or a worker wakes it, and stored this after it had found ASLEEP. The worker overwrites
+/// it as soon as it runs, and it does run, even if its batch is gone by then.
 const WAKING: u32 = 1;
 const SPINNING: u32 = 2;
 const BUSY: u32 = 3;
@@ -58,19 +60,21 @@ pub(super) struct Worker {
     lane: Lane,
     cpu: topology::Cpu,
     node: i32,
-    /// What it does. Stored by the worker, and read by who looks for one: as a hint before
-    /// [`Worker::post()`], after it to decide whether the worker must be woken (see there).
+    /// What it does. Stored by the worker, and read by a task that looks for a worker: as a hint
+    /// before [`Worker::post()`], after it to decide whether the worker must be woken (see there).
     state: Atomic<u32>,
-    /// Whose batch it had last. A hint, stored by the worker and read by who looks for one.
+    /// The mover of its last batch. A hint, stored by the worker and read by a task that looks for
+    /// one.
     mover: Atomic<usize>,
-    /// How long it looks for the next batch, and when it last gave up. The worker's own.
+    /// The nanoseconds for which it looks for the next batch, and the time at which it last gave
+    /// up. Only the worker uses them.
     spin_ns: Atomic<u64>,
     asleep_since: Atomic<u64>,
     cpu_time: CpuTime,
-    /// Chunks it has copied, for a person.
+    /// The number of chunks that it has copied, for debugfs.
     chunks: Atomic<u64>,
     placement: Arc<Placement>,
-    /// Is there something in the mailbox? Stored with release under its lock, read with acquire by
+    /// Not 0 if a batch is in the mailbox. Stored with release under its lock, read with acquire by
     /// the worker without it.
     posted: Atomic<u32>,
     #[pin]
@@ -111,7 +115,7 @@ impl Worker {
         self.node
     }
 
-    /// For a person: what it does, and how many chunks it has copied.
+    /// Returns, for debugfs, what it does and the number of chunks that it has copied.
     pub(super) fn doing(&self) -> (&'static str, u64) {
         let doing = match self.state.load(Relaxed) {
             ASLEEP => "asleep",
@@ -122,7 +126,7 @@ impl Worker {
         (doing, self.chunks.load(Relaxed))
     }
 
-    /// Would it begin at once with a batch that this mover gives it?
+    /// Returns `true` if it would begin at once with a batch that this mover gives it.
     pub(super) fn could_begin(&self, mover: usize) -> bool {
         self.posted.load(Relaxed) == 0
             && match self.state.load(Relaxed) {
@@ -135,7 +139,8 @@ impl Worker {
 
     /// Puts a batch into the mailbox, if it is empty.
     ///
-    /// Says then whether the caller has to wake the worker.
+    /// Returns `Some(true)` if the caller then has to wake the worker, and `None` if the mailbox
+    /// was full.
     pub(super) fn post(&self, batch: &Arc<Batch>) -> Option<bool> {
         {
             let mut mailbox = self.mailbox.lock();
@@ -148,8 +153,8 @@ impl Worker {
         }
         // Orders the store to `posted` before the load of `state`. Pairs with the barrier in
         // set_current_state() of `ferry_kthread_sleep()`, between the store of ASLEEP and the last
-        // look at `posted`: either we see ASLEEP, or the worker sees the batch. So it does too if we
-        // see WAKING in place of it: who has stored that wakes the worker afterwards.
+        // look at `posted`: either we see ASLEEP, or the worker sees the batch. It also does if we
+        // see WAKING instead: the task that has stored that wakes the worker afterwards.
         smp_mb(Full);
         let asleep = self.state.load(Relaxed) == ASLEEP;
         if asleep {
@@ -204,8 +209,8 @@ impl Worker {
         self.posted.load(Acquire) != 0
     }
 
-    /// Helps with the batches that come, until none has come for a while. `pass_on` is called with each
-    /// batch before its first chunk.
+    /// Works on the batches that come, until none has come for a while. `pass_on` is called with
+    /// each batch before its first chunk.
     pub(super) fn run(&self, pass_on: impl Fn(&Arc<Batch>)) {
         self.state.store(BUSY, Relaxed);
         if self.pending() {

@@ -62,19 +62,23 @@ impl Bus {
 pub(crate) enum Event {
     /// The driver of this device is about to be unbound.
     Unbind(DeviceId),
-    /// It has been.
+    /// The driver of this device has been unbound.
     Unbound(DeviceId),
     /// A driver has been bound to this device.
     Bound(DeviceId),
-    /// The machine goes to sleep, or down.
+    /// The machine is about to sleep, or to shut down.
     Halt,
-    /// It is back.
+    /// The machine has woken.
     Resume,
 }
 
-/// Who wants to know.
+/// A receiver of events.
 pub(crate) trait Watcher: Send + Sync + 'static {
-    /// May sleep. For devices, with the lock of the device held.
+    /// Handles an event.
+    ///
+    /// # Context
+    ///
+    /// May sleep. For devices, the lock of the device is held.
     fn event(&self, event: Event);
 }
 
@@ -112,8 +116,8 @@ impl<W: Watcher> Watch<W> {
     pub(crate) fn new(bus: Bus, watcher: Arc<W>) -> Result<Self> {
         let inner = KBox::new(Opaque::new(fb::ferry_watch::default()), GFP_KERNEL)?;
         let data = Arc::as_ptr(&watcher).cast_mut().cast();
-        // SAFETY: `inner` and the watcher live until `drop()` has ended it, and so does the bus, by the
-        // requirement of `Bus::new()`.
+        // SAFETY: `inner` and the watcher live until `drop()` has ended it, and so does the bus, by
+        // the requirement of `Bus::new()`.
         to_result(unsafe { fb::ferry_watch(inner.get(), bus.0, Some(event::<W>), data) })?;
         Ok(Self {
             inner,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Kernel threads that help the mover.
+//! Kernel threads that sleep while they have nothing to do.
 //!
 //! C: `kthread_create_on_node()`, `wake_up_process()`, `kthread_stop()` (`kernel/kthread.c`).
 
@@ -16,17 +16,18 @@ use kernel::{
     time::msecs_to_jiffies, //
 };
 
-/// What a worker thread does.
+/// The work of a kernel thread.
 pub(crate) trait ThreadFn: Send + Sync + 'static {
-    /// Is there something to do? Asked by the worker before it sleeps.
+    /// Returns `true` if there is something to do. The thread asks before it sleeps.
     fn pending(&self) -> bool;
 
-    /// Does what there is to do and returns when there is nothing left. Called each time the worker
-    /// wakes, also if what it was woken for is gone.
+    /// Does the pending work and returns when none is left. Called each time the thread wakes, even
+    /// if the reason for the wakeup is gone.
     fn run(&self);
 
-    /// Returns for how many milliseconds the worker may sleep if nobody wakes it, or `None` if
-    /// there is no limit. Asked before [`ThreadFn::pending()`]; whoever makes it less wakes the worker.
+    /// Returns for how many milliseconds the thread may sleep without a wakeup, or `None` if there
+    /// is no limit. Asked before [`ThreadFn::pending()`]; code that makes the time shorter wakes
+    /// the thread.
     fn rest_ms(&self) -> Option<u32> {
         None
     }
@@ -55,7 +56,7 @@ unsafe extern "C" fn pending<B: ThreadFn>(data: *mut ffi::c_void) -> bool {
     unsafe { &*data.cast::<B>() }.pending()
 }
 
-/// The life of a worker.
+/// Runs the thread until it is told to stop.
 ///
 /// # Safety
 ///
@@ -79,7 +80,15 @@ unsafe extern "C" fn thread<B: ThreadFn>(data: *mut ffi::c_void) -> ffi::c_int {
 }
 
 impl<B: ThreadFn> Kthread<B> {
-    /// Makes and starts a worker that prefers `cpu`.
+    /// Creates and starts a thread that prefers `cpu`.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`, or the error of `kthread_create_on_node()`.
+    ///
+    /// # Context
+    ///
+    /// Sleeps.
     pub(crate) fn new(cpu: i32, body: Arc<B>) -> Result<Self> {
         // SAFETY: `thread::<B>` expects a pointer to a `B` that lives until the thread has stopped;
         // `Self` holds a reference to it for so long.
@@ -92,13 +101,13 @@ impl<B: ThreadFn> Kthread<B> {
         Ok(Self { task, _body: body })
     }
 
-    /// From here on it is no nicer than others: somebody waits for it.
+    /// Gives the thread the nice value 0 from here on, because other tasks wait for it.
     pub(crate) fn hurry(&self) {
         // SAFETY: We hold a reference to the task.
         unsafe { bindings::set_user_nice(self.task.as_ptr(), 0) };
     }
 
-    /// The means to wake the worker.
+    /// Returns a waker of the thread.
     pub(crate) fn waker(&self) -> Waker {
         // SAFETY: We hold a reference to the task, so another one can be taken.
         unsafe { bindings::get_task_struct(self.task.as_ptr()) };
@@ -106,7 +115,7 @@ impl<B: ThreadFn> Kthread<B> {
     }
 }
 
-/// The means to wake a worker, for as long as one likes; it does not keep the worker running.
+/// A counted reference with which a thread can be woken; it does not keep the thread running.
 pub(crate) struct Waker(NonNull<bindings::task_struct>);
 
 // SAFETY: It is a counted reference to a task, which any thread may wake, or let go.
@@ -115,7 +124,7 @@ unsafe impl Send for Waker {}
 unsafe impl Sync for Waker {}
 
 impl Waker {
-    /// Wakes the worker; what was stored before is seen by its [`ThreadFn::pending()`].
+    /// Wakes the thread; its [`ThreadFn::pending()`] sees all stores before this call.
     pub(crate) fn wake(&self) {
         // SAFETY: We hold a reference to the task; waking one that has ended does nothing.
         unsafe { bindings::wake_up_process(self.0.as_ptr()) };

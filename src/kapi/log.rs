@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Messages about what users or devices do, which they could make many of.
+//! The limit on messages about events that users or devices cause, and could cause often.
 
 use ferry_bindings as fb;
 
-/// May one more message be printed now? At most ten in five seconds.
+/// Returns `true` if one more message may be printed now: at most ten in five seconds.
 pub(crate) fn allowed() -> bool {
     // SAFETY: Always allowed.
     unsafe { fb::ferry_log_allowed() }

@@ -79,8 +79,8 @@ impl Device {
         u32::try_from(unsafe { (*self.as_raw_device()).numa_node }).ok()
     }
 
-    /// Allows accesses to its registers, and DMA with all 64 bits as soon as it may access memory, which
-    /// is what [`Self::set_master()`] allows.
+    /// Allows accesses to its registers, and DMA with all 64 bits as soon as it may access memory,
+    /// which is what [`Self::set_master()`] allows.
     pub(crate) fn enable(&self) -> Result {
         // SAFETY: The device is valid.
         to_result(unsafe { bindings::pci_enable_device_mem(self.as_raw()) })?;
@@ -128,9 +128,10 @@ impl Device {
         to_result(unsafe { bindings::pci_try_reset_function(self.as_raw()) })
     }
 
-    /// Resets the function, from within [`Driver::probe()`] or [`Driver::remove()`]. Its configuration is
-    /// afterwards what it was before, but that it may not access memory: a reset that has had no effect
-    /// must be seen before. The driver is not told: the device has no [`Driver::Function`] then.
+    /// Resets the function, from within [`Driver::probe()`] or [`Driver::remove()`]. Its
+    /// configuration is afterwards what it was before, but that it may not access memory: a reset
+    /// that has had no effect must be seen before. The driver is not told: the device has no
+    /// [`Driver::Function`] then.
     pub(crate) fn reset_locked(&self) -> Result {
         // SAFETY: The device is valid, and the PCI core holds its lock.
         to_result(unsafe {
@@ -380,8 +381,8 @@ impl<D: Driver> Calls<D> {
 }
 
 impl<D: Driver> Registration<D> {
-    /// Registers a driver, and binds it to what there is. Without a table of devices that is what an
-    /// administrator says: `driver_override`, or `new_id`.
+    /// Registers a driver, and binds it to what there is. Without a table of devices that is what
+    /// an administrator says: `driver_override`, or `new_id`.
     pub(crate) fn new(
         module: &'static ThisModule,
         name: &'static CStr,
@@ -438,8 +439,8 @@ pub(crate) struct Vectors {
 }
 
 impl Vectors {
-    /// Finds as many as the device has, up to `max`, and takes only the first from the platform if that
-    /// can be.
+    /// Finds as many as the device has, up to `max`, and takes only the first from the platform if
+    /// that can be.
     pub(crate) fn new(dev: &Device, max: u32) -> Result<Arc<Self>> {
         // SAFETY: The device is valid.
         let supply = match unsafe { bindings::pci_msix_can_alloc_dyn(dev.as_raw()) } {
@@ -476,8 +477,8 @@ impl Vectors {
 
 impl Drop for Vectors {
     fn drop(&mut self) {
-        // SAFETY: Allocated by `new()`, and every `Vector` of them has been dropped before: it holds
-        // a reference.
+        // SAFETY: Allocated by `new()`, and every `Vector` of them has been dropped before: it
+        // holds a reference.
         unsafe { bindings::pci_free_irq_vectors(self.dev.as_raw()) };
     }
 }
@@ -621,8 +622,8 @@ impl<H: Handler> Drop for Irq<H> {
     }
 }
 
-/// Wakes the thread of an interrupt, in any context. It is to be thrown away before the [`Irq`]; the
-/// kernel does nothing for an interrupt that is not there any more.
+/// Wakes the thread of an interrupt, in any context. It is to be thrown away before the [`Irq`];
+/// the kernel does nothing for an interrupt that is not there any more.
 #[derive(Clone, Copy)]
 pub(crate) struct Waker {
     number: u32,

@@ -43,8 +43,8 @@ impl NoSoftirqs {
     /// Interrupts are on, and no spinlock is held.
     #[inline]
     pub(crate) fn new() -> Self {
-        // SAFETY: Balanced by `Drop` on the same CPU, as the type is not `Send`; a leaked guard only
-        // costs latency.
+        // SAFETY: Balanced by `Drop` on the same CPU, as the type is not `Send`; a leaked guard
+        // only costs latency.
         unsafe { fb::ferry_bh_disable() };
         Self(NotThreadSafe)
     }
@@ -58,21 +58,29 @@ impl Drop for NoSoftirqs {
     }
 }
 
-/// Should the caller give up the CPU, if only to be nice?
+/// Returns `true` if the scheduler wants the caller to give up the CPU.
 #[inline]
 pub(crate) fn need_resched() -> bool {
     // SAFETY: Reads a flag of the current task.
     unsafe { fb::ferry_need_resched() }
 }
 
-/// Gives up the CPU if somebody else wants it, for threads that yield to everything. May sleep.
+/// Gives up the CPU if any other task wants it, for threads that yield to everything.
+///
+/// # Context
+///
+/// May sleep.
 #[inline]
 pub(crate) fn give_way() {
     // SAFETY: Called by workers, between claims: in process context, running, and without locks.
     unsafe { fb::ferry_give_way() }
 }
 
-/// Gives up the CPU if somebody else should have it. May sleep.
+/// Gives up the CPU if another task should have it.
+///
+/// # Context
+///
+/// May sleep.
 #[inline]
 pub(crate) fn cond_resched() {
     // SAFETY: Callers are in process context without locks; the function itself warns where a
@@ -80,35 +88,35 @@ pub(crate) fn cond_resched() {
     unsafe { fb::ferry_cond_resched() }
 }
 
-/// Is the caller reclaiming memory, or compacting it for an allocation (`PF_MEMALLOC`)?
+/// Returns `true` if the caller reclaims memory, or compacts it for an allocation (`PF_MEMALLOC`).
 #[inline]
 pub(crate) fn in_reclaim() -> bool {
     // SAFETY: Reads a flag of the current task.
     unsafe { fb::ferry_in_reclaim() }
 }
 
-/// Nanoseconds that the caller has run, up to a constant that another CPU may change.
+/// Returns the nanoseconds that the caller has run, up to a constant that another CPU may change.
 #[inline]
 pub(crate) fn runtime() -> u64 {
     // SAFETY: Reads counters of the current task.
     unsafe { fb::ferry_runtime() }
 }
 
-/// A number that no other task has while the caller lives.
+/// Returns a number that no other task has while the caller lives.
 #[inline]
 pub(crate) fn current_id() -> usize {
     // SAFETY: Always allowed; the pointer is only compared.
     unsafe { bindings::get_current() as usize }
 }
 
-/// Nanoseconds of this CPU's clock: cheap, for durations on one CPU.
+/// Returns the nanoseconds of this CPU's clock: cheap, for durations on one CPU.
 #[inline]
 pub(crate) fn clock() -> u64 {
     // SAFETY: Always allowed.
     unsafe { fb::ferry_clock() }
 }
 
-/// Lets nanoseconds pass on this CPU, without sleeping. For fault injection.
+/// Lets `ns` nanoseconds pass on this CPU, without sleeping. For fault injection.
 pub(crate) fn spin_ns(ns: u64) {
     let from = clock();
     // Bounded: the clock advances. If we are moved to a CPU whose clock is behind, by that

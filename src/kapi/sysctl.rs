@@ -21,19 +21,23 @@ use kernel::{
     sync::Arc, //
 };
 
-/// Longest value.
+/// Bytes of the longest value.
 pub(crate) const MAX: usize = fb::FERRY_SYSCTL_MAX as usize - 1;
 
-/// Who formats and takes the values.
+/// The formatter and receiver of the values.
 pub(crate) trait Handler: Send + Sync + 'static {
     /// Formats value `id`, at most [`MAX`] bytes.
     fn show(&self, id: usize, f: &mut dyn fmt::Write) -> fmt::Result;
 
-    /// Takes value `id`, or changes nothing and says why not.
+    /// Takes value `id`.
+    ///
+    /// # Errors
+    ///
+    /// The reason for which it was refused; nothing has changed then.
     fn store(&self, id: usize, text: &str) -> Result;
 }
 
-/// A registered directory; removed when dropped, after those who are inside have left.
+/// A registered directory; removed when dropped, after all calls of the handler have returned.
 pub(crate) struct Directory<H: Handler> {
     sysctl: NonNull<fb::ferry_sysctl>,
     // Both are used by the C side until `drop()`.
@@ -51,7 +55,8 @@ unsafe impl<H: Handler> Sync for Directory<H> {}
 ///
 /// # Safety
 ///
-/// `ctx` is the `H` that was registered, and `text` a buffer of `FERRY_SYSCTL_MAX` initialised bytes.
+/// `ctx` is the `H` that was registered, and `text` a buffer of `FERRY_SYSCTL_MAX` initialised
+/// bytes.
 unsafe extern "C" fn show<H: Handler>(
     ctx: *mut ffi::c_void,
     id: ffi::c_uint,
@@ -91,8 +96,8 @@ unsafe extern "C" fn store<H: Handler>(
 }
 
 impl<H: Handler> Directory<H> {
-    /// Makes the directory `path` below `/proc/sys` with files of these names and modes; their
-    /// index is their id.
+    /// Creates the directory `path` below `/proc/sys` with files of these names and modes; the
+    /// index of a file is its id.
     pub(crate) fn new(
         path: &'static CStr,
         files: &[(&'static CStr, u16)],

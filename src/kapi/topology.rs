@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! CPUs: which there are, where they are, and what they do.
+//! CPUs: their numbers, nodes and caches, and whether they are idle.
 //!
 //! C: `cpu_possible_mask`, `topology_sibling_cpumask()` (`include/linux/topology.h`),
 //! `housekeeping_test_cpu()`, `per_cpu_llc_id()`, and from the shim whether a CPU is idle.
@@ -13,7 +13,7 @@ use ferry_bindings as fb;
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Cpu(i32);
 
-/// All CPUs that can be there one day, in the order of their numbers.
+/// Returns all possible CPUs, in the order of their numbers.
 pub(crate) fn possible() -> impl Iterator<Item = Cpu> {
     let mut n = 0;
     core::iter::from_fn(move || {
@@ -26,42 +26,42 @@ pub(crate) fn possible() -> impl Iterator<Item = Cpu> {
 }
 
 impl Cpu {
-    /// The one that the caller is on; it may be another one at once.
+    /// Returns the CPU that the caller is on; the caller may be moved at any time.
     pub(crate) fn current() -> Self {
         // The numbers of CPUs fit.
         Self(kernel::cpu::CpuId::current().as_u32() as i32)
     }
 
-    /// Its number.
+    /// Returns its number.
     pub(crate) fn number(self) -> i32 {
         self.0
     }
 
-    /// Its node.
+    /// Returns its node.
     pub(crate) fn node(self) -> i32 {
         // SAFETY: It is a possible CPU, by construction.
         unsafe { fb::ferry_cpu_node(self.0) }
     }
 
-    /// May workers run there: is it online and not isolated?
+    /// Returns `true` if workers may run there: it is online and not isolated.
     pub(crate) fn is_usable(self) -> bool {
         // SAFETY: As in `node()`.
         unsafe { fb::ferry_cpu_usable(self.0) }
     }
 
-    /// Would a worker that is woken there run at once?
+    /// Returns `true` if a worker that is woken there would run at once.
     pub(crate) fn is_idle(self) -> bool {
         // SAFETY: As in `node()`.
         unsafe { fb::ferry_cpu_usable(self.0) && fb::migrate_copy_cpu_idle(self.0) }
     }
 
-    /// Do the two share a last-level cache?
+    /// Returns `true` if the two share a last-level cache.
     pub(crate) fn shares_cache(self, other: Self) -> bool {
         // SAFETY: As in `node()`, for both.
         unsafe { fb::ferry_cpus_share_cache(self.0, other.0) }
     }
 
-    /// Are both threads of one core?
+    /// Returns `true` if both are threads of one core.
     pub(crate) fn shares_core(self, other: Self) -> bool {
         // SAFETY: As in `node()`, for both.
         unsafe { fb::ferry_cpus_share_core(self.0, other.0) }

@@ -32,12 +32,12 @@ tracepoint!(
     (batch: usize, folios: u32, bytes: u64, chunks: u32, mode: u32, reason: u32)
 );
 tracepoint!(
-    /// The mover has waited for a chunk that somebody else had claimed.
+    /// The mover has waited for a chunk that another lane had claimed.
     wait, __tracepoint_ferry_wait, rust_do_trace_ferry_wait,
     (batch: usize, chunk: u32, ns: u64, done: bool)
 );
 tracepoint!(
-    /// A batch is over.
+    /// The mover has finished with a batch.
     finish, __tracepoint_ferry_finish, rust_do_trace_ferry_finish,
     (batch: usize, mover: u32, others: u32, worker_ns: u64)
 );
@@ -46,15 +46,15 @@ tracepoint!(
     fallback, __tracepoint_ferry_fallback, rust_do_trace_ferry_fallback,
     (cause: u32, bytes: u64)
 );
-/// How far a proof of quiet is.
+/// The state of a proof of quiet.
 #[derive(Copy, Clone)]
 #[repr(u32)]
 pub(crate) enum Proof {
     /// The driver has been asked.
     Asked = 0,
-    /// It says that the engine is quiet.
+    /// The driver has answered that the engine is quiet.
     Quiet = 1,
-    /// It does not.
+    /// The driver has given no proof.
     Unproven = 2,
 }
 
@@ -64,7 +64,7 @@ tracepoint!(
     (lane: u32, step: u32)
 );
 tracepoint!(
-    /// Somebody who copies did not answer in time, or with an error.
+    /// A worker or an engine did not answer in time, or answered with an error.
     engine_error, __tracepoint_ferry_engine_error, rust_do_trace_ferry_engine_error,
     (lane: u32, error: i32)
 );
