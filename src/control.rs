@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What an administrator sees: `/proc/sys/vm/ferry` and debugfs `ferry/`.
+//! The files of an administrator: `/proc/sys/vm/ferry` and debugfs `ferry/`.
 //!
 //! Documentation/ABI has the list.
 //!
@@ -55,14 +55,14 @@ const MIGRATOR: usize = 1;
 const REASONS: usize = 2;
 const FIRST_NUMBER: usize = 3;
 
-/// Says why a value was refused.
+/// Logs the reason for which a value was refused.
 fn refuse(why: fmt::Arguments<'_>) {
     if log::allowed() {
         pr_err!("vm.ferry.{}\n", why);
     }
 }
 
-/// Formats and takes the values of the sysctls.
+/// The formatter and receiver of the values of the sysctls.
 pub(crate) struct Sysctls {
     shared: Arc<Shared>,
     registry: Arc<Registry>,
@@ -168,7 +168,7 @@ fn show_selected(registry: &Registry, f: &mut dyn fmt::Write) -> fmt::Result {
     }
 }
 
-/// What a file of debugfs shows: of one migrator, or of all together.
+/// The scope of a file of debugfs: one migrator, or all together.
 #[derive(Clone)]
 pub(crate) struct View {
     registry: Arc<Registry>,
@@ -212,13 +212,13 @@ fn show_first(view: &View, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     Hist::show(view.stats().map(|s| &s.first_folio), f)
 }
 
-/// Writing anything resets.
+/// Resets the counters when anything is written.
 fn reset_stats(view: &View, _: &mut UserSliceReader) -> Result {
     view.stats().for_each(Stats::reset);
     Ok(())
 }
 
-/// Writing anything tries again what was quarantined.
+/// Releases what was quarantined when anything is written, to be tried again.
 fn rearm(view: &View, _: &mut UserSliceReader) -> Result {
     view.registry.rearm()
 }
@@ -229,7 +229,8 @@ type Files = Pin<KBox<Scope<View>>>;
 /// The files of debugfs. Dropped before what they show.
 #[pin_data]
 pub(crate) struct Debug {
-    /// Of migrators that have been selected; the indices of [`Registry::kinds()`].
+    /// The files of migrators that have been selected; the indices are those of
+    /// [`Registry::kinds()`].
     #[pin]
     kinds: Mutex<[Option<Files>; MAX_KINDS]>,
     _inject: Pin<KBox<Scope<Arc<Shared>>>>,
@@ -238,13 +239,13 @@ pub(crate) struct Debug {
 }
 
 impl Debug {
-    /// The directory.
+    /// Returns the directory.
     #[cfg(CONFIG_PCI)]
     pub(crate) fn dir(&self) -> &Dir<LocalModule> {
         &self.dir
     }
 
-    /// Makes the files.
+    /// Creates the files.
     pub(crate) fn new(
         shared: &Arc<Shared>,
         registry: &Arc<Registry>,
@@ -296,8 +297,8 @@ impl Debug {
         }))
     }
 
-    /// Makes the files of migrators that have none yet. Without memory for it, they are made when the
-    /// next one is selected.
+    /// Creates the files of migrators that have none yet. If memory is short, they are created when
+    /// the next migrator is selected.
     pub(crate) fn show_kinds(&self, registry: &Arc<Registry>) {
         let mut kinds = self.kinds.lock();
         for (kind, name) in registry.kinds() {

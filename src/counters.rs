@@ -10,12 +10,12 @@ macro_rules! counters {
         }
 
         impl $name {
-            /// All 0.
+            /// Creates counters that are all 0.
             pub(crate) fn new() -> Self {
                 Self { $($field: ::kernel::sync::atomic::Atomic::new(0),)* }
             }
 
-            /// All of them, with their names.
+            /// Returns the counters with their names.
             pub(crate) fn all(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 use ::kernel::sync::atomic::Relaxed;
                 [$((stringify!($field), self.$field.load(Relaxed)),)*].into_iter()

@@ -2,8 +2,9 @@
 
 //! Ferry: moves the content of folios during page migration.
 //!
-//! Dependencies run one way, which `scripts/lint layers` checks: `src/layers` names the floors. Unsafe
-//! code is in five places: `kapi`, `migrate_copy`, `engine::channel`, `dmaengine::channel` and `sdxi::hw`.
+//! Dependencies run one way, which `scripts/lint layers` checks: `src/layers` names the floors.
+//! Unsafe code is in five places: `kapi`, `migrate_copy`, `engine::channel`, `dmaengine::channel`
+//! and `sdxi::hw`.
 
 #![deny(unsafe_code)]
 // Without engines, what only they use is built all the same.
@@ -63,15 +64,16 @@ module! {
     },
 }
 
-/// Batch objects for each CPU: a migration nested in the allocations of another one.
+/// The number of batch objects for each CPU: for a migration nested in the allocations of another
+/// one.
 const BATCHES_PER_CPU: usize = 2;
 
-/// Fewest and most batch objects; each takes about 64 KiB.
+/// The fewest and the most batch objects; each takes about 64 KiB.
 const MIN_BATCHES: usize = 8;
 const MAX_BATCHES: usize = 128;
 
-/// The module. Fields are dropped in this order: first nobody can control it any more, then no
-/// migrator is selected, and the pool goes with the registry.
+/// The module. Fields are dropped in this order: first its control files go, then no migrator is
+/// selected, and the pool goes with the registry.
 struct Ferry {
     #[cfg(CONFIG_PCI)]
     _sdxi: sdxi::Sdxi,

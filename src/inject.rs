@@ -19,7 +19,7 @@ use kernel::{
 
 macro_rules! inject {
     ($($(#[$doc:meta])* $field:ident => $name:literal,)*) => {
-        /// What is injected.
+        /// The faults and delays to inject, and the counts for those of every n-th event.
         pub(crate) struct Inject {
             $($(#[$doc])* $field: Atomic<u32>,)*
             batches: Atomic<u32>,
@@ -28,7 +28,7 @@ macro_rules! inject {
         }
 
         impl Inject {
-            /// Nothing.
+            /// Creates the state in which nothing is injected.
             pub(crate) fn new() -> Self {
                 Self {
                     $($field: Atomic::new(0),)*
@@ -38,7 +38,7 @@ macro_rules! inject {
                 }
             }
 
-            /// All of them, with their names in debugfs.
+            /// Calls `f` with each value and its name in debugfs.
             pub(crate) fn for_each<'a>(&'a self, mut f: impl FnMut(&CStr, &'a Atomic<u32>)) {
                 $(f($name, &self.$field);)*
             }
@@ -47,13 +47,14 @@ macro_rules! inject {
 }
 
 inject! {
-    /// The mover waits so long after it has made a batch known.
+    /// Microseconds that the mover waits after it has submitted a batch.
     delay_after_submit_us => c"delay_after_submit_us",
-    /// A worker waits so long with a claim, before it copies.
+    /// Microseconds that a worker waits with a claim, before it copies.
     delay_in_chunk_us => c"delay_in_chunk_us",
-    /// A worker waits so long with a claim, after it has copied.
+    /// Microseconds that a worker waits with a claim, after it has copied.
     late_done_us => c"late_done_us",
-    /// A mover takes so much longer for each descriptor that it makes, with the channel locked.
+    /// Microseconds that a mover takes longer for each descriptor that it makes, with the channel
+    /// locked.
     delay_in_descriptor_us => c"delay_in_descriptor_us",
     /// Every n-th batch is declined.
     decline_batch_every => c"decline_batch_every",
@@ -63,19 +64,21 @@ inject! {
     fail_chunk_every => c"fail_chunk_every",
     /// Every n-th folio of a batch fails for good after it has been settled.
     fail_move_every => c"fail_move_every",
-    /// Every n-th folio of a batch is settled, its destination spoiled, and has to be retried.
+    /// Every n-th folio of a batch is settled, has its destination spoiled, and must be retried.
     again_move_every => c"again_move_every",
     /// The pool looks empty.
     exhaust_pool => c"exhaust_pool",
     /// The mover gives workers up to 50 ms to take each folio before it takes it itself.
     workers_only => c"workers_only",
-    /// The limits of batches are set so long after it was looked whether a migrator is selected.
+    /// Microseconds between the look at whether a migrator is selected and the setting of the
+    /// limits of batches.
     delay_limits_us => c"delay_limits_us",
-    /// As many workers as bytes, idle CPUs and knobs allow, whatever they have gained.
+    /// A batch gets as many workers as bytes, idle CPUs and knobs allow, however little they have
+    /// gained.
     all_workers => c"all_workers",
 }
 
-/// What is to be done to a folio after it has been settled.
+/// The fault of a folio after it has been settled.
 #[derive(Copy, Clone, PartialEq, Eq)]
 pub(crate) enum MoveFault {
     /// Nothing.
@@ -98,42 +101,42 @@ fn ns(us: &Atomic<u32>) -> u64 {
 }
 
 impl Inject {
-    /// How long the mover waits after submit.
+    /// Returns the microseconds that the mover waits after submit.
     pub(crate) fn delay_after_submit_us(&self) -> u32 {
         self.delay_after_submit_us.load(Relaxed)
     }
 
-    /// How long a worker waits in a chunk before it copies.
+    /// Returns the nanoseconds that a worker waits in a chunk before it copies.
     pub(crate) fn delay_in_chunk_ns(&self) -> u64 {
         ns(&self.delay_in_chunk_us)
     }
 
-    /// How long a worker waits in a chunk after it has copied.
+    /// Returns the nanoseconds that a worker waits in a chunk after it has copied.
     pub(crate) fn late_done_ns(&self) -> u64 {
         ns(&self.late_done_us)
     }
 
-    /// How much longer a mover takes for a descriptor.
+    /// Returns the nanoseconds that a mover takes longer for a descriptor.
     pub(crate) fn delay_in_descriptor_ns(&self) -> u64 {
         ns(&self.delay_in_descriptor_us)
     }
 
-    /// Is this batch to be declined?
+    /// Returns `true` if this batch is to be declined, and counts it.
     pub(crate) fn decline_batch(&self) -> bool {
         every(&self.decline_batch_every, &self.batches)
     }
 
-    /// Is this copy in place to be declined?
+    /// Returns `true` if this copy in place is to be declined, and counts it.
     pub(crate) fn decline_in_place(&self) -> bool {
         every(&self.decline_in_place_every, &self.in_place)
     }
 
-    /// Is this chunk to fail?
+    /// Returns `true` if this chunk is to fail, and counts it.
     pub(crate) fn fail_chunk(&self) -> bool {
         every(&self.fail_chunk_every, &self.chunks)
     }
 
-    /// What is to be done to the folio with this turn, counted from 0?
+    /// Returns the fault of the folio with this turn, counted from 0.
     pub(crate) fn move_fault(&self, turn: u32) -> MoveFault {
         let nth = |n: &Atomic<u32>| match n.load(Relaxed) {
             0 => false,
@@ -148,8 +151,12 @@ impl Inject {
         }
     }
 
-    /// Lets time pass between the look at which migrator is selected and the limits that follow from
-    /// it. Sleeps.
+    /// Lets time pass between the look at which migrator is selected and the limits that follow
+    /// from it.
+    ///
+    /// # Context
+    ///
+    /// Sleeps.
     pub(crate) fn delay_limits(&self) {
         let us = self.delay_limits_us.load(Relaxed);
         if us != 0 {
@@ -157,20 +164,22 @@ impl Inject {
         }
     }
 
-    /// Must the shim ask about every folio, so that the above can happen?
+    /// Returns `true` if the shim must ask about every folio, so that a fault of single folios can
+    /// happen.
     pub(crate) fn asks_always(&self) -> bool {
         self.fail_move_every.load(Relaxed) != 0
             || self.again_move_every.load(Relaxed) != 0
             || self.workers_only()
     }
 
-    /// Is the pool to look empty?
+    /// Returns `true` if the pool is to look empty.
     pub(crate) fn exhaust_pool(&self) -> bool {
         self.exhaust_pool.load(Relaxed) != 0
     }
 
-    /// Does what a batch gains from workers not matter? What is injected says nothing about it, and
-    /// is not to be avoided.
+    /// Returns `true` if the measured gain of batches from workers is ignored: durations with
+    /// injected delays or faults say nothing about the gain, and the injection is not to be
+    /// avoided.
     pub(crate) fn ignores_gain(&self) -> bool {
         [
             &self.all_workers,
@@ -187,7 +196,7 @@ impl Inject {
         .any(|value| value.load(Relaxed) != 0)
     }
 
-    /// Does the mover leave the copying to workers?
+    /// Returns `true` if the mover leaves the copying to workers.
     pub(crate) fn workers_only(&self) -> bool {
         self.workers_only.load(Relaxed) != 0
     }

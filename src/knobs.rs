@@ -28,7 +28,7 @@ use kernel::{
 
 macro_rules! knobs {
     ($($(#[$doc:meta])* $field:ident: $type:ty = $knob:ident, $name:literal;)*) => {
-        /// Their values.
+        /// The values of the knobs.
         pub(crate) struct Knobs {
             $($field: Atomic<u64>,)*
             reasons: Atomic<u32>,
@@ -38,7 +38,7 @@ macro_rules! knobs {
         pub(crate) const NUMBERS: &[(&CStr, &Knob)] = &[$(($name, &knob::$knob),)*];
 
         impl Knobs {
-            /// The defaults.
+            /// Creates the defaults.
             pub(crate) fn new() -> Self {
                 Self {
                     $($field: Atomic::new(knob::$knob.default),)*
@@ -46,7 +46,7 @@ macro_rules! knobs {
                 }
             }
 
-            /// The number with this index in [`NUMBERS`].
+            /// Returns the number with this index in [`NUMBERS`].
             pub(crate) fn number(&self, index: usize) -> Option<&Atomic<u64>> {
                 [$(&self.$field,)*].get(index).copied()
             }
@@ -59,38 +59,39 @@ macro_rules! knobs {
 }
 
 knobs! {
-    /// Most folios in a batch.
+    /// Returns the most folios in a batch.
     batch_folios: u64 = BATCH_FOLIOS, c"batch_folios";
-    /// Most bytes in a batch.
+    /// Returns the most bytes in a batch.
     batch_bytes: u64 = BATCH_BYTES, c"batch_bytes";
-    /// Bytes in a chunk.
+    /// Returns the bytes in a chunk.
     chunk_bytes: u64 = CHUNK_BYTES, c"chunk_bytes";
-    /// Fewest bytes of a batch that is copied early.
+    /// Returns the fewest bytes of a batch that is copied early.
     min_batch_bytes: u64 = MIN_BATCH_BYTES, c"min_batch_bytes";
-    /// Size of the smallest folio that is copied in place by several.
+    /// Returns the bytes of the smallest folio that workers or an engine copy in place with the
+    /// mover.
     min_folio_bytes: u64 = MIN_FOLIO_BYTES, c"min_folio_bytes";
-    /// How far CPU workers run ahead of the mover.
+    /// Returns how many bytes CPU workers run ahead of the mover.
     lookahead_bytes: u64 = LOOKAHEAD_BYTES, c"lookahead_bytes";
-    /// Most CPU workers for one batch.
+    /// Returns the most CPU workers for one batch.
     workers: u64 = CPU_WORKERS, c"cpu_workers";
-    /// Most CPU workers for one batch of a control group.
+    /// Returns the most CPU workers for one batch of a control group.
     group_workers: u64 = CGROUP_WORKERS, c"cgroup_workers";
-    /// Where workers are looked for first.
+    /// Returns the node on which workers are looked for first.
     node: CpuNode = CPU_NODE, c"cpu_node";
-    /// How CPUs copy.
+    /// Returns how CPUs copy.
     routine: CopyRoutine = COPY_ROUTINE, c"copy_routine";
-    /// How much of a batch an engine gets.
+    /// Returns the part of a batch that an engine gets.
     engine_share: EngineShare = ENGINE_SHARE, c"engine_share";
-    /// Most channels of a provider that are held.
+    /// Returns the most channels of one driver that are held.
     dma_channels: u64 = DMA_CHANNELS, c"dma_channels";
-    /// Are providers taken that do not tell of failures?
+    /// Returns `true` if drivers that do not report failures are accepted.
     dma_untrusted: bool = DMA_UNTRUSTED, c"dma_untrusted";
-    /// After so many milliseconds an unfinished claim is not quiet.
+    /// Returns the milliseconds after which an unfinished claim is not quiet.
     timeout_ms: u64 = TIMEOUT_MS, c"timeout_ms";
 }
 
 impl Knobs {
-    /// Most CPU workers for one batch, of a control group (or the root).
+    /// Returns the most CPU workers for one batch: of a control group if `group`, else of the root.
     pub(crate) fn cpu_workers(&self, group: bool) -> u32 {
         let most = self.workers();
         let most = if group {
@@ -106,17 +107,17 @@ impl Knobs {
         policy::routine(self.routine(), reason)
     }
 
-    /// After so long an unfinished claim is not quiet.
+    /// Returns the nanoseconds after which an unfinished claim is not quiet.
     pub(crate) fn timeout_ns(&self) -> u64 {
         self.timeout_ms().saturating_mul(1_000_000)
     }
 
-    /// Whose batches are taken.
+    /// Returns the reasons of migrations whose batches are taken.
     pub(crate) fn reasons(&self) -> ReasonMask {
         ReasonMask::from_bits(self.reasons.load(Relaxed))
     }
 
-    /// Sets whose batches are taken.
+    /// Sets the reasons of migrations whose batches are taken.
     pub(crate) fn set_reasons(&self, reasons: ReasonMask) {
         self.reasons.store(reasons.bits(), Relaxed);
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The shim in the kernel: what it calls, and the batches that it fills.
+//! The shim in the kernel: its callbacks, and the batches that it fills.
 //!
 //! C: `include/linux/migrate_copy.h`, `mm/migrate_copy.c` (from `src/shim/`).
 

@@ -7,7 +7,7 @@ use kernel::{
     prelude::*, //
 };
 
-/// The name of a provider: that of its driver.
+/// The name of a migrator: `cpu`, or that of an engine's driver.
 #[derive(Copy, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Name {
     bytes: [u8; Self::ROOM],
@@ -16,7 +16,7 @@ pub(crate) struct Name {
 impl Name {
     const ROOM: usize = 16;
 
-    /// None if it is not a name that a person could write into a sysctl.
+    /// Creates a name, or returns `None` if an administrator could not write it into the sysctl.
     pub(crate) fn new(bytes: &[u8]) -> Option<Self> {
         let fits = !bytes.is_empty()
             && bytes.len() < Self::ROOM
@@ -33,12 +33,12 @@ impl Name {
         Some(name)
     }
 
-    /// With a NUL at the end.
+    /// Returns the name with a NUL at its end.
     pub(crate) fn as_c_str(&self) -> &CStr {
         CStr::from_bytes_until_nul(&self.bytes).unwrap_or(c"")
     }
 
-    /// Without.
+    /// Returns the name without a NUL.
     pub(crate) fn as_str(&self) -> &str {
         self.as_c_str().to_str().unwrap_or("")
     }
@@ -50,15 +50,15 @@ impl fmt::Display for Name {
     }
 }
 
-/// Most providers that are told apart.
+/// The most drivers of engines that are listed.
 const MAX_DRIVERS: usize = 8;
 
-/// The names of providers that have a channel that is free.
+/// The names of the drivers that have a free channel.
 #[derive(Default)]
 pub(crate) struct DmaDrivers([Option<Name>; MAX_DRIVERS]);
 
 impl DmaDrivers {
-    /// Adds a name, if it is not there, and there is room.
+    /// Adds a name, unless it is there already or the list is full.
     pub(crate) fn add(&mut self, name: Name) {
         if self.iter().all(|n| *n != name) {
             if let Some(room) = self.0.iter_mut().find(|n| n.is_none()) {
@@ -67,7 +67,7 @@ impl DmaDrivers {
         }
     }
 
-    /// The names.
+    /// Returns the names.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Name> {
         self.0.iter().flatten()
     }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which migrators there are, and which one is selected.
+//! The registry of migrators, one of which is selected at a time.
 //!
 //! The registry owns the selected migrator: its registration with the shim, its threads or
 //! channels, and the session that batches run under. A batch ends with the session it began with.
 //!
-//! Lock order: [`Registry::current`], then the CPU hotplug lock and SRCU of the shim. Nothing on the
-//! path of a migration takes [`Registry::current`].
+//! Lock order: [`Registry::current`], then the CPU hotplug lock and SRCU of the shim. Nothing on
+//! the path of a migration takes [`Registry::current`].
 
 #[cfg(CONFIG_DMA_ENGINE)]
 use crate::dmaengine;
@@ -42,13 +42,14 @@ use kernel::{
 /// Bytes in a page of the batch limit.
 const PAGE: u64 = kernel::page::PAGE_SIZE as u64;
 
-/// The migrator that is always there.
+/// The name of the migrator that is always available.
 const CPU: &str = "cpu";
 
-/// How many migrators are told apart while the module is loaded.
+/// The most migrators that can be selected while the module is loaded: each has counters of its
+/// own.
 pub(crate) const MAX_KINDS: usize = 8;
 
-/// A name, and the counters of the migrator that has it: they outlive its selection.
+/// A name, and the counters of its migrator, which outlive its selection.
 struct Kind {
     name: SetOnce<Name>,
     stats: Arc<Stats>,
@@ -57,8 +58,8 @@ struct Kind {
 /// The name of the state without a migrator.
 pub(crate) const OFF: &str = "off";
 
-/// Is this the name of something that is no provider of dmaengine? A driver that is called so cannot
-/// be selected.
+/// Returns `true` if this is the name of a selection that is no driver of dmaengine. A dmaengine
+/// driver with such a name cannot be selected.
 fn is_own(name: &str) -> bool {
     #[cfg(CONFIG_PCI)]
     if name == sdxi::migrator::NAME {
@@ -89,7 +90,7 @@ pub(crate) struct Registry {
 }
 
 impl Registry {
-    /// With none selected.
+    /// Creates a registry with no migrator selected.
     pub(crate) fn new(shared: Arc<Shared>, pool: Arc<Pool>) -> Result<impl PinInit<Self>> {
         let kind = || -> Result<Kind> {
             Ok(Kind {
@@ -120,17 +121,29 @@ impl Registry {
         }))
     }
 
-    /// The counters for a name, if there is room for one more. With the lock of `current`.
+    /// Returns the counters for a name, if there is room for one more.
+    ///
+    /// # Context
+    ///
+    /// The caller holds the lock of `current`.
     fn stats_of(&self, name: &Name) -> Option<&Arc<Stats>> {
         self.kinds.iter().find_map(|kind| {
-            // Nobody else populates it meanwhile.
+            // No other task populates it meanwhile, as we hold the lock.
             kind.name.populate(*name);
             (kind.name.as_ref() == Some(name)).then_some(&kind.stats)
         })
     }
 
-    /// Selects a migrator by name. `EINVAL` for an unknown one; whatever fails, the selected one
-    /// stays unless it had to make room.
+    /// Selects a migrator by name.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` for an unknown name, `ENOSPC` if no counters are left, or the error of creating the
+    /// migrator. The selected one stays, unless it had to make room.
+    ///
+    /// # Context
+    ///
+    /// Sleeps.
     pub(crate) fn select(&self, name: &str) -> Result {
         let mut current = self.current.lock();
         let selected = self.select_in(&mut current, name);
@@ -197,7 +210,7 @@ impl Registry {
         self.pool.count()
     }
 
-    /// The name of the selected migrator.
+    /// Returns the name of the selected migrator.
     pub(crate) fn selected(&self) -> Option<Name> {
         self.current.lock().as_ref().map(|c| c.name)
     }
@@ -212,13 +225,13 @@ impl Registry {
             write!(f, " {}", name.as_str())?;
         }
         match selected {
-            // All of its channels are ours, or it has none at the moment.
+            // The module holds all of its channels, or the driver has none at the moment.
             Some(name) if !listed => write!(f, " {}", name.as_str()),
             _ => Ok(()),
         }
     }
 
-    /// The migrators that have been selected so far, by index.
+    /// Returns the migrators that have been selected so far, with their indices.
     pub(crate) fn kinds(&self) -> impl Iterator<Item = (usize, &Name)> {
         self.kinds
             .iter()
@@ -226,12 +239,16 @@ impl Registry {
             .filter_map(|(i, kind)| kind.name.as_ref().map(|name| (i, name)))
     }
 
-    /// The counters of all migrators, with their indices.
+    /// Returns the counters of all migrators, with their indices.
     pub(crate) fn stats(&self) -> impl Iterator<Item = (usize, &Stats)> + Clone {
         self.kinds.iter().map(|kind| &*kind.stats).enumerate()
     }
 
-    /// Tries again what the selected migrator has quarantined.
+    /// Makes the selected migrator try again what it has quarantined.
+    ///
+    /// # Errors
+    ///
+    /// `EOPNOTSUPP` without a migrator, or with one that has no quarantine.
     pub(crate) fn rearm(&self) -> Result {
         match self.current.lock().as_ref() {
             Some(c) => c.session.migrator.rearm(),
@@ -250,7 +267,7 @@ impl Registry {
         }
     }
 
-    /// For a person.
+    /// Writes the state of the selected migrator, for debugfs.
     pub(crate) fn show(&self, f: &mut dyn fmt::Write) -> fmt::Result {
         let current = self.current.lock();
         match current.as_ref() {
@@ -259,13 +276,13 @@ impl Registry {
         }
     }
 
-    /// Where SDXI functions are found. Once.
+    /// Sets the list of SDXI functions, once.
     #[cfg(CONFIG_PCI)]
     pub(crate) fn set_sdxi(&self, functions: Arc<sdxi::Functions>) {
         self.sdxi.populate(functions);
     }
 
-    /// The engines that are there now.
+    /// Returns the engines that are available now.
     fn providers(&self) -> DmaDrivers {
         #[cfg(CONFIG_DMA_ENGINE)]
         let all = DmaDrivers::look(|name| !is_own(name));
@@ -276,7 +293,7 @@ impl Registry {
         all
     }
 
-    /// With SDXI, if a function is bound.
+    /// Adds SDXI, if a function is bound.
     #[cfg(CONFIG_PCI)]
     fn with_sdxi(&self, mut all: DmaDrivers) -> DmaDrivers {
         let any = (self.sdxi.as_ref()).is_some_and(|functions| functions.any());
@@ -286,7 +303,7 @@ impl Registry {
         all
     }
 
-    /// Makes the migrator of an engine. The name says which kind: none has two.
+    /// Creates the migrator of an engine. The name determines the kind: no name has two.
     fn engine(&self, name: &Name) -> Result<Made> {
         if !self.providers().iter().any(|n| n == name) {
             return Err(EINVAL);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What all migrators share, for as long as the module is loaded.
+//! The state that all migrators share, for as long as the module is loaded.
 //!
 //! Takes no locks.
 
@@ -11,11 +11,11 @@ use crate::{
 use ferry_core::pace::CopyPace;
 use kernel::sync::atomic::Atomic;
 
-/// Knobs, fault injection, and how fast this machine copies.
+/// Knobs, fault injection, and the pace at which this machine copies.
 pub(crate) struct Shared {
     pub(crate) knobs: Knobs,
     pub(crate) inject: Inject,
-    /// How long movers take to copy.
+    /// The pace at which movers copy.
     pub(crate) pace: CopyPace<Atomic<u32>>,
 }
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Batches as the shim knows them, and the claims under which content is copied.
+//! The batches of the shim, and the claims under which content is copied.
 //!
 //! C: `struct migrate_copy_batch`, `include/linux/migrate_copy.h`.
 //!
-//! # Who may touch a folio
+//! # Access to folios
 //!
 //! The shim lends the folios of a batch from [`Provider::begin()`] to [`Provider::finish()`], and
 //! each of them only until it is settled. So content is copied through a [`Claim`] alone: it exists
@@ -13,10 +13,10 @@
 //! be.
 //! Everything else about the protocol is in `ferry_core::claim`.
 //!
-//! # Who owns a batch
+//! # Ownership of a batch
 //!
-//! A batch object is in exactly one hand while it is filled ([`UniqueArc`]), and shared
-//! ([`Arc`]) from submit on, so that nobody reads entries that the shim still writes.
+//! A batch object is in exactly one hand while it is filled ([`UniqueArc`]), and shared ([`Arc`])
+//! from submit on, so that no reader sees entries that the shim still writes.
 //!
 //! Takes no locks but that of the parked folios in the shim, a leaf.
 //!
@@ -64,13 +64,13 @@ use kernel::{
     types::Opaque, //
 };
 
-/// Most folios that one batch covers; those beyond are the stock kernel's.
+/// The most folios that one batch covers; the stock kernel copies those beyond.
 pub(crate) const MAX_ENTRIES: usize = 1024;
 
-/// Most chunks in one batch.
+/// The most chunks in one batch.
 pub(crate) const MAX_CHUNKS: usize = 1024;
 
-/// How many destinations are parked. For people; orders nothing.
+/// The number of parked destinations, for debugfs. It orders nothing and pairs with nothing.
 static PARKED: Atomic<u32> = Atomic::new(0);
 
 /// Returns how many destination folios are kept from being reused (I7).
@@ -80,37 +80,45 @@ pub(crate) fn parked() -> u32 {
 
 /// A batch object, as channels hold it.
 pub(crate) trait Pooled: AsRef<MigrateCopyBatch> + Send + Sync + 'static {
-    /// Lets go of it, in process context.
+    /// Drops a reference.
+    ///
+    /// # Context
+    ///
+    /// Process context.
     fn put(batch: Arc<Self>);
 
-    /// So many bytes have been copied. In any context.
+    /// Counts bytes that an engine has copied.
+    ///
+    /// # Context
+    ///
+    /// Any.
     fn copied(&self, bytes: u64);
 }
 
 /// Words in a bitmap with a bit for each entry.
 const BITMAP_WORDS: usize = MAX_ENTRIES.div_ceil(ffi::c_ulong::BITS as usize);
 
-/// Says that an entry is settled, and how.
+/// The proof that an entry is settled, and how.
 ///
-/// Made by [`MigrateCopyBatch::settle()`] and [`MigrateCopyBatch::park()`] only.
+/// Only [`MigrateCopyBatch::settle()`] and [`MigrateCopyBatch::park()`] create it.
 #[must_use]
 pub(crate) struct Settled {
     /// For the shim: 1 copied, 0 not, or a negative errno.
     pub(super) code: ffi::c_int,
-    /// What the protocol said.
+    /// The answer of the protocol.
     pub(crate) how: SettleOutcome,
 }
 
 /// How an entry was settled.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(crate) enum SettleOutcome {
-    /// Nobody had begun; the mover copies it.
+    /// No lane had begun; the mover copies it.
     NotStarted,
     /// The content is in the destination.
     Copied,
-    /// Somebody had begun and did not succeed; the mover copies it.
+    /// A lane had begun and did not succeed; the mover copies it.
     Partial,
-    /// Somebody may still write; the destination is parked and the folio fails.
+    /// A lane may still write; the destination is parked and the folio fails.
     NotQuiet,
 }
 
@@ -144,7 +152,7 @@ pub(crate) struct Call {
     pub(crate) reason: u32,
 }
 
-/// How many folios the shim has put into a batch.
+/// The numbers of folios that the shim has put into a batch.
 #[derive(Copy, Clone)]
 pub(crate) struct Filled {
     /// All of them.
@@ -162,7 +170,7 @@ impl Filled {
     }
 }
 
-/// What became of a folio that was to be copied at once.
+/// The outcome of a copy in place.
 pub(crate) struct CopyOutcome(pub(super) ffi::c_int);
 
 impl CopyOutcome {
@@ -201,14 +209,14 @@ struct Header {
 pub(crate) struct MigrateCopyBatch {
     header: KBox<Header>,
     entries: KVec<Opaque<fb::migrate_copy_entry>>,
-    /// What became of each entry. Written by who copies it with release, after the bytes, read by the
-    /// mover with acquire, in C too.
+    /// The state of each entry. The lane that copies it writes it with release, after the bytes,
+    /// read by the mover with acquire, in C too.
     states: KVec<Atomic<u32>>,
     ranges: KVec<ChunkRange>,
     chunks: KVec<Chunk<Atomic<u32>>>,
     /// For chunks that an engine has claimed.
     pending: KVec<Pending<Atomic<u32>>>,
-    /// What engines did.
+    /// The results of engines.
     by_engine: ByEngine,
     planned: Planned,
     counter: ChunkCounter<Atomic<u32>>,
@@ -221,8 +229,9 @@ pub(crate) struct MigrateCopyBatch {
 // SAFETY: The raw pointers in it are to folios, which are not tied to a thread, to `entries` and to
 // `states`.
 unsafe impl Send for MigrateCopyBatch {}
-// SAFETY: While shared, entries are only read, states are atomic, and folios are only touched under a claim. `header.owner` and the fields of `header.c` but for `cursor` are the
-// mover's; the bitmaps are for the shim, which has a lock for them.
+// SAFETY: While shared, entries are only read, states are atomic, and folios are only touched under
+// a claim. `header.owner` and the fields of `header.c` but for `cursor` are the mover's; the
+// bitmaps are for the shim, which has a lock for them.
 unsafe impl Sync for MigrateCopyBatch {}
 
 impl MigrateCopyBatch {
@@ -266,14 +275,14 @@ impl MigrateCopyBatch {
         })
     }
 
-    /// Where the batch is, as its name in traces and for parked folios.
+    /// Returns the address of the batch, as its name in traces and for parked folios.
     pub(crate) fn id(&self) -> usize {
         self.header.c.get() as usize
     }
 
     /// Makes the shim ask for every entry. For fault injection.
     pub(crate) fn ask_always(&mut self, yes: bool) {
-        // SAFETY: We are the only one who has the object.
+        // SAFETY: `&mut self`: no other reference exists.
         unsafe { (*self.header.c.get()).ask_always = yes };
     }
 
@@ -303,7 +312,7 @@ impl MigrateCopyBatch {
         }
     }
 
-    /// The entry that the mover comes to next.
+    /// Returns the entry that the mover comes to next.
     fn cursor(&self) -> u32 {
         // SAFETY: The field is valid for reading and written with WRITE_ONCE().
         unsafe { ptr::addr_of!((*self.header.c.get()).cursor).read_volatile() }
@@ -384,23 +393,24 @@ impl MigrateCopyBatch {
         planned
     }
 
-    /// Are its folios copied before their references are checked for the last time?
+    /// Returns `true` if its folios are copied before their references are checked for the last
+    /// time.
     pub(crate) fn is_early(&self) -> bool {
         self.early
     }
 
-    /// How many chunks nobody ever claimed, after [`Self::close()`].
+    /// Returns the number of chunks that no lane ever claimed, after [`Self::close()`].
     pub(crate) fn revoked(&self) -> u32 {
         let revoked = |c: &&Chunk<_>| c.state() == ChunkState::Revoked;
         u32::try_from(self.chunks().iter().filter(revoked).count()).unwrap_or(u32::MAX)
     }
 
-    /// Is entry `i` copied in several chunks?
+    /// Returns `true` if entry `i` is copied in several chunks.
     pub(crate) fn is_cut(&self, i: u32) -> bool {
         plan::span(self.ranges(), i).is_some_and(|(_, count)| count > 1)
     }
 
-    /// How it has been cut.
+    /// Returns how it has been cut.
     pub(crate) fn planned(&self) -> Planned {
         self.planned
     }
@@ -417,7 +427,7 @@ impl MigrateCopyBatch {
             .unwrap_or(&[])
     }
 
-    /// The chunk that the mover is at.
+    /// Returns the chunk that the mover is at.
     pub(crate) fn mover_chunk(&self) -> u32 {
         match plan::span(self.ranges(), self.cursor()) {
             Some((first, _)) if self.early => first,
@@ -425,7 +435,7 @@ impl MigrateCopyBatch {
         }
     }
 
-    /// The next chunk in move order below `limit`, which nobody else gets.
+    /// Returns the next chunk in move order below `limit`, which no other caller gets.
     pub(crate) fn take(&self, limit: u32) -> Option<u32> {
         self.counter.take(limit.min(self.planned.chunks))
     }
@@ -435,7 +445,7 @@ impl MigrateCopyBatch {
         self.planned.chunks.saturating_sub(self.counter.taken())
     }
 
-    /// Has this chunk been claimed, and not been completed?
+    /// Returns the lane that has claimed this chunk, if the chunk has not been completed.
     pub(crate) fn in_flight(&self, chunk: u32) -> Option<Lane> {
         match self.chunks().get(chunk as usize)?.state() {
             ChunkState::Claimed(lane) => Some(lane),
@@ -443,7 +453,7 @@ impl MigrateCopyBatch {
         }
     }
 
-    /// Has nobody claimed this chunk yet, and can somebody?
+    /// Returns `true` if no lane has claimed this chunk, and one still can.
     pub(crate) fn is_free(&self, chunk: u32) -> bool {
         matches!(
             self.chunks().get(chunk as usize).map(Chunk::state),
@@ -451,17 +461,18 @@ impl MigrateCopyBatch {
         )
     }
 
-    /// The first chunk of an entry.
+    /// Returns the first chunk of an entry.
     pub(crate) fn first_chunk(&self, i: u32) -> Option<u32> {
         plan::span(self.ranges(), i).map(|(first, _)| first)
     }
 
-    /// Gives up waiting for entry `i`: its destination is kept from being reused (I7), and its source
-    /// from being freed, until the last one who has this object lets it go; and the folio fails.
+    /// Gives up waiting for entry `i`: its destination is kept from being reused (I7), and its
+    /// source from being freed, until the last one who has this object lets it go; and the folio
+    /// fails.
     pub(crate) fn park(&self, i: u32) -> Settled {
         if i < self.filled().folios {
-            // SAFETY: The entry has been filled. The mover holds the locks of its folios, and has them
-            // on no list while it settles or copies them, which is when this is called.
+            // SAFETY: The entry has been filled. The mover holds the locks of its folios, and has
+            // them on no list while it settles or copies them, which is when this is called.
             if unsafe { fb::migrate_copy_park(self.header.c.get(), i) } {
                 PARKED.add(1u32, Relaxed);
             }
@@ -472,7 +483,8 @@ impl MigrateCopyBatch {
         }
     }
 
-    /// Frees what was parked: nobody else has the object, so nobody touches that any more.
+    /// Frees the parked folios: no other reference to the object exists, so no lane touches them
+    /// any more.
     pub(crate) fn unpark(&mut self) {
         // SAFETY: We are the only one who has the object.
         let nr = unsafe { fb::migrate_copy_unpark(self.header.c.get()) };
@@ -493,14 +505,14 @@ impl MigrateCopyBatch {
         }
     }
 
-    /// What engines have done so far.
+    /// Returns the results of engines so far.
     pub(crate) fn by_engine(&self) -> &ByEngine {
         &self.by_engine
     }
 }
 
-/// What engines did for a batch. Added to before a chunk is completed with release, read by the mover
-/// after it has seen that with acquire.
+/// The results of engines for a batch. Engines add to them before a chunk is completed with
+/// release; the mover reads them after it has seen that with acquire.
 pub(crate) struct ByEngine {
     /// Bytes copied.
     pub(crate) bytes: Atomic<u64>,
@@ -510,7 +522,8 @@ pub(crate) struct ByEngine {
     pub(crate) chunks: Atomic<u32>,
     /// Chunks failed, or with folios that were skipped.
     pub(crate) failed: Atomic<u32>,
-    /// When the last descriptor ended, by the clock of the CPU that was told.
+    /// The time at which the last descriptor ended, in nanoseconds of the clock of the CPU that was
+    /// told.
     pub(crate) ended: Atomic<u64>,
 }
 
@@ -538,7 +551,7 @@ pub(super) fn lend<B: AsRef<MigrateCopyBatch>>(batch: Arc<B>) -> *mut fb::migrat
     }
 }
 
-/// The object that the shim holds on to.
+/// Returns the object that the shim holds.
 ///
 /// # Safety
 ///
@@ -552,7 +565,7 @@ pub(super) unsafe fn borrow<'a, B: AsRef<MigrateCopyBatch>>(
     unsafe { ArcBorrow::from_raw((*(*header).owner.get()).cast()) }
 }
 
-/// Takes back what was lent; None if the shim does not hold it.
+/// Takes back a lent object, or returns `None` if the shim does not hold it.
 ///
 /// # Safety
 ///

@@ -33,8 +33,8 @@ mod tests {
     fn copy(dst: &mut [u8], src: &[u8], at: usize, len: usize) -> usize {
         assert!(len <= dst.len() && at <= src.len() && len % LINE == 0);
         let from = src.as_ptr().wrapping_add(at);
-        // SAFETY: `dst` has room for `len` bytes. What is read beyond `src` is the guard page of its
-        // vmalloc area, where the load faults and the routine ends.
+        // SAFETY: `dst` has room for `len` bytes. What is read beyond `src` is the guard page of
+        // its vmalloc area, where the load faults and the routine ends.
         unsafe { fb::ferry_copy_nt(dst.as_mut_ptr().cast(), from.cast(), len) }
     }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The shim in the kernel: registration, and what it calls.
+//! The shim in the kernel: registration with it, and its callbacks.
 //!
 //! C: `include/linux/migrate_copy.h`, `mm/migrate_copy.c` (from `src/shim/`).
 //!
@@ -39,13 +39,13 @@ use kernel::{
     types::Opaque, //
 };
 
-/// What the shim calls.
+/// The callbacks of the shim.
 pub(crate) trait Provider: Send + Sync + Sized + 'static {
-    /// The batch object that the shim holds on to.
+    /// The batch object that the shim holds.
     type Batch: AsRef<MigrateCopyBatch> + Unpin + Send + Sync + 'static;
 
-    /// A batch is about to be filled, with this folio first: takes an object from the pool, or
-    /// declines.
+    /// Takes an object from the pool for a batch that is about to be filled, with this folio first;
+    /// or declines.
     fn begin(&self, first: &FolioPair, call: Call) -> Option<Pin<UniqueArc<Self::Batch>>>;
 
     /// Makes a filled batch known to those that copy and returns it, or keeps it: then it is
@@ -61,7 +61,7 @@ pub(crate) trait Provider: Send + Sync + Sized + 'static {
     /// Ends a batch whose entries have all been settled.
     fn finish(&self, batch: Arc<Self::Batch>);
 
-    /// Copies one folio, at once, for this call of `migrate_pages()`.
+    /// Copies one folio in place, for this call of `migrate_pages()`.
     fn copy_now(&self, folio: &FolioPair, call: Call) -> CopyOutcome;
 }
 
@@ -69,7 +69,8 @@ pub(crate) trait Provider: Send + Sync + Sized + 'static {
 ///
 /// # Safety
 ///
-/// `ctx` is what [`Registration::new()`] registered for a `P`, and the caller is one of its callbacks.
+/// `ctx` is what [`Registration::new()`] registered for a `P`, and the caller is one of its
+/// callbacks.
 unsafe fn provider<'a, P: Provider>(ctx: *mut ffi::c_void) -> &'a P {
     // SAFETY: `Registration` keeps the `P` alive until it has unregistered, which waits for all
     // callbacks.
@@ -80,8 +81,8 @@ unsafe fn provider<'a, P: Provider>(ctx: *mut ffi::c_void) -> &'a P {
 ///
 /// # Safety
 ///
-/// `ctx` is the `P` that was registered; the folios are locked and referenced by the caller until this
-/// returns.
+/// `ctx` is the `P` that was registered; the folios are locked and referenced by the caller until
+/// this returns.
 unsafe extern "C" fn begin<P: Provider>(
     ctx: *mut ffi::c_void,
     dst: *mut bindings::folio,
@@ -178,8 +179,8 @@ unsafe extern "C" fn finish<P: Provider>(
 ///
 /// # Safety
 ///
-/// `ctx` is the `P` that was registered; the folios are locked and referenced by the caller until this
-/// returns.
+/// `ctx` is the `P` that was registered; the folios are locked and referenced by the caller until
+/// this returns.
 unsafe extern "C" fn copy_now<P: Provider>(
     ctx: *mut ffi::c_void,
     dst: *mut bindings::folio,
@@ -207,7 +208,15 @@ unsafe impl<P: Provider> Send for Registration<P> {}
 unsafe impl<P: Provider> Sync for Registration<P> {}
 
 impl<P: Provider> Registration<P> {
-    /// Registers the provider. `EBUSY` if there is one already, of another module. May sleep.
+    /// Registers the provider.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY` if one of another module is registered.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
     pub(crate) fn new(provider: Arc<P>) -> Result<Self> {
         let ops = KBox::new(
             Opaque::new(fb::migrate_copy_ops {
@@ -234,7 +243,7 @@ impl<P: Provider> Registration<P> {
 
 impl<P: Provider> Drop for Registration<P> {
     fn drop(&mut self) {
-        // SAFETY: Registered by `new()`. Waits for everybody who uses `ops` or the provider.
+        // SAFETY: Registered by `new()`. Waits for all calls that use `ops` or the provider.
         unsafe { fb::migrate_copy_unregister(self.ops.get()) };
     }
 }
@@ -249,15 +258,15 @@ pub(crate) struct BatchLimits {
 }
 
 impl BatchLimits {
-    /// Those of the stock kernel.
+    /// The limits of the stock kernel.
     pub(crate) const STOCK: Self = Self {
         folios: 0,
         pages: 0,
     };
 }
 
-/// What [`set_limits()`] was last called with, which is what the shim has. Written and read with the
-/// lock of the registry held, but for the end of the module; they pair with nothing.
+/// The arguments of the last [`set_limits()`], which the shim has. Written and read with the lock
+/// of the registry held, but for the end of the module; they pair with nothing.
 static FOLIOS: Atomic<u32> = Atomic::new(BatchLimits::STOCK.folios);
 static PAGES: Atomic<u32> = Atomic::new(BatchLimits::STOCK.pages);
 
@@ -277,13 +286,14 @@ pub(crate) fn limits() -> BatchLimits {
     }
 }
 
-/// Who pays for what workers do for the caller: a number for its cgroup, 0 for the root.
+/// Returns the payer for the work of workers for the caller: a number for its cgroup, 0 for the
+/// root.
 pub(crate) fn payer() -> u64 {
     // SAFETY: Always allowed.
     unsafe { fb::ferry_payer() }
 }
 
-/// Charges the cgroup of the caller for time that workers spent for it.
+/// Charges the cgroup of the caller for `ns` nanoseconds that workers spent for it.
 pub(crate) fn charge(ns: u64) {
     if ns != 0 {
         // SAFETY: In process context, as the mover is.

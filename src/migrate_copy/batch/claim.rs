@@ -22,13 +22,13 @@ use ferry_core::{
 };
 use kernel::sync::atomic::Atomic;
 
-/// One step towards a settled entry.
+/// A step towards a settled entry.
 pub(crate) enum Step<'a> {
-    /// Done.
+    /// The entry is settled.
     Final(Settled),
     /// This chunk is in flight: wait, and ask again.
     Wait(u32),
-    /// The mover got this claim: copy, drop it, and ask again.
+    /// The mover has this claim: copy, drop it, and ask again.
     Mine(Claim<'a>),
 }
 
@@ -43,7 +43,7 @@ pub(super) struct Copyable<'a> {
     pub(super) len: u64,
 }
 
-/// What [`MigrateCopyBatch::for_each_copyable()`] has met.
+/// The result of [`MigrateCopyBatch::for_each_copyable()`].
 #[derive(Copy, Clone, Default)]
 pub(super) struct Walked {
     /// Every folio of the chunk may be copied.
@@ -95,7 +95,7 @@ impl MigrateCopyBatch {
         }
     }
 
-    /// Must the mover still wait for entry `i`, which this chunk is part of?
+    /// Returns `true` if the mover must still wait for entry `i`, which has a part in this chunk.
     pub(crate) fn waiting(&self, i: u32, chunk: u32) -> bool {
         self.in_flight(chunk).is_some()
             && self
@@ -103,8 +103,8 @@ impl MigrateCopyBatch {
                 .is_none_or(|s| claim::entry_state(s) == EntryState::Pending)
     }
 
-    /// Calls `f` with each folio of a claimed chunk that may be copied at this moment (I1), and marks
-    /// the others as skipped.
+    /// Calls `f` with each folio of a claimed chunk that may be copied at this moment (I1), and
+    /// marks the others as skipped.
     ///
     /// # Safety
     ///
@@ -156,7 +156,7 @@ impl MigrateCopyBatch {
         walked
     }
 
-    /// Revokes what is free; returns a chunk that is still in flight.
+    /// Revokes the free chunks; returns a chunk that is still in flight.
     pub(crate) fn close(&self) -> Option<u32> {
         claim::close(self.chunks())
     }
@@ -170,14 +170,14 @@ pub(crate) struct Claim<'a> {
     ok: bool,
 }
 
-/// What was copied under a claim.
+/// The numbers of a copy under a claim.
 #[derive(Copy, Clone, Default)]
 pub(crate) struct Copied {
     /// Bytes that are in the destination.
     pub(crate) bytes: u64,
     /// Whole folios among them.
     pub(crate) folios: u32,
-    /// Folios that may not be copied early, because somebody else has a reference (I1).
+    /// Folios that may not be copied early, because of a reference that is not expected (I1).
     pub(crate) referenced: u32,
     /// Pieces that met poison.
     pub(crate) poisoned: u32,
@@ -197,15 +197,15 @@ impl<'a> Claim<'a> {
         }
     }
 
-    /// Will the chunk be done, and not failed?
+    /// Returns `true` if the chunk will be done, and not failed.
     pub(crate) fn is_ok(&self) -> bool {
         self.ok
     }
 
     /// Copies the chunk.
     ///
-    /// Lets `delay_ns` pass where it hurts most, between the look at the references of the first
-    /// folio and its first byte. For fault injection.
+    /// Lets `delay_ns` nanoseconds pass at the worst moment, between the look at the references of
+    /// the first folio and its first byte. For fault injection.
     pub(crate) fn copy(&mut self, routine: Routine, mut delay_ns: u64) -> Copied {
         let mut copied = Copied::default();
         let mut ok = true;
@@ -214,9 +214,9 @@ impl<'a> Claim<'a> {
                 sched::spin_ns(delay_ns);
                 delay_ns = 0;
             }
-            // SAFETY: The chunk is claimed, so the entry is not settled and its folios are lent; claims
-            // of other chunks cover other bytes. The plan keeps `offset + len` within the folio and
-            // cuts at pages. Source and destination have the same size.
+            // SAFETY: The chunk is claimed, so the entry is not settled and its folios are lent;
+            // claims of other chunks cover other bytes. The plan keeps `offset + len` within the
+            // folio and cuts at pages. Source and destination have the same size.
             let left = unsafe { copy_mc(c.entry.dst, c.entry.src, c.offset, c.len, routine) };
             let state = if left == 0 {
                 copied.bytes = copied.bytes.saturating_add(c.len);

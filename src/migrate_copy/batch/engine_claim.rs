@@ -24,18 +24,18 @@ use kernel::sync::atomic::Relaxed;
 
 /// What engines do with chunks.
 ///
-/// A chunk that an engine has is referenced by the [`EngineClaims`] of the maker of its descriptors, and
-/// by each descriptor that has a segment of it, from [`EngineClaims::reference()`] on. It is complete when
-/// all of these have let it go.
+/// A chunk that an engine has is referenced by the [`EngineClaims`] of the maker of its
+/// descriptors, and by each descriptor that has a segment of it, from [`EngineClaims::reference()`]
+/// on. It is complete when all of these have let it go.
 impl MigrateCopyBatch {
-    /// How many entries a chunk is made of, eligible or not: it takes no more descriptors.
+    /// Returns the number of entries in a chunk, eligible or not: it takes no more descriptors.
     pub(crate) fn entries_of(&self, chunk: u32) -> u32 {
         self.ranges().get(chunk as usize).map_or(0, |p| p.count)
     }
 
-    /// Records that the engine does not access the memory of its descriptor for this extent any more.
-    /// If `ok`, all bytes were copied and are visible to the caller; otherwise the destination is
-    /// undefined.
+    /// Records that the engine does not access the memory of its descriptor for this extent any
+    /// more. If `ok`, all bytes were copied and are visible to the caller; otherwise the
+    /// destination is undefined.
     ///
     /// # Safety
     ///
@@ -64,7 +64,7 @@ impl MigrateCopyBatch {
             let (Some(entry), Some(state)) = (self.entry(i), self.state(i)) else {
                 return;
             };
-            // One that was skipped (I1) may lie between two that adjoin.
+            // An entry that was skipped (I1) may lie between two that adjoin.
             if entry.bytes != 0
                 && range.len >= entry.bytes as u64
                 && claim::entry_state(state) == EntryState::Pending
@@ -96,8 +96,8 @@ impl MigrateCopyBatch {
     }
 }
 
-/// The chunks that the maker of an engine's descriptors has claimed. They are let go when it is dropped,
-/// and complete when each descriptor that references them has ended, too.
+/// The chunks that the maker of an engine's descriptors has claimed. They are let go when it is
+/// dropped, and complete when each descriptor that references them has ended, too.
 pub(crate) struct EngineClaims<'a> {
     batch: &'a MigrateCopyBatch,
     lane: Lane,
@@ -132,8 +132,8 @@ impl<'a> EngineClaims<'a> {
     }
 
     /// Calls `f` with the segments of a claimed chunk: those of folios that may be copied, at this
-    /// moment (I1); `referenced` counts the others. Returns `false` if the chunk cannot be copied as a
-    /// whole.
+    /// moment (I1); `referenced` counts the others. Returns `false` if the chunk cannot be copied
+    /// as a whole.
     pub(crate) fn segments(
         &self,
         chunk: u32,
@@ -186,7 +186,7 @@ impl<'a> EngineClaims<'a> {
         }
     }
 
-    /// Lets a claimed chunk fail, whatever becomes of the descriptors that it has.
+    /// Lets a claimed chunk fail, however its descriptors end.
     pub(crate) fn fail(&self, chunk: u32) {
         let (true, Some(p)) = (
             self.claimed.contains(&chunk),

@@ -27,7 +27,7 @@ pub(crate) struct FolioPair {
 }
 
 impl FolioPair {
-    /// Size of the folio in bytes.
+    /// Returns the size of the folio in bytes.
     pub(crate) fn bytes(&self) -> u64 {
         // SAFETY: The shim's caller holds a reference to `src` and its lock for the call that
         // lends `self`.
@@ -41,7 +41,8 @@ impl FolioPair {
         Route { from, to }
     }
 
-    /// Copies all of it, offering the CPU to others after each `step` bytes. False if poison was met.
+    /// Copies all of it, and offers the CPU to other tasks after each `step` bytes. Returns `false`
+    /// if it met poison.
     ///
     /// For [`Provider::copy_now()`], instead of a batch.
     ///
@@ -52,8 +53,8 @@ impl FolioPair {
         let mut offset = 0;
         while offset < bytes {
             let len = step.min(bytes - offset);
-            // SAFETY: As in `bytes()`, for both folios, which have the same size; nobody else copies
-            // what no batch has. Both are multiples of a page.
+            // SAFETY: As in `bytes()`, for both folios, which have the same size; no lane copies a
+            // folio that no batch has. Both are multiples of a page.
             if unsafe { copy_mc(self.dst, self.src, offset, len, routine) } != 0 {
                 return false;
             }
@@ -68,12 +69,12 @@ impl FolioPair {
 
 /// Copies a part of a folio and returns how many bytes of it were not, because of a machine check.
 ///
-/// What is copied is visible to who sees a later release by this CPU (I11).
+/// The copied bytes are visible to a CPU that sees a later release by this CPU (I11).
 ///
 /// # Safety
 ///
-/// Both folios live, have the same size, and are the caller's to read and to write; `offset` and `len`
-/// are multiples of a page, and `offset + len` is within the folio.
+/// Both folios live, have the same size, and are the caller's to read and to write; `offset` and
+/// `len` are multiples of a page, and `offset + len` is within the folio.
 pub(super) unsafe fn copy_mc(
     dst: *mut bindings::folio,
     src: *mut bindings::folio,
