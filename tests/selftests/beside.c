@@ -20,6 +20,8 @@
  * - "aborted" passed over: aborted_is_an_end_behind_an_iommu and
  *   aborted_is_no_end_without_an_iommu (a minute's wait each, and 92 of 2048 folios stay).
  */
+#include <dirent.h>
+
 #include "kselftest_harness.h"
 #include "ferry_util.h"
 #include "hazards.h"

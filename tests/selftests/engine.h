@@ -1,213 +1,75 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * Models of engines from inside the guest: the control protocol through the ports that
- * scripts/vm --device makes, the driver's binding, and what ferry says of its channels.
- * To be included after hazards.h.
+ * scripts/vm --device makes, the driver's binding, and the state of ferry's channels.
  */
 #ifndef FERRY_ENGINE_H
 #define FERRY_ENGINE_H
 
+#include "hazards.h"
 #include "ports.h"
 
-/* The kind of model that the engine of a migrator is. */
-static __maybe_unused const char *eng_kind(const char *migrator)
-{
-	return strcmp(migrator, "ferry_sdxi") ? migrator : "sdxi";
-}
+/* Returns the kind of model that the engine of a migrator is. */
+const char *eng_kind(const char *migrator);
 
-/* The port of the model of a migrator's engine, -1 if there is none. */
-static __maybe_unused int eng_open(const char *migrator)
-{
-	char name[64], end[32];
+/* Opens the port of the model of a migrator's engine. Returns -1 if there is none. */
+int eng_open(const char *migrator);
 
-	snprintf(end, sizeof(end), ".%s", eng_kind(migrator));
-	return port_open("ferry.dev", end, name, sizeof(name));
-}
+/* Sends a request. Returns true if the model carried it out, and prints its answer if not. */
+bool eng_do(int fd, const char *request);
 
-/* Sends a request, and reads the answer: true if it was carried out. */
-static __maybe_unused bool eng_ask(int fd, char *answer, size_t len, const char *request)
-{
-	struct pollfd p = { .fd = fd, .events = POLLIN };
-	size_t n = 0;
+/* Returns true if each fault that was injected has come. */
+bool eng_struck(int fd);
 
-	if (dprintf(fd, "%s\n", request) < 0)
-		return false;
-	while (n < len - 1 && poll(&p, 1, 20000) > 0 && read(fd, answer + n, 1) == 1 &&
-	       answer[n] != '\n')
-		n++;
-	answer[n] = '\0';
-	return strstr(answer, "\"ok\":true");
-}
+/* Takes faults and limits back and releases hung channels, as after power-on. Keeps work. */
+bool eng_calm(int fd);
 
-static __maybe_unused bool eng_do(int fd, const char *request)
-{
-	char answer[8192];
+/* Returns the number after @word at the begin of a line of ferry/state, or -1 without one. */
+long eng_state(const char *word);
 
-	if (eng_ask(fd, answer, sizeof(answer), request))
-		return true;
-	ferry_note("%s: %s", request, answer);
-	return false;
-}
+/* Returns the number of channels in use, or -1 if the state cannot be read. */
+long eng_channels(void);
 
-/* Has every fault come that was injected? */
-static __maybe_unused bool eng_struck(int fd)
-{
-	char answer[8192];
+/*
+ * Returns the number of channels in state @state with descriptors in flight, or -1 if the state
+ * cannot be read.
+ */
+long eng_busy(const char *state);
 
-	return eng_ask(fd, answer, sizeof(answer), "{\"cmd\":\"faults\"}") &&
-	       strstr(answer, "\"armed\":[]");
-}
+/* Returns true if each channel's slot is empty: all channels have been given back. */
+bool eng_all_empty(void *arg);
 
-/* No faults, no limits, nothing hangs, as after power-on but for what it has in work. */
-static __maybe_unused bool eng_calm(int fd)
-{
-	return eng_do(fd, "{\"cmd\":\"clear\"}") && eng_do(fd, "{\"cmd\":\"release\"}") &&
-	       eng_do(fd, "{\"cmd\":\"limit\"}");
-}
+/* Returns true if at least *(long *)@arg channels are in use. */
+bool eng_has_channels(void *arg);
 
-/* The number after @word, which begins a line of what ferry does; -1 if there is none. */
-static __maybe_unused long eng_state(const char *word)
-{
-	char buf[16384], line[32], *p;
-
-	if (ferry_read(FERRY_DEBUGFS "state", buf, sizeof(buf)) <= 0)
-		return -1;
-	snprintf(line, sizeof(line), "\n%s ", word);
-	p = strstr(buf, line);
-	return p ? strtol(p + strlen(line), NULL, 10) : -1;
-}
-
-/* Channels that ferry has in use; -1 if it cannot be told. */
-static __maybe_unused long eng_channels(void)
-{
-	return eng_state("channels");
-}
-
-/* Channels that are in state @state with something in flight; -1 if it cannot be told. */
-static __maybe_unused long eng_busy(const char *state)
-{
-	char buf[16384], *next = buf, *line, *p;
-	size_t len = strlen(state);
-	long n = 0, lane;
-	int at;
-
-	if (ferry_read(FERRY_DEBUGFS "state", buf, sizeof(buf)) <= 0)
-		return -1;
-	while ((line = strsep(&next, "\n"))) {
-		if (sscanf(line, "channel %ld %n", &lane, &at) != 1 ||
-		    strncmp(line + at, state, len) || line[at + len] != ' ')
-			continue;
-		p = strstr(line, " busy ");
-		n += p && strtol(p + 6, NULL, 10) > 0;
-	}
-	return n;
-}
-
-/* Returns true when each channel's place is empty: all have been given back. */
-static __maybe_unused bool eng_all_empty(void *arg)
-{
-	char buf[16384], *next = buf, *line;
-
-	if (ferry_read(FERRY_DEBUGFS "state", buf, sizeof(buf)) <= 0)
-		return false;
-	while ((line = strsep(&next, "\n")))
-		if (!strncmp(line, "channel ", 8) && !strstr(line, " empty "))
-			return false;
-	return true;
-}
-
-/* At least *(long *)arg of them. */
-static __maybe_unused bool eng_has_channels(void *arg)
-{
-	return eng_channels() >= *(long *)arg;
-}
-
-/* What the lines of channels say of those that are in quarantine, or are tried again. */
+/* The channels that are in quarantine or are tried again, from the lines of ferry/state. */
 struct eng_resting {
-	/* How many there are. */
+	/* Their number. */
 	long n;
-	/* How often channels got into quarantine, all of them together. */
+	/* Entries into quarantine, summed over all channels. */
 	long quarantines;
-	/* The longest pause before one that is quiet is tried again, in ms; 0 if none is. */
+	/* The longest pause before a quiet channel is tried again, in ms; 0 without one. */
 	long pause;
-	/* What is left of it. */
+	/* The rest of that pause, in ms. */
 	long left;
 };
 
-static __maybe_unused struct eng_resting eng_resting(void)
-{
-	char buf[16384], *next = buf, *line, *p;
-	struct eng_resting r = {};
-	long ms, left;
+/* Reads the channels that rest. */
+struct eng_resting eng_resting(void);
 
-	if (ferry_read(FERRY_DEBUGFS "state", buf, sizeof(buf)) <= 0)
-		return r;
-	while ((line = strsep(&next, "\n"))) {
-		if (strncmp(line, "channel ", 8))
-			continue;
-		p = strstr(line, " quarantines ");
-		r.quarantines += p ? strtol(p + strlen(" quarantines "), NULL, 10) : 0;
-		p = strstr(line, " pause ");
-		if (p && sscanf(p, " pause %ld retry %ld", &ms, &left) == 2 && ms > r.pause) {
-			r.pause = ms;
-			r.left = left;
-		}
-		r.n += p || strstr(line, " quarantined (");
-	}
-	return r;
-}
-
-/* At least *(long *)arg channels, and none that would be tried again in the middle of a test. */
-static __maybe_unused bool eng_has_all(void *arg)
-{
-	return eng_has_channels(arg) && !eng_resting().n;
-}
+/* Returns true if at least *(long *)@arg channels are in use and none will be tried again. */
+bool eng_has_all(void *arg);
 
 /*
- * Has what was quarantined tried again, until there are @want channels and, if that can be
- * had, none that rests.
+ * Rearms quarantined channels until @want channels are in use and, within 20 attempts, none
+ * rests. Returns true if @want channels are in use.
  */
-static __maybe_unused bool eng_rearm(long want)
-{
-	int i;
+bool eng_rearm(long want);
 
-	for (i = 0; i < 20; i++) {
-		if (eng_has_all(&want))
-			return true;
-		ferry_write(FERRY_DEBUGFS "rearm", "1");
-		ferry_wait(eng_has_all, &want, 2000);
-	}
-	return eng_channels() >= want;
-}
+/* Writes the PCI function of the driver with the migrator's name to @name. */
+bool eng_function(const char *migrator, char *name, size_t len);
 
-/* The PCI function of the migrator, which is called as its driver is, in @name. */
-static __maybe_unused bool eng_function(const char *migrator, char *name, size_t len)
-{
-	char path[100];
-	struct dirent *d;
-	bool found = false;
-	DIR *dir;
-
-	snprintf(path, sizeof(path), "/sys/bus/pci/drivers/%s", migrator);
-	dir = opendir(path);
-	if (!dir)
-		return false;
-	while (!found && (d = readdir(dir)))
-		if (!strncmp(d->d_name, "0000:", 5)) {
-			snprintf(name, len, "%.31s", d->d_name);
-			found = true;
-		}
-	closedir(dir);
-	return found;
-}
-
-/* @what is bind or unbind. */
-static __maybe_unused int eng_bind(const char *migrator, const char *what, const char *function)
-{
-	char path[100];
-
-	snprintf(path, sizeof(path), "/sys/bus/pci/drivers/%s/%s", migrator, what);
-	return ferry_write(path, "%s", function);
-}
+/* Writes @function to the driver's file @what, which is bind or unbind. */
+int eng_bind(const char *migrator, const char *what, const char *function);
 
 #endif

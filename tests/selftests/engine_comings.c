@@ -16,6 +16,8 @@
  * longer than the first; with a Keeper::halt() that does not say that the machine sleeps,
  * not_tried_asleep finds a channel that was tried while it did.
  */
+#include <dirent.h>
+
 #include "kselftest_harness.h"
 #include "ferry_util.h"
 #include "hazards.h"

@@ -2,30 +2,37 @@
 /*
  * A fault of an engine, from its injection to the engine that works again.
  *
- * The engine gets everything (engine_share). Whatever it does, content is right, what the
- * stock kernel would have moved is moved unless there is no proof that the engine is quiet
- * (I7), the call ends in bounded time, and afterwards nothing is parked, the pool is whole,
+ * The engine gets all chunks (engine_share). Whatever it does, content is right, each folio
+ * that the stock kernel would have moved is moved unless there is no proof that the engine is
+ * quiet (I7), the call ends in bounded time, and afterwards nothing is parked, the pool is whole,
  * and the engine works again, after having been rearmed where it was quarantined.
- * To be included after engine.h.
+ *
+ * The code is in the header because the harness's ASSERT and EXPECT macros need the globals that
+ * each program has one copy of.
  */
 #ifndef FERRY_FAULTS_H
 #define FERRY_FAULTS_H
 
-/* Two descriptors of most, and one of less, without the first folio: all merges notwithstanding. */
+#include "engine.h"
+
+/*
+ * Bytes to migrate: two descriptors of the largest size and a smaller one without the first
+ * folio, although descriptors are merged.
+ */
 #define FLT_LEN		(8UL << 20)
 /*
- * For a machine that emulates several others: the longest that a mover waits, proof
- * included, which is far longer than that takes; and half of it, in which the call has to
- * be over where there is a proof. An idle machine takes less than a second.
+ * The longest wait of a mover in ms, proof included, far longer than needed on a machine that
+ * emulates several others; and half of it, in which the call has to end if there is a proof.
+ * An idle machine takes less than a second.
  */
 #define FLT_TIMEOUT_MS	60000
 #define FLT_BOUND_MS	30000
-/* Without a proof the folios fail when that has passed. */
+/* Without a proof, the folios fail after this time in ms. */
 #define FLT_NO_PROOF_MS	3000
-/* A write that comes when the mover has lost patience, by itself. */
+/* A write that the model makes by itself in ms after the start, when the mover has given up. */
 #define FLT_LATE_MS	2500
 #define FLT_LATE	"\"kind\":\"late_write\",\"ms\":2500"
-/* For a machine that emulates several others. */
+/* Bound in ms of waits for a later state, for a machine that emulates several others. */
 #define FLT_SLACK_MS	60000
 
 struct flt {
@@ -38,11 +45,11 @@ struct flt {
 };
 
 enum flt_how {
-	/* It comes back by itself. */
+	/* The engine comes back by itself. */
 	FLT_SOON,
-	/* Not before the mover has lost patience: the channel is quarantined. */
+	/* It comes back after the mover has given up: the channel is quarantined. */
 	FLT_LATER,
-	/* The same, and not at all before it is reset. */
+	/* The same, but it comes back only when it is reset. */
 	FLT_HUNG,
 	/* The function is gone, and the driver can tell that it is for good. */
 	FLT_GONE,
@@ -51,22 +58,22 @@ enum flt_how {
 };
 
 struct flt_fault {
-	/* The fault itself, members of its object. */
+	/* The members of the fault's JSON object. */
 	const char *what;
-	/* Of how many descriptors; 0: of all from there on. */
+	/* Number of descriptors with the fault; 0: all from there on. */
 	unsigned int times;
-	/* A whole request that goes with it. */
+	/* A second request to the model, or NULL. */
 	const char *second;
-	/* Some of it may not have come in the end. */
+	/* True if a part of the fault may not have come in the end. */
 	bool left;
 	enum flt_how how;
-	/* Gets a function back that is gone. */
+	/* Brings a function back that is gone; NULL if none is. */
 	void (*back)(struct __test_metadata *_metadata, struct flt *f);
-	/* More of what is true when it works again. */
+	/* Returns true when the engine works again, beyond the usual checks; may be NULL. */
 	bool (*ready)(void *f);
 };
 
-/* Sets all up for folios of @kib. @f->mem is MAP_FAILED and @f->port -1 before. */
+/* Sets @f up for folios of @kib. The caller sets @f->mem to MAP_FAILED and @f->port to -1. */
 static void flt_begin(struct __test_metadata *_metadata, struct flt *f, const char *kind,
 		      unsigned int kib, long channels)
 {
@@ -84,6 +91,7 @@ static void flt_begin(struct __test_metadata *_metadata, struct flt *f, const ch
 	ASSERT_NE(MAP_FAILED, f->mem);
 }
 
+/* Undoes flt_begin(), also after a failure. */
 static void flt_end(struct flt *f)
 {
 	if (f->mem != MAP_FAILED)
@@ -95,12 +103,13 @@ static void flt_end(struct flt *f)
 	}
 }
 
+/* Returns true if each fault that was injected has come. @f is a struct flt. */
 static bool flt_struck(void *f)
 {
 	return eng_struck(((struct flt *)f)->port);
 }
 
-/* Migrates with the fault, which begins at the descriptor @where says, and then without. */
+/* Migrates with the fault, from the descriptor that @where selects, and then without. */
 static __maybe_unused void flt_strike(struct __test_metadata *_metadata, struct flt *f,
 				      const char *where, const struct flt_fault *fault)
 {

@@ -3,26 +3,11 @@
 #ifndef FERRY_KNOBS_H
 #define FERRY_KNOBS_H
 
-static const struct {
+struct knob_values {
 	const char *name;
 	const char *values[4];
-} knobs[] __maybe_unused = {
-	{ "batch_folios", { "1", "32", "512", "4096" } },
-	{ "batch_bytes", { "4096", "65536", "2097152", "16777216" } },
-	{ "chunk_bytes", { "65536", "131072", "196608", "262144" } },
-	{ "min_batch_bytes", { "4096", "65536", "262144", "1048576" } },
-	{ "min_folio_bytes", { "4096", "65536", "131072", "2097152" } },
-	{ "lookahead_bytes", { "65536", "1048576", "4194304", "16777216" } },
-	{ "reasons", { "all", "none", "syscall", "compaction,demotion,memory_hotplug" } },
-	{ "cpu_workers", { "0", "1", "8", "64" } },
-	{ "cgroup_workers", { "0", "1", "8", "64" } },
-	{ "cpu_node", { "destination", "source", "destination", "source" } },
-	{ "copy_routine", { "auto", "cached", "nontemporal", "nontemporal" } },
-	{ "engine_share", { "auto", "all", "auto", "all" } },
-	{ "dma_channels", { "1", "4", "16", "64" } },
-	/* Changes nothing: the engines of guests have shown that they tell of failures. */
-	{ "dma_untrusted", { "0", "1", "0", "1" } },
-	{ "timeout_ms", { "10", "1000", "5000", "60000" } },
 };
+
+extern const struct knob_values knobs[15];
 
 #endif

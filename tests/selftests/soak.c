@@ -582,9 +582,9 @@ int main(int argc, char **argv)
 		i = cycle(n, seconds * 1000ULL / cycles, with_fire);
 		if (i)
 			ksft_exit_fail_msg("cycle %d: %s\n", n, strerror(-i));
-		c = count_all(nodes);
-		say(c, n);
-		isolated |= get_pages(c, ISOLATED) != 0;
+		c = counts_take(nodes);
+		counts_say(c, n);
+		isolated |= counts_get_pages(c, ISOLATED) != 0;
 	}
 
 	ksft_set_plan(15);
@@ -604,29 +604,29 @@ int main(int argc, char **argv)
 	ksft_test_result(!seen.unload, "the module could be unloaded\n");
 	ksft_test_result(!isolated, "no page stayed isolated\n");
 	/* If a block stayed offline, the rest says nothing. */
-	by = growth(get_managed, 0) + growth(get_managed, 1);
+	by = counts_growth(counts_get_managed, 0) + counts_growth(counts_get_managed, 1);
 	ksft_test_result(!by, "pages of both nodes: %+ld\n", by);
-	judge(growth(get_used, 0), TOLERANCE_USED, "pages that are not free");
+	judge(counts_growth(counts_get_used, 0), TOLERANCE_USED, "pages that are not free");
 	for (i = 0, by = 0; i < 2; i++) {
-		other = growth(get_other, i);
+		other = counts_growth(counts_get_other, i);
 		ferry_note("node %d: %+ld pages that no list knows", nodes[i], other);
 		by = other > by ? other : by;
 	}
 	judge(by, TOLERANCE_OTHER, "pages of a node that no list knows");
-	by = growth(get_pages, SLAB);
+	by = counts_growth(counts_get_pages, SLAB);
 	if (by > TOLERANCE_SLAB)
-		say_caches();
+		counts_say_caches();
 	judge(by, TOLERANCE_SLAB, "pages of slabs");
-	by = growth(get_percpu, 0);
-	vmalloc = growth(get_pages, VMALLOC);
+	by = counts_growth(counts_get_percpu, 0);
+	vmalloc = counts_growth(counts_get_pages, VMALLOC);
 	ksft_test_result(by <= TOLERANCE_PERCPU_KIB && vmalloc <= TOLERANCE_OTHER,
 			 "per-CPU memory: %+ld KiB, vmalloc: %+ld pages\n", by, vmalloc);
-	by = growth(get_threads, 0);
-	ksft_test_result(by <= 0 && !middle(get_helpers, 0, 0, nr_counts),
+	by = counts_growth(counts_get_threads, 0);
+	ksft_test_result(by <= 0 && !counts_middle(counts_get_workers, 0, 0, counts_nr),
 			 "kernel threads: %+ld\n", by);
-	by = growth(get_dying, 0);
+	by = counts_growth(counts_get_dying, 0);
 	ksft_test_result(by <= 0, "control groups that do not die: %+ld\n", by);
-	n = kmemleak();
+	n = counts_kmemleak();
 	if (n < 0)
 		ksft_test_result_skip("kmemleak # not in this kernel, or without kmemleak=on\n");
 	else

@@ -25,6 +25,8 @@
  * after PATIENCE_MS.
  */
 #define _GNU_SOURCE
+#include <dirent.h>
+#include <poll.h>
 #include <sched.h>
 
 #include "kselftest_harness.h"

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * A trace of its own (an instance of tracefs), with a buffer of a size that is known, and
- * for chosen tasks only. What else is traced in the machine is not touched, and a test that
- * is killed leaves nothing on for the next one. To be included after hazards.h.
+ * A separate trace (an instance of tracefs), with a buffer of a known size, and for chosen
+ * tasks only. Other traces of the machine are not touched, and a test that is killed leaves
+ * no event on for the next one.
  */
 #ifndef FERRY_TRACING_H
 #define FERRY_TRACING_H
+
+#include "hazards.h"
 
 #include <sys/stat.h>
 
@@ -15,111 +17,31 @@ struct trc {
 	char at[80];
 };
 
-/* Writes to a file of the trace. A second line is added to what files such as filters have. */
-static __maybe_unused int trc_write(const struct trc *t, const char *file, const char *text)
-{
-	char path[200];
-
-	snprintf(path, sizeof(path), "%s/%s", t->at, file);
-	return ferry_write(path, "%s", text);
-}
-
-static __maybe_unused void trc_end(struct trc *t)
-{
-	if (*t->at)
-		rmdir(t->at);
-	*t->at = '\0';
-}
+/* Removes the trace. */
+void trc_end(struct trc *t);
 
 /*
  * Begins a trace called @name with @kib of buffer on each CPU, empty and without events.
- * One that a killed program has left goes first.
+ * Removes a trace of this name that a killed program has left.
  */
-static __maybe_unused int trc_begin(struct trc *t, const char *name, unsigned int kib)
-{
-	char size[16];
-	int ret;
+int trc_begin(struct trc *t, const char *name, unsigned int kib);
 
-	snprintf(t->at, sizeof(t->at), TRC_INSTANCES "%s", name);
-	rmdir(t->at);
-	if (mkdir(t->at, 0700)) {
-		ret = -errno;
-		*t->at = '\0';
-		return ret;
-	}
-	snprintf(size, sizeof(size), "%u", kib);
-	ret = trc_write(t, "buffer_size_kb", size);
-	if (ret)
-		trc_end(t);
-	return ret;
-}
+/* Turns an event (such as "kmem/kmalloc") on. @filter, if not NULL, selects some. */
+int trc_event(const struct trc *t, const char *event, const char *filter);
 
-/* Turns an event (such as "kmem/kmalloc") on. @filter, if not NULL, says which of them. */
-static __maybe_unused int trc_event(const struct trc *t, const char *event, const char *filter)
-{
-	char file[100];
-	int ret;
+/* Restricts the trace to @pid and to tasks of earlier calls. */
+int trc_pid(const struct trc *t, int pid);
 
-	if (filter) {
-		snprintf(file, sizeof(file), "events/%s/filter", event);
-		ret = trc_write(t, file, filter);
-		if (ret)
-			return ret;
-	}
-	snprintf(file, sizeof(file), "events/%s/enable", event);
-	return trc_write(t, file, "1");
-}
+/* Empties the buffer. */
+int trc_clear(const struct trc *t);
 
-/* Only what @pid does, and those for which this has been called before. */
-static __maybe_unused int trc_pid(const struct trc *t, int pid)
-{
-	char path[200];
-	int fd, ret;
+/* Turns recording on or off. */
+int trc_on(const struct trc *t, bool on);
 
-	snprintf(path, sizeof(path), "%s/set_event_pid", t->at);
-	fd = open(path, O_WRONLY | O_APPEND | O_CLOEXEC);
-	if (fd < 0)
-		return -errno;
-	ret = dprintf(fd, "%d\n", pid) < 0 ? -errno : 0;
-	close(fd);
-	return ret;
-}
-
-static __maybe_unused int trc_clear(const struct trc *t)
-{
-	char path[200];
-	int fd;
-
-	snprintf(path, sizeof(path), "%s/trace", t->at);
-	fd = open(path, O_WRONLY | O_TRUNC | O_CLOEXEC);
-	if (fd < 0)
-		return -errno;
-	close(fd);
-	return 0;
-}
-
-/* Nothing more is traced until it is cleared and turned on again. */
-static __maybe_unused int trc_on(const struct trc *t, bool on)
-{
-	return trc_write(t, "tracing_on", on ? "1" : "0");
-}
-
-/* The text, to be freed; NULL if there is none, or if the buffer was too small for all of it. */
-static __maybe_unused char *trc_read(const struct trc *t)
-{
-	unsigned long there = 0, written = 0;
-	char path[200], *text, *p;
-
-	snprintf(path, sizeof(path), "%s/trace", t->at);
-	text = ferry_read_all(path);
-	p = text ? strstr(text, "entries-in-buffer/entries-written: ") : NULL;
-	if (!p || sscanf(p, "entries-in-buffer/entries-written: %lu/%lu", &there,
-			 &written) != 2 || there != written) {
-		ferry_note("%s: %lu of %lu entries are left", t->at, there, written);
-		free(text);
-		return NULL;
-	}
-	return text;
-}
+/*
+ * Returns the text, which the caller frees, or NULL if it cannot be read or if the buffer was too
+ * small for all of it.
+ */
+char *trc_read(const struct trc *t);
 
 #endif /* FERRY_TRACING_H */
