@@ -3,11 +3,11 @@
 //! The CPU migrator: kernel threads that copy chunks for the mover.
 //!
 //! One worker for each possible CPU, at the lowest priority of ordinary threads. How many a batch
-//! gets follows from what such batches have gained by them ([`workers`]), who they are from where
-//! folios come from and go to and from the caches that CPUs share ([`placement`]). The mover gives
-//! a batch to a worker whose CPU is idle, or that is still spinning after its last batch, and that
-//! worker passes the batch on. A worker that gets no CPU costs nothing: the mover takes every chunk
-//! that nobody has claimed, and takes a batch back that a worker has not looked at.
+//! gets follows from what such batches have gained by them ([`workers`]), which workers these are
+//! from the nodes of the folios and from the caches that CPUs share ([`placement`]). The mover
+//! gives a batch to a worker whose CPU is idle, or that is still spinning after its last batch, and
+//! that worker passes the batch on. A worker that gets no CPU costs nothing: the mover takes every
+//! chunk that no lane has claimed, and takes a batch back that a worker has not looked at.
 //!
 //! Lock order: that of [`team`].
 //!

@@ -46,34 +46,34 @@ impl Device {
         ptr::from_ref::<pci::Device>(&self.0).cast_mut().cast()
     }
 
-    /// For mapping, and for messages.
+    /// Returns the kernel's device, for mapping and for messages.
     pub(crate) fn as_raw_device(&self) -> *mut bindings::device {
         // SAFETY: The device is valid, and this only makes a pointer to a field.
         unsafe { &raw mut (*self.as_raw()).dev }
     }
 
-    /// To be compared.
+    /// Returns its identity, to be compared.
     pub(crate) fn id(&self) -> DeviceId {
         DeviceId::new(self.as_raw_device())
     }
 
-    /// For messages.
+    /// Returns the device of the `kernel` crate, for messages.
     pub(crate) fn device(&self) -> &device::Device {
         (*self.0).as_ref()
     }
 
-    /// Its name, as below `/sys/bus/pci/devices`.
+    /// Returns its name, as below `/sys/bus/pci/devices`.
     pub(crate) fn name(&self) -> &CStr {
         self.device().name()
     }
 
-    /// Its class, subclass and programming interface, as 24 bits.
+    /// Returns its class, subclass and programming interface, as 24 bits.
     pub(crate) fn class(&self) -> u32 {
         // SAFETY: The device is valid; the word is set before drivers are bound.
         unsafe { (*self.as_raw()).class }
     }
 
-    /// Its node, if it says so.
+    /// Returns its node, if firmware has set one.
     pub(crate) fn node(&self) -> Option<u32> {
         // SAFETY: The device is valid; the number is set before drivers are bound.
         u32::try_from(unsafe { (*self.as_raw_device()).numa_node }).ok()
@@ -89,17 +89,19 @@ impl Device {
         to_result(rc).inspect_err(|_| self.disable())
     }
 
-    /// Lets it access memory and send messages.
+    /// Allows the device to access memory and to send messages.
     ///
     /// # Safety
     ///
-    /// Whatever the device accesses from here on stays valid until it has stopped, or has left.
+    /// All memory that the device accesses from here on stays valid until it has stopped, or has
+    /// left.
     pub(crate) unsafe fn set_master(&self) {
         // SAFETY: The device is valid, and enabled.
         unsafe { bindings::pci_set_master(self.as_raw()) };
     }
 
-    /// The opposite of both. A device that obeys does no DMA afterwards.
+    /// Reverts [`Self::enable()`] and [`Self::set_master()`]. A device that obeys does no DMA
+    /// afterwards.
     pub(crate) fn disable(&self) {
         // SAFETY: The device is valid, and was enabled.
         unsafe {
@@ -108,21 +110,29 @@ impl Device {
         }
     }
 
-    /// Does its configuration space answer?
+    /// Returns `true` if its configuration space answers.
     pub(crate) fn is_present(&self) -> bool {
         // SAFETY: The device is valid.
         unsafe { bindings::pci_device_is_present(self.as_raw()) }
     }
 
-    /// Has the PCI core seen it leave?
+    /// Returns `true` if the PCI core has seen it leave.
     pub(crate) fn has_left(&self) -> bool {
         // SAFETY: The device is valid; the word is written once, when it leaves.
         let state = unsafe { ptr::read_volatile(&raw const (*self.as_raw()).error_state) };
         state == bindings::pci_channel_io_perm_failure
     }
 
-    /// Resets the function, unless somebody else is busy with the device. The driver is told before
-    /// and afterwards. May sleep; not with anything held that the driver needs then.
+    /// Resets the function, unless another task holds the lock of the device. The driver is told
+    /// before and afterwards.
+    ///
+    /// # Errors
+    ///
+    /// `EAGAIN` if the lock is held, or the error of the reset.
+    ///
+    /// # Context
+    ///
+    /// May sleep. The caller holds no lock that the driver needs then.
     pub(crate) fn try_reset(&self) -> Result {
         // SAFETY: The device is valid.
         to_result(unsafe { bindings::pci_try_reset_function(self.as_raw()) })
@@ -147,11 +157,11 @@ pub(crate) struct Configuration {
     saved: *mut bindings::pci_saved_state,
 }
 
-// SAFETY: It is memory of nobody else's.
+// SAFETY: It owns the memory that it points to.
 unsafe impl Send for Configuration {}
 
 impl Configuration {
-    /// As it is now.
+    /// Stores the present configuration.
     pub(crate) fn save(dev: &Device) -> Result<Self> {
         // SAFETY: The device is valid.
         let saved = unsafe {
@@ -188,7 +198,7 @@ impl Configuration {
         unsafe {
             if bindings::pci_load_saved_state(self.dev.as_raw(), self.saved) == 0 {
                 bindings::pci_restore_state(self.dev.as_raw());
-                // The next restore, by whomever, needs one, too.
+                // The next restore, by any caller, needs one, too.
                 bindings::pci_save_state(self.dev.as_raw());
             }
         }
@@ -202,21 +212,22 @@ impl Drop for Configuration {
     }
 }
 
-/// What the PCI core calls.
+/// The callbacks of the PCI core.
 pub(crate) trait Driver: Send + Sync + 'static {
-    /// What belongs to a function that is bound.
+    /// The state of a function that is bound.
     type Function: Send + Sync + 'static;
 
-    /// A function is to be bound.
+    /// Binds a function.
     fn probe(&self, dev: &Device) -> Result<Arc<Self::Function>>;
 
-    /// A function that is bound leaves.
+    /// Unbinds a function.
     fn remove(&self, function: Arc<Self::Function>);
 
-    /// The function is about to lose its state, or power, or has become unreachable.
+    /// Prepares for the loss of the function's state or power, or handles that it has become
+    /// unreachable.
     fn suspend(function: &Self::Function);
 
-    /// It has been reset, or has power again, or is reachable.
+    /// Continues after the function has been reset, or has power again, or is reachable.
     fn resume(function: &Self::Function) -> Result;
 }
 
@@ -282,12 +293,12 @@ impl<D: Driver> Calls<D> {
         let raw = unsafe { &*(*pdev).driver.cast::<Raw<D>>() };
         // SAFETY: The core holds the device's lock.
         let data = unsafe { ptr::replace(&raw mut (*pdev).dev.driver_data, ptr::null_mut()) };
-        // SAFETY: It is what `probe()` has stored, and nobody finds it there any more.
+        // SAFETY: It is what `probe()` has stored, and no later callback finds it there.
         raw.driver
             .remove(unsafe { Arc::from_raw(data.cast::<D::Function>()) });
     }
 
-    /// What is bound to the device, if anything is.
+    /// Returns the state of the function that is bound to the device, if one is.
     ///
     /// # Safety
     ///
@@ -469,7 +480,7 @@ impl Vectors {
         Ok(Arc::new(vectors, GFP_KERNEL)?)
     }
 
-    /// Returns how many there are.
+    /// Returns the number of vectors.
     pub(crate) fn len(&self) -> u32 {
         self.len
     }
@@ -525,17 +536,26 @@ impl Drop for Vector {
             index: self.index as ffi::c_int,
             virq: self.number as ffi::c_int,
         };
-        // SAFETY: Allocated by `new()`, and nobody has a handler for it any more: `Irq` owns it.
+        // SAFETY: Allocated by `new()`, and no handler is registered for it any more: `Irq` owns
+        // it.
         unsafe { bindings::pci_msix_free_irq(self.vectors.dev.as_raw(), map) };
     }
 }
 
-/// What an interrupt does.
+/// The handler of an interrupt.
 pub(crate) trait Handler: Send + Sync + 'static {
-    /// The interrupt has come. In interrupt context. Is there more to do, in its thread?
+    /// Handles the interrupt. Returns `true` if its thread is to run.
+    ///
+    /// # Context
+    ///
+    /// Interrupt context.
     fn interrupt(&self) -> bool;
 
-    /// The thread. May sleep.
+    /// Does the work of the thread.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
     fn thread(&self);
 }
 
@@ -601,7 +621,7 @@ impl<H: Handler> Irq<H> {
         Ok(Self { vector, handler })
     }
 
-    /// The means to wake the thread.
+    /// Returns a waker of the thread.
     pub(crate) fn waker(&self) -> Waker {
         Waker {
             number: self.vector.number,
@@ -622,8 +642,8 @@ impl<H: Handler> Drop for Irq<H> {
     }
 }
 
-/// Wakes the thread of an interrupt, in any context. It is to be thrown away before the [`Irq`];
-/// the kernel does nothing for an interrupt that is not there any more.
+/// Wakes the thread of an interrupt, in any context. It is to be dropped before the [`Irq`]; the
+/// kernel does nothing for an interrupt that has been freed.
 #[derive(Clone, Copy)]
 pub(crate) struct Waker {
     number: u32,
@@ -631,7 +651,7 @@ pub(crate) struct Waker {
 }
 
 impl Waker {
-    /// Wakes it.
+    /// Wakes the thread.
     pub(crate) fn wake(self) {
         // SAFETY: The cookie is only compared with that of the handlers that there are.
         unsafe { bindings::irq_wake_thread(self.number, self.cookie as *mut ffi::c_void) };

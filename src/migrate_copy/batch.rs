@@ -209,8 +209,8 @@ struct Header {
 pub(crate) struct MigrateCopyBatch {
     header: KBox<Header>,
     entries: KVec<Opaque<fb::migrate_copy_entry>>,
-    /// The state of each entry. The lane that copies it writes it with release, after the bytes,
-    /// read by the mover with acquire, in C too.
+    /// The state of each entry. The lane that copies it writes it with release, after the bytes;
+    /// the mover reads it with acquire, in C too.
     states: KVec<Atomic<u32>>,
     ranges: KVec<ChunkRange>,
     chunks: KVec<Chunk<Atomic<u32>>>,
@@ -289,7 +289,7 @@ impl MigrateCopyBatch {
     /// Returns how many folios the shim has put in.
     pub(crate) fn filled(&self) -> Filled {
         let c = self.header.c.get();
-        // SAFETY: These fields are valid for reading, and nobody writes to them while the object is
+        // SAFETY: These fields are valid for reading, and they are not written while the object is
         // shared. There is no reference to the whole: C writes `cursor` of it meanwhile.
         unsafe {
             Filled {
@@ -324,7 +324,7 @@ impl MigrateCopyBatch {
         }
         let entry = self.entries.get(i as usize)?;
         // SAFETY: By the type invariant the entry has been filled, and while the object is shared
-        // nobody writes to it.
+        // it is not written.
         Some(unsafe { &*entry.get() })
     }
 
@@ -355,7 +355,7 @@ impl MigrateCopyBatch {
     /// Cuts the folios that the shim has put in into chunks.
     pub(crate) fn plan_early(&mut self, chunk_bytes: u64) -> Planned {
         let nr = self.filled().folios as usize;
-        // SAFETY: `&mut self`: nobody writes to the entries now.
+        // SAFETY: `&mut self`: no other reference exists, so the entries are not written now.
         let sizes = (self.entries.iter().take(nr)).map(|e| unsafe { (*e.get()).bytes as u64 });
         let planned = plan::plan(sizes, chunk_bytes, &mut self.ranges);
         self.early = true;
@@ -376,7 +376,7 @@ impl MigrateCopyBatch {
         let planned = plan::plan_window(offset, len, chunk_bytes, &mut self.ranges);
         if let (Some(entry), Some(state)) = (self.entries.first(), self.states.first()) {
             state.store(EntryState::Pending as u32, Relaxed);
-            // SAFETY: `&mut self`: we are the only one who has the object.
+            // SAFETY: `&mut self`: no other reference exists.
             unsafe {
                 *entry.get() = fb::migrate_copy_entry {
                     src: folio.src,
@@ -467,7 +467,7 @@ impl MigrateCopyBatch {
     }
 
     /// Gives up waiting for entry `i`: its destination is kept from being reused (I7), and its
-    /// source from being freed, until the last one who has this object lets it go; and the folio
+    /// source from being freed, until the last reference to this object is dropped; and the folio
     /// fails.
     pub(crate) fn park(&self, i: u32) -> Settled {
         if i < self.filled().folios {
@@ -486,7 +486,7 @@ impl MigrateCopyBatch {
     /// Frees the parked folios: no other reference to the object exists, so no lane touches them
     /// any more.
     pub(crate) fn unpark(&mut self) {
-        // SAFETY: We are the only one who has the object.
+        // SAFETY: `&mut self`: no other reference exists.
         let nr = unsafe { fb::migrate_copy_unpark(self.header.c.get()) };
         if nr != 0 {
             PARKED.fetch_sub(nr, Relaxed);

@@ -53,7 +53,7 @@ mod tests {
     #[test]
     fn up_to_what_cannot_be_read() -> Result {
         let (src, mut dst) = (source()?, VVec::from_elem(SPOILT, PAGE_SIZE, GFP_KERNEL)?);
-        // So many lines can be read, and so many words of the next one.
+        // The numbers of whole lines that can be read, and of words of the next one.
         for lines in 0..PAGE_SIZE / LINE {
             for words in 0..LINE / WORD {
                 let (good, some) = (lines * LINE, words * WORD);

@@ -111,7 +111,7 @@ unsafe extern "C" fn submit<P: Provider>(
     let Some(arc) = (unsafe { take_back::<P::Batch>(batch) }) else {
         return EINVAL.to_errno();
     };
-    // It was unique when it was lent, and the shim shares it with nobody.
+    // It was unique when it was lent, and the shim does not share it.
     let Some(unique) = Arc::into_unique_or_drop(arc) else {
         return EINVAL.to_errno();
     };

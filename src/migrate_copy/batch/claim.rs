@@ -66,7 +66,7 @@ impl MigrateCopyBatch {
     /// One step towards settling entry `i`; to be repeated until it is final.
     pub(crate) fn settle(&self, i: u32, help: bool) -> Step<'_> {
         let not = Step::Final(Settled::new(SettleOutcome::NotStarted));
-        // Not covered by any chunk: nobody can have touched it.
+        // No chunk covers the entry, so no lane can have touched it.
         let Some((first, count)) = plan::span(self.ranges(), i) else {
             return not;
         };
