@@ -37,8 +37,8 @@
 #include "tracing.h"
 #include "sleeps.h"
 
-#define HOLD_MS		3000
-#define BOUND_MS	2000
+#define HOLD_MS		6000
+#define BOUND_MS	5000
 #define SCHED		"/sys/kernel/debug/sched/numa_balancing/"
 
 FIXTURE(must_not_block)
