@@ -6,7 +6,7 @@ use crate::sdxi::{
     function::Function,
     hw::{
         context::ContextLease,
-        leaked, //
+        memory::leaked, //
     },
     selftest::{
         self,

@@ -26,19 +26,23 @@ use crate::{
         },
     },
     sdxi::hw::{
+        buffer::Buffer,
         context::{
             Context,
             Life, //
         },
+        mmio::Bars,
         queue::Owner,
-        Bars,
-        Buffer,
-        Command,
-        ContextRing,
-        ErrorLog,
-        Refused,
-        Tables,
-        MAX_CONTEXT, //
+        ring::{
+            Command,
+            ContextRing,
+            Refused, //
+        },
+        tables::{
+            ErrorLog,
+            Tables,
+            MAX_CONTEXT, //
+        }, //
     },
 };
 use ferry_core::sdxi::{

@@ -7,13 +7,13 @@
 use crate::sdxi::{
     function::Function,
     hw::{
+        buffer::Buffer,
         context::{
             Client,
             Context,
             ContextLease,
             Unavailable, //
         },
-        Buffer, //
     },
 };
 use core::fmt;

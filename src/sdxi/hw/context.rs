@@ -20,10 +20,12 @@ use crate::{
     counters::counters,
     kapi::pci,
     sdxi::hw::{
-        ContextRing,
-        DeviceAddress,
-        Refused,
-        SLOTS, //
+        memory::DeviceAddress,
+        ring::{
+            ContextRing,
+            Refused,
+            SLOTS, //
+        }, //
     },
 };
 use core::{

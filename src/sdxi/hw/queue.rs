@@ -18,7 +18,7 @@ use crate::{
             ContextLease,
             Unavailable, //
         },
-        DeviceAddress, //
+        memory::DeviceAddress, //
     },
 };
 use core::ptr::NonNull;

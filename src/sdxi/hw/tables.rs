@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The context tables and the error log of a function.
+//!
+//! Takes no locks.
+
+use super::{
+    memory::{
+        CoherentWords,
+        PAGE_WORDS, //
+    },
+    mmio::Bars,
+    ring::{
+        ContextRing,
+        CONTROL, //
+    },
+};
+use ferry_core::sdxi::{
+    log,
+    registers::{
+        err_cfg,
+        Limits,
+        Register, //
+    },
+    table::{
+        self,
+        L1_ENTRIES,
+        L1_WORDS, //
+    },
+};
+use kernel::{
+    prelude::*,
+    sync::{
+        barrier::{
+            dma_mb,
+            Write, //
+        },
+        Arc, //
+    },
+};
+
+/// The context tables of a function, for the first 128 contexts.
+pub(crate) struct Tables {
+    l2: CoherentWords,
+    l1: CoherentWords,
+}
+
+/// The highest context that tables have room for.
+pub(crate) const MAX_CONTEXT: u16 = L1_ENTRIES as u16 - 1;
+
+impl Tables {
+    /// Without contexts.
+    pub(crate) fn new(bars: &Arc<Bars>) -> Result<Self> {
+        let tables = Self {
+            l2: CoherentWords::new(bars, PAGE_WORDS)?,
+            l1: CoherentWords::new(bars, PAGE_WORDS)?,
+        };
+        let entry = table::l2(tables.l1.address(0)).ok_or(EIO)?;
+        tables.l2.store(0, entry);
+        Ok(tables)
+    }
+
+    /// Without contexts again; tells the function, which is stopped, where they are.
+    pub(crate) fn install(&self) {
+        self.l1.clear();
+        dma_mb(Write);
+        let bars = &self.l2.bars;
+        bars.registers
+            .write(Register::CxtL2 as usize, self.l2.address(0));
+    }
+
+    /// The function finds no such context any more.
+    pub(crate) fn retire(&self, number: u16) {
+        let at = usize::from(number) * L1_WORDS;
+        self.l1.store(at, 0);
+        dma_mb(Write);
+        for i in 1..L1_WORDS {
+            self.l1.store(at + i, 0);
+        }
+    }
+
+    /// The function finds this context.
+    pub(crate) fn publish(&self, channel: &ContextRing, limits: &Limits) -> Result {
+        let page = &channel.memory.page;
+        let entry = table::l1(
+            page.address(CONTROL),
+            channel.memory.akeys.address(0),
+            limits,
+        );
+        let entry = entry.ok_or(EIO)?;
+        let at = usize::from(channel.number) * L1_WORDS;
+        for (i, word) in entry.iter().enumerate().skip(1) {
+            self.l1.store(at + i, *word);
+        }
+        // The entry is whole before it is valid.
+        dma_mb(Write);
+        self.l1.store(at, entry[0]);
+        Ok(())
+    }
+}
+
+/// The error log. A page more than is said, for devices that take the size differently.
+pub(crate) struct ErrorLog(CoherentWords);
+
+impl ErrorLog {
+    /// Empty.
+    pub(crate) fn new(bars: &Arc<Bars>) -> Result<Self> {
+        Ok(Self(CoherentWords::new(bars, 2 * PAGE_WORDS)?))
+    }
+
+    /// Empties it, and tells the function where it is.
+    pub(crate) fn open(&self) -> Result {
+        self.close();
+        self.0.clear();
+        dma_mb(Write);
+        let value = err_cfg(self.0.address(0)).ok_or(EIO)?;
+        self.0
+            .bars
+            .registers
+            .write(Register::ErrCfg as usize, value);
+        Ok(())
+    }
+
+    /// The function does not log any more.
+    pub(crate) fn close(&self) {
+        self.0.bars.registers.write(Register::ErrCfg as usize, 0);
+    }
+
+    /// Takes an entry out.
+    pub(crate) fn take(&self, index: u64) -> [u64; log::WORDS] {
+        let at = log::slot(index) * log::WORDS;
+        let mut words = [0; log::WORDS];
+        for (i, word) in words.iter_mut().enumerate() {
+            *word = self.0.load(at + i);
+            self.0.store(at + i, 0);
+        }
+        words
+    }
+}
