@@ -278,7 +278,7 @@ static int hammer(void *data)
 	return 0;
 }
 
-/* With interrupts, while somebody else polls. */
+/* Copies with interrupts, while another thread polls. */
 static int run_hammer(struct client *client)
 {
 	struct task_struct *task = kthread_run(hammer, client, "dmaclient");
@@ -300,7 +300,7 @@ static int terminate(struct client *client)
 }
 
 /*
- * Terminated in flight: what the memory is used for then stays, and nobody is
+ * Terminates copies in flight: the later content of the memory stays, and no callback is
  * called any more.
  */
 static int run_terminate(struct client *client)
@@ -326,7 +326,7 @@ static int run_terminate(struct client *client)
 	return ret;
 }
 
-/* An engine that does not finish: ended by whoever waits for the second word. */
+/* An engine that does not finish; the waiter for the second word ends it. */
 static int run_stuck(struct client *client)
 {
 	int ret = submit_all(client, DMA_PREP_INTERRUPT);
@@ -510,7 +510,7 @@ static void close_client(struct client *client)
 		free_copies(client);
 }
 
-/* The memory as another owner would see it who has got it since. */
+/* Reports the memory as its next owner would see it. */
 static void report_late(struct client *client)
 {
 	unsigned int i, written = 0;

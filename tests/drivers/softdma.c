@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A provider of dmaengine whose engine is a work item: what drivers that nobody here wrote make
- * of clients, and clients of them. It is a platform device with its driver, or (sdxi=1) a driver
- * of the PCI functions of SDXI's class, which it leaves alone but for binding them.
+ * A dmaengine driver whose engine is a work item. It stands for drivers that are not part of this
+ * project, and shows how clients and such drivers get on. It is a platform device with its driver,
+ * or (sdxi=1) a driver that binds PCI functions of SDXI's class, and does nothing else to them.
  *
- * What it says of descriptors, and whether that is true, is set by the parameters "tells" and
- * "fault", at any time. Behind an IOMMU it reaches only what its device reaches at that moment.
- * It refuses a copy of no bytes, and counts those that it was asked for, as there are drivers
- * that warn of them.
+ * The parameters "tells" and "fault" set its reports on descriptors, and if they are true, at
+ * any time. Behind an IOMMU it reaches only memory that its device reaches at that moment. It
+ * refuses a copy of no bytes, and counts such requests, as there are drivers that warn of them.
  */
 #include <linux/delay.h>
 #include <linux/dma-mapping.h>
@@ -83,11 +82,11 @@ MODULE_PARM_DESC(fault, "what copies that are struck do: error: fail; late: be a
 
 static unsigned int every = 3;
 module_param(every, uint, 0644);
-MODULE_PARM_DESC(every, "one of so many copies is struck (3)");
+MODULE_PARM_DESC(every, "every n-th copy is struck (3)");
 
 static unsigned int late_ms = 300;
 module_param(late_ms, uint, 0644);
-MODULE_PARM_DESC(late_ms, "how much later late writes come, in milliseconds (300)");
+MODULE_PARM_DESC(late_ms, "delay of late writes, in milliseconds (300)");
 
 /* Counters; reset by loading the module anew. */
 static DEFINE_SPINLOCK(count_lock);
@@ -103,7 +102,7 @@ MODULE_PARM_DESC(pending, "late writes that are still to come");
 module_param(stopped, uint, 0444);
 MODULE_PARM_DESC(stopped, "pages that a late write did not reach, for the IOMMU");
 module_param(kept, uint, 0444);
-MODULE_PARM_DESC(kept, "pages that a late write reached, and that nobody else had");
+MODULE_PARM_DESC(kept, "pages that a late write reached, and that had no other owner");
 module_param(reused, uint, 0444);
 MODULE_PARM_DESC(reused, "pages that a late write reached after they had been given to others");
 
@@ -140,7 +139,7 @@ struct soft {
 	struct dma_device dma;
 	struct iommu_domain *domain;
 	struct workqueue_struct *wq;
-	/* Late writes to come; the last one frees nothing, so whoever waits may poll. */
+	/* Late writes to come; the last one frees nothing, so a waiter may poll. */
 	atomic_t late;
 	unsigned int nr;
 	struct soft_chan chans[] __counted_by(nr);
@@ -183,7 +182,7 @@ static bool copy(struct soft *soft, dma_addr_t dst, dma_addr_t src, size_t len)
 	return true;
 }
 
-/* Writes where the memory is not its own any more, if nobody has seen to that. */
+/* Writes to memory that the engine no longer owns, unless the client has prevented that. */
 static void write_late(struct work_struct *work)
 {
 	struct late *late = container_of(to_delayed_work(work), struct late, work);
