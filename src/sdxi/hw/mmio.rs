@@ -193,11 +193,13 @@ impl Bars {
     }
 
     /// The state of the function.
+    #[doc(alias = "MMIO_STS0")]
     pub(crate) fn state(&self) -> State {
         State::of(self.read(Register::Sts0))
     }
 
     /// Asks the function for something.
+    #[doc(alias = "MMIO_CTL0")]
     pub(crate) fn ask(&self, request: ControlRequest) {
         if request == ControlRequest::Active {
             self.quiet.store(false, Release);

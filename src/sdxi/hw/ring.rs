@@ -60,13 +60,17 @@ pub(crate) const SLOTS: usize = 1024;
 const AKEY: u16 = 0;
 
 /// Words in the page of a context: what the device writes is in a cache line of its own.
+#[doc(alias = "CXT_CTL")]
 pub(super) const CONTROL: usize = 0;
+#[doc(alias = "CXT_STS")]
 const STATUS: usize = 16;
+#[doc(alias = "Write_Index")]
 const WRITE_INDEX: usize = 32;
 
 /// What a context consists of.
 pub(super) struct Memory {
     ring: CoherentWords,
+    #[doc(alias = "CST_BLK")]
     blocks: CoherentWords,
     pub(super) akeys: CoherentWords,
     pub(super) page: CoherentWords,
@@ -139,14 +143,19 @@ impl From<Full> for Refused {
 #[derive(Clone, Copy)]
 pub(crate) enum Command {
     /// Reads the entry of a context again.
+    #[doc(alias = "CXT_UPD")]
     Update(u16),
     /// Waits until that is done.
+    #[doc(alias = "SYNC")]
     SyncUpdate(u16),
     /// Stops a context, when what it is executing is done.
+    #[doc(alias = "CXT_STOP")]
     StopSoft(u16),
     /// Stops a context, whatever it is doing.
+    #[doc(alias = "CXT_STOP")]
     StopHard(u16),
     /// Waits until it has stopped.
+    #[doc(alias = "SYNC")]
     SyncStop(u16),
 }
 
@@ -297,6 +306,7 @@ impl ContextRing {
 
     /// Has the administrative context start one that was prepared. Refused as long as there are
     /// commands that the device has not carried out: they could be taken for proof later.
+    #[doc(alias = "CXT_START_NM")]
     pub(crate) fn push_start(&mut self, channel: &Self) -> Result<(), Refused> {
         if channel.quiet || self.ring.outstanding() != self.ring.unpublished() {
             return Err(Refused::Invalid);

@@ -61,6 +61,7 @@ impl Tables {
     }
 
     /// Without contexts again; tells the function, which is stopped, where they are.
+    #[doc(alias = "MMIO_CXT_L2")]
     pub(crate) fn install(&self) {
         self.l1.clear();
         dma_mb(Write);
@@ -109,6 +110,7 @@ impl ErrorLog {
     }
 
     /// Empties it, and tells the function where it is.
+    #[doc(alias = "MMIO_ERR_CFG")]
     pub(crate) fn open(&self) -> Result {
         self.close();
         self.0.clear();
