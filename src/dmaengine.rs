@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! DmaDrivers of dmaengine: any of them that can copy memory is a migrator, by the name of its driver.
+//! DmaDrivers of dmaengine: any of them that can copy memory is a migrator, by the name of its
+//! driver.
 //!
-//! Channels are requested exclusively, and tested: one that says that a copy was good that cannot be
-//! made is refused, as it would lose content (I5), unless `vm.ferry.dma_untrusted` says otherwise. So
-//! is one on which no such copy can be tried.
+//! Channels are requested exclusively, and tested: one that says that a copy was good that cannot
+//! be made is refused, as it would lose content (I5), unless `vm.ferry.dma_untrusted` says
+//! otherwise. So is one on which no such copy can be tried.
 //!
 //! Lock order: that of [`manager`](crate::engine::manager), then the locks of dmaengine.
 
@@ -170,8 +171,8 @@ impl Watcher for ChannelManager {
         match event {
             Event::Unbind(device) => self.device_removing(device),
             Event::Unbound(device) => self.device_removed(device),
-            // Most devices of a bus are no engines, and looking for channels is not cheap: those that
-            // do not answer are asked again.
+            // Most devices of a bus are no engines, and looking for channels is not cheap: those
+            // that do not answer are asked again.
             Event::Bound(device) if channel::offers(device, self.name()) => self.rescan_later(),
             Event::Bound(_) => {}
             Event::Halt => self.halt(),

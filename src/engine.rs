@@ -3,13 +3,15 @@
 //! The migrator of engines of any kind: channels of one source copy the back of a batch while the
 //! mover goes on from the front.
 //!
-//! Its channels are requested when it is selected, and held. How much of a batch they get follows from
-//! what such batches have gained ([`engine_share`]); with `vm.ferry.engine_share` at `all` it is everything. Those
-//! on the nodes of source and destination come first, and those that are busy are left alone.
+//! Its channels are requested when it is selected, and held. How much of a batch they get follows
+//! from what such batches have gained ([`engine_share`]); with `vm.ferry.engine_share` at `all` it
+//! is everything. Those on the nodes of source and destination come first, and those that are busy
+//! are left alone.
 //!
-//! A channel that does not answer, or fails again and again, is quarantined at once; the [`ChannelManager`] finds
-//! out whether it is quiet (I7), and takes it back after a pause, or when somebody asks for it, if
-//! it passes the test of its [`manager::ChannelSource`]. Channels come and go with their devices.
+//! A channel that does not answer, or fails again and again, is quarantined at once; the
+//! [`ChannelManager`] finds out whether it is quiet (I7), and takes it back after a pause, or when
+//! somebody asks for it, if it passes the test of its [`manager::ChannelSource`]. Channels come and
+//! go with their devices.
 //!
 //! Not for migrations that must not block (I15), nor in reclaim: mapping and preparing allocate
 //! there at the expense of reserves (I8).
@@ -82,7 +84,8 @@ use kernel::{
 /// What a byte may take, in nanoseconds, on top of the timeout of a batch: 16 MB/s.
 const SLOWEST_NS: u64 = 64;
 
-/// How long the mover looks for the end of what has been copied, before it leaves that to the manager.
+/// How long the mover looks for the end of what has been copied, before it leaves that to the
+/// manager.
 const REAP_NS: u64 = 200_000;
 
 /// The migrator of one source.

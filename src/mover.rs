@@ -205,8 +205,8 @@ impl Session {
             if !batch.raw().waiting(i, chunk) {
                 return true;
             }
-            // The worker is not at fault: a hypervisor or firmware has taken its CPU away, and gives
-            // it back. The folio that it holds fails (I7); the mover goes on alone.
+            // The worker is not at fault: a hypervisor or firmware has taken its CPU away, and
+            // gives it back. The folio that it holds fails (I7); the mover goes on alone.
             self.stats.add(Counter::WaitsCut, 1);
             batch.stop_workers();
             return false;

@@ -6,8 +6,8 @@
 //! There are other drivers of the class. This one binds what an administrator gives it: a function
 //! with its name in `driver_override`, or with `sdxi_bind=1` every function that has no driver.
 //!
-//! A function has contexts, each with a ring of descriptors. Who copies watches [`Functions`] for what
-//! is bound, claims and opens contexts, and submits copies to them; see
+//! A function has contexts, each with a ring of descriptors. Who copies watches [`Functions`] for
+//! what is bound, claims and opens contexts, and submits copies to them; see
 //! [`context`](crate::sdxi::hw::context) for how, and [`function`] for what happens meanwhile.
 //! `Documentation/sdxi.rst` says how this maps to the standard.
 //!
@@ -71,8 +71,8 @@ pub(crate) trait Subscriber: Send + Sync {
     /// A function has been bound, or was when the subscriber came.
     fn arrived(&self, function: &Arc<Function>);
 
-    /// A function leaves, or the subscriber does. The function has stopped then, or the subscriber asks for
-    /// it. When this returns, the subscriber has no reference to it any more.
+    /// A function leaves, or the subscriber does. The function has stopped then, or the subscriber
+    /// asks for it. When this returns, the subscriber has no reference to it any more.
     fn leaving(&self, function: &Arc<Function>);
 }
 

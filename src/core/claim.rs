@@ -159,11 +159,11 @@ impl<W: Word> Chunk<W> {
     }
 }
 
-/// Counts who still has to do with a chunk that an engine copies: the descriptors that have a part of
-/// it, and whoever makes them.
+/// Counts who still has to do with a chunk that an engine copies: the descriptors that have a part
+/// of it, and whoever makes them.
 ///
-/// The last one completes the chunk; a failure of any of them is a failure of the chunk. They may end
-/// in any order, and before the last of them has been made.
+/// The last one completes the chunk; a failure of any of them is a failure of the chunk. They may
+/// end in any order, and before the last of them has been made.
 #[derive(Debug)]
 pub struct Pending<W> {
     word: W,
@@ -223,7 +223,8 @@ pub struct ChunkCounter<W> {
 }
 
 impl<W: Word> ChunkCounter<W> {
-    /// Makes a ticket counter out of `next`. It has to be zero, or [`ChunkCounter::reset()`] to follow.
+    /// Makes a ticket counter out of `next`. It has to be zero, or [`ChunkCounter::reset()`] to
+    /// follow.
     pub const fn new(next: W) -> Self {
         Self { next }
     }
@@ -238,8 +239,8 @@ impl<W: Word> ChunkCounter<W> {
     ///
     /// The limit may differ from call to call (look-ahead grows as the mover moves). A number is
     /// handed out once and in order, without gaps, and the counter does not pass the highest limit
-    /// here, so it cannot overflow however often this is called. That is why it is not a `fetch_add()`: one that overshoots the limit of the day would
-    /// lose the number it got.
+    /// here, so it cannot overflow however often this is called. That is why it is not a
+    /// `fetch_add()`: one that overshoots the limit of the day would lose the number it got.
     #[inline]
     pub fn take(&self, limit: u32) -> Option<u32> {
         let mut next = self.next.load_relaxed();
@@ -318,8 +319,8 @@ pub enum Settle {
 /// With `help`, the mover claims what is still free, in order, and waits only when nothing is
 /// left to copy. Without `help`, or once a chunk has failed or was revoked (a lane may claim one
 /// chunk while another is being revoked), a complete copy is out of reach, so what is free is
-/// revoked and only what is in flight is waited for; if nobody has begun, that leaves the mover free
-/// to copy as it likes. [`Settle::AllCopied`] is said only when
+/// revoked and only what is in flight is waited for; if nobody has begun, that leaves the mover
+/// free to copy as it likes. [`Settle::AllCopied`] is said only when
 /// every chunk is Done.
 pub fn settle_span<W: Word>(chunks: &[Chunk<W>], help: bool) -> Settle {
     let mut started = false;

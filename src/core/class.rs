@@ -27,7 +27,8 @@ impl Route {
     }
 }
 
-/// Sizes of folios that are told apart, by their order: 4 KiB to 2 MiB, and what is larger with those.
+/// Sizes of folios that are told apart, by their order: 4 KiB to 2 MiB, and what is larger with
+/// those.
 const ORDERS: u8 = 10;
 /// Sizes of batches that are told apart: below 64 KiB, and then by powers of two.
 const SIZES: u8 = 8;

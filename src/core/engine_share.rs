@@ -3,9 +3,9 @@
 //! How much of a batch an engine should have, and how that is spread over its channels.
 //!
 //! An engine takes chunks from the back of a batch while the mover goes on from the front. The two
-//! should meet when both are through: [`EngineTuner`] learns from each batch how long one waited for
-//! the other. It also learns what a byte costs with the engine and without, and leaves the engine out
-//! where it brings nothing.
+//! should meet when both are through: [`EngineTuner`] learns from each batch how long one waited
+//! for the other. It also learns what a byte costs with the engine and without, and leaves the
+//! engine out where it brings nothing.
 //!
 //! What is learnt is in relaxed atomics that pair with nothing, as in [`workers`](crate::workers).
 
@@ -38,9 +38,9 @@ pub fn channels_for(bytes: u64, chunks: u32, most: u32) -> u32 {
     by_bytes.clamp(1, most.max(1)).min(chunks.max(1))
 }
 
-/// A channel that gets less is slower to start, and to tell of the end, than it copies: at 128 KiB a
-/// folio of 2M on 16 channels of AE4DMA, which interrupts for each descriptor, took three times as
-/// long as at 512, where 16 channels of large batches are less than 0.9 of linear.
+/// A channel that gets less is slower to start, and to tell of the end, than it copies: at 128 KiB
+/// a folio of 2M on 16 channels of AE4DMA, which interrupts for each descriptor, took three times
+/// as long as at 512, where 16 channels of large batches are less than 0.9 of linear.
 const MIN_CHANNEL_BYTES: u64 = 256 << 10;
 
 /// A part of the chunks of a batch.
@@ -76,8 +76,8 @@ const LEAST: u32 = 16;
 const FIRST: u32 = ALL / 2;
 /// So many batches, every other one without the engine, before anything is decided.
 const WARM_UP: u32 = 12;
-/// An engine that is worth it is left out once in so many batches, to know what that costs; one that
-/// is not is tried that often, for so many batches.
+/// An engine that is worth it is left out once in so many batches, to know what that costs; one
+/// that is not is tried that often, for so many batches.
 const EVERY: u32 = 256;
 const TRY: u32 = 6;
 /// A sample moves a cost by one part in so many, and is at most so many times it.
@@ -269,9 +269,9 @@ mod tests {
         TestWord::new(0)
     }
 
-    /// A mover that copies a byte in `mover` ns and an engine that takes `engine`, with `start` before
-    /// its first one: batches of 2 MiB, `n` of them. Returns how many had the engine in the last
-    /// quarter of them, and the last share.
+    /// A mover that copies a byte in `mover` ns and an engine that takes `engine`, with `start`
+    /// before its first one: batches of 2 MiB, `n` of them. Returns how many had the engine in the
+    /// last quarter of them, and the last share.
     fn run(mover: u64, engine: u64, start: u64, n: u32) -> (u32, u32) {
         let s = EngineTuner::new(word);
         let bytes = 2048 * K;

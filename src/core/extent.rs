@@ -80,8 +80,8 @@ impl ExtentMerger {
 
     /// Ends a chunk. If not the `whole` chunk has been added, returns the extent that is open.
     ///
-    /// What lies between the first and the last segment of an extent counts as copied with it, so no
-    /// extent spans what has not been added.
+    /// What lies between the first and the last segment of an extent counts as copied with it, so
+    /// no extent spans what has not been added.
     pub fn end_chunk(&mut self, whole: bool) -> Option<Extent> {
         if whole {
             None

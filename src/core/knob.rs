@@ -51,7 +51,8 @@ const fn choice(name: &'static str, words: &'static [&'static str]) -> Knob {
 
 /// What the value of a knob stands for.
 pub trait FromKnob {
-    /// Returns it for a value that the knob allows; for any other value, what the default stands for.
+    /// Returns it for a value that the knob allows; for any other value, what the default stands
+    /// for.
     fn from_knob(value: u64) -> Self;
 }
 
@@ -132,8 +133,8 @@ words! {
 pub const BATCH_FOLIOS: Knob = knob("batch_folios", (1, 4096), 1, 512);
 /// Most bytes in one batch of `migrate_pages()`.
 pub const BATCH_BYTES: Knob = knob("batch_bytes", (4096, 1 << 30), 1, 2 << 20);
-/// The largest chunk that there may be, in bytes. Workers copy a chunk with preemption off: this takes
-/// a CPU 25 to 100 microseconds.
+/// The largest chunk that there may be, in bytes. Workers copy a chunk with preemption off: this
+/// takes a CPU 25 to 100 microseconds.
 pub const MAX_CHUNK_BYTES: u64 = 256 << 10;
 /// The size of a chunk.
 pub const CHUNK_BYTES: Knob = knob("chunk_bytes", (64 << 10, MAX_CHUNK_BYTES), 4096, 64 << 10);
@@ -158,8 +159,9 @@ pub const ENGINE_SHARE: Knob = choice("engine_share", EngineShare::WORDS);
 pub const DMA_CHANNELS: Knob = knob("dma_channels", (1, 64), 1, 16);
 /// Take providers that do not tell of failures.
 pub const DMA_UNTRUSTED: Knob = knob("dma_untrusted", (0, 1), 1, 0);
-/// After this, an unfinished claim counts as not quiet. Long, as an overcommitted host may well keep
-/// the CPU of a worker from us for a second, and a folio that fails for it is worse than one late.
+/// After this, an unfinished claim counts as not quiet. Long, as an overcommitted host may well
+/// keep the CPU of a worker from us for a second, and a folio that fails for it is worse than one
+/// late.
 pub const TIMEOUT_MS: Knob = knob("timeout_ms", (1, 60_000), 1, 10_000);
 
 impl Knob {

@@ -12,8 +12,8 @@ const UNIT: u64 = 64 << 10;
 /// The pace before anything is known, in nanoseconds: 1 GB/s, which any CPU reaches.
 const UNKNOWN_NS: u32 = 65_536;
 
-/// The least that is waited, in nanoseconds: as long as interrupts and softirqs may well keep a CPU from
-/// a thread that is not preempted, and less than a wake-up of somebody else takes.
+/// The least that is waited, in nanoseconds: as long as interrupts and softirqs may well keep a CPU
+/// from a thread that is not preempted, and less than a wake-up of somebody else takes.
 pub const LEAST_NS: u64 = 100_000;
 
 /// A sample moves the pace by one part in so many, and is at most so many times it: movers are
@@ -56,8 +56,8 @@ impl<W: Word> CopyPace<W> {
         self.word.store_relaxed(new.max(1));
     }
 
-    /// Returns how long a mover that must not block waits for others in a batch of so many bytes: as long
-    /// as it would have taken to copy them, or [`LEAST_NS`].
+    /// Returns how long a mover that must not block waits for others in a batch of so many bytes:
+    /// as long as it would have taken to copy them, or [`LEAST_NS`].
     pub fn patience_ns(&self, bytes: u64) -> u64 {
         let pace = match self.word.load_relaxed() {
             0 => UNKNOWN_NS,

@@ -2,33 +2,34 @@
 
 //! When a channel that was quarantined is tried again.
 //!
-//! A channel that has failed once may be good for years, and one that is broken hangs each time that
-//! it is given something, which costs the mover that waits for it. So it rests before each try, for
-//! twice as long as the time before, and never for less than [`TIMES`] as long as the hang has cost.
+//! A channel that has failed once may be good for years, and one that is broken hangs each time
+//! that it is given something, which costs the mover that waits for it. So it rests before each
+//! try, for twice as long as the time before, and never for less than [`TIMES`] as long as the hang
+//! has cost.
 //!
 //! What is learnt is in a relaxed atomic that pairs with nothing: one thread writes it, and others
 //! show it.
 
 use crate::word::Word;
 
-/// The first pause, in milliseconds. A driver has reset its engine by then, and a page that is copied
-/// by the CPU meanwhile is no loss.
+/// The first pause, in milliseconds. A driver has reset its engine by then, and a page that is
+/// copied by the CPU meanwhile is no loss.
 pub const FIRST_MS: u32 = 1_000;
 
-/// The longest pause, in milliseconds: ten minutes. The try that follows costs next to nothing then,
-/// and an engine that has been mended is soon in use.
+/// The longest pause, in milliseconds: ten minutes. The try that follows costs next to nothing
+/// then, and an engine that has been mended is soon in use.
 pub const LONGEST_MS: u32 = 600_000;
 
-/// A pause is at least so many times what the hang before it has cost a mover, which therefore waits for
-/// one such channel for a fifth of its time at most.
+/// A pause is at least so many times what the hang before it has cost a mover, which therefore
+/// waits for one such channel for a fifth of its time at most.
 pub const TIMES: u32 = 4;
 
-/// What a channel has to copy, in bytes, before it counts as good again: more than an engine copies by
-/// luck.
+/// What a channel has to copy, in bytes, before it counts as good again: more than an engine copies
+/// by luck.
 pub const GOOD_BYTES: u64 = 64 << 20;
 
-/// And how long it has to be in use, in milliseconds: as long as the longest pause, or one that hangs now
-/// and then would be tried with the first few pauses again and again.
+/// And how long it has to be in use, in milliseconds: as long as the longest pause, or one that
+/// hangs now and then would be tried with the first few pauses again and again.
 pub const GOOD_MS: u32 = LONGEST_MS;
 
 /// Nanoseconds of a millisecond.
@@ -55,8 +56,8 @@ impl<W: Word> Pauses<W> {
         }
     }
 
-    /// Returns how long the channel rests from now on, in milliseconds, as it has failed. `lost_ns` is
-    /// what that has cost the mover that waited for it, in nanoseconds.
+    /// Returns how long the channel rests from now on, in milliseconds, as it has failed. `lost_ns`
+    /// is what that has cost the mover that waited for it, in nanoseconds.
     pub fn next(&self, lost_ns: u64) -> u32 {
         let doubled = self.last.load_relaxed().saturating_mul(2);
         let cost = u32::try_from(lost_ns.div_ceil(MS)).unwrap_or(u32::MAX);

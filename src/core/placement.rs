@@ -19,8 +19,8 @@ pub struct Place {
 ///
 /// A cache, or the link behind it, saturates with few threads (prior art, 2.2: one of 8 cores at
 /// 11 GB/s, eight of them at 37), so they are spread before any is filled. Nodes follow each
-/// other in the order of their numbers. `ranks` is scratch. Returns how many places were looked at: as
-/// many as all three have room for.
+/// other in the order of their numbers. `ranks` is scratch. Returns how many places were looked at:
+/// as many as all three have room for.
 pub fn spread(places: &[Place], ranks: &mut [u16], order: &mut [u16]) -> usize {
     let nr = places
         .len()

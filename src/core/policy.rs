@@ -16,8 +16,8 @@ pub fn chunks(bytes: u64, chunk_bytes: u64) -> u32 {
 
 /// Returns how many workers a batch of so many chunks has work for.
 ///
-/// The mover copies too, so one worker fewer than there are chunks, and none for a single one; never
-/// more than `cap`.
+/// The mover copies too, so one worker fewer than there are chunks, and none for a single one;
+/// never more than `cap`.
 pub fn most_workers(chunks: u32, cap: u32) -> u32 {
     chunks.saturating_sub(1).min(cap)
 }

@@ -3,8 +3,9 @@
 //! What of an SDXI 1.0 function needs no kernel: the encodings, the ring, and what to do next.
 //!
 //! Everything of SDXI is little-endian words of 64 bits; here they are numbers. Memory that the
-//! device reads and writes is behind [`ring::Memory`]. Nothing that comes from the device is trusted:
-//! what it says is compared with what software knows, and numbers are never used as an index.
+//! device reads and writes is behind [`ring::Memory`]. Nothing that comes from the device is
+//! trusted: what it says is compared with what software knows, and numbers are never used as an
+//! index.
 //!
 //! | Module | What it has |
 //! |---|---|

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How many workers batches of one kind are worth, by what they have gained so far. So are channels of
-//! an engine counted, which begin with all of them.
+//! How many workers batches of one kind are worth, by what they have gained so far. So are channels
+//! of an engine counted, which begin with all of them.
 //!
-//! For each number of workers ([`LEVELS`]) there is a running median of what a byte has cost, and the
-//! smallest number is taken that costs little more than the best one. Its neighbours are tried
+//! For each number of workers ([`LEVELS`]) there is a running median of what a byte has cost, and
+//! the smallest number is taken that costs little more than the best one. Its neighbours are tried
 //! until they are known, and now and then afterwards, as the machine changes. A worker that
 //! brings nothing is thereby not called, but for the first one.
 //!
@@ -34,8 +34,8 @@ const TRY: u32 = 8;
 const SAMPLE_EVERY: u32 = 16;
 /// A number of workers costs little more than the best one if it is within one part in so many.
 const LITTLE: u32 = 16;
-/// A sample moves the median by one part in so many, and by one in so many after so many samples in a
-/// row on the same side of it.
+/// A sample moves the median by one part in so many, and by one in so many after so many samples in
+/// a row on the same side of it.
 const SLOW: u32 = 64;
 const FAST: u32 = 8;
 const ROW: u32 = 5;
@@ -92,8 +92,8 @@ impl<W: Word> WorkerTuner<W> {
 
     /// The level that is best by what is known, up to `top`: none for nothing known.
     ///
-    /// An idle CPU is always worth asking: whether one worker is better than none cannot be told from
-    /// few samples, because a worker that has not been called for a while is slow.
+    /// An idle CPU is always worth asking: whether one worker is better than none cannot be told
+    /// from few samples, because a worker that has not been called for a while is slow.
     fn best(&self, top: usize) -> Option<usize> {
         let costs = || (1..=top).filter_map(|l| Some((l, self.known(l)?)));
         let least = costs().map(|(_, cost)| cost).min()?;
@@ -164,8 +164,9 @@ impl<W: Word> WorkerTuner<W> {
         } else if samples < KNOWN {
             old.min(cost)
         } else {
-            // Half of the samples are above the median, and how far does not matter: a mover that was
-            // preempted says nothing. Many in a row on one side say that the machine has changed.
+            // Half of the samples are above the median, and how far does not matter: a mover that
+            // was preempted says nothing. Many in a row on one side say that the machine has
+            // changed.
             let side = u32::from(cost > old);
             let run = seen.run.load_relaxed();
             let row = if run & 1 == side {

@@ -77,9 +77,9 @@ pub(crate) fn offers(device: DeviceId, name: &Name) -> bool {
 pub(crate) struct Trust {
     /// It tells of failures: it has passed the self-test.
     pub(crate) results: bool,
-    /// Its driver says that it proves quiet (`quiet_on_terminate` of `struct dma_device`), and it tells
-    /// of failures: a terminate that succeeds is proof, and what has been aborted has ended. A name is
-    /// no proof: drivers of one name differ from kernel to kernel.
+    /// Its driver says that it proves quiet (`quiet_on_terminate` of `struct dma_device`), and it
+    /// tells of failures: a terminate that succeeds is proof, and what has been aborted has ended.
+    /// A name is no proof: drivers of one name differ from kernel to kernel.
     pub(crate) terminate: bool,
 }
 
@@ -100,11 +100,11 @@ pub(crate) enum Verdict {
     Silent,
 }
 
-/// Drivers that can be asked for a copy of no bytes. They check lengths for the upper limit only and
-/// pass it on to their engines, which refuse it without further harm, as seen with the models of these:
-/// PTDMA and AE4DMA report an error of the queue, and PLX writes the descriptor back without the bit
-/// that says that it is good. A driver has every right to object to being asked, or to warn. The list
-/// says that asking is safe; what they answer is seen then.
+/// Drivers that can be asked for a copy of no bytes. They check lengths for the upper limit only
+/// and pass it on to their engines, which refuse it without further harm, as seen with the models
+/// of these: PTDMA and AE4DMA report an error of the queue, and PLX writes the descriptor back
+/// without the bit that says that it is good. A driver has every right to object to being asked, or
+/// to warn. The list says that asking is safe; what they answer is seen then.
 const TAKE_EMPTY: [&str; 3] = ["ptdma", "ae4dma", "plx_dma"];
 
 /// A copy that a channel is tested with.
@@ -117,8 +117,8 @@ enum Trial {
     FromHole(Hole),
 }
 
-/// Addresses that lead the device nowhere, as an IOMMU translates them: taken, so that nothing else is
-/// mapped there, and with nothing behind them.
+/// Addresses that lead the device nowhere, as an IOMMU translates them: taken, so that nothing else
+/// is mapped there, and with nothing behind them.
 struct Hole {
     /// Outlives this, as that of the channel that is tested.
     device: NonNull<bindings::device>,
@@ -146,8 +146,8 @@ impl Drop for Hole {
 /// A channel that is held exclusively.
 pub(crate) struct DmaChannel {
     chan: NonNull<fb::ferry_dma_chan>,
-    /// The device to map for, with a reference of ours: a channel whose driver has gone does not lead
-    /// there any more.
+    /// The device to map for, with a reference of ours: a channel whose driver has gone does not
+    /// lead there any more.
     device: NonNull<bindings::device>,
     trust: Trust,
     /// The last one submitted.
@@ -163,7 +163,8 @@ impl DmaChannel {
         // SAFETY: The name is a string, for the time of the call.
         let chan = unsafe { fb::ferry_dma_request(name.as_c_str().as_char_ptr()) };
         let chan = NonNull::new(chan)?;
-        // SAFETY: We hold the channel. Its driver does not go meanwhile: the caller would be asked before.
+        // SAFETY: We hold the channel. Its driver does not go meanwhile: the caller would be asked
+        // before.
         let device = NonNull::new(unsafe { fb::ferry_dma_get_device(chan.as_ptr()) });
         let Some(device) = device else {
             // SAFETY: We hold the channel; nobody uses it any more.
@@ -197,7 +198,8 @@ impl DmaChannel {
         Name::new(name.to_bytes()).unwrap_or_default()
     }
 
-    /// Would mappings for it copy: all of them (`swiotlb=force`), or those of memory out of its reach?
+    /// Would mappings for it copy: all of them (`swiotlb=force`), or those of memory out of its
+    /// reach?
     pub(crate) fn bounces(&self) -> bool {
         // SAFETY: We hold the channel.
         unsafe { fb::ferry_dma_bounces(self.device().as_ptr()) }
@@ -207,8 +209,8 @@ impl DmaChannel {
     pub(crate) fn bus(&self) -> Bus {
         // SAFETY: We hold the channel.
         let bus = unsafe { fb::ferry_dma_bus(self.chan.as_ptr()) };
-        // SAFETY: The device has a driver, as the channel is held, so it is on a bus that lives as long as
-        // the kernel or the module that the driver depends on.
+        // SAFETY: The device has a driver, as the channel is held, so it is on a bus that lives as
+        // long as the kernel or the module that the driver depends on.
         unsafe { Bus::new(bus) }
     }
 
@@ -368,8 +370,8 @@ impl Probe {
         unsafe { bindings::complete(self.done.get()) };
     }
 
-    /// Returns whether something was told in time. If so, `tell()` uses the probe no more: `complete()` keeps
-    /// the completion's lock until it is through with it, and this takes it.
+    /// Returns whether something was told in time. If so, `tell()` uses the probe no more:
+    /// `complete()` keeps the completion's lock until it is through with it, and this takes it.
     fn wait(&self) -> bool {
         let limit = msecs_to_jiffies(PROBE_MS);
         // SAFETY: Initialised by `new()`; callers can sleep.
@@ -401,10 +403,10 @@ unsafe extern "C" fn probe_given_up(end: *const fb::ferry_end) {
 
 // SAFETY: dmaengine calls back once for each descriptor, when the engine is through with it, or the
 // provider has given it up; the latter is told as an end only of providers that have waited for the
-// engine, or reset it, which their drivers say. That a terminate is proof is said only of the same ones. After
-// a channel was released there are no callbacks, by the contract of dmaengine. What failed is not said
-// to be good by providers that have passed the self-test; who selects another one has been told what
-// that means.
+// engine, or reset it, which their drivers say. That a terminate is proof is said only of the same
+// ones. After a channel was released there are no callbacks, by the contract of dmaengine. What
+// failed is not said to be good by providers that have passed the self-test; who selects another
+// one has been told what that means.
 unsafe impl Queue for DmaChannel {
     fn device(&self) -> NonNull<bindings::device> {
         self.device
@@ -424,8 +426,8 @@ unsafe impl Queue for DmaChannel {
         end: *const fb::ferry_end,
     ) -> Result {
         let len = usize::try_from(len).map_err(|_| EINVAL)?;
-        // Other providers have been seen to forget the interrupt of one descriptor for the sake of the
-        // next one.
+        // Other providers have been seen to forget the interrupt of one descriptor for the sake of
+        // the next one.
         let interrupt = interrupt || !self.trust.terminate;
         // SAFETY: By the requirements of this function; we are the only one who submits.
         to_result(unsafe {

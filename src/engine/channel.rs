@@ -2,9 +2,10 @@
 
 //! Channels of engines: descriptors that copy chunks of batches, from claim to completion.
 //!
-//! A [`Channel`] owns a [`Queue`], which is how descriptors get to one engine (a channel of dmaengine,
-//! a context of SDXI), and a ring of slots, one for each descriptor in flight. A slot holds a reference to
-//! its batch until the engine is known not to touch the memory of the descriptor any more:
+//! A [`Channel`] owns a [`Queue`], which is how descriptors get to one engine (a channel of
+//! dmaengine, a context of SDXI), and a ring of slots, one for each descriptor in flight. A slot
+//! holds a reference to its batch until the engine is known not to touch the memory of the
+//! descriptor any more:
 //!
 //! ```text
 //!          submit()                told, or proven               reap()
@@ -15,7 +16,8 @@
 //! the engine wrote is visible before the chunk is completed: unmapping comes first (I11).
 //!
 //! A descriptor that the driver has given up has not ended by that. Where an IOMMU translates, the
-//! mappings are taken from the device for good, which ends it as failed. Elsewhere nothing is proven:
+//! mappings are taken from the device for good, which ends it as failed. Elsewhere nothing is
+//! proven:
 //!
 //! ```text
 //!          submit()         given up              proven               reap()
@@ -26,18 +28,19 @@
 //!
 //! # Why DMA touches nothing else
 //!
-//! Addresses come from [`EngineClaims::segments()`], of chunks that are claimed for this channel. Such
-//! a chunk is completed when all of its descriptors have ended, and a slot ends only when the queue
-//! says so (see [`Queue`]), after [`Queue::quiesce()`] has said that there is proof, or when the device
-//! does not reach the memory any more. Until then the shim does not get the folios back: the mover
-//! waits, or parks them (I7).
+//! Addresses come from [`EngineClaims::segments()`], of chunks that are claimed for this channel.
+//! Such a chunk is completed when all of its descriptors have ended, and a slot ends only when the
+//! queue says so (see [`Queue`]), after [`Queue::quiesce()`] has said that there is proof, or when
+//! the device does not reach the memory any more. Until then the shim does not get the folios back:
+//! the mover waits, or parks them (I7).
 //!
 //! # Locks
 //!
-//! [`Channel::ring`] is taken by movers and by the manager of the channels, never by whoever is told of the
-//! end of a descriptor; inside it are only the locks of the queue's driver. It keeps preemption off, so
-//! movers hold it for [`SECTION_NS`] at a time, and softirqs do not run inside it. Batches are let go
-//! outside it. Telling lockdep that it is taken in reclaim is done by [`Channel::new()`].
+//! [`Channel::ring`] is taken by movers and by the manager of the channels, never by whoever is
+//! told of the end of a descriptor; inside it are only the locks of the queue's driver. It keeps
+//! preemption off, so movers hold it for [`SECTION_NS`] at a time, and softirqs do not run inside
+//! it. Batches are let go outside it. Telling lockdep that it is taken in reclaim is done by
+//! [`Channel::new()`].
 
 use crate::{
     kapi::{
@@ -106,16 +109,16 @@ const POLL_NS: u64 = 10_000;
 /// How long it sleeps before it has the queue look for a completion whose interrupt has been lost.
 const LOST_NS: u64 = 50_000_000;
 
-/// How long a mover that makes descriptors holds the lock of the ring at a time, which keeps preemption
-/// off; the descriptor that it is at comes on top. As long as a chunk takes to copy.
+/// How long a mover that makes descriptors holds the lock of the ring at a time, which keeps
+/// preemption off; the descriptor that it is at comes on top. As long as a chunk takes to copy.
 const SECTION_NS: u64 = 50_000;
 
 /// So many failures of a channel in a row are too many.
 const MOST_ERRORS: u32 = 8;
 
-/// Bytes of addresses that may be taken from a device for good before its channel counts as failing:
-/// they are never used again. So small that sixteen channels of a device leave half of the addresses
-/// that 32 bits have.
+/// Bytes of addresses that may be taken from a device for good before its channel counts as
+/// failing: they are never used again. So small that sixteen channels of a device leave half of the
+/// addresses that 32 bits have.
 const MOST_CUT: u64 = 128 << 20;
 
 /// How descriptors get to an engine, and what it says of them.
@@ -124,10 +127,10 @@ const MOST_CUT: u64 = 128 << 20;
 ///
 /// After [`Queue::copy()`] has said `Ok`, the engine reads and writes the memory that it was given,
 /// and nothing else, until `end.fn_` is called, or [`Queue::quiesce()`] has said that it
-/// is quiet; after that it does not. `end.given_up` may be called in place of `end.fn_`, and says nothing of
-/// the engine. Either is called once, not after [`Queue::quiesce()`] has said that it is quiet, nor after the
-/// queue was dropped, nor with locks held that [`Queue::copy()`] takes. `true` is said of nothing that has not
-/// been copied as a whole.
+/// is quiet; after that it does not. `end.given_up` may be called in place of `end.fn_`, and says
+/// nothing of the engine. Either is called once, not after [`Queue::quiesce()`] has said that it is
+/// quiet, nor after the queue was dropped, nor with locks held that [`Queue::copy()`] takes. `true`
+/// is said of nothing that has not been copied as a whole.
 pub(crate) unsafe trait Queue: Send {
     /// The device that maps the memory. Lives as long as the queue.
     fn device(&self) -> NonNull<bindings::device>;
@@ -139,8 +142,8 @@ pub(crate) unsafe trait Queue: Send {
     ///
     /// # Safety
     ///
-    /// The addresses are mapped for the device, for that many bytes, and `end` lives until one of its
-    /// functions has been called, or the queue is quiet.
+    /// The addresses are mapped for the device, for that many bytes, and `end` lives until one of
+    /// its functions has been called, or the queue is quiet.
     unsafe fn copy(
         &mut self,
         dst: u64,
@@ -160,8 +163,8 @@ pub(crate) unsafe trait Queue: Send {
     /// Softirqs are off.
     fn poll(&mut self);
 
-    /// How long a mover that waits leaves it at that it will be told, before it has it look. At most
-    /// [`LOST_NS`] counts.
+    /// How long a mover that waits leaves it at that it will be told, before it has it look. At
+    /// most [`LOST_NS`] counts.
     fn look_ns(&self) -> u64 {
         LOST_NS
     }
@@ -181,8 +184,8 @@ pub(crate) unsafe trait Queue: Send {
         row >= MOST_ERRORS
     }
 
-    /// Ends what the engine has, and says whether there is proof that it touches nothing any more. May
-    /// sleep for long.
+    /// Ends what the engine has, and says whether there is proof that it touches nothing any more.
+    /// May sleep for long.
     fn quiesce(&mut self) -> bool;
 
     /// Can [`Queue::quiesce()`] say that it is quiet before all of its descriptors have ended?
@@ -201,7 +204,8 @@ const FREE: u32 = 0;
 const BUSY: u32 = 1;
 const ENDING: u32 = 2;
 const ENDED: u32 = 3;
-/// The driver says nothing more of the descriptor, and nothing proves that the engine is through with it.
+/// The driver says nothing more of the descriptor, and nothing proves that the engine is through
+/// with it.
 const GIVEN_UP: u32 = 4;
 
 /// A descriptor in flight.
@@ -216,9 +220,10 @@ struct Job<B> {
 struct Slot<B> {
     /// First, so that a pointer to it is one to the slot.
     end: fb::ferry_end,
-    /// Stored BUSY with release after `job` was written. A party that takes it to ENDING, from BUSY or from
-    /// GIVEN_UP, has read that with acquire and has `job` to itself. ENDED and GIVEN_UP are stored with
-    /// release after its last use of `job`, and read with acquire by the party that has `job` next.
+    /// Stored BUSY with release after `job` was written. A party that takes it to ENDING, from BUSY
+    /// or from GIVEN_UP, has read that with acquire and has `job` to itself. ENDED and GIVEN_UP are
+    /// stored with release after its last use of `job`, and read with acquire by the party that has
+    /// `job` next.
     state: Atomic<u32>,
     common: NonNull<Common>,
     job: UnsafeCell<Option<Job<B>>>,
@@ -233,8 +238,8 @@ struct Common {
     node: Atomic<i32>,
     /// Bytes in flight.
     bytes: Atomic<u64>,
-    /// Descriptors that were GIVEN_UP since the channel was opened. Added to with release after the slot
-    /// says so, read with acquire by a mover that then looks at the slots.
+    /// Descriptors that were GIVEN_UP since the channel was opened. Added to with release after the
+    /// slot says so, read with acquire by a mover that then looks at the slots.
     given_up: Atomic<u32>,
     /// Bytes of addresses that were taken from the device for good since it came. Orders nothing.
     cut: Atomic<u64>,
@@ -279,8 +284,8 @@ struct Ring {
 }
 
 impl Ring {
-    /// Tells the engine of the descriptors that it has not been told of. The ring is open, so the driver
-    /// is there.
+    /// Tells the engine of the descriptors that it has not been told of. The ring is open, so the
+    /// driver is there.
     fn issue(&mut self) {
         if let (true, Some(queue)) = (self.unissued, self.queue.as_mut()) {
             queue.issue();
@@ -316,8 +321,8 @@ pub(crate) struct Channel<B: Pooled> {
     ring: SpinLock<Ring>,
 }
 
-// SAFETY: The pointers in slots are to `common`, which lives as long as the channel and is `Sync` but
-// for its wait queue, which has a lock of its own; `job` is accessed as `Slot::state` says.
+// SAFETY: The pointers in slots are to `common`, which lives as long as the channel and is `Sync`
+// but for its wait queue, which has a lock of its own; `job` is accessed as `Slot::state` says.
 unsafe impl<B: Pooled> Send for Channel<B> {}
 // SAFETY: As for `Send`; the rest is atomic or under a lock.
 unsafe impl<B: Pooled> Sync for Channel<B> {}
@@ -372,8 +377,8 @@ impl<B: Pooled> Slot<B> {
         matches!(self.state.load(Relaxed), BUSY | GIVEN_UP)
     }
 
-    /// Ends the descriptor, if it has not ended. With `bound` its device has a driver, so that it can be
-    /// unmapped.
+    /// Ends the descriptor, if it has not ended. With `bound` its device has a driver, so that it
+    /// can be unmapped.
     fn end(&self, ok: bool, bound: bool) {
         let taken = self.state.cmpxchg(BUSY, ENDING, Acquire).is_ok()
             || self.state.cmpxchg(GIVEN_UP, ENDING, Acquire).is_ok();
@@ -384,19 +389,21 @@ impl<B: Pooled> Slot<B> {
         }
     }
 
-    /// Takes note that the driver has given the descriptor up: ends it as failed if the device can be cut
-    /// off from its memory, and keeps it as one that the engine may be at if not.
+    /// Takes note that the driver has given the descriptor up: ends it as failed if the device can
+    /// be cut off from its memory, and keeps it as one that the engine may be at if not.
     fn give_up(&self) {
         let common = self.common();
         if self.state.cmpxchg(BUSY, ENDING, Acquire).is_err() {
             common.strange.add(1u64, Relaxed);
             return;
         }
-        // SAFETY: The slot has been taken to ENDING, so `job` is this function's until it says otherwise.
+        // SAFETY: The slot has been taken to ENDING, so `job` is this function's until it says
+        // otherwise.
         let cut = unsafe { &*self.job.get() }.as_ref().and_then(|job| {
             let len = job.extent.len;
             // SAFETY: Both were mapped for this device by `submit()`, which it outlives by the
-            // reference of the channel. If this succeeds they are not unmapped: `finish()` is told so.
+            // reference of the channel. If this succeeds they are not unmapped: `finish()` is told
+            // so.
             unsafe { fb::ferry_dma_cut(common.device(), job.src, job.dst, len as usize) }
                 .then_some(len)
         });
@@ -411,8 +418,8 @@ impl<B: Pooled> Slot<B> {
         common.wake();
     }
 
-    /// Ends the descriptor, whose slot the caller has taken to ENDING. With `unmap` its memory is unmapped;
-    /// without it, the device has no driver any more or has been cut off from the memory.
+    /// Ends the descriptor, whose slot the caller has taken to ENDING. With `unmap` its memory is
+    /// unmapped; without it, the device has no driver any more or has been cut off from the memory.
     fn finish(&self, ok: bool, unmap: bool) {
         let common = self.common();
         // SAFETY: The slot has been taken to ENDING, so `job` is this function's until ENDED.
@@ -436,8 +443,8 @@ impl<B: Pooled> Slot<B> {
                 common.row.add(1u32, Relaxed);
             }
             let raw: &MigrateCopyBatch = (*job.batch).as_ref();
-            // SAFETY: `try_make()` was called for it after `reference()`. The callers know that the engine
-            // does not access its memory any more: the queue has said so, or it was proven.
+            // SAFETY: `try_make()` was called for it after `reference()`. The callers know that the
+            // engine does not access its memory any more: the queue has said so, or it was proven.
             unsafe { raw.release_extent(&job.extent, common.lane, ok) };
         }
         self.state.store(ENDED, Release);
@@ -658,9 +665,9 @@ impl<B: Pooled> Channel<B> {
 
     /// Claims chunks of this range that are free, from the first on, and has the engine copy them.
     ///
-    /// Stops where descriptors run out. Nothing if somebody else is at it: an engine that is busy is
-    /// not waited for. For fault injection, a chunk for which `fail()` says so fails after it was
-    /// claimed, and `delay_ns` pass with each descriptor.
+    /// Stops where descriptors run out. Nothing if somebody else is at it: an engine that is busy
+    /// is not waited for. For fault injection, a chunk for which `fail()` says so fails after it
+    /// was claimed, and `delay_ns` pass with each descriptor.
     pub(crate) fn submit(
         &self,
         batch: &Arc<B>,
@@ -712,8 +719,9 @@ impl<B: Pooled> Channel<B> {
         Submitted { referenced, ..did }
     }
 
-    /// Returns whether the driver has given up what entry `i` of this chunk needs: a descriptor for a part
-    /// of the entry, or one that keeps the chunk from ending while none in flight has a part of the entry.
+    /// Returns whether the driver has given up what entry `i` of this chunk needs: a descriptor for
+    /// a part of the entry, or one that keeps the chunk from ending while none in flight has a part
+    /// of the entry.
     fn gave_up(&self, batch: &MigrateCopyBatch, i: u32, chunk: u32) -> bool {
         let has = |(first, last): (u32, u32), n| (first..=last).contains(&n);
         let of_chunk = |job: &Job<B>| {
@@ -730,8 +738,8 @@ impl<B: Pooled> Channel<B> {
     ///
     /// # Errors
     ///
-    /// `ECANCELED` if the driver has given it up, so that nothing more will be said of it; `ETIMEDOUT` if
-    /// it has not ended in time.
+    /// `ECANCELED` if the driver has given it up, so that nothing more will be said of it;
+    /// `ETIMEDOUT` if it has not ended in time.
     pub(crate) fn wait(
         &self,
         batch: &MigrateCopyBatch,
@@ -758,8 +766,8 @@ impl<B: Pooled> Channel<B> {
             common: &self.common,
             given_up: 0,
         };
-        // Each round sleeps for a bounded time, and there are as many as the timeout has room for, and one
-        // for each descriptor that is given up meanwhile.
+        // Each round sleeps for a bounded time, and there are as many as the timeout has room for,
+        // and one for each descriptor that is given up meanwhile.
         loop {
             waiting.given_up = self.common.given_up.load(Acquire);
             let given_up = waiting.given_up != 0 && self.gave_up(batch, i, chunk);
@@ -794,8 +802,8 @@ impl<B: Pooled> Channel<B> {
 
     /// Has the queue look for what has completed without telling.
     pub(crate) fn poll(&self) {
-        // The queue may find ends that softirqs tell of. They run when they are allowed again, which is
-        // when the lock has been let go.
+        // The queue may find ends that softirqs tell of. They run when they are allowed again,
+        // which is when the lock has been let go.
         let softirqs = NoSoftirqs::new();
         if let Some(queue) = &mut self.ring.lock().queue {
             queue.poll();
@@ -866,8 +874,8 @@ impl<B: Pooled> Channel<B> {
         self.common.provable.load(Relaxed)
     }
 
-    /// Ends what is in flight, if there is proof that the engine does not touch it any more. The channel
-    /// is shut, and only one caller at a time does this. Sleeps.
+    /// Ends what is in flight, if there is proof that the engine does not touch it any more. The
+    /// channel is shut, and only one caller at a time does this. Sleeps.
     pub(crate) fn quiesce(&self) -> bool {
         self.shut();
         let Some(mut queue) = self.ring.lock().queue.take() else {
@@ -909,8 +917,8 @@ impl<B: Pooled> Channel<B> {
         self.give_up()
     }
 
-    /// Gives up the queue. What is in flight and not proven quiet stays so for ever; nobody tells of it
-    /// any more. Returns how many descriptors that are. Sleeps.
+    /// Gives up the queue. What is in flight and not proven quiet stays so for ever; nobody tells
+    /// of it any more. Returns how many descriptors that are. Sleeps.
     pub(crate) fn give_up(&self) -> u64 {
         // Not under the lock: letting a queue go may sleep.
         let queue = self.ring.lock().queue.take();
@@ -924,8 +932,8 @@ impl<B: Pooled> Channel<B> {
 #[pinned_drop]
 impl<B: Pooled> PinnedDrop for Channel<B> {
     fn drop(self: Pin<&mut Self>) {
-        // Nobody submits, and the queue has been closed. What has not ended has no proof of quiet: its
-        // batches, with what they have parked, are kept for ever (I7).
+        // Nobody submits, and the queue has been closed. What has not ended has no proof of quiet:
+        // its batches, with what they have parked, are kept for ever (I7).
         self.reap();
         for slot in &self.slots {
             if slot.is_open() {
@@ -966,10 +974,10 @@ impl<'a> Section<'a> {
 
 /// Makes descriptors, for one call of [`Channel::submit()`].
 ///
-/// The lock of the ring is held in sections of [`SECTION_NS`], as a spinlock keeps preemption off, and
-/// mapping behind an IOMMU takes long. Between two sections the channel may be shut. The engine is
-/// told of all descriptors at once, at the end: each time costs a doorbell. [`Channel::shut()`] tells it of
-/// those that have been made until then.
+/// The lock of the ring is held in sections of [`SECTION_NS`], as a spinlock keeps preemption off,
+/// and mapping behind an IOMMU takes long. Between two sections the channel may be shut. The engine
+/// is told of all descriptors at once, at the end: each time costs a doorbell. [`Channel::shut()`]
+/// tells it of those that have been made until then.
 struct Maker<'a, B: Pooled> {
     channel: &'a Channel<B>,
     batch: &'a Arc<B>,
@@ -1008,8 +1016,8 @@ impl<'a, B: Pooled> Maker<'a, B> {
         }
     }
 
-    /// Lets others have the lock if it has been held for long, and gets it where it is not held. None
-    /// if the channel takes nothing any more.
+    /// Lets others have the lock if it has been held for long, and gets it where it is not held.
+    /// None if the channel takes nothing any more.
     fn section(&mut self) -> Option<&mut Section<'a>> {
         if self.section.as_ref().is_some_and(Section::is_long) {
             self.section = None;
@@ -1059,7 +1067,8 @@ impl<'a, B: Pooled> Maker<'a, B> {
     fn make(&mut self, claims: &EngineClaims<'_>, extent: &Extent, last: bool) {
         claims.reference(extent);
         if self.try_make(extent, last).is_err() {
-            // SAFETY: It was referenced above, and `try_make()` has failed, so that no engine has it.
+            // SAFETY: It was referenced above, and `try_make()` has failed, so that no engine has
+            // it.
             unsafe { claims.unmake(extent) };
         }
     }
@@ -1084,8 +1093,8 @@ impl<'a, B: Pooled> Maker<'a, B> {
         let device = queue.device().as_ptr();
         let len = extent.len as usize;
         let (mut src, mut dst) = (0, 0);
-        // SAFETY: The device lives as long as the queue. The memory is that of folios whose chunks the
-        // caller has claimed for this channel.
+        // SAFETY: The device lives as long as the queue. The memory is that of folios whose chunks
+        // the caller has claimed for this channel.
         to_result(unsafe { fb::ferry_dma_map(device, extent.src, len, false, &mut src) })?;
         // SAFETY: As above.
         let mapped =

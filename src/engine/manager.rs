@@ -3,14 +3,14 @@
 //! Who looks after the channels: takes them, gives them back, and finds out whether those that were
 //! quarantined are quiet.
 //!
-//! The manager owns the slots, one for each lane: a channel, and what state it is in. Its thread does
-//! what takes long; devices that go are dealt with where they are announced, so that their channels
-//! have been given back when their drivers go.
+//! The manager owns the slots, one for each lane: a channel, and what state it is in. Its thread
+//! does what takes long; devices that go are dealt with where they are announced, so that their
+//! channels have been given back when their drivers go.
 //!
 //! Channels are drained together, and each is asked for proof of quiet in a thread of its own, so
-//! that many that hang take as long as one. Movers wait for a proof (see [`ChannelManager::quarantine()`]),
-//! for a bounded time and without any lock of the manager; hence its thread is not as nice as
-//! workers are.
+//! that many that hang take as long as one. Movers wait for a proof (see
+//! [`ChannelManager::quarantine()`]), for a bounded time and without any lock of the manager; hence
+//! its thread is not as nice as workers are.
 //!
 //! What was quarantined rests when it is quiet, and is then tried again ([`Pauses`]): it is given
 //! back, requested anew and tested. The thread sleeps until the next such try, and does nothing of
@@ -143,18 +143,20 @@ impl State {
 /// A lane, and the channel that it has.
 pub(super) struct ChannelSlot {
     channel: Arc<Channel<Batch>>,
-    /// Whoever submits looks at the channel itself. [`ChannelSlot::change()`] releases `failed_at` to the
-    /// reader of the state.
+    /// Whoever submits looks at the channel itself. [`ChannelSlot::change()`] releases `failed_at`
+    /// to the reader of the state.
     state: Atomic<u32>,
     /// It is to be tried again as soon as it is quiet, whatever pause it has.
     again: Atomic<u32>,
     quarantines: Atomic<u32>,
-    /// Times are those of [`ChannelManager::now()`]. When the channel came. With [`ChannelManager::admin`] held.
+    /// Times are those of [`ChannelManager::now()`]. When the channel came. With
+    /// [`ChannelManager::admin`] held.
     came_at: Atomic<u64>,
     /// When the wait began that ended in quarantine, or what failed was seen.
     failed_at: Atomic<u64>,
     /// When it is tried again; 0 if that is not to be. Of slots that are quarantined and quiet, and
-    /// of those that have become empty because a try failed. Written with [`ChannelManager::admin`] held.
+    /// of those that have become empty because a try failed. Written with [`ChannelManager::admin`]
+    /// held.
     due: Atomic<u64>,
     pauses: Pauses<Atomic<u32>>,
     /// The device that it has been taken from, until that has gone; 0 for none. With
@@ -409,8 +411,8 @@ impl ChannelManager {
     }
 
     /// From here on nobody submits to the channel, whose quiet is to be proven: see
-    /// [`ChannelManager::hurry()`]. Says whether that is new. `waited_ns` is for how long a mover has waited
-    /// for it.
+    /// [`ChannelManager::hurry()`]. Says whether that is new. `waited_ns` is for how long a mover
+    /// has waited for it.
     pub(super) fn quarantine(&self, slot: &ChannelSlot, why: State, waited_ns: u64) -> bool {
         if !slot.channel.shut() {
             // Somebody else has.
@@ -437,8 +439,9 @@ impl ChannelManager {
         true
     }
 
-    /// Has the thread ask at once for the proofs of what was quarantined. To be called when all that
-    /// is asked at the same time has been: the thread may be awake, and would ask for the first alone.
+    /// Has the thread ask at once for the proofs of what was quarantined. To be called when all
+    /// that is asked at the same time has been: the thread may be awake, and would ask for the
+    /// first alone.
     pub(super) fn hurry(&self) {
         self.hurry.store(1, Relaxed);
         self.kick();
@@ -518,8 +521,8 @@ impl ChannelManager {
         first.channel.quiesce();
         // Waits for them.
         drop(others);
-        // While a device is reset for one channel, the others cannot have it reset, and say that they
-        // are not quiet.
+        // While a device is reset for one channel, the others cannot have it reset, and say that
+        // they are not quiet.
         let again = || self.slots.iter().filter(asked);
         if again().count() < count {
             for slot in again() {
@@ -576,8 +579,8 @@ impl ChannelManager {
         }
     }
 
-    /// The device has gone. What its driver has not ended is lost; channels of others take its place, if
-    /// it had any.
+    /// The device has gone. What its driver has not ended is lost; channels of others take its
+    /// place, if it had any.
     pub(crate) fn device_removed(&self, device: DeviceId) {
         let _admin = self.admin.lock();
         let mut ours = false;

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The migrator `ferry_sdxi`: contexts of all functions that are bound, as channels of an [`engine`].
+//! The migrator `ferry_sdxi`: contexts of all functions that are bound, as channels of an
+//! [`engine`].
 //!
-//! Contexts are taken of one function after the other, so that few of them are of many functions, and
-//! tested by a copy. A function that comes brings its contexts; one that leaves has stopped before,
-//! and gets them back. One that is reset keeps them: what they had fails, and they go on when it does.
+//! Contexts are taken of one function after the other, so that few of them are of many functions,
+//! and tested by a copy. A function that comes brings its contexts; one that leaves has stopped
+//! before, and gets them back. One that is reset keeps them: what they had fails, and they go on
+//! when it does.
 //!
-//! Locks: that of [`Functions`], then that of [`manager`](crate::engine::manager), then [`FunctionList::list`].
+//! Locks: that of [`Functions`], then that of [`manager`](crate::engine::manager), then
+//! [`FunctionList::list`].
 
 use crate::{
     engine::{
@@ -50,8 +53,8 @@ use kernel::{
     },
 };
 
-/// Its name: that of the driver of functions, as with migrators of dmaengine. It is not `sdxi`, which a
-/// driver of the same functions for dmaengine may have.
+/// Its name: that of the driver of functions, as with migrators of dmaengine. It is not `sdxi`,
+/// which a driver of the same functions for dmaengine may have.
 pub(crate) const NAME: &str = super::DRIVER;
 
 /// Bytes of the copy that a context is tested with.

@@ -84,8 +84,8 @@ pub const fn activating(state: State, waited_ms: u32) -> Action {
     }
 }
 
-/// A function is given up after this many recoveries in a row without a good copy in between: a fault
-/// that passes has passed by then, and one that stays costs no more than this many resets.
+/// A function is given up after this many recoveries in a row without a good copy in between: a
+/// fault that passes has passed by then, and one that stays costs no more than this many resets.
 pub const MOST_RECOVERIES: u32 = 8;
 
 /// What to do about a function that has failed.
@@ -120,8 +120,8 @@ impl Recoveries {
         good: 0,
     };
 
-    /// Decides what to do about a function that has failed after `good` good copies in all, and counts
-    /// a recovery if that is one.
+    /// Decides what to do about a function that has failed after `good` good copies in all, and
+    /// counts a recovery if that is one.
     pub const fn failed(&mut self, good: u64) -> Verdict {
         let strikes = match *self {
             Self::GivenUp => return Verdict::GivenUp,
@@ -170,8 +170,8 @@ impl Starting {
         }
     }
 
-    /// What to try next, after a device has refused a command, the first `good` ones being good. If the
-    /// start itself is refused without an update, that was not what was wrong.
+    /// What to try next, after a device has refused a command, the first `good` ones being good. If
+    /// the start itself is refused without an update, that was not what was wrong.
     pub const fn refused(self, good: usize) -> Self {
         match self {
             Self::Updated if good < self.before() => Self::Plain,

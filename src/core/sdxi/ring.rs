@@ -7,10 +7,10 @@
 //! standard simple: whole descriptors that are not valid, their valid bits, the write index, the
 //! doorbell. Nothing below the write index is ever incomplete.
 //!
-//! Every descriptor has a completion status block of its own, that of its slot. A slot is used again
-//! when its block says that the descriptor is done, in the order of the ring; read_index proves
-//! nothing. So the device decides when a slot is free, and nothing else: it cannot make software
-//! use one that is taken, nor one that does not exist.
+//! Every descriptor has a completion status block of its own, that of its slot. A slot is used
+//! again when its block says that the descriptor is done, in the order of the ring; read_index
+//! proves nothing. So the device decides when a slot is free, and nothing else: it cannot make
+//! software use one that is taken, nor one that does not exist.
 //!
 //! A descriptor may want its tag to be reported. The report covers all copies since the last one
 //! that did: it is good if each of them was.

@@ -39,8 +39,8 @@ impl MigrateCopyBatch {
     ///
     /// # Safety
     ///
-    /// [`EngineClaims::reference()`] was called with this extent for this descriptor, and the engine does not
-    /// access its memory any more, nor will it.
+    /// [`EngineClaims::reference()`] was called with this extent for this descriptor, and the
+    /// engine does not access its memory any more, nor will it.
     pub(crate) unsafe fn release_extent(&self, extent: &Extent, lane: Lane, ok: bool) {
         self.by_engine.ended.store(sched::clock(), Relaxed);
         if ok {

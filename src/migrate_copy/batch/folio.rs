@@ -16,8 +16,8 @@ use kernel::bindings;
 const PAGE: u64 = kernel::page::PAGE_SIZE as u64;
 
 /// A folio and its destination, both locked: lent by the shim for one call of
-/// [`Provider::begin()`] or [`Provider::copy_now()`]. For the latter the stock code has just checked
-/// the references.
+/// [`Provider::begin()`] or [`Provider::copy_now()`]. For the latter the stock code has just
+/// checked the references.
 ///
 /// [`Provider::begin()`]: crate::migrate_copy::provider::Provider::begin
 /// [`Provider::copy_now()`]: crate::migrate_copy::provider::Provider::copy_now

@@ -3,9 +3,9 @@
 //! A descriptor that its driver has given up, while its engine may still write.
 //!
 //! Behind an IOMMU the device is cut off from the memory, and the descriptor has failed: the mover
-//! copies. Elsewhere the slot says that the descriptor was given up; the mover parks the folio and goes
-//! on, and a proof that the engine is quiet ends the descriptor later. The states of the slot are those
-//! of `src/engine/channel.rs`; the chunk and its count are those of the module.
+//! copies. Elsewhere the slot says that the descriptor was given up; the mover parks the folio and
+//! goes on, and a proof that the engine is quiet ends the descriptor later. The states of the slot
+//! are those of `src/engine/channel.rs`; the chunk and its count are those of the module.
 
 use crate::support::*;
 use ferry_core::{
