@@ -93,7 +93,7 @@ host-tests: env ## the tests that need no kernel, model checking included
 objcheck: kernel ## with CONFIG_MIGRATE_COPY=n, mm/migrate.o is the stock one
 	@scripts/objcheck
 
-lint: module ## rustfmt, layers, docs, clippy, types for CFI, checkpatch, shellcheck: no warning from any
+lint: module ## rustfmt, layers, docs, width, clippy, types for CFI, checkpatch, shellcheck: no warning from any
 	@$(in_env) scripts/lint
 
 shell: kernel module ## a shell in a guest with two nodes

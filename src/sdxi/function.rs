@@ -93,8 +93,9 @@ const MOST_CONTEXTS: u16 = 64;
 
 /// How long the administrative context may take, in milliseconds.
 const COMMAND_MS: i64 = 1000;
-/// How long a context may take to finish what it is executing, in milliseconds, before it is stopped
-/// hard: many times what the longest copy takes, and short for a mover that waits for the proof.
+/// How long a context may take to finish what it is executing, in milliseconds, before it is
+/// stopped hard: many times what the longest copy takes, and short for a mover that waits for the
+/// proof.
 const SOFT_STOP_MS: i64 = 100;
 /// How often it is looked at, in microseconds.
 const POLL_US: i64 = 50;
@@ -142,8 +143,8 @@ counters! {
 /// The party for which the PCI core resets the function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Resetter {
-    /// The driver has asked for the reset. (One that others ask for at the same time is taken for its
-    /// own, too.)
+    /// The driver has asked for the reset. (One that others ask for at the same time is taken for
+    /// its own, too.)
     Driver,
     /// An administrator, the PCI core itself, or sleep has.
     Others,
@@ -290,8 +291,9 @@ impl Function {
                 return Err(ENODEV);
             }
         };
-        // What ran before has tables that are not this driver's, and may still write to memory: it stops
-        // before it may do so again, and before there is memory that it would have to be told of.
+        // What ran before has tables that are not this driver's, and may still write to memory: it
+        // stops before it may do so again, and before there is memory that it would have to be told
+        // of.
         if !stop_or_reset(dev, &bars, true) {
             dev_err!(dev.device(), "does not stop ({})\n", bars.state().name());
             return Err(EIO);
@@ -415,7 +417,8 @@ impl Function {
         }
     }
 
-    /// Gives the interrupt of a context back, which is not used until it is opened again. May sleep.
+    /// Gives the interrupt of a context back, which is not used until it is opened again. May
+    /// sleep.
     pub(crate) fn release(&self, context: &Context) {
         let mut irqs = self.irqs.lock();
         let released = Option::as_mut(&mut irqs).and_then(|irqs| {
@@ -484,8 +487,8 @@ impl Function {
     }
 
     /// Makes a context run, which it will do again after errors, until the function is removed.
-    /// It has its interrupt until it is released. `EAGAIN` if the function is recovering: it has been
-    /// told to hurry; `EIO` if it has been given up. May sleep.
+    /// It has its interrupt until it is released. `EAGAIN` if the function is recovering: it has
+    /// been told to hurry; `EIO` if it has been given up. May sleep.
     pub(crate) fn open(&self, number: u16) -> Result<Arc<Context>> {
         let context = self.context(number)?;
         context.wanted.store(true, Relaxed);
@@ -610,8 +613,9 @@ impl Function {
 
     fn activate_once(&self, control: &mut Control) -> Result {
         let own = control.memory.as_mut().ok_or(ENODEV)?;
-        // Of a reset nothing is left, of a stop everything: all is written again. It has stopped, and a
-        // reset that was asked for has ended: one that has not would undo what is written now.
+        // Of a reset nothing is left, of a stop everything: all is written again. It has stopped,
+        // and a reset that was asked for has ended: one that has not would undo what is written
+        // now.
         self.bars.write(WritableRegister::Ctl2, self.limits.ctl2());
         own.tables.install();
         own.admin.prepare()?;
@@ -753,8 +757,8 @@ impl Function {
     /// Stops a context, and proves it. After an error the function has to be stopped.
     fn stop_context(&self, control: &mut Control, context: &Context) -> Result {
         let number = context.number();
-        // Every device is expected to know this one. It is not waited for by the administrative context,
-        // which could not ask for more meanwhile.
+        // Every device is expected to know this one. It is not waited for by the administrative
+        // context, which could not ask for more meanwhile.
         self.command(control, |admin| {
             admin.push_command(Command::StopSoft(number))
         })?;
@@ -839,8 +843,8 @@ impl Function {
         false
     }
 
-    /// Stops the function and brings it to run again, unless it has failed too often. Returns whether it
-    /// has to be reset.
+    /// Stops the function and brings it to run again, unless it has failed too often. Returns
+    /// whether it has to be reset.
     fn recover(&self, control: &mut Control) -> bool {
         if control.mode == Mode::Active {
             self.halt(control);
@@ -1014,8 +1018,8 @@ impl pci::Handler for Function {
         }
         control.resetter = Resetter::Driver;
         drop(control);
-        // The core calls suspend() and resume(). If somebody else is busy with the device, the next who
-        // needs it tries again.
+        // The core calls suspend() and resume(). If somebody else is busy with the device, the next
+        // who needs it tries again.
         let reset = self.dev.try_reset();
         let mut control = self.control.lock();
         control.resetter = Resetter::Others;

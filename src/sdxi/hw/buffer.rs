@@ -76,8 +76,8 @@ impl Buffer {
     }
 }
 
-/// A buffer that nobody uses any more. To be dropped where one may sleep, which freeing does behind an
-/// IOMMU (`__iommu_dma_free()`): not with the lock of the channel.
+/// A buffer that nobody uses any more. To be dropped where one may sleep, which freeing does behind
+/// an IOMMU (`__iommu_dma_free()`): not with the lock of the channel.
 #[must_use]
 pub(crate) struct Unused {
     _words: CoherentWords,

@@ -2,19 +2,20 @@
 
 //! A context of a function, as who copies with it sees it.
 //!
-//! Who uses one has a [`ContextLease`] to it. [`Context::submit()`] and [`Context::reap()`] take one leaf
-//! lock, and neither allocate nor sleep. What the function does to a context (start, stop, give up)
-//! is the driver's, under the function's own lock.
+//! Who uses one has a [`ContextLease`] to it. [`Context::submit()`] and [`Context::reap()`] take
+//! one leaf lock, and neither allocate nor sleep. What the function does to a context (start, stop,
+//! give up) is the driver's, under the function's own lock.
 //!
 //! A context that has failed takes no copies. What it had is reported when it has been proven to
 //! have stopped, by the next [`Context::reap()`]: reported means that the device does not touch
 //! source and destination any more, whether good or not.
 //!
-//! Reports have a tag, or are ends of copies ([`fb::ferry_end`]), which only this module's [`queue`](super::queue) pushes: [`Ends`]
-//! has them in the order of the ring, which is the one in which they are reported.
+//! Reports have a tag, or are ends of copies ([`fb::ferry_end`]), which only this module's
+//! [`queue`](super::queue) pushes: [`Ends`] has them in the order of the ring, which is the one in
+//! which they are reported.
 //!
-//! Locks: the listener's, then the ring's; neither is taken in interrupts. A [`Client`] is called with
-//! the former held, and reports with the latter; ends are told with the former.
+//! Locks: the listener's, then the ring's; neither is taken in interrupts. A [`Client`] is called
+//! with the former held, and reports with the latter; ends are told with the former.
 
 use crate::{
     counters::counters,
@@ -194,8 +195,9 @@ impl Ends {
             }
             let word = self.word(told).map_or(0, |word| word.load(Relaxed));
             let end = (word & !GOOD) as *const fb::ferry_end;
-            // SAFETY: Who has pushed it keeps it until it has been told, which happens here and once,
-            // or has given up the claim, which makes it 0 with the lock held that our caller has.
+            // SAFETY: Who has pushed it keeps it until it has been told, which happens here and
+            // once, or has given up the claim, which makes it 0 with the lock held that our caller
+            // has.
             if let Some(end) = unsafe { end.as_ref() } {
                 if let Some(f) = end.fn_ {
                     // SAFETY: As the end wants to be called.
@@ -480,8 +482,8 @@ impl Context {
     ///
     /// # Safety
     ///
-    /// `end` lives until it has been called, or [`Self::leave()`] has been. Source and destination stay
-    /// mapped for this function, and are not used otherwise, until it has been called.
+    /// `end` lives until it has been called, or [`Self::leave()`] has been. Source and destination
+    /// stay mapped for this function, and are not used otherwise, until it has been called.
     pub(super) unsafe fn push(
         &self,
         dst: DeviceAddress,

@@ -169,8 +169,8 @@ impl Bars {
         if !self.prove_quiet() {
             return Err(EBUSY);
         }
-        // SAFETY: It has stopped. It is told to run with tables, rings and logs of this module only, which
-        // are freed after it has been proven quiet again.
+        // SAFETY: It has stopped. It is told to run with tables, rings and logs of this module
+        // only, which are freed after it has been proven quiet again.
         unsafe { self.dev().set_master() };
         Ok(())
     }

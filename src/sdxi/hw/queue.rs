@@ -2,9 +2,9 @@
 
 //! Contexts as queues of [`channel`](crate::engine::channel)s.
 //!
-//! What is prepared is in the ring, and not valid, until it is issued: one doorbell for all of it, and
-//! one interrupt at its end, whatever who prepares it asks for. Each descriptor can be looked at long
-//! before, in its completion status block, which costs a read of memory.
+//! What is prepared is in the ring, and not valid, until it is issued: one doorbell for all of it,
+//! and one interrupt at its end, whatever who prepares it asks for. Each descriptor can be looked
+//! at long before, in its completion status block, which costs a read of memory.
 
 use crate::{
     engine::channel::Queue,
@@ -37,7 +37,8 @@ pub(crate) trait Owner: Send + Sync {
     /// Has it stopped, by whatever it takes. May sleep for long.
     fn quiesce(&self, context: &Context);
 
-    /// Gives the interrupt of a context back, which is not used until it is opened again. May sleep.
+    /// Gives the interrupt of a context back, which is not used until it is opened again. May
+    /// sleep.
     fn release(&self, context: &Context);
 }
 
@@ -66,8 +67,8 @@ impl ContextQueue {
         }
     }
 
-    /// Would mappings for this device copy: all of them (`swiotlb=force`), or those of memory out of its
-    /// reach?
+    /// Would mappings for this device copy: all of them (`swiotlb=force`), or those of memory out
+    /// of its reach?
     pub(crate) fn bounces(dev: &pci::Device) -> bool {
         // SAFETY: The device is valid.
         unsafe { fb::ferry_dma_bounces(dev.as_raw_device()) }
@@ -81,12 +82,12 @@ impl Drop for ContextQueue {
     }
 }
 
-// SAFETY: A copy is pushed with its end, and the device is told of nothing else. Ends are called when
-// the context reports, once for each copy and in their order: the completion status block says that
-// the device is through with the descriptor, or `ContextRing::abandon()` has seen proof that it has stopped.
-// That is with the listener's lock, and that of the ring, which `push()` takes, is not held.
-// `quiesce()` says that it is quiet when every end has been called. Dropping the claim forgets the
-// others under the listener's lock. Good is what the block says is good.
+// SAFETY: A copy is pushed with its end, and the device is told of nothing else. Ends are called
+// when the context reports, once for each copy and in their order: the completion status block says
+// that the device is through with the descriptor, or `ContextRing::abandon()` has seen proof that
+// it has stopped. That is with the listener's lock, and that of the ring, which `push()` takes, is
+// not held. `quiesce()` says that it is quiet when every end has been called. Dropping the claim
+// forgets the others under the listener's lock. Good is what the block says is good.
 unsafe impl Queue for ContextQueue {
     fn device(&self) -> NonNull<bindings::device> {
         NonNull::new(self.dev.as_raw_device()).unwrap_or(NonNull::dangling())
@@ -105,8 +106,8 @@ unsafe impl Queue for ContextQueue {
         end: *const fb::ferry_end,
     ) -> Result {
         let (dst, src) = (DeviceAddress::new(dst), DeviceAddress::new(src));
-        // SAFETY: By the requirements of this function; dropping the claim, as quiet or after it, leaves
-        // the context.
+        // SAFETY: By the requirements of this function; dropping the claim, as quiet or after it,
+        // leaves the context.
         unsafe { self.claim.push(dst, src, len, end) }.map_err(|why| match why {
             Unavailable::Full => EAGAIN,
             Unavailable::Invalid => EINVAL,

@@ -161,7 +161,8 @@ pub(crate) enum Command {
 
 /// The tag of a command whose end proves nothing.
 const NO_PROOF: u32 = u32::MAX;
-/// In the tag of a stop, which is its context otherwise. That of [`Command::SyncStop`] is its context.
+/// In the tag of a stop, which is its context otherwise. That of [`Command::SyncStop`] is its
+/// context.
 const STOP: u32 = 1 << 16;
 
 /// A context: its ring, and all of its memory.
@@ -317,8 +318,8 @@ impl ContextRing {
         Ok((self.ring).push(&self.memory, &start, Report::Tag(NO_PROOF))?)
     }
 
-    /// Of the administrative context: reports which commands have been carried out, in their order. A
-    /// context is taken for stopped when a stop of it was, and then the wait for that.
+    /// Of the administrative context: reports which commands have been carried out, in their order.
+    /// A context is taken for stopped when a stop of it was, and then the wait for that.
     pub(crate) fn reap_commands(&mut self, mut report: impl FnMut(bool)) -> usize {
         let bars = &self.memory.page.bars;
         self.ring.reap(&self.memory, |tag, good| {
