@@ -126,12 +126,12 @@ impl Driver {
                 channel.believe(true);
                 return Ok(true);
             }
-            Verdict::Lies => "says that a copy was good that cannot be made",
+            Verdict::Lies => "reports success for a copy that must fail",
             Verdict::Unknown => {
-                "takes no copy that cannot be made, so it is not known to tell of failures"
+                "takes no copy that must fail, so it is not known whether it reports failures"
             }
             Verdict::Untried => {
-                "is not known to tell of failures, and there is no copy that could be tried: no IOMMU translates for it, and one of no bytes is not for every driver"
+                "is not known to report failures, and no copy that must fail can be tried: no IOMMU translates for it, and not every driver bears a copy of 0 bytes"
             }
             Verdict::Broken => {
                 pr_warn!("{which}: {name} does not copy; left alone\n");
@@ -144,11 +144,11 @@ impl Driver {
         };
         if !self.shared.knobs.dma_untrusted() {
             pr_err!(
-                "{which}: {name} {what}: refused, as content could be lost (vm.ferry.dma_untrusted=1 takes it all the same)\n"
+                "{which}: {name} {what}: refused, as data could be lost (vm.ferry.dma_untrusted=1 takes it all the same)\n"
             );
             return Err(EOPNOTSUPP);
         }
-        pr_warn!("{which}: {name} {what}: taken all the same, content can be lost\n");
+        pr_warn!("{which}: {name} {what}: taken all the same, data loss possible\n");
         channel.believe(false);
         Ok(true)
     }

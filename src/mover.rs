@@ -215,7 +215,7 @@ impl Session {
             // Other descriptors of the lane may still end, and are waited for.
             if log::allowed() {
                 pr_warn!(
-                    "lane {}: its driver has given up a copy that its engine may still be at; the folio stays, its destination is kept\n",
+                    "lane {}: the driver aborted a copy that its engine may still be working on; folio not migrated, destination parked\n",
                     lane.index()
                 );
             }
@@ -224,7 +224,7 @@ impl Session {
         batch.mark_stuck(lane);
         if log::allowed() {
             pr_warn!(
-                "lane {}: no answer for {} ms; its folios stay, their destinations are kept\n",
+                "lane {}: copy timed out after {} ms; folios not migrated, destinations parked\n",
                 lane.index(),
                 ns / 1_000_000
             );

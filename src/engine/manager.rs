@@ -426,11 +426,11 @@ impl ChannelManager {
         slot.quarantines.add(1u32, Relaxed);
         if log::allowed() {
             let next = match slot.channel.is_costly() {
-                true => "it is not tried again until ferry/rearm is written to",
-                false => "when it is quiet it rests, and is then tried again",
+                true => "write to debugfs ferry/rearm to retry",
+                false => "it is tested again after a pause, once it is proven quiet",
             };
             pr_warn!(
-                "{}: channel {} {}: it gets nothing any more; {next}\n",
+                "{}: channel {} {}: it takes no more copies; {next}\n",
                 self.name,
                 slot.lane().index(),
                 why.text()
