@@ -100,10 +100,10 @@ pub(crate) const SLOTS: usize = 256;
 /// The longest descriptor. A mover that needs the first page of it waits for the last one.
 const MAX_EXTENT: u64 = 4 << 20;
 
-/// Of many descriptors, one has an interrupt after so many bytes, and the last one.
+/// Bytes of descriptors after which one requests an interrupt; the last descriptor always does.
 const INTERRUPT_EVERY: u64 = 512 << 10;
 
-/// How long a mover polls before it sleeps.
+/// How long a mover polls before it sleeps, in ns.
 const POLL_NS: u64 = 10_000;
 
 /// How long it sleeps before it has the queue look for a completion whose interrupt has been lost.
@@ -113,7 +113,7 @@ const LOST_NS: u64 = 50_000_000;
 /// preemption off; the descriptor that it is at comes on top. As long as a chunk takes to copy.
 const SECTION_NS: u64 = 50_000;
 
-/// So many failures of a channel in a row are too many.
+/// Failed descriptors in a row from which a channel counts as failing.
 const MOST_ERRORS: u32 = 8;
 
 /// Bytes of addresses that may be taken from a device for good before its channel counts as
@@ -163,8 +163,8 @@ pub(crate) unsafe trait Queue: Send {
     /// Softirqs are off.
     fn poll(&mut self);
 
-    /// How long a mover that waits leaves it at that it will be told, before it has it look. At
-    /// most [`LOST_NS`] counts.
+    /// Returns how long a waiter relies on the completion interrupt before it polls the queue, in
+    /// ns. Capped at [`LOST_NS`].
     fn look_ns(&self) -> u64 {
         LOST_NS
     }
@@ -174,29 +174,33 @@ pub(crate) unsafe trait Queue: Send {
         MAX_EXTENT
     }
 
-    /// Does it take copies now?
+    /// Returns `true` if the queue takes copies now.
     fn is_ready(&self) -> bool {
         true
     }
 
-    /// Does it fail too often, given how many descriptors in a row have failed?
+    /// Returns `true` if the queue fails too often, where `row` descriptors in a row have failed.
     fn is_failing(&self, row: u32) -> bool {
         row >= MOST_ERRORS
     }
 
-    /// Ends what the engine has, and says whether there is proof that it touches nothing any more.
+    /// Ends the engine's copies. Returns `true` if there is proof that the engine touches no memory
+    /// any more.
+    ///
+    /// # Context
+    ///
     /// May sleep for long.
     fn quiesce(&mut self) -> bool;
 
-    /// Can [`Queue::quiesce()`] say that it is quiet before all of its descriptors have ended?
+    /// Returns `true` if [`Queue::quiesce()`] can prove quiet before all descriptors have ended.
     fn can_prove(&self) -> bool {
         true
     }
 
-    /// Is the device still there, and bound?
+    /// Returns `true` if the device is still present and bound.
     fn is_bound(&self) -> bool;
 
-    /// Is this the device whose driver is asked?
+    /// Returns `true` if the queue belongs to `device`.
     fn is_of(&self, device: DeviceId) -> bool;
 }
 
@@ -332,7 +336,7 @@ impl Common {
         self.device.load(Relaxed) as *mut bindings::device
     }
 
-    /// So many bytes are not in flight any more.
+    /// Subtracts `bytes` from the bytes in flight.
     fn took(&self, bytes: u64) {
         // Wraps around, as there is no subtraction: the sum is right.
         self.bytes.add(bytes.wrapping_neg(), Relaxed);
@@ -355,7 +359,7 @@ unsafe extern "C" fn given_up<B: Pooled>(end: *const fb::ferry_end) {
     slot.give_up();
 }
 
-/// A descriptor has ended, says the queue.
+/// Ends a descriptor that the queue reports as ended.
 ///
 /// # Safety
 ///
@@ -837,17 +841,17 @@ impl<B: Pooled> Channel<B> {
         }
     }
 
-    /// Are descriptors of this batch in flight, or about to be let go?
+    /// Returns `true` if descriptors of `batch` are in flight, or wait to be reaped.
     pub(crate) fn has(&self, batch: &B) -> bool {
         self.any(|_, job| core::ptr::eq(&*job.batch, batch))
     }
 
-    /// Are descriptors of this batch in flight, that have not ended?
+    /// Returns `true` if descriptors of `batch` are in flight that have not ended.
     pub(crate) fn is_at(&self, batch: &B) -> bool {
         self.any(|state, job| matches!(state, BUSY | GIVEN_UP) && core::ptr::eq(&*job.batch, batch))
     }
 
-    /// Is there a slot in use with this state and job?
+    /// Returns `true` if `f` accepts the state and the job of a slot in use.
     fn any(&self, f: impl Fn(u32, &Job<B>) -> bool) -> bool {
         let ring = self.ring.lock();
         let mut n = ring.tail;
@@ -869,7 +873,7 @@ impl<B: Pooled> Channel<B> {
         false
     }
 
-    /// Can there be proof that it is quiet before all of its descriptors have ended?
+    /// Returns `true` if the queue can be proven quiet before all of its descriptors have ended.
     pub(crate) fn can_prove(&self) -> bool {
         self.common.provable.load(Relaxed)
     }
@@ -911,14 +915,23 @@ impl<B: Pooled> Channel<B> {
         }
     }
 
-    /// Asks for proof of quiet, and [gives up](Self::give_up()) the queue. Sleeps.
+    /// Asks for proof of quiet, and [gives up](Self::give_up()) the queue. Returns the number of
+    /// leaked descriptors.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
     pub(crate) fn close(&self) -> u64 {
         self.quiesce();
         self.give_up()
     }
 
-    /// Gives up the queue. What is in flight and not proven quiet stays so for ever; nobody tells
-    /// of it any more. Returns how many descriptors that are. Sleeps.
+    /// Detaches the queue. Leaks the descriptors that are not proven complete and returns their
+    /// number.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
     pub(crate) fn give_up(&self) -> u64 {
         // Not under the lock: letting a queue go may sleep.
         let queue = self.ring.lock().queue.take();
