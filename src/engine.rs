@@ -59,7 +59,7 @@ use ferry_core::{
     },
     engine_share,
     engine_share::{
-        Choice,
+        EngineChoice,
         EngineTuner,
         Fraction,
         Sample, //
@@ -242,9 +242,9 @@ impl Migrator for Engine {
             return CopyPlan::Decline;
         };
         match tuner.next() {
-            Choice::Nothing => CopyPlan::Decline,
-            Choice::MoverOnly => CopyPlan::MoverOnly,
-            Choice::Part(part) => CopyPlan::Engine {
+            EngineChoice::Nothing => CopyPlan::Decline,
+            EngineChoice::MoverOnly => CopyPlan::MoverOnly,
+            EngineChoice::Part(part) => CopyPlan::Engine {
                 part,
                 measure: true,
             },

@@ -49,14 +49,14 @@ pub struct Fraction(u32);
 
 impl Fraction {
     /// The whole batch.
-    pub const ALL: Self = Self(ALL);
+    pub const ALL: Self = Self(WHOLE);
     /// One half of it.
-    pub const HALF: Self = Self(ALL / 2);
+    pub const HALF: Self = Self(WHOLE / 2);
 
     /// Returns how many of so many chunks it is, to the nearest.
     pub fn of(self, chunks: u32) -> u32 {
         let of_all = u64::from(self.0).saturating_mul(u64::from(chunks));
-        let nearest = of_all.saturating_add(u64::from(ALL) / 2) / u64::from(ALL);
+        let nearest = of_all.saturating_add(u64::from(WHOLE) / 2) / u64::from(WHOLE);
         u32::try_from(nearest).unwrap_or(chunks).min(chunks)
     }
 }
@@ -64,31 +64,31 @@ impl Fraction {
 /// Shows it as parts of 1024.
 impl fmt::Display for Fraction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{ALL}", self.0)
+        write!(f, "{}/{WHOLE}", self.0)
     }
 }
 
 /// The whole batch, in the unit of [`Fraction`].
-const ALL: u32 = 1024;
+const WHOLE: u32 = 1024;
 /// Less than this is no share.
-const LEAST: u32 = 16;
+const MIN_SHARE: u32 = 16;
 /// The share that a kind of batches begins with.
-const FIRST: u32 = ALL / 2;
+const FIRST_SHARE: u32 = WHOLE / 2;
 /// So many batches, every other one without the engine, before anything is decided.
 const WARM_UP: u32 = 12;
 /// An engine that is worth it is left out once in so many batches, to know what that costs; one
 /// that is not is tried that often, for so many batches.
-const EVERY: u32 = 256;
-const TRY: u32 = 6;
+const TRY_EVERY: u32 = 256;
+const TRY_BATCHES: u32 = 6;
 /// A sample moves a cost by one part in so many, and is at most so many times it.
-const SLOW: u32 = 8;
-const CLAMP: u32 = 4;
+const SMOOTHING: u32 = 8;
+const MAX_RISE: u32 = 4;
 /// The engine has to bring one part in so many.
-const LITTLE: u32 = 32;
+const MIN_GAIN: u32 = 32;
 
 /// What the engine gets of a batch.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub enum Choice {
+pub enum EngineChoice {
     /// Nothing: the batch goes as without Ferry.
     Nothing,
     /// Nothing: the mover copies all of it, so that it becomes known what that costs.
@@ -116,7 +116,7 @@ pub struct Sample {
 
 /// What has been learnt of batches of one class.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub struct Known {
+pub struct EngineCosts {
     /// The part that the engine gets.
     pub part: Fraction,
     /// What a MiB costs with the engine, in microseconds.
@@ -148,42 +148,39 @@ impl<W: Word> EngineTuner<W> {
 
     fn share(&self) -> u32 {
         match self.share.load_relaxed() {
-            0 => FIRST,
-            share => share.clamp(LEAST, ALL),
+            0 => FIRST_SHARE,
+            share => share.clamp(MIN_SHARE, WHOLE),
         }
     }
 
     /// What the next batch is to have.
-    pub fn next(&self) -> Choice {
+    pub fn next(&self) -> EngineChoice {
         let n = self.batches.load_relaxed();
         self.batches.store_relaxed(n.wrapping_add(1));
         let (with, without) = (self.with.load_relaxed(), self.without.load_relaxed());
-        let engine = Choice::Part(Fraction(self.share()));
+        let engine = EngineChoice::Part(Fraction(self.share()));
         if n < WARM_UP || with == 0 || without == 0 {
             return if n % 2 == 0 {
                 engine
             } else {
-                Choice::MoverOnly
+                EngineChoice::MoverOnly
             };
         }
-        let gains = with <= without.saturating_sub(without / LITTLE);
-        match (gains, n % EVERY) {
-            (true, 0) => Choice::MoverOnly,
+        let gains = with <= without.saturating_sub(without / MIN_GAIN);
+        match (gains, n % TRY_EVERY) {
+            (true, 0) => EngineChoice::MoverOnly,
             (true, _) => engine,
-            (false, i) if i < TRY => engine,
-            (false, i) if i == TRY => Choice::MoverOnly,
-            (false, _) => Choice::Nothing,
+            (false, i) if i < TRY_BATCHES => engine,
+            (false, i) if i == TRY_BATCHES => EngineChoice::MoverOnly,
+            (false, _) => EngineChoice::Nothing,
         }
     }
 
     /// A batch is over.
     pub fn learn(&self, sample: &Sample) {
-        if sample.bytes == 0 {
+        let Some(cost) = (sample.ns.min(u64::MAX >> 16) << 16).checked_div(sample.bytes) else {
             return;
-        }
-        let cost = (sample.ns.min(u64::MAX >> 16) << 16)
-            .checked_div(sample.bytes)
-            .unwrap_or(0);
+        };
         let cost = u32::try_from(cost).unwrap_or(u32::MAX).max(1);
         // One that was asked and copied nothing has cost something all the same.
         let to = if sample.asked {
@@ -211,10 +208,10 @@ impl<W: Word> EngineTuner<W> {
     }
 
     /// Returns what has been learnt, if anything.
-    pub fn known(&self) -> Option<Known> {
+    pub fn known(&self) -> Option<EngineCosts> {
         let us = |cost: u32| u32::try_from((u64::from(cost) << 4) / 1000).unwrap_or(u32::MAX);
         let (with, without) = (self.with.load_relaxed(), self.without.load_relaxed());
-        (with != 0).then(|| Known {
+        (with != 0).then(|| EngineCosts {
             part: Fraction(self.share()),
             with_us: us(with),
             without_us: us(without),
@@ -227,8 +224,8 @@ fn moved(old: u32, sample: u32) -> u32 {
     if old == 0 {
         return sample;
     }
-    let sample = sample.min(old.saturating_mul(CLAMP));
-    let step = |distance: u32| distance.div_ceil(SLOW);
+    let sample = sample.min(old.saturating_mul(MAX_RISE));
+    let step = |distance: u32| distance.div_ceil(SMOOTHING);
     if sample > old {
         old.saturating_add(step(sample.saturating_sub(old)))
     } else {
@@ -243,15 +240,15 @@ fn balanced(share: u32, sample: &Sample) -> u32 {
     let mover_bytes = sample.bytes.saturating_sub(sample.engine_bytes);
     if mover_bytes == 0 {
         // The mover's speed is not known: leave it something.
-        return share.saturating_sub(share / 8).clamp(LEAST, ALL);
+        return share.saturating_sub(share / 8).clamp(MIN_SHARE, WHOLE);
     }
     let mover_ns = sample.ns.saturating_sub(sample.waited_ns);
     let engine = small(sample.engine_bytes, 8).saturating_mul(small(mover_ns, 4));
     let mover = small(mover_bytes, 8).saturating_mul(small(sample.engine_ns, 4));
     let both = (engine / 2).saturating_add(mover / 2);
-    // Of [`ALL`], 2^10.
+    // Of [`WHOLE`], 2^10.
     let new = engine.checked_div(both >> 9).unwrap_or(0);
-    u32::try_from(new).unwrap_or(ALL).clamp(LEAST, ALL)
+    u32::try_from(new).unwrap_or(WHOLE).clamp(MIN_SHARE, WHOLE)
 }
 
 #[cfg_attr(
@@ -278,9 +275,9 @@ mod tests {
         let (mut with, mut share) = (0, 0);
         for i in 0..n {
             let taken = match s.next() {
-                Choice::Nothing => continue,
-                Choice::MoverOnly => 0,
-                Choice::Part(part) => {
+                EngineChoice::Nothing => continue,
+                EngineChoice::MoverOnly => 0,
+                EngineChoice::Part(part) => {
                     share = part.0;
                     with += u32::from(i >= n - n / 4);
                     bytes / 32 * u64::from(part.of(32))
@@ -308,28 +305,28 @@ mod tests {
     fn equals_share_equally() {
         let (with, share) = run(1, 1, 1000, 400);
         assert!(with >= 98);
-        assert!((ALL * 7 / 16..=ALL * 9 / 16).contains(&share));
+        assert!((WHOLE * 7 / 16..=WHOLE * 9 / 16).contains(&share));
     }
 
     #[test]
     fn a_fast_engine_gets_nearly_all() {
         let (with, share) = run(10, 1, 1000, 400);
         assert!(with >= 98);
-        assert!(share > ALL * 27 / 32);
+        assert!(share > WHOLE * 27 / 32);
     }
 
     #[test]
     fn a_slow_one_gets_little() {
         let (with, share) = run(1, 7, 1000, 400);
         assert!(with >= 98);
-        assert!(share < ALL * 5 / 32);
+        assert!(share < WHOLE * 5 / 32);
     }
 
     #[test]
     fn one_that_is_slow_to_start_is_left_out() {
         // Twice as long to start as the mover takes for everything.
         let (with, _) = run(1, 1, 4 << 20, 1024);
-        assert!(with <= TRY + 1);
+        assert!(with <= TRY_BATCHES + 1);
     }
 
     #[test]
@@ -346,18 +343,18 @@ mod tests {
         let mut tried = 0;
         for _ in 0..2048 {
             match s.next() {
-                Choice::Part(_) => {
+                EngineChoice::Part(_) => {
                     tried += 1;
                     s.learn(&sample(true));
                 }
-                Choice::MoverOnly => s.learn(&sample(false)),
-                Choice::Nothing => {}
+                EngineChoice::MoverOnly => s.learn(&sample(false)),
+                EngineChoice::Nothing => {}
             }
         }
         assert!((20..100).contains(&tried));
         s.forget();
         assert_eq!(s.known(), None);
-        assert_eq!(s.next(), Choice::Part(Fraction(FIRST)));
+        assert_eq!(s.next(), EngineChoice::Part(Fraction(FIRST_SHARE)));
     }
 
     #[test]
@@ -366,9 +363,9 @@ mod tests {
         let mut asked = 0;
         for i in 0..1024 {
             let engine = match s.next() {
-                Choice::Nothing => continue,
-                Choice::MoverOnly => false,
-                Choice::Part(_) => true,
+                EngineChoice::Nothing => continue,
+                EngineChoice::MoverOnly => false,
+                EngineChoice::Part(_) => true,
             };
             asked += u32::from(engine && i >= 512);
             s.learn(&Sample {
@@ -378,14 +375,14 @@ mod tests {
                 ..Sample::default()
             });
         }
-        assert!(asked <= 3 * TRY);
+        assert!(asked <= 3 * TRY_BATCHES);
     }
 
     #[test]
     fn shares_are_of_chunks() {
         assert_eq!(Fraction::ALL.of(32), 32);
         assert_eq!(Fraction::HALF.of(33), 17);
-        assert_eq!(Fraction(LEAST).of(8), 0);
+        assert_eq!(Fraction(MIN_SHARE).of(8), 0);
         assert_eq!(Fraction(u32::MAX).of(8), 8);
         assert_eq!(Fraction::ALL.of(u32::MAX), u32::MAX);
     }
@@ -413,8 +410,8 @@ mod tests {
             },
         ] {
             s.learn(&sample);
-            if let Choice::Part(Fraction(share)) = s.next() {
-                assert!((LEAST..=ALL).contains(&share));
+            if let EngineChoice::Part(Fraction(share)) = s.next() {
+                assert!((MIN_SHARE..=WHOLE).contains(&share));
             }
         }
     }

@@ -271,7 +271,7 @@ impl fmt::Display for KnobError<'_> {
             words,
             ..
         } = self.knob;
-        write!(f, "{name}: \"{}\" is ", Shown(self.text))?;
+        write!(f, "{name}: \"{}\" is ", Printable(self.text))?;
         match self.refusal {
             Refusal::NotANumber => f.write_str("not a decimal number")?,
             Refusal::OutOfRange => f.write_str("out of range")?,
@@ -294,9 +294,9 @@ impl fmt::Display for KnobError<'_> {
 }
 
 /// Text from a user as it may stand in a message: printable, and not without end.
-pub(crate) struct Shown<'a>(pub(crate) &'a str);
+pub(crate) struct Printable<'a>(pub(crate) &'a str);
 
-impl fmt::Display for Shown<'_> {
+impl fmt::Display for Printable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const MOST: usize = 32;
         for c in self.0.chars().take(MOST) {
@@ -414,11 +414,11 @@ mod tests {
             "timeout_ms: \"a\\nb\" is not a decimal number (allowed: 1 to 60000)"
         ));
         assert!(shows(
-            Shown("12345678901234567890123456789012"),
+            Printable("12345678901234567890123456789012"),
             "12345678901234567890123456789012"
         ));
         assert!(shows(
-            Shown("123456789012345678901234567890123"),
+            Printable("123456789012345678901234567890123"),
             "12345678901234567890123456789012..."
         ));
     }

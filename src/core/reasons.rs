@@ -132,7 +132,7 @@ impl fmt::Display for ReasonError<'_> {
             word => write!(
                 f,
                 "unknown migration reason \"{}\"",
-                crate::knob::Shown(word)
+                crate::knob::Printable(word)
             ),
         }
     }

@@ -17,28 +17,28 @@ use core::fmt;
 /// Numbers of workers that are told apart.
 pub const LEVELS: [u32; 13] = [0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64];
 /// The last of them.
-const MOST: u32 = 64;
+const MAX_WORKERS: u32 = 64;
 
 /// So many samples say nothing: workers that have not been called for long wake up slowly.
 const WARM_UP: u32 = 2;
 /// The least of those up to this one is where a median begins.
-const KNOWN: u32 = 10;
+const KNOWN_SAMPLES: u32 = 10;
 /// A batch of so many bytes is one sample, and so many samples at most if it is longer.
-const LONG: u64 = 2 << 20;
-const LONGEST: u64 = 4;
+const SAMPLE_BYTES: u64 = 2 << 20;
+const MAX_WEIGHT: u64 = 4;
 /// A neighbour is tried again each time after so many batches, for so many batches in a row, of
 /// which the first ones say nothing.
 const TRY_EVERY: u32 = 256;
-const TRY: u32 = 8;
+const TRY_BATCHES: u32 = 8;
 /// What is settled is measured each time after so many batches.
 const SAMPLE_EVERY: u32 = 16;
 /// A number of workers costs little more than the best one if it is within one part in so many.
-const LITTLE: u32 = 16;
+const TOLERANCE: u32 = 16;
 /// A sample moves the median by one part in so many, and by one in so many after so many samples in
 /// a row on the same side of it.
-const SLOW: u32 = 64;
-const FAST: u32 = 8;
-const ROW: u32 = 5;
+const SLOW_STEP: u32 = 64;
+const FAST_STEP: u32 = 8;
+const FAST_AFTER: u32 = 5;
 
 /// The level with at most this number of workers.
 fn level(workers: u32) -> usize {
@@ -47,8 +47,8 @@ fn level(workers: u32) -> usize {
 
 /// What is known of one number of workers.
 #[derive(Debug)]
-struct Seen<W> {
-    /// Samples, at most [`KNOWN`].
+struct LevelCost<W> {
+    /// Samples, at most [`KNOWN_SAMPLES`].
     samples: W,
     /// The median time of a byte, in nanoseconds times 2^16.
     cost: W,
@@ -58,7 +58,7 @@ struct Seen<W> {
 
 /// What a batch should have.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub struct Choice {
+pub struct WorkerChoice {
     /// The number of workers.
     pub count: u32,
     /// The duration is to be measured, and goes to [`WorkerTuner::learn()`].
@@ -68,7 +68,7 @@ pub struct Choice {
 /// What is known of batches of one kind.
 #[derive(Debug)]
 pub struct WorkerTuner<W> {
-    seen: [Seen<W>; LEVELS.len()],
+    seen: [LevelCost<W>; LEVELS.len()],
     batches: W,
 }
 
@@ -76,7 +76,7 @@ impl<W: Word> WorkerTuner<W> {
     /// Nothing is known. `zero` makes a word that is zero.
     pub fn new(zero: impl Fn() -> W) -> Self {
         Self {
-            seen: LEVELS.map(|_| Seen {
+            seen: LEVELS.map(|_| LevelCost {
                 samples: zero(),
                 cost: zero(),
                 run: zero(),
@@ -87,7 +87,7 @@ impl<W: Word> WorkerTuner<W> {
 
     fn known(&self, level: usize) -> Option<u32> {
         let seen = self.seen.get(level)?;
-        (seen.samples.load_relaxed() >= KNOWN).then(|| seen.cost.load_relaxed())
+        (seen.samples.load_relaxed() >= KNOWN_SAMPLES).then(|| seen.cost.load_relaxed())
     }
 
     /// The level that is best by what is known, up to `top`: none for nothing known.
@@ -97,7 +97,7 @@ impl<W: Word> WorkerTuner<W> {
     fn best(&self, top: usize) -> Option<usize> {
         let costs = || (1..=top).filter_map(|l| Some((l, self.known(l)?)));
         let least = costs().map(|(_, cost)| cost).min()?;
-        let enough = least.saturating_add(least / LITTLE);
+        let enough = least.saturating_add(least / TOLERANCE);
         costs().find(|&(_, cost)| cost <= enough).map(|(l, _)| l)
     }
 
@@ -113,7 +113,7 @@ impl<W: Word> WorkerTuner<W> {
 
     /// Chooses how many workers the next batch has, of at most `most`. As long as nothing is known,
     /// `first`.
-    pub fn choose(&self, most: u32, first: u32) -> Choice {
+    pub fn choose(&self, most: u32, first: u32) -> WorkerChoice {
         let top = level(most);
         let batch = self.batches.load_relaxed().wrapping_add(1);
         self.batches.store_relaxed(batch);
@@ -123,27 +123,26 @@ impl<W: Word> WorkerTuner<W> {
                 let below = now.checked_sub(1).filter(|&l| l > 0);
                 let above = Some(now.saturating_add(1)).filter(|&l| l <= top);
                 let unknown = |l: &usize| self.known(*l).is_none();
-                let since = batch.checked_rem(TRY_EVERY).unwrap_or(0);
-                let turn = batch.checked_div(TRY_EVERY).unwrap_or(0);
+                let (turn, since) = (batch / TRY_EVERY, batch % TRY_EVERY);
                 let retry = if turn & 1 == 0 { below } else { above };
                 let unknown = below.filter(unknown).or(above.filter(unknown));
-                if unknown.is_none() && since < TRY && turn > 0 {
+                if unknown.is_none() && since < TRY_BATCHES && turn > 0 {
                     trial = retry.map(|_| since);
                 }
                 unknown.or(trial.and(retry)).unwrap_or(now)
             }
             None => level(first).min(top),
         };
-        Choice {
+        WorkerChoice {
             count: if now == top {
-                most.min(MOST)
+                most.min(MAX_WORKERS)
             } else {
                 LEVELS.get(now).copied().unwrap_or(0)
             },
             // What has been chosen is looked at less often, to be left alone.
             measure: match trial {
                 Some(since) => since >= WARM_UP,
-                None => self.known(now).is_none() || batch.checked_rem(SAMPLE_EVERY) == Some(0),
+                None => self.known(now).is_none() || batch % SAMPLE_EVERY == 0,
             },
         }
     }
@@ -161,7 +160,7 @@ impl<W: Word> WorkerTuner<W> {
         let old = seen.cost.load_relaxed();
         let new = if samples <= WARM_UP {
             cost
-        } else if samples < KNOWN {
+        } else if samples < KNOWN_SAMPLES {
             old.min(cost)
         } else {
             // Half of the samples are above the median, and how far does not matter: a mover that
@@ -170,21 +169,25 @@ impl<W: Word> WorkerTuner<W> {
             let side = u32::from(cost > old);
             let run = seen.run.load_relaxed();
             let row = if run & 1 == side {
-                (run >> 1).min(ROW)
+                (run >> 1).min(FAST_AFTER)
             } else {
                 0
             };
             seen.run.store_relaxed(row.saturating_add(1) << 1 | side);
-            let part = if row < ROW { SLOW } else { FAST };
+            let part = if row < FAST_AFTER {
+                SLOW_STEP
+            } else {
+                FAST_STEP
+            };
             let step = (old / part).saturating_add(1);
             cost.clamp(old.saturating_sub(step), old.saturating_add(step))
         };
         seen.cost.store_relaxed(new);
-        if samples < KNOWN {
+        if samples < KNOWN_SAMPLES {
             // A long batch says more.
-            let weight = (bytes / LONG).clamp(1, LONGEST) as u32;
+            let weight = (bytes / SAMPLE_BYTES).clamp(1, MAX_WEIGHT) as u32;
             seen.samples
-                .store_relaxed(samples.saturating_add(weight).min(KNOWN));
+                .store_relaxed(samples.saturating_add(weight).min(KNOWN_SAMPLES));
         }
     }
 
@@ -237,7 +240,7 @@ mod tests {
     ) -> [u32; 13] {
         let mut last = [0; 13];
         for i in 0..batches {
-            let Choice { count: n, measure } = s.choose(most, first);
+            let WorkerChoice { count: n, measure } = s.choose(most, first);
             assert!(n <= most);
             if measure {
                 s.learn(n, 2 << 20, ns(n, i));

@@ -50,18 +50,18 @@ use ferry_core::sdxi::{
         activating,
         Action,
         Recoveries,
-        Starting,
-        Stopper,
-        Stopping,
+        StartSequence,
+        StopFallback,
+        StopSequence,
         Verdict, //
     },
     log,
     registers::{
         Capabilities,
         ControlRequest,
-        Limits,
+        FunctionLimits,
+        FunctionState,
         Register,
-        State,
         Unfit,
         WritableRegister,
         ERR_STS_ALL,
@@ -171,8 +171,8 @@ impl From<Undone> for Error {
 pub(super) struct Control {
     pub(super) mode: Mode,
     /// How contexts are started and stopped, as far as the device has been seen to take it.
-    pub(super) starting: Starting,
-    pub(super) stopper: Stopper,
+    pub(super) starting: StartSequence,
+    pub(super) stopper: StopFallback,
     memory: Option<AdminResources>,
     saved: Option<Configuration>,
     /// The last entries of the error log.
@@ -204,7 +204,7 @@ pub(crate) struct Function {
     dev: Device,
     bars: Arc<Bars>,
     pub(super) caps: Capabilities,
-    pub(super) limits: Limits,
+    pub(super) limits: FunctionLimits,
     /// Vectors that it could use, if all contexts were open.
     pub(super) vectors: u32,
     contexts: KVec<Arc<Context>>,
@@ -250,7 +250,7 @@ fn nap() {
 /// Brings a function to a stop, and proves it.
 fn stop(bars: &Bars, hard: bool) -> bool {
     let clock = Clock::start();
-    let mut stopping = Stopping::new(hard);
+    let mut stopping = StopSequence::new(hard);
     loop {
         match stopping.next(bars.state(), clock.ms_u32()) {
             Action::Ask(request) => bars.ask(request),
@@ -342,8 +342,8 @@ impl Function {
                     saved: Some(Configuration::save(dev)?),
                     seen: KVec::with_capacity(SEEN, GFP_KERNEL)?,
                     kept: KVec::new(),
-                    starting: Starting::Updated,
-                    stopper: Stopper::Hard,
+                    starting: StartSequence::Updated,
+                    stopper: StopFallback::Hard,
                     recoveries: Recoveries::NONE,
                     resetter: Resetter::Others,
                 }, "sdxi::Function::control"),
@@ -475,7 +475,7 @@ impl Function {
     }
 
     /// The state that it says it has.
-    pub(super) fn state(&self) -> State {
+    pub(super) fn state(&self) -> FunctionState {
         self.bars.state()
     }
 
@@ -504,7 +504,7 @@ impl Function {
                 return Err(EAGAIN);
             }
         }
-        if self.state() != State::Active || context.has_failed() {
+        if self.state() != FunctionState::Active || context.has_failed() {
             drop(control);
             self.wake();
             return Err(EAGAIN);
@@ -668,7 +668,7 @@ impl Function {
             let stopped = admin.state() != ContextState::Run;
             let undone = if good == commands {
                 return Ok(());
-            } else if self.state() != State::Active {
+            } else if self.state() != FunctionState::Active {
                 Undone::Failed(EIO)
             } else if stopped || good < done {
                 Undone::Refused(good)
@@ -702,7 +702,7 @@ impl Function {
         })?;
         let starting = control.starting;
         let started = self.command(control, |admin| {
-            if starting == Starting::Updated {
+            if starting == StartSequence::Updated {
                 admin.push_command(Command::Update(number))?;
                 admin.push_command(Command::SyncUpdate(number))?;
             }
@@ -718,8 +718,8 @@ impl Function {
                     self.dev.device(),
                     "refuses to start a context: tried again, {}\n",
                     match control.starting {
-                        Starting::Plain => "without CXT_UPD",
-                        Starting::Updated => "with CXT_UPD",
+                        StartSequence::Plain => "without CXT_UPD",
+                        StartSequence::Updated => "with CXT_UPD",
                     }
                 );
             }
@@ -763,14 +763,14 @@ impl Function {
             admin.push_command(Command::StopSoft(number))
         })?;
         if !self.comes_to_a_stop(context) {
-            if control.stopper == Stopper::Function {
+            if control.stopper == StopFallback::Function {
                 return Err(EBUSY);
             }
             let stopped = self.command(control, |admin| {
                 admin.push_command(Command::StopHard(number))
             });
             if matches!(stopped, Err(Undone::Refused(_))) {
-                control.stopper = Stopper::Function;
+                control.stopper = StopFallback::Function;
                 if allowed() {
                     dev_warn!(
                         self.dev.device(),
@@ -798,7 +798,7 @@ impl Function {
             if has_stopped(context) {
                 return true;
             }
-            if clock.ms() > SOFT_STOP_MS || self.state() != State::Active {
+            if clock.ms() > SOFT_STOP_MS || self.state() != FunctionState::Active {
                 return false;
             }
             nap();
@@ -814,7 +814,7 @@ impl Function {
             Mode::Active => {}
         }
         match self.state() {
-            State::Active => {}
+            FunctionState::Active => {}
             state => {
                 self.counters.function_errors.fetch_add(1, Relaxed);
                 if allowed() {
@@ -946,11 +946,11 @@ impl Function {
         if control.resetter == Resetter::Others {
             // Begins anew. The driver's own resets are part of a recovery, which has been counted.
             control.recoveries = Recoveries::NONE;
-            control.starting = Starting::Updated;
-            control.stopper = Stopper::Hard;
+            control.starting = StartSequence::Updated;
+            control.stopper = StopFallback::Hard;
         }
         control.mode = Mode::Lost;
-        if self.state() == State::Gone {
+        if self.state() == FunctionState::Gone {
             dev_warn!(self.dev.device(), "does not answer\n");
             return Err(ENODEV);
         }

@@ -39,14 +39,14 @@ pub enum SyncFilter {
 
 /// Contexts, both included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Range {
+pub struct ContextRange {
     /// The first.
     pub first: u16,
     /// The last.
     pub last: u16,
 }
 
-impl Range {
+impl ContextRange {
     /// One context.
     pub const fn one(number: u16) -> Self {
         Self {
@@ -115,7 +115,7 @@ impl Descriptor {
         d
     }
 
-    const fn contexts(subtype: u64, flags: u64, range: Range) -> Self {
+    const fn contexts(subtype: u64, flags: u64, range: ContextRange) -> Self {
         let mut d = descriptor(ADMIN, subtype);
         d.0[0] |= flags << 32;
         d.0[1] = range.word();
@@ -123,22 +123,22 @@ impl Descriptor {
     }
 
     /// Level 1 entries of these contexts have changed, or what they lead to.
-    pub const fn update(range: Range) -> Self {
+    pub const fn update(range: ContextRange) -> Self {
         Self::contexts(0x01, 1 << 1, range)
     }
 
     /// Starts contexts. Always fenced.
-    pub const fn start(range: Range) -> Self {
+    pub const fn start(range: ContextRange) -> Self {
         Self::contexts(0x03, 0, range).fenced()
     }
 
     /// Stops contexts: `hard` abandons what they are doing. Always fenced.
-    pub const fn stop(range: Range, hard: bool) -> Self {
+    pub const fn stop(range: ContextRange, hard: bool) -> Self {
         Self::contexts(0x04, (hard as u64) << 13, range).fenced()
     }
 
     /// Waits for what earlier descriptors have asked of these contexts.
-    pub const fn sync(what: SyncFilter, range: Range) -> Self {
+    pub const fn sync(what: SyncFilter, range: ContextRange) -> Self {
         Self::contexts(0x06, what as u64, range)
     }
 }
@@ -154,8 +154,8 @@ mod tests {
     const S: u64 = 0x1234_5678_9000;
     const D: u64 = 0xfedc_ba98_7000;
     const C: u64 = 0x5555_0020;
-    const FIVE: Range = Range::one(5);
-    const SOME: Range = Range { first: 5, last: 9 };
+    const FIVE: ContextRange = ContextRange::one(5);
+    const SOME: ContextRange = ContextRange { first: 5, last: 9 };
 
     fn head(d: Descriptor) -> u64 {
         (d.words()[0] | VALID) & 0xffff_ffff

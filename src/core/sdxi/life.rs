@@ -6,7 +6,7 @@
 
 use super::registers::{
     ControlRequest,
-    State, //
+    FunctionState, //
 };
 
 /// How long each step may take, in milliseconds.
@@ -28,13 +28,13 @@ pub enum Action {
 /// A function on its way to a stop. Each step that does not lead there in time is followed by a
 /// harder one.
 #[derive(Clone, Copy, Debug)]
-pub struct Stopping {
+pub struct StopSequence {
     last: Option<ControlRequest>,
     since_ms: u32,
     hard: bool,
 }
 
-impl Stopping {
+impl StopSequence {
     /// From now on; `hard`: what is being executed is of no interest any more.
     pub const fn new(hard: bool) -> Self {
         Self {
@@ -45,13 +45,13 @@ impl Stopping {
     }
 
     /// What to do in this state, at this time.
-    pub fn next(&mut self, state: State, now_ms: u32) -> Action {
+    pub fn next(&mut self, state: FunctionState, now_ms: u32) -> Action {
         let late = now_ms.saturating_sub(self.since_ms) >= STEP_MS;
         let wanted = match (state, self.last) {
-            (State::Stop, _) => return Action::Done,
-            (State::Gone, _) => return Action::GiveUp,
+            (FunctionState::Stop, _) => return Action::Done,
+            (FunctionState::Gone, _) => return Action::GiveUp,
             (
-                State::Error | State::Undefined,
+                FunctionState::Error | FunctionState::Undefined,
                 None | Some(ControlRequest::StopSoft | ControlRequest::StopHard),
             ) => ControlRequest::Reset,
             (_, None) => self.first(state),
@@ -67,26 +67,26 @@ impl Stopping {
         Action::Ask(wanted)
     }
 
-    fn first(&self, state: State) -> ControlRequest {
+    fn first(&self, state: FunctionState) -> ControlRequest {
         match state {
-            State::Init | State::Active if !self.hard => ControlRequest::StopSoft,
+            FunctionState::Init | FunctionState::Active if !self.hard => ControlRequest::StopSoft,
             _ => ControlRequest::StopHard,
         }
     }
 }
 
 /// What to do after the activation has been asked for.
-pub const fn activating(state: State, waited_ms: u32) -> Action {
+pub const fn activating(state: FunctionState, waited_ms: u32) -> Action {
     match state {
-        State::Active => Action::Done,
-        State::Stop | State::Init if waited_ms < STEP_MS => Action::Wait,
+        FunctionState::Active => Action::Done,
+        FunctionState::Stop | FunctionState::Init if waited_ms < STEP_MS => Action::Wait,
         _ => Action::GiveUp,
     }
 }
 
 /// A function is given up after this many recoveries in a row without a good copy in between: a
 /// fault that passes has passed by then, and one that stays costs no more than this many resets.
-pub const MOST_RECOVERIES: u32 = 8;
+pub const MAX_RECOVERIES: u32 = 8;
 
 /// What to do about a function that has failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,7 +103,7 @@ pub enum Verdict {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recoveries {
     /// It is recovered when it fails.
-    Going {
+    Counting {
         /// How many there were.
         strikes: u32,
         /// Good copies of the function when the last one began.
@@ -115,7 +115,7 @@ pub enum Recoveries {
 
 impl Recoveries {
     /// Of a function that has not failed yet, or that somebody else has reset.
-    pub const NONE: Self = Self::Going {
+    pub const NONE: Self = Self::Counting {
         strikes: 0,
         good: 0,
     };
@@ -125,14 +125,14 @@ impl Recoveries {
     pub const fn failed(&mut self, good: u64) -> Verdict {
         let strikes = match *self {
             Self::GivenUp => return Verdict::GivenUp,
-            Self::Going { good: then, .. } if then != good => 0,
-            Self::Going { strikes, .. } => strikes,
+            Self::Counting { good: then, .. } if then != good => 0,
+            Self::Counting { strikes, .. } => strikes,
         };
-        if strikes >= MOST_RECOVERIES {
+        if strikes >= MAX_RECOVERIES {
             *self = Self::GivenUp;
             return Verdict::GiveUp;
         }
-        *self = Self::Going {
+        *self = Self::Counting {
             strikes: strikes + 1,
             good,
         };
@@ -141,7 +141,7 @@ impl Recoveries {
 
     /// Does not count the last recovery, as nothing could be tried.
     pub const fn untried(&mut self) {
-        if let Self::Going { strikes, .. } = self {
+        if let Self::Counting { strikes, .. } = self {
             *strikes = strikes.saturating_sub(1);
         }
     }
@@ -154,14 +154,14 @@ impl Recoveries {
 
 /// How contexts are started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Starting {
+pub enum StartSequence {
     /// CXT_UPD and a SYNC for it come before CXT_START, as the standard has it.
     Updated,
     /// CXT_START alone, for devices that refuse the others.
     Plain,
 }
 
-impl Starting {
+impl StartSequence {
     /// What precedes the start: commands that a device may refuse.
     pub const fn before(self) -> usize {
         match self {
@@ -190,14 +190,14 @@ impl Starting {
 
 /// What is done about contexts that do not stop softly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stopper {
+pub enum StopFallback {
     /// A hard stop.
     Hard,
     /// The whole function is stopped, as the device refuses hard stops of contexts.
     Function,
 }
 
-impl Stopper {
+impl StopFallback {
     /// For people.
     pub const fn name(self) -> &'static str {
         match self {
@@ -218,8 +218,8 @@ mod tests {
         Wait, //
     };
 
-    fn goes(hard: bool, steps: &[(u32, State, Action)]) {
-        let mut stopping = Stopping::new(hard);
+    fn goes(hard: bool, steps: &[(u32, FunctionState, Action)]) {
+        let mut stopping = StopSequence::new(hard);
         for (now, state, action) in steps {
             assert_eq!(stopping.next(*state, *now), *action);
         }
@@ -227,31 +227,39 @@ mod tests {
 
     #[test]
     fn stops() {
-        goes(false, &[(0, State::Stop, Done)]);
+        goes(false, &[(0, FunctionState::Stop, Done)]);
         goes(
             false,
             &[
-                (0, State::Active, Ask(ControlRequest::StopSoft)),
-                (1, State::StoppingSoft, Wait),
-                (2, State::Stop, Done),
+                (0, FunctionState::Active, Ask(ControlRequest::StopSoft)),
+                (1, FunctionState::StoppingSoft, Wait),
+                (2, FunctionState::Stop, Done),
             ],
         );
         goes(
             true,
             &[
-                (5, State::Init, Ask(ControlRequest::StopHard)),
-                (6, State::StoppingHard, Wait),
-                (7, State::Stop, Done),
+                (5, FunctionState::Init, Ask(ControlRequest::StopHard)),
+                (6, FunctionState::StoppingHard, Wait),
+                (7, FunctionState::Stop, Done),
             ],
         );
         // Somebody else has begun it.
         goes(
             false,
-            &[(0, State::StoppingSoft, Ask(ControlRequest::StopHard))],
+            &[(
+                0,
+                FunctionState::StoppingSoft,
+                Ask(ControlRequest::StopHard),
+            )],
         );
         goes(
             false,
-            &[(0, State::StoppingHard, Ask(ControlRequest::StopHard))],
+            &[(
+                0,
+                FunctionState::StoppingHard,
+                Ask(ControlRequest::StopHard),
+            )],
         );
     }
 
@@ -260,13 +268,21 @@ mod tests {
         goes(
             false,
             &[
-                (0, State::Active, Ask(ControlRequest::StopSoft)),
-                (STEP_MS - 1, State::StoppingSoft, Wait),
-                (STEP_MS, State::StoppingSoft, Ask(ControlRequest::StopHard)),
-                (2 * STEP_MS - 1, State::StoppingHard, Wait),
-                (2 * STEP_MS, State::StoppingHard, Ask(ControlRequest::Reset)),
-                (3 * STEP_MS - 1, State::StoppingHard, Wait),
-                (3 * STEP_MS, State::StoppingHard, GiveUp),
+                (0, FunctionState::Active, Ask(ControlRequest::StopSoft)),
+                (STEP_MS - 1, FunctionState::StoppingSoft, Wait),
+                (
+                    STEP_MS,
+                    FunctionState::StoppingSoft,
+                    Ask(ControlRequest::StopHard),
+                ),
+                (2 * STEP_MS - 1, FunctionState::StoppingHard, Wait),
+                (
+                    2 * STEP_MS,
+                    FunctionState::StoppingHard,
+                    Ask(ControlRequest::Reset),
+                ),
+                (3 * STEP_MS - 1, FunctionState::StoppingHard, Wait),
+                (3 * STEP_MS, FunctionState::StoppingHard, GiveUp),
             ],
         );
     }
@@ -276,20 +292,23 @@ mod tests {
         goes(
             false,
             &[
-                (0, State::Error, Ask(ControlRequest::Reset)),
-                (1, State::Error, Wait),
-                (STEP_MS, State::Error, GiveUp),
+                (0, FunctionState::Error, Ask(ControlRequest::Reset)),
+                (1, FunctionState::Error, Wait),
+                (STEP_MS, FunctionState::Error, GiveUp),
             ],
         );
         goes(
             false,
             &[
-                (0, State::Active, Ask(ControlRequest::StopSoft)),
-                (3, State::Error, Ask(ControlRequest::Reset)),
-                (4, State::Stop, Done),
+                (0, FunctionState::Active, Ask(ControlRequest::StopSoft)),
+                (3, FunctionState::Error, Ask(ControlRequest::Reset)),
+                (4, FunctionState::Stop, Done),
             ],
         );
-        goes(true, &[(0, State::Undefined, Ask(ControlRequest::Reset))]);
+        goes(
+            true,
+            &[(0, FunctionState::Undefined, Ask(ControlRequest::Reset))],
+        );
     }
 
     #[test]
@@ -297,8 +316,8 @@ mod tests {
         goes(
             false,
             &[
-                (0, State::Active, Ask(ControlRequest::StopSoft)),
-                (1, State::Gone, GiveUp),
+                (0, FunctionState::Active, Ask(ControlRequest::StopSoft)),
+                (1, FunctionState::Gone, GiveUp),
             ],
         );
     }
@@ -307,16 +326,16 @@ mod tests {
     #[test]
     fn bounded() {
         let states = [
-            State::Init,
-            State::Active,
-            State::StoppingSoft,
-            State::StoppingHard,
-            State::Error,
-            State::Undefined,
+            FunctionState::Init,
+            FunctionState::Active,
+            FunctionState::StoppingSoft,
+            FunctionState::StoppingHard,
+            FunctionState::Error,
+            FunctionState::Undefined,
         ];
         for first in states {
             for then in states {
-                let mut stopping = Stopping::new(false);
+                let mut stopping = StopSequence::new(false);
                 let mut now = 0;
                 loop {
                     let state = if now % 7 < 3 { first } else { then };
@@ -332,19 +351,19 @@ mod tests {
 
     #[test]
     fn activation() {
-        assert_eq!(activating(State::Stop, 0), Wait);
-        assert_eq!(activating(State::Init, STEP_MS - 1), Wait);
-        assert_eq!(activating(State::Init, STEP_MS), GiveUp);
-        assert_eq!(activating(State::Active, STEP_MS + 5), Done);
-        assert_eq!(activating(State::Error, 0), GiveUp);
-        assert_eq!(activating(State::Gone, 0), GiveUp);
-        assert_eq!(activating(State::StoppingHard, 0), GiveUp);
+        assert_eq!(activating(FunctionState::Stop, 0), Wait);
+        assert_eq!(activating(FunctionState::Init, STEP_MS - 1), Wait);
+        assert_eq!(activating(FunctionState::Init, STEP_MS), GiveUp);
+        assert_eq!(activating(FunctionState::Active, STEP_MS + 5), Done);
+        assert_eq!(activating(FunctionState::Error, 0), GiveUp);
+        assert_eq!(activating(FunctionState::Gone, 0), GiveUp);
+        assert_eq!(activating(FunctionState::StoppingHard, 0), GiveUp);
     }
 
     #[test]
     fn recoveries_end() {
         let mut r = Recoveries::NONE;
-        for _ in 0..MOST_RECOVERIES {
+        for _ in 0..MAX_RECOVERIES {
             assert_eq!(r.failed(0), Verdict::Recover);
             assert!(!r.is_given_up());
         }
@@ -361,10 +380,10 @@ mod tests {
     #[test]
     fn good_copies_and_what_was_not_tried_count() {
         let mut r = Recoveries::NONE;
-        for good in 0..3 * u64::from(MOST_RECOVERIES) {
+        for good in 0..3 * u64::from(MAX_RECOVERIES) {
             assert_eq!(r.failed(good / 2), Verdict::Recover);
         }
-        for _ in 0..3 * MOST_RECOVERIES {
+        for _ in 0..3 * MAX_RECOVERIES {
             assert_eq!(r.failed(1000), Verdict::Recover);
             r.untried();
         }
@@ -372,9 +391,9 @@ mod tests {
 
     #[test]
     fn refusals() {
-        assert_eq!(Starting::Updated.refused(0), Starting::Plain);
-        assert_eq!(Starting::Updated.refused(1), Starting::Plain);
-        assert_eq!(Starting::Updated.refused(2), Starting::Updated);
-        assert_eq!(Starting::Plain.refused(0), Starting::Updated);
+        assert_eq!(StartSequence::Updated.refused(0), StartSequence::Plain);
+        assert_eq!(StartSequence::Updated.refused(1), StartSequence::Plain);
+        assert_eq!(StartSequence::Updated.refused(2), StartSequence::Updated);
+        assert_eq!(StartSequence::Plain.refused(0), StartSequence::Updated);
     }
 }

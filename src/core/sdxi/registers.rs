@@ -92,7 +92,7 @@ impl ControlRequest {
 
 /// What a function is doing, in STS0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum FunctionState {
     /// Nothing; no memory is accessed.
     Stop,
     /// On its way to run.
@@ -111,7 +111,7 @@ pub enum State {
     Gone,
 }
 
-impl State {
+impl FunctionState {
     /// The state that STS0 has.
     pub const fn of(sts0: u64) -> Self {
         if sts0 == GONE {
@@ -220,8 +220,8 @@ impl Capabilities {
     }
 
     /// What is used of it.
-    pub const fn limits(&self, max_context: u16) -> Limits {
-        Limits {
+    pub const fn limits(&self, max_context: u16) -> FunctionLimits {
+        FunctionLimits {
             // What is encoded above 11 is more than a descriptor can say.
             max_buffer: if self.max_buffer < 11 {
                 self.max_buffer
@@ -240,7 +240,7 @@ impl Capabilities {
 
 /// What software uses of a function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct FunctionLimits {
     /// Largest buffer, as encoded.
     pub max_buffer: u8,
     /// The highest context number.
@@ -249,7 +249,7 @@ pub struct Limits {
     pub groups: u32,
 }
 
-impl Limits {
+impl FunctionLimits {
     /// CTL2. AKey tables have the smallest size, which is encoded as 0.
     pub const fn ctl2(&self) -> u64 {
         self.max_buffer as u64 | (self.max_context as u64) << 16 | (self.groups as u64) << 32
@@ -321,11 +321,11 @@ mod tests {
 
     #[test]
     fn states() {
-        assert_eq!(State::of(0), State::Stop);
-        assert_eq!(State::of(2), State::Active);
-        assert_eq!(State::of(0xffff_fff5), State::Error);
-        assert_eq!(State::of(7), State::Undefined);
-        assert_eq!(State::of(GONE), State::Gone);
+        assert_eq!(FunctionState::of(0), FunctionState::Stop);
+        assert_eq!(FunctionState::of(2), FunctionState::Active);
+        assert_eq!(FunctionState::of(0xffff_fff5), FunctionState::Error);
+        assert_eq!(FunctionState::of(7), FunctionState::Undefined);
+        assert_eq!(FunctionState::of(GONE), FunctionState::Gone);
     }
 
     #[test]

@@ -56,12 +56,12 @@ pub enum Report {
 
 /// What is remembered of a descriptor.
 #[derive(Clone, Copy, Debug)]
-pub struct Slot {
+pub struct RingSlot {
     word0: u64,
     report: Report,
 }
 
-impl Slot {
+impl RingSlot {
     /// Of no descriptor.
     pub const EMPTY: Self = Self {
         word0: 0,
@@ -87,7 +87,7 @@ pub struct Ring<S> {
     good: bool,
 }
 
-impl<S: DerefMut<Target = [Slot]>> Ring<S> {
+impl<S: DerefMut<Target = [RingSlot]>> Ring<S> {
     /// An empty ring. None without slots.
     pub fn new(slots: S) -> Option<Self> {
         if slots.is_empty() {
@@ -144,7 +144,7 @@ impl<S: DerefMut<Target = [Slot]>> Ring<S> {
         }
         let at = self.slot(self.tail);
         let slot = self.slots.get_mut(at).ok_or(Full)?;
-        *slot = Slot {
+        *slot = RingSlot {
             word0: descriptor.words()[0] | VALID,
             report,
         };
@@ -313,7 +313,7 @@ mod tests {
         }
     }
 
-    fn ring(slots: &mut [Slot; SLOTS]) -> Ring<&mut [Slot]> {
+    fn ring(slots: &mut [RingSlot; SLOTS]) -> Ring<&mut [RingSlot]> {
         match Ring::new(&mut slots[..]) {
             Some(ring) => ring,
             None => panic!("no slots"),
@@ -324,14 +324,14 @@ mod tests {
 
     #[test]
     fn no_ring_without_slots() {
-        let none: &mut [Slot] = &mut [];
+        let none: &mut [RingSlot] = &mut [];
         assert!(Ring::new(none).is_none());
     }
 
     #[test]
     fn wraps_many_times() {
         let device = Device::new();
-        let mut slots = [Slot::EMPTY; SLOTS];
+        let mut slots = [RingSlot::EMPTY; SLOTS];
         let mut ring = ring(&mut slots);
         for round in 0..100u64 {
             for i in 0..SLOTS as u32 {
@@ -359,7 +359,7 @@ mod tests {
     #[test]
     fn a_report_covers_those_before() {
         let device = Device::new();
-        let mut slots = [Slot::EMPTY; SLOTS];
+        let mut slots = [RingSlot::EMPTY; SLOTS];
         let mut ring = ring(&mut slots);
         let mut reports = Reports::default();
         for bad in 0..4 {
@@ -380,7 +380,7 @@ mod tests {
     #[test]
     fn reaps_only_what_was_published() {
         let device = Device::new();
-        let mut slots = [Slot::EMPTY; SLOTS];
+        let mut slots = [RingSlot::EMPTY; SLOTS];
         let mut ring = ring(&mut slots);
         assert_eq!(ring.push(&device, &NOP, Report::Tag(1)), Ok(()));
         device.signal[0].set(0);
@@ -392,7 +392,7 @@ mod tests {
     #[test]
     fn abandons() {
         let device = Device::new();
-        let mut slots = [Slot::EMPTY; SLOTS];
+        let mut slots = [RingSlot::EMPTY; SLOTS];
         let mut ring = ring(&mut slots);
         let mut reports = Reports::default();
         assert_eq!(ring.push(&device, &NOP, Report::Tag(1)), Ok(()));

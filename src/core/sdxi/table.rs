@@ -5,7 +5,7 @@
 //! Of each, word 0 has the valid bit and is written last; all words are cleared before an entry is
 //! used again.
 
-use super::registers::Limits;
+use super::registers::FunctionLimits;
 
 /// Words of a level 1 entry.
 pub const L1_WORDS: usize = 4;
@@ -87,7 +87,7 @@ pub const fn l2(l1: u64) -> Option<u64> {
 }
 
 /// A level 1 entry, with an AKey table of the smallest size. No PASID.
-pub const fn l1(control: u64, akeys: u64, limits: &Limits) -> Option<[u64; L1_WORDS]> {
+pub const fn l1(control: u64, akeys: u64, limits: &FunctionLimits) -> Option<[u64; L1_WORDS]> {
     if control & 0x3f != 0 || akeys & 0xfff != 0 {
         return None;
     }
@@ -123,7 +123,7 @@ pub const fn akey(interrupt: Option<u16>) -> Option<[u64; AKEY_WORDS]> {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits {
+    const LIMITS: FunctionLimits = FunctionLimits {
         max_buffer: 11,
         max_context: 63,
         groups: 0x10,

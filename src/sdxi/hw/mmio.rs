@@ -9,8 +9,8 @@ use core::ptr::NonNull;
 use ferry_core::sdxi::{
     registers::{
         ControlRequest,
+        FunctionState,
         Register,
-        State,
         WritableRegister,
         REGISTERS, //
     },
@@ -194,8 +194,8 @@ impl Bars {
 
     /// The state of the function.
     #[doc(alias = "MMIO_STS0")]
-    pub(crate) fn state(&self) -> State {
-        State::of(self.read(Register::Sts0))
+    pub(crate) fn state(&self) -> FunctionState {
+        FunctionState::of(self.read(Register::Sts0))
     }
 
     /// Asks the function for something.
@@ -211,7 +211,7 @@ impl Bars {
 
     /// Looks for proof that the function accesses no memory: that it has stopped, or left.
     pub(crate) fn prove_quiet(&self) -> bool {
-        let quiet = self.state() == State::Stop || self.dev().has_left();
+        let quiet = self.state() == FunctionState::Stop || self.dev().has_left();
         self.quiet.store(quiet, Release);
         quiet
     }

@@ -19,17 +19,17 @@ use super::{
 };
 use ferry_core::sdxi::{
     descriptor::{
+        ContextRange,
         Descriptor,
-        Range,
         SyncFilter, //
     },
-    registers::Limits,
+    registers::FunctionLimits,
     ring::{
         self,
         Full,
         Report,
         Ring,
-        Slot, //
+        RingSlot, //
     },
     table::{
         self,
@@ -167,7 +167,7 @@ const STOP: u32 = 1 << 16;
 
 /// A context: its ring, and all of its memory.
 pub(crate) struct ContextRing {
-    ring: Ring<KVec<Slot>>,
+    ring: Ring<KVec<RingSlot>>,
     pub(super) memory: Memory,
     pub(super) number: u16,
     interrupt: Option<u16>,
@@ -182,11 +182,11 @@ impl ContextRing {
         bars: &Arc<Bars>,
         number: u16,
         interrupt: Option<u16>,
-        limits: &Limits,
+        limits: &FunctionLimits,
     ) -> Result<Self> {
         let mut slots = KVec::with_capacity(SLOTS, GFP_KERNEL)?;
         for _ in 0..SLOTS {
-            slots.push(Slot::EMPTY, GFP_KERNEL)?;
+            slots.push(RingSlot::EMPTY, GFP_KERNEL)?;
         }
         let memory = Memory {
             ring: CoherentWords::new(bars, SLOTS * 8)?,
@@ -290,15 +290,21 @@ impl ContextRing {
     /// Something that only the administrative context can do.
     pub(crate) fn push_command(&mut self, command: Command) -> Result<(), Refused> {
         let (descriptor, tag) = match command {
-            Command::Update(n) => (Descriptor::update(Range::one(n)), NO_PROOF),
+            Command::Update(n) => (Descriptor::update(ContextRange::one(n)), NO_PROOF),
             Command::SyncUpdate(n) => {
-                let sync = Descriptor::sync(SyncFilter::Contexts, Range::one(n));
+                let sync = Descriptor::sync(SyncFilter::Contexts, ContextRange::one(n));
                 (sync, NO_PROOF)
             }
-            Command::StopSoft(n) => (Descriptor::stop(Range::one(n), false), STOP | u32::from(n)),
-            Command::StopHard(n) => (Descriptor::stop(Range::one(n), true), STOP | u32::from(n)),
+            Command::StopSoft(n) => (
+                Descriptor::stop(ContextRange::one(n), false),
+                STOP | u32::from(n),
+            ),
+            Command::StopHard(n) => (
+                Descriptor::stop(ContextRange::one(n), true),
+                STOP | u32::from(n),
+            ),
             Command::SyncStop(n) => {
-                let sync = Descriptor::sync(SyncFilter::Stop, Range::one(n));
+                let sync = Descriptor::sync(SyncFilter::Stop, ContextRange::one(n));
                 (sync, n.into())
             }
         };
@@ -314,7 +320,7 @@ impl ContextRing {
         }
         let bars = &self.memory.page.bars;
         bars.set_stop(channel.number, NOT_STOPPED);
-        let start = Descriptor::start(Range::one(channel.number));
+        let start = Descriptor::start(ContextRange::one(channel.number));
         Ok((self.ring).push(&self.memory, &start, Report::Tag(NO_PROOF))?)
     }
 

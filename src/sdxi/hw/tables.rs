@@ -19,7 +19,7 @@ use ferry_core::sdxi::{
     log,
     registers::{
         err_cfg,
-        Limits,
+        FunctionLimits,
         Register, //
     },
     table::{
@@ -81,7 +81,7 @@ impl Tables {
     }
 
     /// The function finds this context.
-    pub(crate) fn publish(&self, channel: &ContextRing, limits: &Limits) -> Result {
+    pub(crate) fn publish(&self, channel: &ContextRing, limits: &FunctionLimits) -> Result {
         let page = &channel.memory.page;
         let entry = table::l1(
             page.address(CONTROL),

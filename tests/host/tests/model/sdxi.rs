@@ -13,7 +13,7 @@ use ferry_core::sdxi::{
         Memory as RingMemory,
         Report,
         Ring,
-        Slot, //
+        RingSlot, //
     },
 };
 use loom::{
@@ -178,14 +178,14 @@ impl Shared {
 
 /// What a lock protects.
 struct Locked {
-    ring: Ring<Vec<Slot>>,
+    ring: Ring<Vec<RingSlot>>,
     reported: Vec<Option<bool>>,
 }
 
 impl Locked {
     fn new(slots: usize, copies: usize) -> Self {
         Self {
-            ring: Ring::new(vec![Slot::EMPTY; slots]).unwrap(),
+            ring: Ring::new(vec![RingSlot::EMPTY; slots]).unwrap(),
             reported: vec![None; copies],
         }
     }
