@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The claim protocol: who copies which chunk, and when a folio is settled.
+//! The claim protocol decides which lane copies which chunk, and when a folio is settled.
 //!
 //! A batch has one mover, the task in `migrate_pages()`, and any number of other lanes that copy.
-//! The unit is the chunk, and its state moves one way only while others can see it:
+//! The unit is the chunk. Its state moves one way only while other lanes can see it:
 //!
 //! ```text
 //!            try_claim(lane)                complete(lane, ok)
@@ -13,22 +13,49 @@
 //! ```
 //!
 //! Each arrow is one atomic operation. Both arrows out of Free are a compare-and-exchange from
-//! Free, so exactly one of all claims and revocations of a chunk wins, and as no arrow leads back
-//! to Free, a chunk that is not Free will never be handed out again. That is the whole argument
-//! for "no chunk lost, none copied twice": what remains is ordering.
+//! Free, so exactly one of all claims and revocations of a chunk wins. No arrow leads back to Free,
+//! so a chunk that is not Free is never handed out again. That is the whole argument for "no chunk
+//! is lost, and none is copied twice". The rest is ordering:
 //!
-//! * `complete()` is a release and every read of a state is an acquire: who sees Done sees the
-//!   bytes, and who sees Failed or Done knows that the lane reads and writes nothing any more.
-//!   A lane that used non-temporal stores has to fence them first, no release does that.
-//! * A claim is an acquire: the lane sees what the chunk was reset and planned to be.
-//! * A lane looks whether a folio may be copied early *after* it has claimed, just before the
-//!   first byte, because the mover touches nothing of a claimed chunk until it is Done or Failed.
+//! * `complete()` is a release and every read of a state is an acquire. A reader that sees Done
+//!   sees the bytes, and a reader that sees Failed or Done knows that the lane does not access the
+//!   source or the destination any more. A lane that used non-temporal stores has to fence them
+//!   first, because a release does not order them.
+//! * A claim is an acquire, so the lane sees the reset and the plan of the chunk.
+//! * A lane checks whether a folio may be copied early *after* it has claimed the chunk, just
+//!   before the first byte, because the mover touches nothing of a claimed chunk until it is Done
+//!   or Failed.
 //!
-//! A folio that spans several chunks is settled by [`settle_span()`]. Many small folios share one
-//! chunk; each has an entry word of its own, so that the mover can take a folio while the lane is
-//! still busy with the next one: [`settle_shared()`].
+//! A folio that spans several chunks is settled by [`settle_span()`]. Small folios share a chunk
+//! and are settled by [`settle_shared()`]; each has an entry word of its own, so that the mover can
+//! take a folio while the lane is still busy with the next one.
 //!
 //! The models in `tests/host/tests` run this file under a model checker.
+//!
+//! # Examples
+//!
+//! A worker copies the first of two chunks of a folio, the mover takes the second one:
+//!
+//! ```
+//! use ferry_core::{settle_span, Chunk, Lane, Settle};
+//! use std::sync::atomic::AtomicU32;
+//!
+//! let chunks = [Chunk::new(AtomicU32::new(0)), Chunk::new(AtomicU32::new(0))];
+//! let worker = Lane::new(1);
+//!
+//! assert!(chunks[0].try_claim(worker));
+//! // The claim is exclusive.
+//! assert!(!chunks[0].try_claim(Lane::MOVER));
+//!
+//! // The mover claims what is free, copies it and asks again.
+//! assert_eq!(settle_span(&chunks, true), Settle::Mine(1));
+//! chunks[1].complete(Lane::MOVER, true);
+//! // Now only the worker's chunk is missing.
+//! assert_eq!(settle_span(&chunks, true), Settle::Wait(0));
+//!
+//! chunks[0].complete(worker, true);
+//! assert_eq!(settle_span(&chunks, true), Settle::AllCopied);
+//! ```
 
 use crate::word::Word;
 
@@ -37,31 +64,32 @@ const CLAIMED: u32 = 1;
 const DONE: u32 = 2;
 const FAILED: u32 = 3;
 const REVOKED: u32 = 4;
-/// The state is in the low byte of a chunk's word, the lane of a claim in the next.
+/// Mask of the state in a chunk's word: its low byte.
 const STATE_MASK: u32 = 0xff;
+/// Position, in bits, of the claiming lane in a chunk's word: the byte above the state.
 const LANE_SHIFT: u32 = 8;
 
-/// A party that copies: the mover, a CPU worker or the queue of an engine.
+/// The number of a party that copies: the mover, a CPU worker or the queue of an engine.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct Lane(u8);
 
 impl Lane {
-    /// The task that migrates. Every batch has exactly one.
+    /// The mover: the task that migrates. Every batch has exactly one.
     pub const MOVER: Lane = Lane(0);
 
-    /// The lane with this number; 0 is the mover.
+    /// Returns the lane with this number; 0 is the mover.
     #[inline]
     pub const fn new(index: u8) -> Self {
         Self(index)
     }
 
-    /// The number of this lane.
+    /// Returns the number of this lane.
     #[inline]
     pub const fn index(self) -> u8 {
         self.0
     }
 
-    /// The word of a chunk that this lane has claimed.
+    /// Returns the word of a chunk that this lane has claimed.
     const fn claimed(self) -> u32 {
         CLAIMED | (self.0 as u32) << LANE_SHIFT
     }
@@ -70,65 +98,83 @@ impl Lane {
 /// The state of a chunk.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub enum ChunkState {
-    /// Nobody's: may be claimed or revoked.
+    /// The chunk belongs to no lane and may be claimed or revoked.
     Free,
     /// A lane reads its source and writes its destination.
     Claimed(Lane),
-    /// Copied, and the bytes are visible to who reads this. Final.
+    /// The chunk is copied, and the bytes are visible to the reader of this state. Final.
     Done,
-    /// Given up by the lane that had claimed it; it does not touch it any more. Final.
+    /// The lane that had claimed the chunk gave it up and does not touch it any more. Final.
     Failed,
-    /// Taken back before anybody claimed it; nobody can claim it any more. Final.
+    /// The mover took the chunk back unclaimed, and no lane can claim it any more. Final.
     Revoked,
 }
 
 impl ChunkState {
+    /// Decodes a chunk's word.
     fn from_word(word: u32) -> Self {
         match word & STATE_MASK {
             FREE => Self::Free,
             CLAIMED => Self::Claimed(Lane((word >> LANE_SHIFT) as u8)),
             DONE => Self::Done,
             FAILED => Self::Failed,
-            // Nothing writes other values; none of them may look claimable or copied.
+            // No code writes other values; none of them may look claimable or copied.
             _ => Self::Revoked,
         }
     }
 }
 
-/// A run of bytes that is claimed and copied as one.
+/// The state word of a chunk: a run of bytes that is claimed and copied as one.
+///
+/// # Examples
+///
+/// ```
+/// use ferry_core::{Chunk, ChunkState, Lane};
+/// use std::sync::atomic::AtomicU32;
+///
+/// let chunk = Chunk::new(AtomicU32::new(0));
+/// assert!(chunk.try_claim(Lane::new(3)));
+/// // The mover cannot take a claimed chunk back.
+/// assert_eq!(chunk.revoke(), ChunkState::Claimed(Lane::new(3)));
+/// chunk.complete(Lane::new(3), true);
+/// assert_eq!(chunk.state(), ChunkState::Done);
+/// // No state leads back to Free.
+/// assert!(!chunk.try_claim(Lane::new(4)));
+/// ```
 #[derive(Debug)]
 pub struct Chunk<W> {
     word: W,
 }
 
 impl<W: Word> Chunk<W> {
-    /// Makes a chunk out of `word`. It has to be zero, or [`Chunk::reset()`] has to follow.
+    /// Creates a chunk from `word`, which has to be zero unless [`Chunk::reset()`] follows.
     pub const fn new(word: W) -> Self {
         Self { word }
     }
 
-    /// Makes the chunk free again, whatever it was.
+    /// Makes the chunk free again, whatever its state was.
     ///
-    /// Only while nobody else can reach it: publishing the batch to other lanes afterwards is
-    /// what orders this.
+    /// The caller must be the only one that can reach the chunk. Publishing the batch to other
+    /// lanes afterwards orders this store before their claims.
     #[inline]
     pub fn reset(&self) {
         self.word.store_relaxed(FREE);
     }
 
-    /// Claims the chunk if it is free, and says whether it did.
+    /// Claims the chunk if it is free. Returns `true` if it did.
     ///
-    /// The lane has to call [`Chunk::complete()`] without fail, and soon.
+    /// The lane has to call [`Chunk::complete()`] without fail, and soon, because the mover waits
+    /// for it.
     #[inline]
     #[must_use]
     pub fn try_claim(&self, lane: Lane) -> bool {
         self.word.compare_exchange(FREE, lane.claimed()).is_ok()
     }
 
-    /// Ends the claim of `lane`: the chunk is Done if `ok`, else Failed.
+    /// Ends the claim of `lane`: the chunk becomes Done if `ok`, else Failed.
     ///
-    /// From here on the lane neither reads the source nor writes the destination. If it wrote by
-    /// non-temporal stores, the caller has fenced them.
+    /// From here on the lane neither reads the source nor writes the destination. A caller that
+    /// used non-temporal stores has fenced them before.
     #[inline]
     pub fn complete(&self, lane: Lane, ok: bool) {
         debug_assert!(self.word.load_relaxed() == lane.claimed());
@@ -137,11 +183,11 @@ impl<W: Word> Chunk<W> {
 
     /// Takes the chunk back if it is free, and returns its state afterwards.
     ///
-    /// Revoked means that nobody ever claimed it or will. Only the mover revokes.
+    /// Revoked means that no lane ever claimed the chunk or will. Only the mover revokes.
     #[inline]
     pub fn revoke(&self) -> ChunkState {
-        // Looking first spares the locked operation where it would fail, which is the usual case
-        // for the many small folios of one chunk.
+        // The load spares the locked operation where that would fail, which is the usual case for
+        // the many small folios of one chunk.
         let seen = self.word.load_acquire();
         if seen != FREE {
             return ChunkState::from_word(seen);
@@ -152,38 +198,42 @@ impl<W: Word> Chunk<W> {
         }
     }
 
-    /// The state of the chunk, ordered before what follows.
+    /// Returns the state of the chunk, and orders the read before all later accesses.
     #[inline]
     pub fn state(&self) -> ChunkState {
         ChunkState::from_word(self.word.load_acquire())
     }
 }
 
-/// Counts who still has to do with a chunk that an engine copies: the descriptors that have a part
-/// of it, and whoever makes them.
+/// A count of the parties that still use a chunk that an engine copies: the descriptors that have a
+/// part of the chunk, and the maker of these descriptors.
 ///
-/// The last one completes the chunk; a failure of any of them is a failure of the chunk. They may
-/// end in any order, and before the last of them has been made.
+/// The last party completes the chunk; the failure of any party is a failure of the chunk. Parties
+/// may end in any order, and before the last descriptor has been made.
 #[derive(Debug)]
 pub struct Pending<W> {
     word: W,
 }
 
-/// Set when one of them has failed.
+/// The bit of [`Pending`] that is set once a party has failed.
 const PENDING_FAILED: u32 = 1 << 31;
 
 impl<W: Word> Pending<W> {
-    /// Makes a counter out of `word`; [`Pending::begin()`] has to follow.
+    /// Creates a counter from `word`; [`Pending::begin()`] has to follow.
     pub const fn new(word: W) -> Self {
         Self { word }
     }
 
-    /// The maker of descriptors has claimed the chunk. Nobody else counts yet.
+    /// Starts to count: the maker of descriptors has claimed the chunk and is the only party.
     #[inline]
     pub fn begin(&self) {
         self.word.store_relaxed(1);
     }
 
+    /// Applies `by` to the count and returns the new value.
+    ///
+    /// The loop is bounded: a retry follows a change by another party, and there are two changes
+    /// for each descriptor, and one by the maker.
     fn change(&self, by: impl Fn(u32) -> u32) -> u32 {
         let mut old = self.word.load_relaxed();
         loop {
@@ -195,19 +245,22 @@ impl<W: Word> Pending<W> {
         }
     }
 
-    /// One more descriptor, before it is given to the engine. There are fewer than 2^31.
+    /// Counts one more descriptor, before the engine gets it. There are fewer than 2^31.
     #[inline]
     pub fn add(&self) {
         self.change(|n| n.wrapping_add(1));
     }
 
-    /// One of them has ended. Says, to the last one, whether all went well; who then completes the
-    /// chunk sees what all of them wrote before.
+    /// Ends one party. Returns `None` unless it was the last one, which gets `Some(true)` if no
+    /// party failed, else `Some(false)`.
+    ///
+    /// The last party sees all that the others wrote before they ended, and then completes the
+    /// chunk.
     #[inline]
     #[must_use]
     pub fn end(&self, ok: bool) -> Option<bool> {
         let failed = if ok { 0 } else { PENDING_FAILED };
-        // Acquire and release: what the others wrote comes before what the last one does.
+        // Acquire and release order the writes of all other parties before what the last one does.
         match self.change(|n| n.wrapping_sub(1) | failed) {
             0 => Some(true),
             PENDING_FAILED => Some(false),
@@ -216,31 +269,31 @@ impl<W: Word> Pending<W> {
     }
 }
 
-/// Hands out the chunks of a batch in move order, each number once.
+/// A counter that hands out the chunks of a batch in move order, each number once.
 #[derive(Debug)]
 pub struct ChunkCounter<W> {
     next: W,
 }
 
 impl<W: Word> ChunkCounter<W> {
-    /// Makes a ticket counter out of `next`. It has to be zero, or [`ChunkCounter::reset()`] to
-    /// follow.
+    /// Creates a counter from `next`, which has to be zero unless [`ChunkCounter::reset()`]
+    /// follows.
     pub const fn new(next: W) -> Self {
         Self { next }
     }
 
-    /// Starts from zero again. Only while nobody else can reach it.
+    /// Starts from zero again. The caller must be the only one that can reach the counter.
     #[inline]
     pub fn reset(&self) {
         self.next.store_relaxed(0);
     }
 
-    /// Takes the next number, if it is below `limit`.
+    /// Takes the next number if it is below `limit`.
     ///
-    /// The limit may differ from call to call (look-ahead grows as the mover moves). A number is
-    /// handed out once and in order, without gaps, and the counter does not pass the highest limit
-    /// here, so it cannot overflow however often this is called. That is why it is not a
-    /// `fetch_add()`: one that overshoots the limit of the day would lose the number it got.
+    /// The limit may differ from call to call, as the look-ahead grows while the mover moves. Each
+    /// number is handed out once and in order, without gaps. The counter never passes the highest
+    /// limit, so it cannot overflow however often this is called. For that reason this is not a
+    /// `fetch_add()`, which would lose each number that is not below the limit of its call.
     #[inline]
     pub fn take(&self, limit: u32) -> Option<u32> {
         let mut next = self.next.load_relaxed();
@@ -254,7 +307,7 @@ impl<W: Word> ChunkCounter<W> {
         None
     }
 
-    /// How many numbers have been taken.
+    /// Returns how many numbers have been taken.
     #[inline]
     pub fn taken(&self) -> u32 {
         self.next.load_relaxed()
@@ -267,61 +320,62 @@ impl<W: Word> ChunkCounter<W> {
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum EntryState {
-    /// Not copied yet, perhaps being copied.
+    /// The folio is not copied yet; a lane may be copying it.
     Pending = 0,
     /// Its bytes are in the destination, and no lane touches it any more.
     Copied = 1,
-    /// No lane copied it and none touches it any more: it may not be copied early, or it failed.
+    /// No lane copied it and none touches it any more: it may not be copied early, or the copy
+    /// failed.
     Skipped = 2,
 }
 
-/// Says that the lane is through with a folio. Ordered after the bytes, as [`Chunk::complete()`].
+/// Records that the lane has finished with a folio. This is ordered after the bytes, as
+/// [`Chunk::complete()`] is.
 #[inline]
 pub fn entry_mark<W: Word>(w: &W, s: EntryState) {
     w.store_release(s as u32);
 }
 
-/// The state of a folio, ordered before what follows.
+/// Returns the state of a folio, and orders the read before all later accesses.
 #[inline]
 pub fn entry_state<W: Word>(w: &W) -> EntryState {
     match w.load_acquire() {
         1 => EntryState::Copied,
         2 => EntryState::Skipped,
-        // An unknown value must not vouch for bytes; as Pending it is settled by its chunk.
+        // An unknown value must not vouch for bytes; as Pending, the folio is settled by its chunk.
         _ => EntryState::Pending,
     }
 }
 
-/// What the mover has to do, or may rely on, for a folio that is to be settled.
+/// The next step of the mover to settle a folio, or the outcome.
 ///
 /// After [`Settle::NotStarted`], [`Settle::AllCopied`] and [`Settle::Partial`] no lane reads the
 /// source of the folio or writes its destination, now or later.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub enum Settle {
-    /// Nobody had begun and nobody can: the stock copy, or `now`, follows.
+    /// No lane had begun and none can: the stock copy, or a copy in place, follows.
     NotStarted,
     /// All of its bytes are in the destination.
     AllCopied,
-    /// The chunk with this index is in flight: wait for it and ask again.
+    /// The chunk with this index is in flight: the mover waits for it and asks again.
     Wait(u32),
-    /// The mover has claimed the chunk with this index: copy it, complete it and ask again.
+    /// The mover has claimed the chunk with this index: it copies and completes it, and asks again.
     Mine(u32),
-    /// Something failed or was taken back: the stock copy of the whole folio follows.
+    /// A chunk failed or was taken back: the stock copy of the whole folio follows.
     Partial,
 }
 
 /// Makes one step to settle a folio whose chunks are `chunks`, shared with no other folio.
 ///
-/// The mover calls this until the answer is final. All progress is in the chunks, so calls may be
-/// apart, and no answer is lost when one is thrown away: a chunk that the mover holds itself comes
-/// back as [`Settle::Mine`] until it is completed.
+/// The mover calls this until the answer is final. All progress is in the chunks, so any time may
+/// pass between calls, and an answer that is thrown away is not lost: a chunk that the mover itself
+/// holds comes back as [`Settle::Mine`] until it is completed.
 ///
-/// With `help`, the mover claims what is still free, in order, and waits only when nothing is
-/// left to copy. Without `help`, or once a chunk has failed or was revoked (a lane may claim one
-/// chunk while another is being revoked), a complete copy is out of reach, so what is free is
-/// revoked and only what is in flight is waited for; if nobody has begun, that leaves the mover
-/// free to copy as it likes. [`Settle::AllCopied`] is said only when
-/// every chunk is Done.
+/// With `help`, the mover claims free chunks in order, and waits only when no chunk is left to
+/// copy. Without `help`, or once a chunk has failed or was revoked (a lane may claim one chunk
+/// while another is being revoked), a complete copy is out of reach: free chunks are revoked, and
+/// the mover waits only for chunks in flight. If no lane has begun, the mover is then free to copy
+/// as it likes. The answer is [`Settle::AllCopied`] only if every chunk is Done.
 pub fn settle_span<W: Word>(chunks: &[Chunk<W>], help: bool) -> Settle {
     let mut started = false;
     let mut broken = false;
@@ -338,8 +392,8 @@ pub fn settle_span<W: Word>(chunks: &[Chunk<W>], help: bool) -> Settle {
     }
 
     if !started && (!help || broken || chunks.is_empty()) {
-        // In move order, as the lanes go: a lane that is faster is met at the first chunk, before
-        // anything is lost.
+        // The lanes go in move order, too, so a lane that is faster is met at the first chunk,
+        // before any other chunk has been revoked.
         for chunk in chunks {
             if chunk.revoke() == ChunkState::Revoked {
                 broken = true;
@@ -359,7 +413,7 @@ pub fn settle_span<W: Word>(chunks: &[Chunk<W>], help: bool) -> Settle {
         if copy && chunk.state() == ChunkState::Free && chunk.try_claim(Lane::MOVER) {
             return Settle::Mine(index);
         }
-        // Where the mover copies there is nothing free left here, so this only reads.
+        // If the mover copies, the chunk is not free at this point, so revoke() only reads.
         match chunk.revoke() {
             ChunkState::Done => {}
             ChunkState::Claimed(Lane::MOVER) => return Settle::Mine(index),
@@ -377,12 +431,28 @@ pub fn settle_span<W: Word>(chunks: &[Chunk<W>], help: bool) -> Settle {
 
 /// Makes one step to settle a folio that shares `chunk` with others and has the word `entry`.
 ///
-/// The mover calls this until the answer is final; [`Settle::Wait`] is always `Wait(0)` and means
-/// `entry` or `chunk`, whichever comes first. The first folio that finds the chunk unclaimed
-/// takes back all of it.
+/// The mover calls this until the answer is final. [`Settle::Wait`] is always `Wait(0)`: the mover
+/// waits for `entry` or `chunk`, whichever changes first. The first folio that finds the chunk
+/// unclaimed takes back all of it.
+///
+/// # Examples
+///
+/// ```
+/// use ferry_core::{entry_mark, settle_shared, Chunk, EntryState, Lane, Settle};
+/// use std::sync::atomic::AtomicU32;
+///
+/// let chunk = Chunk::new(AtomicU32::new(0));
+/// let entries = [AtomicU32::new(0), AtomicU32::new(0)];
+///
+/// assert!(chunk.try_claim(Lane::new(1)));
+/// entry_mark(&entries[0], EntryState::Copied);
+/// // The first folio is settled while the lane still copies the second one.
+/// assert_eq!(settle_shared(&chunk, &entries[0]), Settle::AllCopied);
+/// assert_eq!(settle_shared(&chunk, &entries[1]), Settle::Wait(0));
+/// ```
 pub fn settle_shared<W: Word, E: Word>(chunk: &Chunk<W>, entry: &E) -> Settle {
-    // The chunk first. If it is final, then this read is ordered after everything that the lane
-    // wrote, so what the entry says afterwards is its last word.
+    // The chunk is read first. If it is final, then this read is ordered after everything that the
+    // lane wrote, so the state that is read from the entry afterwards is its last one.
     match chunk.revoke() {
         ChunkState::Free | ChunkState::Revoked => Settle::NotStarted,
         ChunkState::Done | ChunkState::Failed => match entry_state(entry) {
@@ -400,8 +470,8 @@ pub fn settle_shared<W: Word, E: Word>(chunk: &Chunk<W>, entry: &E) -> Settle {
 
 /// Ends a batch: revokes every chunk that is still free, and returns the first one in flight.
 ///
-/// None means that from now on nobody reads a source or writes a destination of this batch. As the
-/// states move one way only, this stays so, and calling again later answers again.
+/// `None` means that from now on no lane reads a source or writes a destination of this batch. The
+/// states move one way only, so this stays true. The caller may call this again at any time.
 pub fn close<W: Word>(chunks: &[Chunk<W>]) -> Option<u32> {
     let mut in_flight = None;
     for (index, chunk) in (0..=u32::MAX).zip(chunks) {
@@ -429,8 +499,9 @@ mod tests {
         [chunk(), chunk(), chunk(), chunk()]
     }
 
-    /// The answers until the final one, with the mover copying what it gets; `others` completes
-    /// what it waits for. More than 16 steps for four chunks would be a livelock.
+    /// Settles `c` to the end: the mover copies its chunks, and lane A completes those that it
+    /// waits for, with `ok`. Returns the final answer and how many chunks the mover copied. More
+    /// than 16 steps for four chunks would be a livelock.
     fn settle(c: &[Chunk<TestWord>], help: bool, ok: bool) -> (Settle, u32) {
         let mut mine = 0;
         for _ in 0..16 {
@@ -471,7 +542,7 @@ mod tests {
         p.begin();
         p.add();
         p.add();
-        // One has ended before the next one is made.
+        // The first descriptor ends before the next one is made.
         assert_eq!(p.end(true), None);
         p.add();
         assert_eq!(p.end(true), None);
@@ -522,14 +593,14 @@ mod tests {
     }
 
     #[test]
-    fn span_nobody_began() {
+    fn span_not_started() {
         let c = chunks();
         assert_eq!(settle_span(&c, false), Settle::NotStarted);
         assert_eq!(settle_span(&c, false), Settle::NotStarted);
         assert_eq!(settle_span(&c, true), Settle::NotStarted);
         assert!(!c[3].try_claim(A));
         assert_eq!(settle_span::<TestWord>(&[], true), Settle::NotStarted);
-        // With help the mover begins, and others may join.
+        // With help, the mover begins, and other lanes may join.
         let c = chunks();
         assert_eq!(settle_span(&c, true), Settle::Mine(0));
         assert!(c[1].try_claim(A));
@@ -544,7 +615,7 @@ mod tests {
         assert!(c[2].try_claim(A));
         c[2].complete(A, true);
         assert_eq!(settle_span(&c, true), Settle::Mine(1));
-        // An answer that got lost comes again.
+        // An answer that was thrown away comes again.
         assert_eq!(settle_span(&c, true), Settle::Mine(1));
         c[1].complete(Lane::MOVER, true);
         assert_eq!(settle_span(&c, true), Settle::Mine(3));
@@ -564,7 +635,7 @@ mod tests {
         assert!(!c[3].try_claim(A));
         c[1].complete(A, true);
         assert_eq!(settle_span(&c, false), Settle::Partial);
-        // Help that comes too late does not make it whole.
+        // Help that comes too late does not complete the folio.
         assert_eq!(settle_span(&c, true), Settle::Partial);
     }
 
@@ -574,7 +645,7 @@ mod tests {
         assert!(c[0].try_claim(A));
         c[0].complete(A, false);
         assert!(c[1].try_claim(A));
-        // No use copying more, but the lane has to be waited for.
+        // To copy more is of no use, but the mover has to wait for the lane.
         assert_eq!(settle_span(&c, true), Settle::Wait(1));
         assert!(!c[2].try_claim(A));
         c[1].complete(A, true);
@@ -583,8 +654,8 @@ mod tests {
 
     #[test]
     fn span_of_every_state_ends_right() {
-        // Each of four chunks in each of five states, with and without help: never AllCopied
-        // unless the bytes are there, never a final answer while a lane is inside.
+        // Each of four chunks is in each of five states, with and without help. The answer is never
+        // AllCopied unless the bytes are there, and never final while a lane is inside.
         for mix in 0..5u32.pow(4) {
             for help in [false, true] {
                 let c = chunks();

@@ -1,14 +1,33 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Classes of batches, for each of which it is learnt how it is copied best.
+//! Classes of batches: for each class, Ferry learns how such batches are copied best.
 //!
 //! A class is the way of copying (early, or in place), the size of the folios, the size of the
-//! batch, and whether it goes to a node with a lower number: there and back may take very different
-//! times.
+//! batch, and whether the batch goes to a node with a lower number: the two directions between two
+//! nodes may take very different times.
+//!
+//! # Examples
+//!
+//! ```
+//! use ferry_core::class::{BatchClass, Route};
+//!
+//! let there = Route { from: 0, to: 1 };
+//! let back = Route { from: 1, to: 0 };
+//!
+//! let class = BatchClass::early(2 << 20, 512, there);
+//! assert_eq!(class.folio_bytes(), 4096);
+//! assert_eq!(class.to_string(), "early 4096 2097152");
+//! // Batches of 2 MiB up to below 4 MiB are of one class; the way back is of another one.
+//! assert_eq!(BatchClass::early(3 << 20, 768, there), class);
+//! assert_ne!(BatchClass::early(2 << 20, 512, back), class);
+//! // So is a folio of the same size that is copied in place.
+//! assert_ne!(BatchClass::in_place(2 << 20, there), class);
+//! assert_eq!(BatchClass::in_place(2 << 20, there).batch_bytes(), None);
+//! ```
 
 use core::fmt;
 
-/// From which node to which node folios go.
+/// The nodes between which folios move.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     /// The node of the sources; negative if it is not known.
@@ -21,20 +40,21 @@ impl Route {
     /// The route of a batch without folios.
     pub const UNKNOWN: Route = Route { from: -1, to: -1 };
 
-    /// Returns `true` if it begins or ends at this node.
+    /// Returns `true` if the route begins or ends at this node.
     pub fn touches(self, node: i32) -> bool {
         self.from == node || self.to == node
     }
 }
 
-/// Sizes of folios that are told apart, by their order: 4 KiB to 2 MiB, and what is larger with
-/// those.
+/// Number of folio orders that are told apart: 4 KiB to 2 MiB, the size of a PMD. Larger folios
+/// count as 2 MiB.
 const ORDERS: u8 = 10;
-/// Sizes of batches that are told apart: below 64 KiB, and then by powers of two.
+/// Number of batch sizes that are told apart: below 64 KiB, and then by powers of two up to 4 MiB
+/// and more.
 const SIZES: u8 = 8;
-/// Classes of one order: each size of early batches, and copies in place.
+/// Number of classes of one folio order: one for each size of early batches, and copies in place.
 const OF_ORDER: u8 = SIZES + 1;
-/// Classes of one direction.
+/// Number of classes of one direction.
 const OF_DIRECTION: u8 = ORDERS * OF_ORDER;
 
 /// A class of batches.
@@ -42,14 +62,14 @@ const OF_DIRECTION: u8 = ORDERS * OF_ORDER;
 pub struct BatchClass(u8);
 
 impl BatchClass {
-    /// How many there are. [`Self::index()`] is below it.
+    /// Number of classes; [`Self::index()`] is below it.
     pub const COUNT: usize = OF_DIRECTION as usize * 2;
 
     /// Returns the class of a batch of `folios` folios that is copied early.
     pub fn early(bytes: u64, folios: u32, route: Route) -> Self {
         let each = bytes.checked_div(folios.into()).unwrap_or(0);
         let log = (bytes >> 16).checked_ilog2();
-        // At most 48, and one more.
+        // The logarithm is at most 47.
         let size = log.map_or(0, |log| log as u8 + 1).min(SIZES - 1);
         Self::new(each, size, route)
     }
@@ -59,8 +79,9 @@ impl BatchClass {
         Self::new(bytes, SIZES, route)
     }
 
+    /// Returns the class for a folio size in bytes, a batch size below [`OF_ORDER`] and a route.
     fn new(folio_bytes: u64, size: u8, route: Route) -> Self {
-        // At most 52.
+        // At most 51.
         let order = (folio_bytes >> 12).checked_ilog2().unwrap_or(0) as u8;
         let class = order.min(ORDERS - 1) * OF_ORDER + size;
         let down = route.from > route.to;
@@ -72,17 +93,17 @@ impl BatchClass {
         (0..OF_DIRECTION * 2).map(Self)
     }
 
-    /// Returns a number for it, below [`Self::COUNT`].
+    /// Returns the number of the class, below [`Self::COUNT`].
     pub fn index(self) -> usize {
         self.0.into()
     }
 
-    /// Returns the size of its smallest folios, in bytes.
+    /// Returns the size of the smallest folios of the class, in bytes.
     pub fn folio_bytes(self) -> u64 {
         4096 << (self.0 % OF_DIRECTION / OF_ORDER)
     }
 
-    /// Returns the least size of its batches, in bytes; `None` for copies in place.
+    /// Returns the least size of the batches of the class, in bytes; `None` for copies in place.
     pub fn batch_bytes(self) -> Option<u64> {
         match self.0 % OF_ORDER {
             0 => Some(0),
@@ -92,7 +113,7 @@ impl BatchClass {
     }
 }
 
-/// Shows the way of copying, the size of folios and that of batches.
+/// Writes the way of copying, the size of folios and that of batches.
 impl fmt::Display for BatchClass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let folio = self.folio_bytes();

@@ -1,21 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How much of a batch an engine should have, and how that is spread over its channels.
+//! The share of a batch that an engine copies, and how it is spread over the engine's channels.
 //!
 //! An engine takes chunks from the back of a batch while the mover goes on from the front. The two
-//! should meet when both are through: [`EngineTuner`] learns from each batch how long one waited
-//! for the other. It also learns what a byte costs with the engine and without, and leaves the
-//! engine out where it brings nothing.
+//! should meet when both have finished: [`EngineTuner`] learns from each batch how long one of them
+//! waited for the other. It also learns the cost of a byte with the engine and without, and leaves
+//! the engine out where it gains nothing.
 //!
-//! What is learnt is in relaxed atomics that pair with nothing, as in [`workers`](crate::workers).
+//! The results are in relaxed atomics that pair with nothing, as in [`workers`](crate::workers).
 
 use crate::word::Word;
 use core::fmt;
 
-/// How the last `taken` of `chunks` chunks are spread over channels: the range of the `n`-th of
-/// `channels`, the first of which gets the end of the batch.
+/// Returns the chunks of the `n`-th of `channels` channels, over which the last `taken` of `chunks`
+/// chunks are spread. Channel 0 gets the end of the batch.
 ///
-/// All but one of them get the same number, up to one.
+/// The numbers of chunks of two channels differ by one at most. The range is empty for a channel
+/// that does not exist.
 pub fn nth_range(chunks: u32, taken: u32, channels: u32, n: u32) -> core::ops::Range<u32> {
     let taken = taken.min(chunks);
     let (Some(each), Some(longer)) = (taken.checked_div(channels), taken.checked_rem(channels))
@@ -32,28 +33,32 @@ pub fn nth_range(chunks: u32, taken: u32, channels: u32, n: u32) -> core::ops::R
     end.saturating_sub(len)..end
 }
 
-/// How many channels so many bytes are worth, of so many chunks.
+/// Returns how many channels should copy `bytes` bytes in `chunks` chunks: at least one, and `most`
+/// or one for each chunk at most.
 pub fn channels_for(bytes: u64, chunks: u32, most: u32) -> u32 {
     let by_bytes = u32::try_from(bytes / MIN_CHANNEL_BYTES).unwrap_or(u32::MAX);
     by_bytes.clamp(1, most.max(1)).min(chunks.max(1))
 }
 
-/// A channel that gets less is slower to start, and to tell of the end, than it copies: at 128 KiB
-/// a folio of 2M on 16 channels of AE4DMA, which interrupts for each descriptor, took three times
-/// as long as at 512, where 16 channels of large batches are less than 0.9 of linear.
+/// The least number of bytes that is worth a channel of its own.
+///
+/// With less, a channel takes longer to start and to report the end than to copy. At 128 KiB, a
+/// folio of 2M on 16 channels of AE4DMA, which interrupts for each descriptor, took three times as
+/// long as at 512 KiB; at 512 KiB, 16 channels for large batches reach less than 0.9 of linear
+/// scaling.
 const MIN_CHANNEL_BYTES: u64 = 256 << 10;
 
-/// A part of the chunks of a batch.
+/// A part of the chunks of a batch, in units of 1/1024.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct Fraction(u32);
 
 impl Fraction {
     /// The whole batch.
     pub const ALL: Self = Self(WHOLE);
-    /// One half of it.
+    /// One half of the batch.
     pub const HALF: Self = Self(WHOLE / 2);
 
-    /// Returns how many of so many chunks it is, to the nearest.
+    /// Returns the number of chunks that this part is of `chunks`, rounded to the nearest.
     pub fn of(self, chunks: u32) -> u32 {
         let of_all = u64::from(self.0).saturating_mul(u64::from(chunks));
         let nearest = of_all.saturating_add(u64::from(WHOLE) / 2) / u64::from(WHOLE);
@@ -61,7 +66,7 @@ impl Fraction {
     }
 }
 
-/// Shows it as parts of 1024.
+/// Writes the part as `N/1024`.
 impl fmt::Display for Fraction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{WHOLE}", self.0)
@@ -70,73 +75,82 @@ impl fmt::Display for Fraction {
 
 /// The whole batch, in the unit of [`Fraction`].
 const WHOLE: u32 = 1024;
-/// Less than this is no share.
+/// The smallest share, in the unit of [`Fraction`]: 1/64, which rounds to one chunk of 32.
 const MIN_SHARE: u32 = 16;
-/// The share that a kind of batches begins with.
+/// The share that a class of batches begins with, in the unit of [`Fraction`]: one half, as no
+/// speed is known yet.
 const FIRST_SHARE: u32 = WHOLE / 2;
-/// So many batches, every other one without the engine, before anything is decided.
+/// Batches before the first decision; every other one goes without the engine, so that both costs
+/// become known.
 const WARM_UP: u32 = 12;
-/// An engine that is worth it is left out once in so many batches, to know what that costs; one
-/// that is not is tried that often, for so many batches.
+/// The period of exploration, in batches. An engine that gains is left out once per period, to
+/// measure the cost without it; an engine that does not gain is tried again, for [`TRY_BATCHES`].
 const TRY_EVERY: u32 = 256;
+/// Batches of one period for which an engine that does not gain is tried again.
 const TRY_BATCHES: u32 = 6;
-/// A sample moves a cost by one part in so many, and is at most so many times it.
+/// Divisor of the distance between a sample and a cost, by which the sample moves the cost: no
+/// single batch decides.
 const SMOOTHING: u32 = 8;
+/// Cap of a sample, as a multiple of the cost that it moves.
 const MAX_RISE: u32 = 4;
-/// The engine has to bring one part in so many.
+/// Divisor of the cost without the engine: the engine has to save this part of it, about 3%, or is
+/// left out.
 const MIN_GAIN: u32 = 32;
 
-/// What the engine gets of a batch.
+/// The decision how much of a batch the engine copies.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub enum EngineChoice {
-    /// Nothing: the batch goes as without Ferry.
+    /// The engine copies nothing, and the batch is migrated as without Ferry.
     Nothing,
-    /// Nothing: the mover copies all of it, so that it becomes known what that costs.
+    /// The mover copies all of the batch, so that its cost without the engine becomes known.
     MoverOnly,
-    /// This part.
+    /// The engine copies this part.
     Part(Fraction),
 }
 
-/// How a batch went.
+/// The measurements of one batch.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sample {
-    /// Its bytes.
+    /// The bytes of the batch.
     pub bytes: u64,
-    /// What it took.
+    /// The duration of the batch, in nanoseconds.
     pub ns: u64,
-    /// Was the engine to copy something?
+    /// `true` if the engine was asked to copy a part.
     pub asked: bool,
-    /// The bytes that it copied.
+    /// The bytes that the engine copied.
     pub engine_bytes: u64,
-    /// From the beginning of the batch to the end of the engine's last descriptor.
+    /// The time from the beginning of the batch to the end of the engine's last descriptor.
     pub engine_ns: u64,
-    /// How long the mover waited for the engine.
+    /// The time that the mover waited for the engine.
     pub waited_ns: u64,
 }
 
-/// What has been learnt of batches of one class.
+/// The costs that were learnt for batches of one class.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct EngineCosts {
-    /// The part that the engine gets.
+    /// The part that the engine copies.
     pub part: Fraction,
-    /// What a MiB costs with the engine, in microseconds.
+    /// The cost of a MiB with the engine, in microseconds.
     pub with_us: u32,
-    /// What a MiB costs without the engine, in microseconds; 0 if it is not known.
+    /// The cost of a MiB without the engine, in microseconds; 0 if it is not known.
     pub without_us: u32,
 }
 
-/// Learns how much of the batches of one class an engine should have.
+/// A learner of the share that an engine should have of the batches of one class.
 #[derive(Debug)]
 pub struct EngineTuner<W> {
+    /// The share, in the unit of [`Fraction`]; 0 for [`FIRST_SHARE`].
     share: W,
-    /// The time of a byte, in nanoseconds times 2^16, with the engine and without; 0 if not known.
+    /// The time of a byte with the engine, in nanoseconds times 2^16; 0 if it is not known.
     with: W,
+    /// The time of a byte without the engine, in nanoseconds times 2^16; 0 if it is not known.
     without: W,
+    /// The number of decisions so far, modulo 2^32.
     batches: W,
 }
 
 impl<W: Word> EngineTuner<W> {
-    /// Nothing is known. `zero` makes a word that is zero.
+    /// Creates a tuner that knows nothing. `zero` makes a word that is zero.
     pub fn new(zero: impl Fn() -> W) -> Self {
         Self {
             share: zero(),
@@ -153,7 +167,7 @@ impl<W: Word> EngineTuner<W> {
         }
     }
 
-    /// What the next batch is to have.
+    /// Decides how much of the next batch the engine copies, and counts the batch.
     pub fn next(&self) -> EngineChoice {
         let n = self.batches.load_relaxed();
         self.batches.store_relaxed(n.wrapping_add(1));
@@ -176,38 +190,38 @@ impl<W: Word> EngineTuner<W> {
         }
     }
 
-    /// A batch is over.
+    /// Learns from a batch that has ended. Ignores a batch without bytes.
     pub fn learn(&self, sample: &Sample) {
         let Some(cost) = (sample.ns.min(u64::MAX >> 16) << 16).checked_div(sample.bytes) else {
             return;
         };
         let cost = u32::try_from(cost).unwrap_or(u32::MAX).max(1);
-        // One that was asked and copied nothing has cost something all the same.
+        // An engine that was asked and copied nothing has cost time all the same.
         let to = if sample.asked {
             &self.with
         } else {
             &self.without
         };
-        // As long as the share is looked for, only the last one counts.
+        // While the share is still being searched, only the last sample counts.
         let first = self.batches.load_relaxed() <= WARM_UP / 2;
         let old = if first { 0 } else { to.load_relaxed() };
         to.store_relaxed(moved(old, cost));
         if sample.engine_bytes != 0 {
             let (share, new) = (self.share(), balanced(self.share(), sample));
-            // Half of the way, as one batch is not as the next.
+            // Goes half of the way, as batches of a class differ.
             let new = if first { new } else { share.midpoint(new) };
             self.share.store_relaxed(new);
         }
     }
 
-    /// Starts anew: the engine is another one.
+    /// Forgets all that was learnt, because the engine has been replaced.
     pub fn forget(&self) {
         for word in [&self.share, &self.with, &self.without, &self.batches] {
             word.store_relaxed(0);
         }
     }
 
-    /// Returns what has been learnt, if anything.
+    /// Returns the costs that were learnt; `None` if there are none yet.
     pub fn known(&self) -> Option<EngineCosts> {
         let us = |cost: u32| u32::try_from((u64::from(cost) << 4) / 1000).unwrap_or(u32::MAX);
         let (with, without) = (self.with.load_relaxed(), self.without.load_relaxed());
@@ -219,7 +233,7 @@ impl<W: Word> EngineTuner<W> {
     }
 }
 
-/// A cost after one more sample.
+/// Returns a cost after one more sample.
 fn moved(old: u32, sample: u32) -> u32 {
     if old == 0 {
         return sample;
@@ -233,20 +247,22 @@ fn moved(old: u32, sample: u32) -> u32 {
     }
 }
 
-/// The share with which both would have been through at the same time, at the speeds of this batch.
+/// Returns the share with which the mover and the engine would have finished at the same time, at
+/// the speeds that they had in this batch.
 fn balanced(share: u32, sample: &Sample) -> u32 {
     // Products of 32 bits fit. Small ones lose little, as bytes come in pages.
     let small = |n: u64, shift: u32| (n >> shift).clamp(1, u64::from(u32::MAX));
     let mover_bytes = sample.bytes.saturating_sub(sample.engine_bytes);
     if mover_bytes == 0 {
-        // The mover's speed is not known: leave it something.
+        // The mover's speed is not known, so the mover gets a part of the next batch.
         return share.saturating_sub(share / 8).clamp(MIN_SHARE, WHOLE);
     }
     let mover_ns = sample.ns.saturating_sub(sample.waited_ns);
     let engine = small(sample.engine_bytes, 8).saturating_mul(small(mover_ns, 4));
     let mover = small(mover_bytes, 8).saturating_mul(small(sample.engine_ns, 4));
     let both = (engine / 2).saturating_add(mover / 2);
-    // Of [`WHOLE`], 2^10.
+    // `both` is half of the sum, so this is the engine's part of the sum in units of 2^-10, of
+    // which [`WHOLE`] has 1024.
     let new = engine.checked_div(both >> 9).unwrap_or(0);
     u32::try_from(new).unwrap_or(WHOLE).clamp(MIN_SHARE, WHOLE)
 }
@@ -266,9 +282,9 @@ mod tests {
         TestWord::new(0)
     }
 
-    /// A mover that copies a byte in `mover` ns and an engine that takes `engine`, with `start`
-    /// before its first one: batches of 2 MiB, `n` of them. Returns how many had the engine in the
-    /// last quarter of them, and the last share.
+    /// Runs `n` batches of 2 MiB with a mover that takes `mover` ns for a byte, and an engine that
+    /// takes `engine` ns, and `start` ns before its first byte. Returns how many batches of the
+    /// last quarter had the engine, and the last share.
     fn run(mover: u64, engine: u64, start: u64, n: u32) -> (u32, u32) {
         let s = EngineTuner::new(word);
         let bytes = 2048 * K;
@@ -324,7 +340,7 @@ mod tests {
 
     #[test]
     fn one_that_is_slow_to_start_is_left_out() {
-        // Twice as long to start as the mover takes for everything.
+        // The engine takes twice as long to start as the mover takes for the whole batch.
         let (with, _) = run(1, 1, 4 << 20, 1024);
         assert!(with <= TRY_BATCHES + 1);
     }

@@ -1,6 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Extents: which bytes one descriptor of an engine copies.
+//! Extents: the bytes that one descriptor of an engine copies.
+//!
+//! # Examples
+//!
+//! ```
+//! use ferry_core::extent::{ExtentMerger, Segment};
+//!
+//! let page = |entry: u32, src: u64, dst: u64| Segment { chunk: 0, entry, src, dst, len: 4096 };
+//! let mut merger = ExtentMerger::new(4 << 20);
+//!
+//! // Two folios that adjoin in source and destination are one extent.
+//! assert_eq!(merger.push(page(0, 0x1000, 0x8000)), None);
+//! assert_eq!(merger.push(page(1, 0x2000, 0x9000)), None);
+//! // The third one is elsewhere, so the extent of the first two is complete.
+//! let extent = merger.push(page(2, 0x7000, 0xa000)).unwrap();
+//! assert_eq!((extent.src, extent.dst, extent.len), (0x1000, 0x8000, 8192));
+//! assert_eq!(extent.entries, (0, 1));
+//! assert_eq!(merger.finish().map(|last| last.len), Some(4096));
+//! ```
 
 /// A part of a folio, or all of it, that has to be copied, by its physical addresses.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -9,26 +27,26 @@ pub struct Segment {
     pub chunk: u32,
     /// The entry that it belongs to.
     pub entry: u32,
-    /// Where its bytes are.
+    /// The physical address of the source.
     pub src: u64,
-    /// Where they go.
+    /// The physical address of the destination.
     pub dst: u64,
-    /// How many there are.
+    /// The length in bytes.
     pub len: u64,
 }
 
-/// Segments that adjoin in source and destination: what one descriptor copies.
+/// Segments that adjoin in source and destination, which one descriptor copies.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct Extent {
-    /// Where its bytes are.
+    /// The physical address of the source.
     pub src: u64,
-    /// Where they go.
+    /// The physical address of the destination.
     pub dst: u64,
-    /// How many there are.
+    /// The length in bytes.
     pub len: u64,
-    /// The first and the last chunk that it has a segment of.
+    /// The first and the last chunk of its segments.
     pub chunks: (u32, u32),
-    /// The first and the last entry that it has a segment of.
+    /// The first and the last entry of its segments.
     pub entries: (u32, u32),
 }
 
@@ -44,7 +62,7 @@ impl From<Segment> for Extent {
     }
 }
 
-/// Joins segments, given in order, to extents.
+/// A merger that joins segments, given in order, to extents.
 #[derive(Debug)]
 pub struct ExtentMerger {
     open: Option<Extent>,
@@ -52,12 +70,14 @@ pub struct ExtentMerger {
 }
 
 impl ExtentMerger {
-    /// Creates a merger whose extents are not longer than `max` bytes, unless a single segment is.
+    /// Creates a merger whose extents are at most `max` bytes long, except for a single segment
+    /// that is longer.
     pub const fn new(max: u64) -> Self {
         Self { open: None, max }
     }
 
-    /// Adds a segment. Returns the extent before it, if the segment does not adjoin.
+    /// Adds a segment. Returns the extent before it if the segment does not adjoin that, or would
+    /// make it too long.
     pub fn push(&mut self, segment: Segment) -> Option<Extent> {
         if let Some(extent) = &mut self.open {
             let joined = extent
@@ -78,10 +98,10 @@ impl ExtentMerger {
         self.open.replace(segment.into())
     }
 
-    /// Ends a chunk. If not the `whole` chunk has been added, returns the extent that is open.
+    /// Ends a chunk. Returns the open extent unless the `whole` chunk has been added.
     ///
-    /// What lies between the first and the last segment of an extent counts as copied with it, so
-    /// no extent spans what has not been added.
+    /// All entries between the first and the last segment of an extent count as copied with it, so
+    /// no extent may span an entry that was not added.
     pub fn end_chunk(&mut self, whole: bool) -> Option<Extent> {
         if whole {
             None
@@ -90,7 +110,7 @@ impl ExtentMerger {
         }
     }
 
-    /// Returns the last extent.
+    /// Returns the last extent, if one is open.
     pub fn finish(&mut self) -> Option<Extent> {
         self.open.take()
     }
@@ -129,7 +149,7 @@ mod tests {
         // The source adjoins, the destination does not.
         assert_eq!(m.push(segment(1, 4, 0x4000, 0xd000, 4096)), Some(extent));
         let next = Extent::from(segment(1, 4, 0x4000, 0xd000, 4096));
-        // And the other way round.
+        // The destination adjoins, the source does not.
         assert_eq!(m.push(segment(1, 5, 0x6000, 0xe000, 4096)), Some(next));
         assert_eq!(m.finish(), Some(segment(1, 5, 0x6000, 0xe000, 4096).into()));
         assert_eq!(m.finish(), None);
@@ -140,7 +160,7 @@ mod tests {
         let mut m = ExtentMerger::new(64 * K);
         assert_eq!(m.push(segment(0, 0, 0x1000, 0x9000, 4096)), None);
         assert_eq!(m.end_chunk(true), None);
-        // Nothing of chunk 1 is taken; what follows adjoins what was before it.
+        // No segment of chunk 1 is added; chunk 2 adjoins chunk 0.
         let before = Extent::from(segment(0, 0, 0x1000, 0x9000, 4096));
         assert_eq!(m.end_chunk(false), Some(before));
         assert_eq!(m.push(segment(2, 2, 0x2000, 0xa000, 4096)), None);

@@ -2,27 +2,28 @@
 
 //! The part of Ferry that needs no kernel: claims, plans, policy and the parsers of its knobs.
 //!
-//! Nothing here allocates, blocks or touches a page, and there is no unsafe code. The same source
-//! is compiled into `ferry.ko` and, by `tests/host/Cargo.toml`, into a library for the host, and
-//! the same `#[test]`s run as KUnit suites there and under `cargo test` here. The claim protocol
-//! is generic over its atomic word ([`Word`]), so that the model checker runs it as it is.
+//! The code here does not allocate, block or touch a page, and none of it is unsafe. The same
+//! source is compiled into `ferry.ko` and, by `tests/host/Cargo.toml`, into a library for the host.
+//! Its `#[test]`s run as KUnit suites in the kernel and under `cargo test` on the host, where the
+//! examples in its documentation run, too. The claim protocol is generic over its atomic word
+//! ([`Word`]), so that the model checker runs it as it is.
 //!
-//! | Module | What it decides |
+//! | Module | Subject |
 //! |---|---|
-//! | [`word`] | the one atomic type that everything shared is made of |
-//! | [`claim`] | who copies which chunk, and when a folio is settled |
+//! | [`word`] | the one atomic type that all shared state consists of |
+//! | [`claim`] | which lane copies which chunk, and when a folio is settled |
 //! | [`plan`] | how the bytes of a batch are cut into chunks |
 //! | [`extent`] | which bytes make one descriptor of an engine |
-//! | [`placement`] | in which order CPUs are asked to help |
-//! | [`policy`] | how many workers at most, how far ahead, which routine, and whether at all |
+//! | [`placement`] | in which order the CPUs of a node become workers |
+//! | [`policy`] | whether a batch is submitted, its look-ahead, its routine, and its most workers |
 //! | [`pace`] | how long movers wait |
 //! | [`pauses`] | when a channel that was quarantined is tried again |
 //! | [`class`] | which batches are alike |
-//! | [`workers`] | how many workers, by what they have gained |
-//! | [`engine_share`] | how much engines get, by what they have gained, and on which channels |
+//! | [`workers`] | how many workers a class of batches has, learnt from their gain |
+//! | [`engine_share`] | which share an engine has, learnt from its gain, and on which channels |
 //! | [`sdxi`] | encodings, ring and state machine of SDXI functions |
 //! | [`reasons`] | which migration reasons take part |
-//! | [`knob`] | numeric knobs, their ranges and what is wrong with a value |
+//! | [`knob`] | the knobs, their ranges, and the messages for values that are refused |
 //! | [`hist`] | logarithmic histogram buckets |
 
 #![cfg_attr(not(CONFIG_RUST), no_std)]

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Logarithmic histogram buckets: bucket 0 is for 0, bucket n for 2^(n-1) up to below 2^n, and the
-//! last one for everything above. The counters are the caller's.
+//! last one for all larger values. The caller has the counters.
 
-/// The number of buckets. The last one begins at 2^38 ns, more than four minutes.
+/// The number of buckets. The last one begins at 2^38 ns, more than four minutes; the largest
+/// `timeout_ms` is one minute.
 pub const BUCKETS: usize = 40;
 
-/// The bucket that a value falls into, always below [`BUCKETS`].
+/// Returns the bucket that a value falls into, always below [`BUCKETS`].
 #[inline]
 pub const fn bucket(ns: u64) -> usize {
     let bits = (u64::BITS - ns.leading_zeros()) as usize;
@@ -17,9 +18,9 @@ pub const fn bucket(ns: u64) -> usize {
     }
 }
 
-/// The smallest and the largest value of a bucket.
+/// Returns the smallest and the largest value of a bucket.
 ///
-/// An index beyond the last bucket gives the last bucket.
+/// An index beyond the last bucket stands for the last bucket.
 pub const fn bounds(i: usize) -> (u64, u64) {
     if i == 0 {
         (0, 0)
@@ -46,7 +47,7 @@ mod tests {
             assert_eq!(bucket(hi), i);
             next = hi.wrapping_add(1);
         }
-        // The last one ends where numbers end.
+        // The last bucket ends at the largest number.
         assert_eq!(next, 0);
     }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What only this crate can implement for types of the kernel (the orphan rule).
+//! Implementations for types of the kernel that the orphan rule allows in this crate only.
 
 use crate::{
     reasons::ReasonMask,
@@ -46,8 +46,8 @@ impl Word for Atomic<u32> {
     fn compare_exchange(&self, old: u32, new: u32) -> Result<u32, u32> {
         self.cmpxchg(old, new, Full).inspect_err(|_| {
             // The load of a failed cmpxchg() is relaxed in the kernel's memory model. The branch
-            // orders later stores after it, this barrier later loads: together an acquire, what C
-            // calls smp_acquire__after_ctrl_dep().
+            // orders later stores after it, and this barrier orders later loads: together they are
+            // an acquire, like smp_acquire__after_ctrl_dep() in C.
             smp_mb(Read);
         })
     }
@@ -59,8 +59,7 @@ impl kernel::fmt::Display for log::Entry {
     }
 }
 
-// The numbers that `reasons` gives to its names are those of `enum migrate_reason`, and there are
-// no others.
+// `reasons` gives its names the numbers of `enum migrate_reason`, which has no other reasons.
 const _: () = {
     use kernel::bindings as b;
 

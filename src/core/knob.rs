@@ -1,27 +1,48 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Knobs that are numbers, or one of some words: what is allowed, and what exactly is wrong with a
-//! value that is refused.
+//! Knobs whose values are numbers or words: the allowed values, and the reason why another value is
+//! refused.
+//!
+//! # Examples
+//!
+//! ```
+//! use ferry_core::knob::{CopyRoutine, FromKnob, CHUNK_BYTES, COPY_ROUTINE};
+//!
+//! assert_eq!(CHUNK_BYTES.parse("131072\n"), Ok(131072));
+//! let refused = CHUNK_BYTES.parse("70000").unwrap_err();
+//! assert_eq!(
+//!     refused.to_string(),
+//!     "chunk_bytes: \"70000\" is not a multiple of 4096 \
+//!      (allowed: 65536 to 262144, multiples of 4096)",
+//! );
+//!
+//! // The value of a word is its index.
+//! let value = COPY_ROUTINE.parse("nontemporal").unwrap();
+//! assert_eq!(value, 2);
+//! assert_eq!(CopyRoutine::from_knob(value), CopyRoutine::NonTemporal);
+//! assert_eq!(COPY_ROUTINE.shown(value).to_string(), "nontemporal");
+//! ```
 
 use core::fmt;
 
-/// A knob. Its value is a number; where there are words, the index of one of them.
+/// A knob. Its value is a number, or the index of one of its words.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct Knob {
-    /// Its name below `vm.ferry`.
+    /// The name below `vm.ferry`.
     pub name: &'static str,
     /// The smallest value.
     pub min: u64,
     /// The largest value.
     pub max: u64,
-    /// What every value has to be a multiple of; 1 for any value.
+    /// The divisor of all values; 1 if any value in the range is allowed.
     pub multiple_of: u64,
-    /// The value at load.
+    /// The value when the module is loaded.
     pub default: u64,
-    /// What is written instead of a number, if any.
+    /// The words that are written instead of a number; empty if the knob takes numbers.
     pub words: &'static [&'static str],
 }
 
+/// Creates a knob that takes numbers.
 const fn knob(name: &'static str, range: (u64, u64), multiple_of: u64, default: u64) -> Knob {
     let (min, max) = range;
     let knob = Knob {
@@ -32,16 +53,17 @@ const fn knob(name: &'static str, range: (u64, u64), multiple_of: u64, default: 
         default,
         words: &[],
     };
-    // Evaluated at compile time for the knobs below.
+    // The compiler evaluates this for the knobs below.
     assert!(min <= max && multiple_of > 0 && knob.refusal(default).is_none());
     knob
 }
 
+/// Creates a knob that takes words, the first of which is the default.
 const fn choice(name: &'static str, words: &'static [&'static str]) -> Knob {
     Knob {
         name,
         min: 0,
-        // Evaluated at compile time: there are a few.
+        // The compiler evaluates this and refuses an empty list.
         max: words.len() as u64 - 1,
         multiple_of: 1,
         default: 0,
@@ -49,10 +71,10 @@ const fn choice(name: &'static str, words: &'static [&'static str]) -> Knob {
     }
 }
 
-/// What the value of a knob stands for.
+/// A type that the value of a knob stands for.
 pub trait FromKnob {
-    /// Returns it for a value that the knob allows; for any other value, what the default stands
-    /// for.
+    /// Returns the meaning of a value that the knob allows; for any other value, the meaning of the
+    /// default.
     fn from_knob(value: u64) -> Self;
 }
 
@@ -98,74 +120,80 @@ macro_rules! words {
 }
 
 words! {
-    /// Where workers are looked for first.
+    /// The node whose workers are preferred.
     CpuNode {
-        /// On the node of the destination.
+        /// The node of the destination.
         Destination = "destination",
-        /// On the node of the source.
+        /// The node of the source.
         Source = "source",
     }
 }
 
 words! {
-    /// How CPUs copy.
+    /// The routine with which CPUs copy.
     CopyRoutine {
-        /// By the reason of the migration.
+        /// The reason of the migration decides.
         Auto = "auto",
-        /// Through the caches.
+        /// The stores go through the caches.
         Cached = "cached",
-        /// Past the caches.
+        /// The stores go past the caches.
         NonTemporal = "nontemporal",
     }
 }
 
 words! {
-    /// How much of a batch an engine gets.
+    /// The share of a batch that an engine copies.
     EngineShare {
-        /// What such batches have gained most by.
+        /// The share by which batches of the class have gained most.
         Auto = "auto",
-        /// Everything.
+        /// The whole batch.
         All = "all",
     }
 }
 
-/// Most folios in one batch of `migrate_pages()`.
+/// The most folios of one batch of `migrate_pages()`.
 pub const BATCH_FOLIOS: Knob = knob("batch_folios", (1, 4096), 1, 512);
-/// Most bytes in one batch of `migrate_pages()`.
+/// The most bytes of one batch of `migrate_pages()`.
 pub const BATCH_BYTES: Knob = knob("batch_bytes", (4096, 1 << 30), 1, 2 << 20);
-/// The largest chunk that there may be, in bytes. Workers copy a chunk with preemption off: this
-/// takes a CPU 25 to 100 microseconds.
+/// The size of the largest chunk, in bytes. Workers copy a chunk with preemption off, which takes a
+/// CPU 25 to 100 microseconds at this size.
 pub const MAX_CHUNK_BYTES: u64 = 256 << 10;
-/// The size of a chunk.
+/// The size of a chunk, in bytes.
 pub const CHUNK_BYTES: Knob = knob("chunk_bytes", (64 << 10, MAX_CHUNK_BYTES), 4096, 64 << 10);
-/// The smallest eligible batch that is submitted early.
+/// The size of the smallest batch that is submitted early, in eligible bytes.
 pub const MIN_BATCH_BYTES: Knob = knob("min_batch_bytes", (0, 1 << 30), 1, 64 << 10);
-/// The smallest folio that is copied in place by more than the mover.
+/// The size, in bytes, of the smallest folio for whose copy in place the mover gets help.
 pub const MIN_FOLIO_BYTES: Knob = knob("min_folio_bytes", (4096, 1 << 30), 1, 256 << 10);
-/// How far CPU workers run ahead of the mover.
+/// The bytes by which CPU workers may be ahead of the mover.
 pub const LOOKAHEAD_BYTES: Knob = knob("lookahead_bytes", (0, 1 << 30), 1, 4 << 20);
-/// Most workers that one batch wakes.
+/// The most workers that one batch wakes.
 pub const CPU_WORKERS: Knob = knob("cpu_workers", (0, 64), 1, 8);
-/// Most workers for one batch of a task that is in a control group, other than the root. Their time
-/// is charged to the group, and is not limited by its `cpu.max`.
+/// The most workers for one batch of a task in a control group other than the root. Their time is
+/// charged to the group, and is not limited by its `cpu.max`.
 pub const CGROUP_WORKERS: Knob = knob("cgroup_workers", (0, 64), 1, 64);
-/// Where workers are looked for first.
+/// The node whose workers are preferred.
 pub const CPU_NODE: Knob = choice("cpu_node", CpuNode::WORDS);
-/// How CPUs copy.
+/// The routine with which CPUs copy.
 pub const COPY_ROUTINE: Knob = choice("copy_routine", CopyRoutine::WORDS);
-/// How much of a batch an engine gets.
+/// The share of a batch that an engine copies.
 pub const ENGINE_SHARE: Knob = choice("engine_share", EngineShare::WORDS);
-/// Most channels of a provider that are held.
+/// The most channels that the selected migrator holds.
 pub const DMA_CHANNELS: Knob = knob("dma_channels", (1, 64), 1, 16);
-/// Take providers that do not tell of failures.
+/// `1` lets Ferry use DMA drivers that do not report failures.
 pub const DMA_UNTRUSTED: Knob = knob("dma_untrusted", (0, 1), 1, 0);
-/// After this, an unfinished claim counts as not quiet. Long, as an overcommitted host may well
-/// keep the CPU of a worker from us for a second, and a folio that fails for it is worse than one
-/// late.
+/// The time, in milliseconds, after which an unfinished claim counts as not quiet. The default is
+/// long, because an overcommitted host may well take the CPU of a worker away for a second, and a
+/// folio that fails for this reason is worse than a folio that is late.
 pub const TIMEOUT_MS: Knob = knob("timeout_ms", (1, 60_000), 1, 10_000);
 
 impl Knob {
-    /// Reads a value: decimal digits, or one of the words, with white space around them.
+    /// Parses a value: decimal digits, or one of the words. White space around it is ignored.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error whose text names the knob, the value and the allowed values, for a text
+    /// that is not a decimal number in the range and a multiple of [`Self::multiple_of`], or not
+    /// one of [`Self::words`] if the knob has any.
     pub fn parse<'a>(&self, text: &'a str) -> Result<u64, KnobError<'a>> {
         let text = text.trim_ascii();
         if !self.words.is_empty() {
@@ -189,7 +217,7 @@ impl Knob {
         if !digits {
             return refused(Refusal::NotANumber);
         }
-        // What does not fit into a `u64` is outside any range.
+        // A number that does not fit into a `u64` is outside any range.
         let value = text.bytes().try_fold(0u64, |value, digit| {
             let digit = u64::from(digit.wrapping_sub(b'0'));
             value.checked_mul(10)?.checked_add(digit)
@@ -203,13 +231,13 @@ impl Knob {
         }
     }
 
-    /// As a person writes this value.
+    /// Returns the text for a value: its word, or the number.
     pub fn shown(&self, value: u64) -> impl fmt::Display {
         let word = usize::try_from(value).ok().and_then(|i| self.words.get(i));
         Value(value, word.copied())
     }
 
-    /// Why the knob cannot have this value, if so.
+    /// Returns the reason why the knob cannot have this value; `None` if it can.
     pub const fn refusal(&self, value: u64) -> Option<Refusal> {
         if value < self.min || value > self.max {
             return Some(Refusal::OutOfRange);
@@ -221,7 +249,7 @@ impl Knob {
     }
 }
 
-/// A value and the word for it.
+/// A value and its word, if it has one.
 struct Value(u64, Option<&'static str>);
 
 impl fmt::Display for Value {
@@ -233,20 +261,20 @@ impl fmt::Display for Value {
     }
 }
 
-/// Why a value is refused.
+/// The reason why a value is refused.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// It is not a decimal number.
+    /// The text is not a decimal number.
     NotANumber,
-    /// It is below the smallest or above the largest value.
+    /// The number is below the smallest or above the largest value.
     OutOfRange,
-    /// It is not a multiple of what it has to be.
+    /// The number is not a multiple of [`Knob::multiple_of`].
     NotAMultiple,
-    /// It is none of the words.
+    /// The text is none of [`Knob::words`].
     NotAWord,
 }
 
-/// A value that a knob cannot have. Its text names the knob, the value and what is allowed.
+/// A value that a knob cannot have. Its text names the knob, the value and the allowed values.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct KnobError<'a> {
     knob: Knob,
@@ -255,7 +283,7 @@ pub struct KnobError<'a> {
 }
 
 impl KnobError<'_> {
-    /// Why it is refused.
+    /// Returns the reason why the value is refused.
     pub fn refusal(&self) -> Refusal {
         self.refusal
     }
@@ -293,7 +321,7 @@ impl fmt::Display for KnobError<'_> {
     }
 }
 
-/// Text from a user as it may stand in a message: printable, and not without end.
+/// Text from a user, made fit for a message: it is escaped, and cut after 32 characters.
 pub(crate) struct Printable<'a>(pub(crate) &'a str);
 
 impl fmt::Display for Printable<'_> {
@@ -309,7 +337,7 @@ impl fmt::Display for Printable<'_> {
     }
 }
 
-/// What tests of several modules share.
+/// Helpers for the tests of several modules.
 #[cfg(any(CONFIG_KUNIT = "y", all(test, not(CONFIG_RUST))))]
 pub(crate) mod tests_support {
     use core::fmt::{
@@ -317,7 +345,7 @@ pub(crate) mod tests_support {
         Write, //
     };
 
-    /// Takes the expected text off as it is written.
+    /// A writer that removes each text that is written from the expected one.
     struct Expect<'a>(&'a str);
 
     impl Write for Expect<'_> {
@@ -327,7 +355,8 @@ pub(crate) mod tests_support {
         }
     }
 
-    /// Whether `value` is shown as exactly `text`. There is no allocation to format into.
+    /// Returns `true` if `value` is shown as exactly `text`. It compares while it formats, because
+    /// the crate cannot allocate.
     pub(crate) fn shows(value: impl fmt::Display, text: &str) -> bool {
         let mut expect = Expect(text);
         write!(expect, "{value}").is_ok() && expect.0.is_empty()

@@ -1,40 +1,43 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Paces: how long a CPU and a channel of an engine take to copy, and how long a mover waits hence.
+//! Paces: the time that a CPU or a channel of an engine takes to copy, from which follows how long
+//! a mover waits for it.
 //!
-//! Relaxed atomics that pair with nothing; a sample that is lost in a race is no loss.
+//! The paces are relaxed atomics that pair with nothing; a sample may get lost in a race, which
+//! does no harm.
 
 use crate::word::Word;
 
-/// What a pace is given for, in bytes.
+/// The unit of a pace, in bytes: a pace is the time for this many.
 const UNIT_BYTES: u64 = 64 << 10;
 
 /// The pace before anything is known, in nanoseconds: 1 GB/s, which any CPU reaches.
 const DEFAULT_PACE_NS: u32 = 65_536;
 
-/// The least that is waited, in nanoseconds: as long as interrupts and softirqs may well keep a CPU
-/// from a thread that is not preempted, and less than a wake-up of somebody else takes.
+/// The shortest wait, in nanoseconds: as long as interrupts and softirqs may well keep a CPU from a
+/// thread that is not preempted, and shorter than the wake-up of another thread.
 pub const MIN_PATIENCE_NS: u64 = 100_000;
 
-/// A sample moves the pace by one part in so many, and is at most so many times it: movers are
-/// preempted.
+/// Divisor of the distance between a sample and the pace, by which the sample moves the pace: a
+/// mover may have been preempted, so no single sample decides.
 const SMOOTHING: u32 = 8;
+/// Cap of a sample, as a multiple of the pace, for the same reason.
 const MAX_RISE: u32 = 4;
 
-/// How long copying takes.
+/// The time that CPUs take to copy.
 #[derive(Debug)]
 pub struct CopyPace<W> {
-    /// Nanoseconds for [`UNIT_BYTES`] bytes; 0 if not known.
+    /// Nanoseconds for [`UNIT_BYTES`] bytes; 0 if they are not known.
     word: W,
 }
 
 impl<W: Word> CopyPace<W> {
-    /// Makes a pace out of `word`, which has to be zero: nothing is known.
+    /// Creates a pace of which nothing is known, from `word`, which has to be zero.
     pub const fn new(word: W) -> Self {
         Self { word }
     }
 
-    /// Takes into account that a mover has copied so many bytes in `ns`. Ignores less than a page.
+    /// Learns that a mover copied `bytes` bytes in `ns` nanoseconds. Ignores less than a page.
     pub fn learn(&self, bytes: u64, ns: u64) {
         if bytes < 4096 {
             return;
@@ -56,8 +59,9 @@ impl<W: Word> CopyPace<W> {
         self.word.store_relaxed(new.max(1));
     }
 
-    /// Returns how long a mover that must not block waits for others in a batch of so many bytes:
-    /// as long as it would have taken to copy them, or [`MIN_PATIENCE_NS`].
+    /// Returns how long a mover that must not block waits for other lanes in a batch of `bytes`
+    /// bytes, in nanoseconds: as long as it would have taken to copy them itself, or
+    /// [`MIN_PATIENCE_NS`] if that is longer.
     pub fn patience_ns(&self, bytes: u64) -> u64 {
         let pace = match self.word.load_relaxed() {
             0 => DEFAULT_PACE_NS,
@@ -70,37 +74,38 @@ impl<W: Word> CopyPace<W> {
     }
 }
 
-/// How long a channel may keep its mover waiting that was given next to nothing, in nanoseconds.
-/// Longer than an interrupt that was lost goes unnoticed (50 ms) and than schedulers of hypervisors
-/// and devices let somebody wait, and short for a page that cannot be reached.
+/// The time, in nanoseconds, for which a channel with next to no work may keep its mover waiting.
+/// It is longer than the time until a lost interrupt is noticed (50 ms), and than the schedulers of
+/// hypervisors and devices let a task wait, and short for a page that cannot be reached.
 pub const IDLE_PATIENCE_NS: u64 = 250_000_000;
-/// What a byte of a channel may take at most, and as long as nothing is known, in nanoseconds: 16
-/// MB/s. With what is slower nobody copies; and a batch that has taken seconds, as something has
-/// held it up, is no measure for the next one.
+/// The longest time for a byte on a channel, in nanoseconds, which is also assumed while no pace is
+/// known: 16 MB/s. No slower engine is worth using, and a batch that took seconds because something
+/// delayed it is no measure for the next one.
 const SLOWEST_NS: u64 = 64;
-/// How much longer than the slowest batch of late a channel may take.
+/// The time that a channel may take, as a multiple of the slowest of the last batches.
 const PATIENCE_FACTOR: u64 = 8;
-/// A batch that was faster moves the pace by one part in so many.
+/// Divisor of the distance between a faster batch and the pace, by which the batch moves the pace.
 const FADE: u32 = 16;
 
-/// How fast a channel is at its slowest, of late, and hence from when on its silence is none of a
-/// channel that works.
+/// The time that a channel takes for the slowest of its last batches. A channel that is silent for
+/// much longer does not work.
 ///
-/// The slowest counts and not the usual batch, as what has been slow for good reasons may be so
-/// again.
+/// The slowest batch counts, not the usual one, because a channel that was slow for a good reason
+/// may be so again.
 #[derive(Debug)]
 pub struct ChannelPace<W> {
-    /// Nanoseconds for a KiB; 0 if not known.
+    /// Nanoseconds for a KiB; 0 if they are not known.
     ns: W,
 }
 
 impl<W: Word> ChannelPace<W> {
-    /// Makes a pace out of `word`, which has to be zero: nothing is known.
+    /// Creates a pace of which nothing is known, from `word`, which has to be zero.
     pub const fn new(word: W) -> Self {
         Self { ns: word }
     }
 
-    /// So many bytes have taken `ns` on each of so many channels, which had about the same.
+    /// Learns that `bytes` bytes took `ns` nanoseconds on `channels` channels, each of which copied
+    /// about the same number.
     pub fn learn(&self, bytes: u64, channels: u32, ns: u64) {
         let each = bytes.checked_div(channels.into()).unwrap_or(0);
         let Some(sample) = (ns.min(u64::MAX >> 10) << 10).checked_div(each) else {
@@ -112,7 +117,7 @@ impl<W: Word> ChannelPace<W> {
         self.ns.store_relaxed(faded.max(sample));
     }
 
-    /// How long, in nanoseconds, a channel may take that has so many bytes in flight.
+    /// Returns how long a channel with `bytes` bytes in flight may take, in nanoseconds.
     pub fn patience_ns(&self, bytes: u64) -> u64 {
         let slowest = SLOWEST_NS << 10;
         let each = match self.ns.load_relaxed() {
@@ -122,7 +127,7 @@ impl<W: Word> ChannelPace<W> {
         IDLE_PATIENCE_NS.saturating_add(bytes.div_ceil(1 << 10).saturating_mul(each))
     }
 
-    /// Starts anew: the channels are others.
+    /// Forgets the pace, because the channels have been replaced.
     pub fn forget(&self) {
         self.ns.store_relaxed(0);
     }
@@ -157,7 +162,7 @@ mod tests {
         }
         assert_eq!(p.patience_ns(2 * M), 33 * 4_000);
         assert_eq!(p.patience_ns(128 << 10), MIN_PATIENCE_NS);
-        // Slower by a factor of four in the end, whatever the size of the chunks.
+        // The pace ends up slower by a factor of four, whatever the size of the chunks.
         for _ in 0..64 {
             p.learn(4 * UNIT_BYTES, 64_000);
         }
@@ -171,7 +176,7 @@ mod tests {
         p.learn(UNIT_BYTES, 8_000);
         p.learn(UNIT_BYTES, 50_000_000);
         assert!(p.patience_ns(2 * M) <= 33 * 11_000);
-        // Nor does the first one make it an hour, or a chunk of nothing.
+        // Neither a first sample of an hour nor an empty chunk makes the wait endless.
         let p = pace();
         p.learn(UNIT_BYTES, u64::MAX);
         assert!(p.patience_ns(2 * M) <= 33 * 4 * 65_536);
@@ -191,13 +196,13 @@ mod tests {
         p.learn(2 * MIB, 2, 1_000_000);
         let fast = p.patience_ns(MIB) - IDLE_PATIENCE_NS;
         assert!((7_900_000..8_100_000).contains(&fast));
-        // One slow batch is remembered at once, and forgotten slowly.
+        // A slow batch counts at once, and is forgotten slowly.
         p.learn(MIB, 1, 5_000_000);
         let slow = p.patience_ns(MIB) - IDLE_PATIENCE_NS;
         assert!((39_000_000..41_000_000).contains(&slow));
         p.learn(MIB, 1, 1_000_000);
         assert!(p.patience_ns(MIB) - IDLE_PATIENCE_NS > slow / 10 * 9);
-        // One that was held up does not count for more than the slowest.
+        // A batch that was delayed does not count for more than the slowest pace.
         p.learn(MIB, 1, 2_000_000_000);
         assert_eq!(p.patience_ns(MIB), IDLE_PATIENCE_NS + 64 * MIB);
         for _ in 0..200 {

@@ -1,35 +1,49 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! When a channel that was quarantined is tried again.
+//! The pauses after which a channel that was quarantined is tried again.
 //!
-//! A channel that has failed once may be good for years, and one that is broken hangs each time
-//! that it is given something, which costs the mover that waits for it. So it rests before each
-//! try, for twice as long as the time before, and never for less than [`TIMES`] as long as the hang
-//! has cost.
+//! A channel that has failed once may be good for years. A channel that is broken hangs each time
+//! that it gets work, which costs the mover that waits for it. So a channel rests before each try:
+//! twice as long as before the last one, and at least [`TIMES`] as long as the hang took.
 //!
-//! What is learnt is in a relaxed atomic that pairs with nothing: one thread writes it, and others
+//! The last pause is in a relaxed atomic that pairs with nothing: one thread writes it, and others
 //! show it.
+//!
+//! # Examples
+//!
+//! ```
+//! use ferry_core::pauses::Pauses;
+//! use std::sync::atomic::AtomicU32;
+//!
+//! let pauses = Pauses::new(AtomicU32::new(0));
+//! // A mover waited 250 ms for the channel; the pauses double from one second on.
+//! assert_eq!(pauses.next(250_000_000), 1_000);
+//! assert_eq!(pauses.next(250_000_000), 2_000);
+//! // A hang of three seconds costs a pause of at least twelve.
+//! assert_eq!(pauses.next(3_000_000_000), 12_000);
+//! ```
 
 use crate::word::Word;
 
-/// The first pause, in milliseconds. A driver has reset its engine by then, and a page that is
-/// copied by the CPU meanwhile is no loss.
+/// The first pause, in milliseconds. It is long enough for a driver to reset its engine, and short
+/// enough that it does not matter that CPUs copy meanwhile.
 pub const FIRST_MS: u32 = 1_000;
 
-/// The longest pause, in milliseconds: ten minutes. The try that follows costs next to nothing
-/// then, and an engine that has been mended is soon in use.
+/// The longest pause, in milliseconds: ten minutes. One try in ten minutes costs next to nothing,
+/// and an engine that has been repaired is in use again soon.
 pub const LONGEST_MS: u32 = 600_000;
 
-/// A pause is at least so many times what the hang before it has cost a mover, which therefore
-/// waits for one such channel for a fifth of its time at most.
+/// The shortest pause, as a multiple of the time that the hang before it cost a mover. A mover
+/// therefore waits for one such channel for at most a fifth of its time.
 pub const TIMES: u32 = 4;
 
-/// What a channel has to copy, in bytes, before it counts as good again: more than an engine copies
-/// by luck.
+/// The bytes that a channel has to copy before it counts as good again: more than a broken engine
+/// copies by luck.
 pub const GOOD_BYTES: u64 = 64 << 20;
 
-/// And how long it has to be in use, in milliseconds: as long as the longest pause, or one that
-/// hangs now and then would be tried with the first few pauses again and again.
+/// The time, in milliseconds, for which a channel has to be in use before it counts as good again:
+/// as long as the longest pause. With less, a channel that hangs now and then would only ever have
+/// the first few pauses.
 pub const GOOD_MS: u32 = LONGEST_MS;
 
 /// Nanoseconds of a millisecond.
@@ -38,26 +52,26 @@ const MS: u64 = 1_000_000;
 /// The pauses of one channel.
 #[derive(Debug)]
 pub struct Pauses<W> {
-    /// The last one, in milliseconds; 0 if there was none.
+    /// The last pause, in milliseconds; 0 if there was none.
     last: W,
 }
 
 impl<W: Word> Pauses<W> {
-    /// Makes the pauses of a channel out of `word`, which has to be zero: it has never failed.
+    /// Creates the pauses of a channel that has never failed, from `word`, which has to be zero.
     pub const fn new(word: W) -> Self {
         Self { last: word }
     }
 
-    /// Takes into account what the channel has done since it came: for how long it was in use, in
-    /// nanoseconds, and how many bytes it has copied. If that is enough, it begins anew.
+    /// Begins anew if the channel has proven to be good since it came: it was in use for `ns`
+    /// nanoseconds and has copied `bytes` bytes.
     pub fn worked(&self, ns: u64, bytes: u64) {
         if ns / MS >= GOOD_MS.into() && bytes >= GOOD_BYTES {
             self.forget();
         }
     }
 
-    /// Returns how long the channel rests from now on, in milliseconds, as it has failed. `lost_ns`
-    /// is what that has cost the mover that waited for it, in nanoseconds.
+    /// Returns how long a channel that has failed rests from now on, in milliseconds. The failure
+    /// cost the mover that waited for it `lost_ns` nanoseconds.
     pub fn next(&self, lost_ns: u64) -> u32 {
         let doubled = self.last.load_relaxed().saturating_mul(2);
         let cost = u32::try_from(lost_ns.div_ceil(MS)).unwrap_or(u32::MAX);
@@ -73,7 +87,7 @@ impl<W: Word> Pauses<W> {
         self.last.load_relaxed()
     }
 
-    /// Begins anew: something was done about the channel.
+    /// Begins anew, because the channel was repaired or replaced.
     pub fn forget(&self) {
         self.last.store_relaxed(0);
     }
@@ -108,14 +122,14 @@ mod tests {
     #[test]
     fn what_has_cost_much_rests_for_long() {
         let p = pauses();
-        // The patience of a mover with a proof at once is no more than the first pause allows for.
+        // The patience of a mover that has its proof at once is covered by the first pause.
         assert_eq!(p.next(250 * MS), FIRST_MS);
         assert_eq!(p.next(3_000 * MS), 3_000 * TIMES);
-        // Twice the last one is more.
+        // Twice the last pause is more.
         assert_eq!(p.next(3_001 * MS), 6_000 * TIMES);
         assert_eq!(p.next(10_000 * MS), 12_000 * TIMES);
         assert_eq!(p.next(u64::MAX), LONGEST_MS);
-        // The part of a millisecond counts.
+        // A part of a millisecond counts as a whole one.
         let p = pauses();
         assert_eq!(p.next(2_000 * MS + 1), 2_001 * TIMES);
     }
@@ -129,7 +143,7 @@ mod tests {
                 let pause = u64::from(p.next(lost_ms * MS));
                 lost += lost_ms;
                 all += lost_ms + pause;
-                // From the first one on.
+                // This holds from the first pause on.
                 assert!(lost * u64::from(TIMES + 1) <= all);
             }
             let pause = u64::from(p.next(lost_ms * MS));

@@ -1,26 +1,40 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! In which order CPUs are asked to help.
+//! The order in which CPUs become workers.
 
-/// Where a CPU is.
+/// The place of a CPU in the machine.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
 pub struct Place {
-    /// Its node; negative if that is not known.
+    /// The CPU's node; negative if it is not known.
     pub node: i32,
-    /// Its last-level cache: any number, the same for those who share one.
+    /// Any number for the last-level cache, the same for all CPUs that share the cache.
     pub llc: u32,
-    /// Is it another thread of a core that has been counted already?
+    /// `true` if another thread of the same core comes before this one.
     pub sibling: bool,
 }
 
-/// Puts indices of `places` into `order` so that of the CPUs of a node the first ones are of
-/// different last-level caches, then those who come second in each of them, and so on, and threads
-/// of a core that is in use already come last of their cache.
+/// Orders CPUs by writing indices of `places` into `order`.
 ///
-/// A cache, or the link behind it, saturates with few threads (prior art, 2.2: one of 8 cores at
-/// 11 GB/s, eight of them at 37), so they are spread before any is filled. Nodes follow each
-/// other in the order of their numbers. `ranks` is scratch. Returns how many places were looked at:
-/// as many as all three have room for.
+/// Of the CPUs of a node, the first ones are of different last-level caches, then follow the second
+/// ones of each cache, and so on. Further threads of a core come last in their cache.
+///
+/// A cache, or the link behind it, saturates with few threads (as was published for one machine of
+/// 8 cores, one core copies 11 GB/s, and eight cores copy 37 GB/s), so threads are spread over the
+/// caches before any cache is filled. Nodes follow each other in the order of their numbers.
+/// `ranks` is scratch space. Returns how many places were ordered: as many as all three slices have
+/// room for.
+///
+/// # Examples
+///
+/// ```
+/// use ferry_core::placement::{spread, Place};
+///
+/// let cpu = |llc| Place { node: 0, llc, sibling: false };
+/// let (mut ranks, mut order) = ([0; 4], [0; 4]);
+/// // Two CPUs of cache 0, then two of cache 1: the caches take turns.
+/// assert_eq!(spread(&[cpu(0), cpu(0), cpu(1), cpu(1)], &mut ranks, &mut order), 4);
+/// assert_eq!(order, [0, 2, 1, 3]);
+/// ```
 pub fn spread(places: &[Place], ranks: &mut [u16], order: &mut [u16]) -> usize {
     let nr = places
         .len()
@@ -31,14 +45,14 @@ pub fn spread(places: &[Place], ranks: &mut [u16], order: &mut [u16]) -> usize {
         return 0;
     };
     for (i, (p, rank)) in places.iter().zip(ranks.iter_mut()).enumerate() {
-        // How many of the same cache come before it.
+        // The rank is the number of CPUs of the same cache that come before this one.
         let before = |&(j, q): &(usize, &Place)| {
             q.node == p.node && q.llc == p.llc && (q.sibling, j) < (p.sibling, i)
         };
         let count = places.iter().enumerate().filter(before).count();
         *rank = u16::try_from(count).unwrap_or(u16::MAX);
     }
-    // No two keys are the same, so each place has a position of its own.
+    // No two keys are equal, so each place has a position of its own.
     let key = |(i, (p, rank)): (usize, (&Place, &u16))| (p.node, *rank, p.llc, i);
     let keys = || places.iter().zip(ranks.iter()).enumerate().map(key);
     for (index, this) in (0..u16::MAX).zip(keys()) {

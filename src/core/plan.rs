@@ -1,45 +1,65 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How the bytes of a batch are cut into ranges, one per chunk.
+//! Plans: how the bytes of a batch are cut into ranges, one per chunk.
 //!
-//! A range is what one lane copies between a claim and its completion, so ranges are balanced by
-//! bytes, not by folios: small folios are gathered, large ones are cut. A folio larger than a
-//! range never shares a range with another, so that it can be settled by its own chunks alone.
+//! A lane copies one range between a claim and its completion, so ranges are balanced by bytes, not
+//! by folios: small folios are gathered, and large ones are cut. A folio larger than a range never
+//! shares a range with another folio, so that it can be settled by its own chunks alone.
+//!
+//! # Examples
+//!
+//! ```
+//! use ferry_core::plan::{plan, span, ChunkRange};
+//!
+//! // Two pages, a folio that may not be copied early, and a folio of 192 KiB; chunks of 64 KiB.
+//! let sizes = [4096, 4096, 0, 192 << 10];
+//! let mut ranges = [ChunkRange::default(); 8];
+//! let planned = plan(sizes.into_iter(), 64 << 10, &mut ranges);
+//!
+//! assert_eq!((planned.entries, planned.chunks), (4, 4));
+//! assert_eq!(planned.bytes, 200 << 10);
+//! // The pages share chunk 0, the large folio has chunks 1 to 3 for itself.
+//! assert_eq!(ranges[0], ChunkRange { first: 0, count: 2, offset: 0, len: 8192 });
+//! assert_eq!(span(&ranges[..4], 3), Some((1, 3)));
+//! // No chunk holds bytes of the folio that may not be copied.
+//! assert_eq!(span(&ranges[..4], 2), None);
+//! ```
 
-/// Everything is cut at multiples of this.
+/// The size of a page in bytes; all cuts are at multiples of it.
 const PAGE: u64 = 4096;
 
-/// A run of bytes of a batch.
+/// A run of bytes of a batch, which is one chunk.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
 pub struct ChunkRange {
     /// The first entry.
     pub first: u32,
-    /// The number of entries; 1 for a part of a large folio. Those of size 0 among them are not
-    /// eligible and are skipped by who copies.
+    /// The number of entries; 1 for a part of a large folio. Entries of size 0 among them are not
+    /// eligible, and the lane that copies skips them.
     pub count: u32,
-    /// Where in the first entry the range begins; 0 unless it is a part of a large folio.
+    /// The byte of the first entry at which the range begins; 0 unless it is a part of a large
+    /// folio.
     pub offset: u64,
     /// The number of bytes.
     pub len: u64,
 }
 
-/// How far a plan got.
+/// The extent of a plan: how many entries, chunks and bytes it covers.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
 pub struct Planned {
-    /// The entries dealt with: each of them is whole in the plan, or not eligible.
+    /// The number of entries that were planned: each is either whole in the plan or not eligible.
     pub entries: u32,
-    /// The ranges written.
+    /// The number of ranges that were written.
     pub chunks: u32,
-    /// The sum of their lengths.
+    /// The sum of the lengths of the ranges.
     pub bytes: u64,
 }
 
-/// Rounds the wanted size of a range to something that can be cut: pages, at least one.
+/// Rounds the wanted size of a range down to whole pages, at least one.
 fn cut_size(chunk_bytes: u64) -> u64 {
     (chunk_bytes & !(PAGE - 1)).max(PAGE)
 }
 
-/// `a / b`, rounded up. Nothing divided by nothing is nothing: there is no panic in here.
+/// Returns `a / b`, rounded up; 0 if `b` is 0, so that it cannot panic.
 fn div_up(a: u64, b: u64) -> u64 {
     match (a.checked_div(b), a.checked_rem(b)) {
         (Some(quotient), Some(rest)) => quotient.saturating_add(u64::from(rest > 0)),
@@ -47,21 +67,21 @@ fn div_up(a: u64, b: u64) -> u64 {
     }
 }
 
-/// Writes what can be written of a plan.
+/// The part of a plan that has been written so far.
 struct Writer<'a> {
     out: &'a mut [ChunkRange],
     done: Planned,
 }
 
 impl Writer<'_> {
-    /// The number of ranges that still fit.
+    /// Returns the number of ranges that still fit.
     fn room(&self) -> u64 {
         (self.out.len() as u64)
             .min(u64::from(u32::MAX))
             .saturating_sub(u64::from(self.done.chunks))
     }
 
-    /// Appends a range and says whether it fitted.
+    /// Appends a range. Returns `true` if it fitted.
     fn push(&mut self, range: ChunkRange) -> bool {
         if self.room() == 0 {
             return false;
@@ -80,7 +100,8 @@ impl Writer<'_> {
     }
 
     /// Cuts `len` bytes at `offset` of entry `first` into as few ranges of at most `cut` bytes as
-    /// possible, as equal as pages allow. All or nothing.
+    /// possible, as equal as pages allow. Returns `false`, and appends none, if not all of them
+    /// fit.
     fn push_cut(&mut self, first: u32, offset: u64, len: u64, cut: u64) -> bool {
         let pages = div_up(len, PAGE);
         let ranges = div_up(pages, cut / PAGE);
@@ -93,12 +114,12 @@ impl Writer<'_> {
         // The first `longer` ranges have one page more than the others.
         let (Some(each), Some(longer)) = (pages.checked_div(ranges), pages.checked_rem(ranges))
         else {
-            // No bytes, no ranges.
+            // Without bytes there are no ranges.
             return true;
         };
         let mut offset = offset;
         for i in 0..ranges {
-            // Together these are `len` rounded up to pages, so the last range ends at `end`.
+            // The sum of these is `len` rounded up to pages, so the last range ends at `end`.
             let want = each
                 .saturating_add(u64::from(i < longer))
                 .saturating_mul(PAGE);
@@ -108,7 +129,7 @@ impl Writer<'_> {
                 offset,
                 len: want.min(end.saturating_sub(offset)),
             };
-            // Cannot fail, there was room for all of them.
+            // This cannot fail, as there was room for all of the ranges.
             if !self.push(range) {
                 return false;
             }
@@ -120,25 +141,25 @@ impl Writer<'_> {
 
 /// Plans a batch: cuts its entries, given by their sizes in bytes and in move order, into `out`.
 ///
-/// Size 0 says that an entry is not eligible; a range covers it only if it lies between two
-/// eligible ones. Small folios are gathered up to `chunk_bytes` (rounded down to pages, at least
-/// one page). A folio larger than that is cut evenly into ranges of at most that size, multiples
-/// of a page, and shares no range. Stops at the first entry that does not fit completely into what
-/// is left of `out`, and says how far it got.
+/// An entry of size 0 is not eligible; a range covers it only if it lies between two eligible ones.
+/// Small folios are gathered up to `chunk_bytes` (rounded down to pages, at least one page). A
+/// folio larger than that is cut evenly into ranges of at most that size, multiples of a page, and
+/// shares no range. Planning stops at the first entry that does not fit completely into the rest of
+/// `out`. Returns the entries, ranges and bytes of the plan.
 pub fn plan(sizes: impl Iterator<Item = u64>, chunk_bytes: u64, out: &mut [ChunkRange]) -> Planned {
     let cut = cut_size(chunk_bytes);
     let mut to = Writer {
         out,
         done: Planned::default(),
     };
-    // The small folios gathered so far. It has entries if and only if its `len` is not zero.
+    // The small folios gathered so far; `len` is zero if and only if there are none.
     let mut run = ChunkRange::default();
 
     // The range ends before the number of entries would not fit into a `u32`.
     for (index, size) in (0..u32::MAX).zip(sizes) {
         if size == 0 {
-            // Not eligible, and dealt with, unless a run that is still open turns out not to fit;
-            // that is why a run is opened only when there is room for it.
+            // The entry is not eligible, and counts as planned. That would be wrong if an open run
+            // turned out not to fit, so a run is opened only when there is room for it.
         } else if size > cut {
             if run.len > 0 {
                 // There was room when the run was opened.
@@ -148,7 +169,7 @@ pub fn plan(sizes: impl Iterator<Item = u64>, chunk_bytes: u64, out: &mut [Chunk
                 break;
             }
         } else {
-            // Not more than `cut`, so the difference is right.
+            // `size` is at most `cut`, so the difference does not saturate.
             if run.len > cut.saturating_sub(size) {
                 to.push(core::mem::take(&mut run));
             }
@@ -173,11 +194,12 @@ pub fn plan(sizes: impl Iterator<Item = u64>, chunk_bytes: u64, out: &mut [Chunk
 
 /// Plans a part of one large folio, `len` bytes at `offset`, for copying in place.
 ///
-/// As [`plan()`] cuts a large folio; the entry is 0. If `out` is too short for all of it, it is
-/// filled with ranges of `chunk_bytes`, `entries` is 0, and the caller goes on at `offset + bytes`.
+/// The folio is entry 0, and is cut as [`plan()`] cuts a large folio. If `out` is too short for all
+/// ranges, it is filled with ranges of `chunk_bytes`, [`Planned::entries`] is 0, and the caller
+/// goes on at `offset + bytes`.
 pub fn plan_window(offset: u64, len: u64, chunk_bytes: u64, out: &mut [ChunkRange]) -> Planned {
     let cut = cut_size(chunk_bytes);
-    // Nothing lies beyond the end of the address space.
+    // No byte lies beyond the end of the address space.
     let len = len.min(u64::MAX.saturating_sub(offset));
     let mut to = Writer {
         out,
@@ -186,16 +208,17 @@ pub fn plan_window(offset: u64, len: u64, chunk_bytes: u64, out: &mut [ChunkRang
     if to.push_cut(0, offset, len, cut) {
         to.done.entries = 1;
     } else {
-        // Fewer bytes than `len`, which takes more ranges than there is room for.
+        // These are fewer bytes than `len`, which takes more ranges than there is room for.
         let part = to.room().saturating_mul(cut).min(len);
         to.push_cut(0, offset, part, cut);
     }
     to.done
 }
 
-/// The ranges that hold bytes of `entry`: the index of the first of them and their number.
+/// Returns the ranges that hold bytes of `entry`: the index of the first one and their number, or
+/// `None` if there are none.
 ///
-/// `ranges` is what [`plan()`] wrote. None if there is none.
+/// `ranges` are the ranges that [`plan()`] wrote.
 pub fn span(ranges: &[ChunkRange], entry: u32) -> Option<(u32, u32)> {
     let within = |p: &ChunkRange| entry.checked_sub(p.first).is_some_and(|i| i < p.count);
     let begin = ranges.partition_point(|p| p.first < entry && !within(p));
@@ -289,7 +312,7 @@ mod tests {
     #[test]
     fn stops_where_an_entry_does_not_fit() {
         let mut out = [ChunkRange::default(); 3];
-        // The second large folio would take two ranges, one is left: it is not begun.
+        // The second large folio would take two ranges and one is left, so it is not begun.
         let p = plan([256 * K, 256 * K, 4 * K].into_iter(), 128 * K, &mut out);
         assert_eq!(p, planned(1, 2, 256 * K));
         // An open run keeps its place.
@@ -310,7 +333,7 @@ mod tests {
         let mut out = [ChunkRange::default(); 4];
         let p = plan([4 * K, u64::MAX, 4 * K].into_iter(), 128 * K, &mut out);
         assert_eq!(p, planned(1, 1, 4 * K));
-        // One range of everything there is leaves no room for the sum.
+        // One range of nearly all bytes leaves no room for the sum.
         let most = u64::MAX - u64::MAX % PAGE;
         let p = plan([most, most].into_iter(), u64::MAX, &mut out);
         assert_eq!(p, planned(1, 1, most));

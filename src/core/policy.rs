@@ -1,40 +1,42 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Decisions as functions of numbers: whether, how many, how far ahead.
+//! Decisions that are functions of numbers: whether a batch is worth it, how many workers it has,
+//! and how far ahead of the mover they copy.
 
 use crate::{
     knob::CopyRoutine,
     reasons, //
 };
 
-/// How many chunks of `chunk_bytes` it takes for `bytes`.
+/// Returns how many chunks of `chunk_bytes` bytes hold `bytes` bytes.
 pub fn chunks(bytes: u64, chunk_bytes: u64) -> u32 {
     let chunk_bytes = chunk_bytes.max(1);
     let chunks = (bytes / chunk_bytes).saturating_add(u64::from(bytes % chunk_bytes > 0));
     u32::try_from(chunks).unwrap_or(u32::MAX)
 }
 
-/// Returns how many workers a batch of so many chunks has work for.
+/// Returns the number of workers that a batch of `chunks` chunks has work for, at most `cap`.
 ///
-/// The mover copies too, so one worker fewer than there are chunks, and none for a single one;
-/// never more than `cap`.
+/// The mover copies, too, so there is one worker fewer than there are chunks, and none for a single
+/// chunk.
 pub fn most_workers(chunks: u32, cap: u32) -> u32 {
     chunks.saturating_sub(1).min(cap)
 }
 
-/// How a CPU copies.
+/// The routine with which a CPU copies.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
 pub enum Routine {
     /// The stores go through the caches.
     #[default]
     Cached,
-    /// The stores go past the caches, for content that nobody reads soon.
+    /// The stores go past the caches, for content that will not be read soon.
     NonTemporal,
 }
 
 /// Returns the routine for a migration with this reason.
 ///
-/// What is demoted has not been used for long.
+/// By default, demotion goes past the caches, because folios that are demoted have not been used
+/// for a long time.
 pub fn routine(knob: CopyRoutine, reason: u32) -> Routine {
     match knob {
         CopyRoutine::Auto if reason == reasons::DEMOTION => Routine::NonTemporal,
@@ -43,36 +45,38 @@ pub fn routine(knob: CopyRoutine, reason: u32) -> Routine {
     }
 }
 
-/// Whether a batch is worth being submitted early: `folios` eligible ones of `bytes` in total.
+/// Returns `true` if a batch of `folios` eligible folios with `bytes` bytes in total is worth being
+/// submitted early.
 ///
-/// A single folio never is: its mover settles it at once, and copying it in place by many does the
-/// same without anything to prove.
+/// A single folio never is: its mover settles it at once, so a copy in place by several lanes is as
+/// good, and needs no proof that the folio may be copied early.
 pub fn worth_submitting(bytes: u64, folios: u32, min_bytes: u64) -> bool {
     folios >= 2 && bytes >= min_bytes
 }
 
-/// Fewest bytes worth being handed to somebody else.
+/// The size, in bytes, of the smallest chunk that is worth being handed to another lane.
 const MIN_CHUNK_BYTES: u64 = 64 << 10;
 
-/// The size of the chunks of one folio of `bytes` that is copied in place.
+/// Returns the size of the chunks of one folio of `bytes` bytes that is copied in place.
 ///
-/// At most `chunk_bytes`, and small enough that there are four, so that who comes late still finds
-/// something and who ends last does not end much later, but worth being handed over.
+/// The size is at most `chunk_bytes`, and small enough that there are four chunks, so that a lane
+/// that comes late still finds one and the last lane does not end much later than the others. It is
+/// not smaller than is worth being handed over.
 pub fn in_place_chunk_bytes(bytes: u64, chunk_bytes: u64) -> u64 {
     (bytes / 4).max(MIN_CHUNK_BYTES).min(chunk_bytes)
 }
 
-/// About how many bytes so many of these chunks have.
+/// Returns about how many bytes `taken` of the `chunks` chunks of a batch of `bytes` bytes have.
 pub fn bytes_of(bytes: u64, taken: u32, chunks: u32) -> u64 {
     let each = bytes.checked_div(chunks.into()).unwrap_or(0);
     each.saturating_mul(taken.into()).min(bytes)
 }
 
-/// The first chunk that is too far ahead of the mover to be claimed: the limit for
+/// Returns the first chunk that is too far ahead of the mover to be claimed, which is the limit for
 /// [`ChunkCounter::take()`](crate::ChunkCounter::take).
 ///
-/// `mover` is the chunk that the mover is at. Even without any look-ahead the chunk after that is
-/// within reach, or workers would have nothing to do but what the mover does at that moment.
+/// `mover` is the chunk that the mover is at. Even without any look-ahead, the chunk after that is
+/// within reach; otherwise workers would have no chunk but the mover's own.
 pub fn lookahead_limit(mover: u32, lookahead_bytes: u64, chunk_bytes: u64, chunks: u32) -> u32 {
     let ahead = (lookahead_bytes / chunk_bytes.max(1)).max(1);
     u32::try_from(ahead)

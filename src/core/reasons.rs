@@ -1,10 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which migration reasons take part, by name.
+//! Migration reasons by name, and sets of them.
+//!
+//! # Examples
+//!
+//! ```
+//! use ferry_core::reasons::{ReasonMask, DEMOTION};
+//!
+//! let mask = ReasonMask::parse("demotion, syscall\n").unwrap();
+//! assert!(mask.contains(DEMOTION));
+//! // The text of a set can be read back.
+//! assert_eq!(mask.to_string(), "syscall,demotion");
+//! assert_eq!(ReasonMask::parse(&mask.to_string()), Ok(mask));
+//!
+//! assert_eq!(ReasonMask::parse("all"), Ok(ReasonMask::ALL));
+//! assert_eq!(ReasonMask::parse("syscal").unwrap_err().word(), "syscal");
+//! ```
 
 use core::fmt;
 
-/// The reasons by name, in the order of `enum migrate_reason`.
+/// The names of the reasons, in the order of `enum migrate_reason`.
 const NAMES: [&str; 10] = [
     "compaction",
     "memory_failure",
@@ -18,13 +33,14 @@ const NAMES: [&str; 10] = [
     "damon",
 ];
 
-/// The number of one that decides more than whether a batch is taken.
+/// The number of `MR_DEMOTION`, which also decides the copy routine.
 pub const DEMOTION: u32 = 8;
 
-/// Those whose migrations must not block, or may not.
+/// The numbers of the reasons whose migrations must not block, always or in some cases: compaction,
+/// NUMA balancing, demotion and DAMON.
 const ASYNC: [u32; 4] = [0, 5, DEMOTION, 9];
 
-/// Returns `true` if migrations for this reason may block: none with an unknown number may.
+/// Returns `true` if migrations for this reason may block; `false` for an unknown number.
 pub fn may_block(reason: u32) -> bool {
     BITS.contains(&reason) && !ASYNC.contains(&reason)
 }
@@ -32,40 +48,44 @@ pub fn may_block(reason: u32) -> bool {
 /// The numbers of the reasons.
 const BITS: core::ops::Range<u32> = 0..NAMES.len() as u32;
 
-/// The bit of a reason; no bit for a number that a mask has no room for.
+/// Returns the bit of a reason; 0 for a number that a mask has no room for.
 fn bit_of(reason: u32) -> u32 {
     1u32.checked_shl(reason).unwrap_or(0)
 }
 
 /// A set of migration reasons.
 ///
-/// Written as `all`, `none`, or names with commas between them, and shown in the same way.
+/// Its text is `all`, `none`, or names with commas between them.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct ReasonMask(u32);
 
 impl ReasonMask {
-    /// No reason.
+    /// The empty set.
     pub const NONE: ReasonMask = ReasonMask(0);
-    /// Every reason.
+    /// The set of all reasons.
     pub const ALL: ReasonMask = ReasonMask((1 << NAMES.len()) - 1);
 
-    /// The set with these bits, bit n for reason n. Bits that no reason has are dropped.
+    /// Creates the set with these bits, bit n for reason n. Bits that no reason has are dropped.
     pub const fn from_bits(bits: u32) -> Self {
         Self(bits & Self::ALL.0)
     }
 
-    /// The bits, bit n for reason n.
+    /// Returns the bits of the set, bit n for reason n.
     pub const fn bits(self) -> u32 {
         self.0
     }
 
-    /// Whether the reason with this number of `enum migrate_reason` is in the set.
+    /// Returns `true` if the reason with this number of `enum migrate_reason` is in the set.
     #[inline]
     pub fn contains(self, reason: u32) -> bool {
         self.0 & bit_of(reason) != 0
     }
 
-    /// Reads a set. White space around the text and around names is ignored.
+    /// Parses a set. White space around the text and around names is ignored.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error with the first word that is not the name of a reason.
     pub fn parse(text: &str) -> Result<Self, ReasonError<'_>> {
         match text.trim_ascii() {
             "all" => return Ok(Self::ALL),
@@ -80,7 +100,7 @@ impl ReasonMask {
                 Some(at) => (text.get(..at), text.get(at.saturating_add(1)..)),
                 None => (Some(text), None),
             };
-            // A comma is a character of its own, so both parts are there.
+            // A comma is one byte, so both slices are at character boundaries.
             let word = word.unwrap_or_default().trim_ascii();
             match BITS.zip(NAMES).find(|(_, name)| *name == word) {
                 Some((bit, _)) => mask |= bit_of(bit),
@@ -111,14 +131,14 @@ impl fmt::Display for ReasonMask {
     }
 }
 
-/// A word that is no reason.
+/// A word that is not the name of a reason.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct ReasonError<'a> {
     word: &'a str,
 }
 
 impl<'a> ReasonError<'a> {
-    /// The word, as it was written.
+    /// Returns the word as it was written.
     pub fn word(&self) -> &'a str {
         self.word
     }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! One 32-bit atomic word.
+//! The 32-bit atomic word that all shared state of this crate consists of.
 //!
-//! The protocol code is generic over [`Word`] and runs unchanged on three of them: the kernel's
+//! The protocol code is generic over [`Word`] and runs unchanged on three types: the kernel's
 //! `Atomic<u32>` (in `kernel_glue`), [`core::sync::atomic::AtomicU32`] on the host, and the model
 //! checker's atomic, which `tests/host` wraps and implements the trait for.
 
@@ -13,21 +13,25 @@ pub trait Word: Send + Sync {
     /// Reads the word and orders nothing.
     fn load_relaxed(&self) -> u32;
 
-    /// Reads the word before anything that follows.
+    /// Reads the word before all accesses that follow.
     fn load_acquire(&self) -> u32;
 
     /// Writes the word and orders nothing.
     fn store_relaxed(&self, v: u32);
 
-    /// Writes the word after everything that precedes.
+    /// Writes the word after all accesses that precede.
     ///
-    /// Does not order non-temporal stores: who made any has fenced them before.
+    /// This does not order non-temporal stores: a caller that made any has fenced them before.
     fn store_release(&self, v: u32);
 
-    /// Writes `new` if the word is `old`, and returns the value that it had: `Ok` if it was
-    /// `old`, else `Err`.
+    /// Writes `new` if the word is `old`. Returns the value that the word had.
     ///
-    /// Acquire and release if it succeeds, acquire if it fails. Never fails spuriously.
+    /// The operation is acquire and release if it succeeds, and acquire if it fails. It never fails
+    /// spuriously.
+    ///
+    /// # Errors
+    ///
+    /// Returns the value as an error if it was not `old`.
     fn compare_exchange(&self, old: u32, new: u32) -> Result<u32, u32>;
 }
 
@@ -67,12 +71,12 @@ mod host {
     }
 }
 
-/// The word that the tests of this crate use: the kernel's own there, core's here.
+/// The word that the tests of this crate use in the kernel, and that of `core` on the host.
 #[cfg(all(CONFIG_RUST, CONFIG_KUNIT = "y"))]
 pub(crate) use kernel::sync::atomic::Atomic;
 #[cfg(all(CONFIG_RUST, CONFIG_KUNIT = "y"))]
 pub(crate) type TestWord = Atomic<u32>;
-/// The word that the tests of this crate use: the kernel's own there, core's here.
+/// The word that the tests of this crate use in the kernel, and that of `core` on the host.
 #[cfg(all(test, not(CONFIG_RUST)))]
 pub(crate) type TestWord = core::sync::atomic::AtomicU32;
 

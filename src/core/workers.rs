@@ -1,71 +1,76 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How many workers batches of one kind are worth, by what they have gained so far. So are channels
-//! of an engine counted, which begin with all of them.
+//! The number of workers of a batch, learnt from what batches of its class have gained. The number
+//! of channels of an engine is learnt in the same way, beginning with all of them.
 //!
-//! For each number of workers ([`LEVELS`]) there is a running median of what a byte has cost, and
-//! the smallest number is taken that costs little more than the best one. Its neighbours are tried
-//! until they are known, and now and then afterwards, as the machine changes. A worker that
-//! brings nothing is thereby not called, but for the first one.
+//! For each number of workers ([`LEVELS`]) there is a running median of the cost of a byte. The
+//! smallest number is used whose cost is little more than the lowest one. Its neighbours are tried
+//! until they are known, and now and then afterwards, because the machine changes. Thereby a worker
+//! that gains nothing is not woken, except for the first one.
 //!
-//! All is in relaxed atomics that pair with nothing: movers that run at the same time may lose a
-//! sample to each other, and any mixture of old and new values is a valid one.
+//! All state is in relaxed atomics that pair with nothing: movers that run at the same time may
+//! lose a sample to each other, and any mixture of old and new values is valid.
 
 use crate::word::Word;
 use core::fmt;
 
-/// Numbers of workers that are told apart.
+/// The numbers of workers that are told apart: each up to 4, then two for each power of two, as one
+/// worker more changes the cost less and less.
 pub const LEVELS: [u32; 13] = [0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64];
-/// The last of them.
+/// The last of [`LEVELS`], which is the largest value of `cpu_workers`.
 const MAX_WORKERS: u32 = 64;
 
-/// So many samples say nothing: workers that have not been called for long wake up slowly.
+/// Samples that are discarded at the start of a trial: workers that have not been woken for long
+/// wake up slowly.
 const WARM_UP: u32 = 2;
-/// The least of those up to this one is where a median begins.
+/// Samples after which the cost of a level counts as known. The least of them begins the median.
 const KNOWN_SAMPLES: u32 = 10;
-/// A batch of so many bytes is one sample, and so many samples at most if it is longer.
+/// The bytes of a batch that counts as one sample.
 const SAMPLE_BYTES: u64 = 2 << 20;
+/// The most samples for which a longer batch counts.
 const MAX_WEIGHT: u64 = 4;
-/// A neighbour is tried again each time after so many batches, for so many batches in a row, of
-/// which the first ones say nothing.
+/// The period, in batches, after which a neighbour of the best level is tried again.
 const TRY_EVERY: u32 = 256;
+/// Batches in a row for which a neighbour is tried; the first [`WARM_UP`] are discarded.
 const TRY_BATCHES: u32 = 8;
-/// What is settled is measured each time after so many batches.
+/// The period, in batches, in which a level is measured that is known and not on trial.
 const SAMPLE_EVERY: u32 = 16;
-/// A number of workers costs little more than the best one if it is within one part in so many.
+/// Divisor of the lowest cost: a cost that is higher by at most this part, about 6%, is as good.
 const TOLERANCE: u32 = 16;
-/// A sample moves the median by one part in so many, and by one in so many after so many samples in
-/// a row on the same side of it.
+/// Divisor of the median, which bounds how far one sample moves it.
 const SLOW_STEP: u32 = 64;
+/// The same after [`FAST_AFTER`] samples in a row on one side of the median: the machine changed.
 const FAST_STEP: u32 = 8;
+/// Samples in a row on one side of the median after which it moves by [`FAST_STEP`].
 const FAST_AFTER: u32 = 5;
 
-/// The level with at most this number of workers.
+/// Returns the highest level with at most this number of workers.
 fn level(workers: u32) -> usize {
     LEVELS.partition_point(|&n| n <= workers).saturating_sub(1)
 }
 
-/// What is known of one number of workers.
+/// The measured cost of one number of workers.
 #[derive(Debug)]
 struct LevelCost<W> {
-    /// Samples, at most [`KNOWN_SAMPLES`].
+    /// The number of samples, at most [`KNOWN_SAMPLES`].
     samples: W,
     /// The median time of a byte, in nanoseconds times 2^16.
     cost: W,
-    /// On which side of it the last samples were (bit 0), and how many in a row.
+    /// The side of the median on which the last samples were (bit 0), and the number of these
+    /// samples (the other bits).
     run: W,
 }
 
-/// What a batch should have.
+/// The decision how many workers a batch has.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct WorkerChoice {
     /// The number of workers.
     pub count: u32,
-    /// The duration is to be measured, and goes to [`WorkerTuner::learn()`].
+    /// `true` if the duration is to be measured and passed to [`WorkerTuner::learn()`].
     pub measure: bool,
 }
 
-/// What is known of batches of one kind.
+/// A learner of the best number of workers for the batches of one class.
 #[derive(Debug)]
 pub struct WorkerTuner<W> {
     seen: [LevelCost<W>; LEVELS.len()],
@@ -73,7 +78,7 @@ pub struct WorkerTuner<W> {
 }
 
 impl<W: Word> WorkerTuner<W> {
-    /// Nothing is known. `zero` makes a word that is zero.
+    /// Creates a tuner that knows nothing. `zero` makes a word that is zero.
     pub fn new(zero: impl Fn() -> W) -> Self {
         Self {
             seen: LEVELS.map(|_| LevelCost {
@@ -85,15 +90,16 @@ impl<W: Word> WorkerTuner<W> {
         }
     }
 
+    /// Returns the cost of a level; `None` if it is not known yet.
     fn known(&self, level: usize) -> Option<u32> {
         let seen = self.seen.get(level)?;
         (seen.samples.load_relaxed() >= KNOWN_SAMPLES).then(|| seen.cost.load_relaxed())
     }
 
-    /// The level that is best by what is known, up to `top`: none for nothing known.
+    /// Returns the best known level from 1 to `top`; `None` if none is known.
     ///
-    /// An idle CPU is always worth asking: whether one worker is better than none cannot be told
-    /// from few samples, because a worker that has not been called for a while is slow.
+    /// Level 0 is never the best one: few samples cannot tell whether one worker is better than
+    /// none, because a worker that has not been woken for a while is slow.
     fn best(&self, top: usize) -> Option<usize> {
         let costs = || (1..=top).filter_map(|l| Some((l, self.known(l)?)));
         let least = costs().map(|(_, cost)| cost).min()?;
@@ -101,7 +107,7 @@ impl<W: Word> WorkerTuner<W> {
         costs().find(|&(_, cost)| cost <= enough).map(|(l, _)| l)
     }
 
-    /// Starts anew: who helps are others.
+    /// Forgets all that was learnt, because the workers have been replaced.
     pub fn forget(&self) {
         for seen in &self.seen {
             for word in [&seen.samples, &seen.cost, &seen.run] {
@@ -111,7 +117,7 @@ impl<W: Word> WorkerTuner<W> {
         self.batches.store_relaxed(0);
     }
 
-    /// Chooses how many workers the next batch has, of at most `most`. As long as nothing is known,
+    /// Chooses how many workers the next batch has, at most `most`. While no cost is known, that is
     /// `first`.
     pub fn choose(&self, most: u32, first: u32) -> WorkerChoice {
         let top = level(most);
@@ -139,7 +145,7 @@ impl<W: Word> WorkerTuner<W> {
             } else {
                 LEVELS.get(now).copied().unwrap_or(0)
             },
-            // What has been chosen is looked at less often, to be left alone.
+            // A known level is measured less often, to disturb its batches less.
             measure: match trial {
                 Some(since) => since >= WARM_UP,
                 None => self.known(now).is_none() || batch % SAMPLE_EVERY == 0,
@@ -147,7 +153,7 @@ impl<W: Word> WorkerTuner<W> {
         }
     }
 
-    /// A batch of `bytes` has taken `ns` with so many workers.
+    /// Learns that a batch of `bytes` bytes took `ns` nanoseconds with `workers` workers.
     pub fn learn(&self, workers: u32, bytes: u64, ns: u64) {
         let Some(seen) = self.seen.get(level(workers)) else {
             return;
@@ -163,9 +169,9 @@ impl<W: Word> WorkerTuner<W> {
         } else if samples < KNOWN_SAMPLES {
             old.min(cost)
         } else {
-            // Half of the samples are above the median, and how far does not matter: a mover that
-            // was preempted says nothing. Many in a row on one side say that the machine has
-            // changed.
+            // Half of the samples are above the median, and it does not matter how far, so a mover
+            // that was preempted has no weight. Many samples in a row on one side mean that the
+            // machine has changed.
             let side = u32::from(cost > old);
             let run = seen.run.load_relaxed();
             let row = if run & 1 == side {
@@ -184,25 +190,26 @@ impl<W: Word> WorkerTuner<W> {
         };
         seen.cost.store_relaxed(new);
         if samples < KNOWN_SAMPLES {
-            // A long batch says more.
+            // A long batch weighs more.
             let weight = (bytes / SAMPLE_BYTES).clamp(1, MAX_WEIGHT) as u32;
             seen.samples
                 .store_relaxed(samples.saturating_add(weight).min(KNOWN_SAMPLES));
         }
     }
 
-    /// Numbers of workers that are known, and nanoseconds for 64 KiB with them.
+    /// Returns the numbers of workers whose cost is known, and the nanoseconds for 64 KiB with
+    /// each.
     fn known_costs(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
         (LEVELS.iter().enumerate()).filter_map(|(l, &n)| Some((n, self.known(l)?)))
     }
 
-    /// Is anything known?
+    /// Returns `true` if the cost of any level is known.
     pub fn knows(&self) -> bool {
         self.known_costs().next().is_some()
     }
 }
 
-/// What is known: ` WORKERS:NS` for each number of them, NS for 64 KiB.
+/// Writes ` WORKERS:NS` for each known number of workers, with the nanoseconds for 64 KiB.
 impl<W: Word> fmt::Display for WorkerTuner<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.known_costs()
@@ -220,8 +227,9 @@ mod tests {
         WorkerTuner::new(|| TestWord::new(0))
     }
 
-    /// Batches of 2 MiB on a machine where `ns` says how long one takes with so many workers: how
-    /// many workers the last thousand of `batches` had, as a histogram over levels.
+    /// Runs `batches` batches of 2 MiB on a machine where `ns` returns the duration of a batch,
+    /// given the number of workers and the number of the batch. Returns how many of the last
+    /// thousand batches had each level.
     fn run(
         s: &WorkerTuner<TestWord>,
         batches: u32,
@@ -252,7 +260,8 @@ mod tests {
         last
     }
 
-    /// Copying that grows with its hands up to `knee` of them, one being the mover's.
+    /// Returns the durations on a machine whose speed grows with the lanes, up to `knee` of them.
+    /// One lane is the mover.
     fn knee(knee: u32) -> impl Fn(u32, u32) -> u64 {
         move |n, _| 300_000u64.div_ceil(u64::from((n + 1).min(knee)).max(1))
     }
@@ -348,7 +357,7 @@ mod tests {
     #[test]
     fn follows_the_machine() {
         let s = tuner();
-        // Who helps is in the way of the others.
+        // Each worker slows the others down.
         let alone = |n: u32, _: u32| 100_000 + 20_000 * u64::from(n);
         run(&s, 3000, 16, alone);
         let last = run(&s, 20_000, 16, knee(4));
@@ -360,7 +369,7 @@ mod tests {
     #[test]
     fn helpers_that_wake_up_slowly_are_worth_it() {
         let s = tuner();
-        // Who was not called for the last batch comes too late for this one and the next.
+        // A worker that was not woken for the last batch comes too late for this one and the next.
         let hot = core::cell::Cell::new(0u32);
         let slow = |n: u32, _: u32| {
             hot.set(if n == 0 {
