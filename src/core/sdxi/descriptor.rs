@@ -1,53 +1,80 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Descriptors: 64 bytes, of which the first bit says that the rest is valid (SDXI 1.0, chapter 6).
+//! Descriptors: 64 bytes, whose first bit says that the rest is valid (SDXI 1.0, chapter 6).
 //!
-//! Made without that bit; the ring sets it when all else is in memory.
+//! Descriptors are made without that bit; the ring sets it when the rest is in memory.
+//!
+//! # Examples
+//!
+//! ```
+//! use ferry_core::sdxi::descriptor::{Descriptor, VALID};
+//!
+//! let copy = Descriptor::copy(0, 0x9000, 0x1000, 4096).unwrap();
+//! // Type DMA, subtype COPY, the length less one, and not valid yet.
+//! assert_eq!(copy.words()[0], 0x0000_0fff_0001_0300);
+//! assert_eq!(copy.words()[0] & VALID, 0);
+//! // Source and destination must not overlap.
+//! assert_eq!(Descriptor::copy(0, 0x1800, 0x1000, 4096), None);
+//! ```
 
 /// A descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct Descriptor([u64; WORDS]);
 
-/// Words of a descriptor.
+/// Number of 64-bit words in a descriptor.
 pub const WORDS: usize = 8;
 
 const _: () = assert!(size_of::<Descriptor>() == 64);
 
 /// The bit of word 0 that software sets last and the device clears.
+#[doc(alias = "vl")]
 pub const VALID: u64 = 1;
+/// The bit of word 0 that makes a descriptor wait for all earlier ones of its context.
+#[doc(alias = "fe")]
 const FENCE: u64 = 1 << 2;
-/// Of word 7: there is no completion status block.
+/// The bit of word 7 that says that there is no completion status block.
+#[doc(alias = "np")]
 const NO_STATUS: u64 = 1;
 
+/// The number of the DMA base group.
+#[doc(alias = "DMAB")]
 const DMA: u64 = 0x001;
+/// The number of the administrative group.
 const ADMIN: u64 = 0x002;
+/// The number of the interrupt group.
 const INTERRUPT: u64 = 0x004;
 
+/// Creates a descriptor of an operation without operands.
 const fn descriptor(group: u64, subtype: u64) -> Descriptor {
     Descriptor([group << 16 | subtype << 8, 0, 0, 0, 0, 0, 0, NO_STATUS])
 }
 
-/// What SYNC waits for.
+/// The kind of earlier commands that a SYNC waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[doc(alias = "flt")]
 pub enum SyncFilter {
-    /// Changes of context tables.
+    /// Updates of context tables.
+    #[doc(alias = "CXT")]
     Contexts = 0,
-    /// Contexts to stop.
+    /// Stops of contexts.
+    #[doc(alias = "STOP")]
     Stop = 1,
 }
 
-/// Contexts, both included.
+/// A range of context numbers that includes both ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ContextRange {
-    /// The first.
+    /// The first context.
+    #[doc(alias = "cxt_start")]
     pub first: u16,
-    /// The last.
+    /// The last context.
+    #[doc(alias = "cxt_end")]
     pub last: u16,
 }
 
 impl ContextRange {
-    /// One context.
+    /// Creates the range of one context.
     pub const fn one(number: u16) -> Self {
         Self {
             first: number,
@@ -55,24 +82,27 @@ impl ContextRange {
         }
     }
 
+    /// Returns the range as it stands in word 1 of a descriptor.
     const fn word(self) -> u64 {
         self.first as u64 | (self.last as u64) << 16
     }
 }
 
 impl Descriptor {
-    /// Its words.
+    /// Returns the words of the descriptor.
     pub const fn words(&self) -> &[u64; WORDS] {
         &self.0
     }
 
-    /// Starts when all before it in its context are done.
+    /// Makes the descriptor start only when all earlier ones of its context are done.
+    #[doc(alias = "fe")]
     pub const fn fenced(mut self) -> Self {
         self.0[0] |= FENCE;
         self
     }
 
-    /// With a completion status block; its address is a multiple of 32.
+    /// Adds the address of a completion status block. Returns `None` unless it is a multiple of 32.
+    #[doc(alias = "csb_ptr")]
     pub const fn with_status(mut self, address: u64) -> Option<Self> {
         if address & 0x1f != 0 {
             return None;
@@ -81,13 +111,15 @@ impl Descriptor {
         Some(self)
     }
 
-    /// Does nothing.
+    /// Creates a descriptor without an effect.
+    #[doc(alias = "NOP")]
     pub const fn nop() -> Self {
         descriptor(DMA, 0x01)
     }
 
-    /// Copies `len` bytes, 1 to 4 GiB; none if there are not so many, or source and destination
-    /// overlap.
+    /// Creates a copy of `len` bytes. Returns `None` unless `len` is 1 byte to 4 GiB, both buffers
+    /// end below 2^64, and they do not overlap.
+    #[doc(alias = "COPY")]
     pub const fn copy(akey: u16, dst: u64, src: u64, len: u64) -> Option<Self> {
         if len == 0 || len > 1 << 32 {
             return None;
@@ -108,13 +140,15 @@ impl Descriptor {
         Some(d)
     }
 
-    /// Raises the interrupt of an AKey.
+    /// Creates a descriptor that raises the interrupt of an AKey.
+    #[doc(alias = "INTR")]
     pub const fn interrupt(akey: u16) -> Self {
         let mut d = descriptor(INTERRUPT, 0x00);
         d.0[1] = (akey as u64) << 32;
         d
     }
 
+    /// Creates an administrative descriptor for these contexts.
     const fn contexts(subtype: u64, flags: u64, range: ContextRange) -> Self {
         let mut d = descriptor(ADMIN, subtype);
         d.0[0] |= flags << 32;
@@ -122,22 +156,29 @@ impl Descriptor {
         d
     }
 
-    /// Level 1 entries of these contexts have changed, or what they lead to.
+    /// Creates a descriptor that makes the device read the level 1 entries of these contexts, and
+    /// the structures that they point to, again.
+    #[doc(alias = "CXT_UPD")]
     pub const fn update(range: ContextRange) -> Self {
         Self::contexts(0x01, 1 << 1, range)
     }
 
-    /// Starts contexts. Always fenced.
+    /// Creates a descriptor that starts contexts. It is always fenced.
+    #[doc(alias = "CXT_START_NM")]
     pub const fn start(range: ContextRange) -> Self {
         Self::contexts(0x03, 0, range).fenced()
     }
 
-    /// Stops contexts: `hard` abandons what they are doing. Always fenced.
+    /// Creates a descriptor that stops contexts; a `hard` stop abandons what they are executing. It
+    /// is always fenced.
+    #[doc(alias = "CXT_STOP")]
     pub const fn stop(range: ContextRange, hard: bool) -> Self {
         Self::contexts(0x04, (hard as u64) << 13, range).fenced()
     }
 
-    /// Waits for what earlier descriptors have asked of these contexts.
+    /// Creates a descriptor that completes when the earlier commands of the kind `what` have taken
+    /// effect for these contexts.
+    #[doc(alias = "SYNC")]
     pub const fn sync(what: SyncFilter, range: ContextRange) -> Self {
         Self::contexts(0x06, what as u64, range)
     }
@@ -161,7 +202,7 @@ mod tests {
         (d.words()[0] | VALID) & 0xffff_ffff
     }
 
-    /// As the device finds it.
+    /// Checks that the device finds these words.
     fn golden(d: Option<Descriptor>, words: [u64; 8]) {
         let Some(mut d) = d else {
             panic!("no descriptor");
@@ -232,11 +273,11 @@ mod tests {
         assert_eq!(copy(D, S, 0), None);
         assert_eq!(copy(D, S, (1 << 32) + 1), None);
         assert!(copy(0, 1 << 32, 1 << 32).is_some());
-        // Beyond the last address, and up to it.
+        // The buffers go beyond the last address, and up to it.
         assert_eq!(copy(D, u64::MAX - 10, 12), None);
         assert_eq!(copy(u64::MAX - 10, S, 12), None);
         assert!(copy(u64::MAX - 10, S, 11).is_some());
-        // By one byte, on either side.
+        // The buffers overlap by one byte, on either side.
         assert_eq!(copy(0x1000, 0x1fff, 0x1000), None);
         assert_eq!(copy(0x1fff, 0x1000, 0x1000), None);
         assert_eq!(copy(0x1000, 0x1000, 1), None);

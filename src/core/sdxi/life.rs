@@ -1,32 +1,32 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How a function is brought to a stop, and to run (SDXI 1.0, sections 4.1 and 4.1.8).
+//! Sequences that start and stop a function and its contexts (SDXI 1.0, sections 4.1 and 4.1.8).
 //!
-//! Decisions alone: who asks has read STS0 and knows how long it has waited.
+//! This file only decides. The caller reads STS0 and measures the time.
 
 use super::registers::{
     ControlRequest,
     FunctionState, //
 };
 
-/// How long each step may take, in milliseconds.
+/// The time that each step may take, in milliseconds: one second, as in the public drivers.
 pub const STEP_MS: u32 = 1000;
 
-/// What to do next.
+/// The next action of a caller that brings a function to a state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Write this request, then look again.
+    /// Write this request to CTL0, then read STS0 again.
     Ask(ControlRequest),
-    /// Look again later.
+    /// Read STS0 again later.
     Wait,
-    /// It is as was wanted.
+    /// The function is in the wanted state.
     Done,
-    /// It will not be.
+    /// The function does not reach the wanted state.
     GiveUp,
 }
 
-/// A function on its way to a stop. Each step that does not lead there in time is followed by a
-/// harder one.
+/// The sequence of requests that stops a function. A step that does not lead to a stop in time is
+/// followed by a harder one.
 #[derive(Clone, Copy, Debug)]
 pub struct StopSequence {
     last: Option<ControlRequest>,
@@ -35,7 +35,7 @@ pub struct StopSequence {
 }
 
 impl StopSequence {
-    /// From now on; `hard`: what is being executed is of no interest any more.
+    /// Creates a sequence that starts at time 0. A `hard` one abandons what is being executed.
     pub const fn new(hard: bool) -> Self {
         Self {
             last: None,
@@ -44,7 +44,7 @@ impl StopSequence {
         }
     }
 
-    /// What to do in this state, at this time.
+    /// Returns the next action for a function in this state, `now_ms` milliseconds after the start.
     pub fn next(&mut self, state: FunctionState, now_ms: u32) -> Action {
         let late = now_ms.saturating_sub(self.since_ms) >= STEP_MS;
         let wanted = match (state, self.last) {
@@ -67,6 +67,7 @@ impl StopSequence {
         Action::Ask(wanted)
     }
 
+    /// Returns the first request, for a function in this state.
     fn first(&self, state: FunctionState) -> ControlRequest {
         match state {
             FunctionState::Init | FunctionState::Active if !self.hard => ControlRequest::StopSoft,
@@ -75,7 +76,8 @@ impl StopSequence {
     }
 }
 
-/// What to do after the activation has been asked for.
+/// Returns the next action for a function whose activation was requested `waited_ms` milliseconds
+/// ago.
 pub const fn activating(state: FunctionState, waited_ms: u32) -> Action {
     match state {
         FunctionState::Active => Action::Done,
@@ -84,37 +86,38 @@ pub const fn activating(state: FunctionState, waited_ms: u32) -> Action {
     }
 }
 
-/// A function is given up after this many recoveries in a row without a good copy in between: a
-/// fault that passes has passed by then, and one that stays costs no more than this many resets.
+/// The number of recoveries in a row, without a good copy in between, after which a function is
+/// given up: a fault that passes has passed by then, and a fault that stays costs no more than this
+/// many resets.
 pub const MAX_RECOVERIES: u32 = 8;
 
-/// What to do about a function that has failed.
+/// The decision about a function that has failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Stop it and bring it to run again, by a reset if need be.
+    /// Stop the function and activate it again, after a reset if need be.
     Recover,
-    /// Leave it alone from now on.
+    /// Leave the function alone from now on.
     GiveUp,
-    /// Leave it alone, as was decided before.
+    /// Leave the function alone, as was decided before.
     GivenUp,
 }
 
 /// The recoveries of a function that no good copy has followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recoveries {
-    /// It is recovered when it fails.
+    /// The function is recovered when it fails.
     Counting {
-        /// How many there were.
+        /// The number of recoveries.
         strikes: u32,
-        /// Good copies of the function when the last one began.
+        /// The number of good copies of the function when the last recovery began.
         good: u64,
     },
-    /// It has been given up.
+    /// The function has been given up.
     GivenUp,
 }
 
 impl Recoveries {
-    /// Of a function that has not failed yet, or that somebody else has reset.
+    /// The state of a function that has not failed yet, or that was reset by others.
     pub const NONE: Self = Self::Counting {
         strikes: 0,
         good: 0,
@@ -139,30 +142,32 @@ impl Recoveries {
         Verdict::Recover
     }
 
-    /// Does not count the last recovery, as nothing could be tried.
+    /// Takes back the count of the last recovery, because it could not be tried.
     pub const fn untried(&mut self) {
         if let Self::Counting { strikes, .. } = self {
             *strikes = strikes.saturating_sub(1);
         }
     }
 
-    /// Says whether it has been given up.
+    /// Returns `true` if the function has been given up.
     pub const fn is_given_up(&self) -> bool {
         matches!(self, Self::GivenUp)
     }
 }
 
-/// How contexts are started.
+/// The commands with which contexts are started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StartSequence {
-    /// CXT_UPD and a SYNC for it come before CXT_START, as the standard has it.
+    /// CXT_UPD and a SYNC for it come before CXT_START_NM, as the standard has it.
+    #[doc(alias = "CXT_UPD")]
     Updated,
-    /// CXT_START alone, for devices that refuse the others.
+    /// CXT_START_NM comes alone, for devices that refuse the other two.
+    #[doc(alias = "CXT_START_NM")]
     Plain,
 }
 
 impl StartSequence {
-    /// What precedes the start: commands that a device may refuse.
+    /// Returns the number of commands before the start, which a device may refuse.
     pub const fn before(self) -> usize {
         match self {
             Self::Updated => 2,
@@ -170,8 +175,9 @@ impl StartSequence {
         }
     }
 
-    /// What to try next, after a device has refused a command, the first `good` ones being good. If
-    /// the start itself is refused without an update, that was not what was wrong.
+    /// Returns the sequence to try next, after a device carried out the first `good` commands and
+    /// refused the next one. If the start itself is refused without an update, the update was not
+    /// the reason, so the next sequence has it again.
     pub const fn refused(self, good: usize) -> Self {
         match self {
             Self::Updated if good < self.before() => Self::Plain,
@@ -179,7 +185,7 @@ impl StartSequence {
         }
     }
 
-    /// For people.
+    /// Returns the name for debugfs.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Updated => "update",
@@ -188,17 +194,18 @@ impl StartSequence {
     }
 }
 
-/// What is done about contexts that do not stop softly.
+/// The way in which contexts are stopped that do not stop softly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StopFallback {
-    /// A hard stop.
+    /// The context is stopped hard.
+    #[doc(alias = "hs")]
     Hard,
-    /// The whole function is stopped, as the device refuses hard stops of contexts.
+    /// The whole function is stopped, because the device refuses hard stops of contexts.
     Function,
 }
 
 impl StopFallback {
-    /// For people.
+    /// Returns the name for debugfs.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Hard => "hard",
@@ -244,7 +251,7 @@ mod tests {
                 (7, FunctionState::Stop, Done),
             ],
         );
-        // Somebody else has begun it.
+        // The stop was begun by others.
         goes(
             false,
             &[(
@@ -312,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_there() {
+    fn a_function_that_has_left() {
         goes(
             false,
             &[
@@ -322,7 +329,7 @@ mod tests {
         );
     }
 
-    /// Whatever the device says, there is an end.
+    /// Checks that the sequence ends, whatever the device reports.
     #[test]
     fn bounded() {
         let states = [
@@ -369,7 +376,7 @@ mod tests {
         }
         assert_eq!(r.failed(0), Verdict::GiveUp);
         assert!(r.is_given_up());
-        // Copies that are reported late bring nothing back.
+        // Copies that are reported late do not bring the function back.
         assert_eq!(r.failed(1), Verdict::GivenUp);
         r.untried();
         assert!(r.is_given_up());

@@ -1,54 +1,61 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The error log (SDXI 1.0, section 3.4): entries of 64 bytes that the device writes, and what they
-//! mean.
+//! The error log (SDXI 1.0, section 3.4): entries of 64 bytes that the device writes, and their
+//! meaning.
 
 use core::fmt;
 
-/// Words of an entry.
+/// Number of 64-bit words in an entry.
 pub const WORDS: usize = 8;
-/// Entries of the smallest log, which is what is used.
+/// Number of entries in the smallest log, which is the size that software uses.
 pub const ENTRIES: usize = 64;
 
 /// The type of every entry.
 const TYPE: u64 = 0x7f7;
 
-/// What the device did.
+/// The reaction of the device to an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[doc(alias = "re")]
 pub enum Reaction {
-    /// Nothing.
+    /// The device stopped neither context nor function.
     Informative,
-    /// It stopped the context.
+    /// The device stopped the context.
     ContextStopped,
-    /// It stopped the function.
+    /// The device stopped the function.
     FunctionStopped,
-    /// A value without a meaning.
+    /// The value has no meaning.
     Undefined(u8),
 }
 
-/// An entry.
+/// An entry of the error log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[doc(alias = "ERRLOG_HD_ENT")]
 pub struct Entry {
-    /// What failed.
+    /// The processing step that failed.
     pub step: u8,
-    /// How it failed.
+    /// The way in which it failed.
     pub sub_step: u8,
-    /// What the device did.
+    /// The reaction of the device.
+    #[doc(alias = "re")]
     pub reaction: Reaction,
-    /// Which context.
+    /// The context, if the device names one.
+    #[doc(alias("cxt_num", "cv"))]
     pub context: Option<u16>,
-    /// Which descriptor of it.
+    /// The index of the descriptor in its ring, if the device names one.
+    #[doc(alias("dsc_index", "div"))]
     pub index: Option<u64>,
-    /// Which buffer of the descriptor.
+    /// The number of the descriptor's buffer, if the device names one.
+    #[doc(alias("buf", "bv"))]
     pub buffer: Option<u8>,
-    /// Class of the error; no meaning is known.
+    /// The class of the error; the meaning of its values is not known.
+    #[doc(alias = "err_class")]
     pub class: u16,
-    /// For the vendor.
+    /// Words that the vendor defines.
     pub vendor: [u32; 4],
 }
 
 impl Entry {
-    /// An entry; none if it is not valid, or something else.
+    /// Decodes an entry. Returns `None` if it is not valid, or has another type.
     pub const fn decode(words: &[u64; WORDS]) -> Option<Self> {
         let head = words[0];
         if head & 1 == 0 || (head >> 16) & 0x7ff != TYPE {
@@ -92,6 +99,7 @@ impl Entry {
     }
 }
 
+/// Returns the name of a processing step for the kernel log.
 const fn step_name(step: u8) -> &'static str {
     match step {
         1 => "internal",
@@ -110,6 +118,7 @@ const fn step_name(step: u8) -> &'static str {
     }
 }
 
+/// Returns the name of the way in which a step failed for the kernel log.
 const fn sub_step_name(sub_step: u8) -> &'static str {
     match sub_step {
         0 => "error",
@@ -120,7 +129,7 @@ const fn sub_step_name(sub_step: u8) -> &'static str {
     }
 }
 
-/// One line.
+/// Writes the entry as one line, without a newline.
 impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.context {
@@ -160,7 +169,8 @@ impl fmt::Display for Entry {
     }
 }
 
-/// How many entries wait between the two indices, or none if the indices cannot be.
+/// Returns how many entries wait between the two indices; `None` if the indices are impossible.
+#[doc(alias("ERR_RD", "ERR_WRT"))]
 pub const fn waiting(read: u64, written: u64) -> Option<usize> {
     match written.checked_sub(read) {
         Some(n) if n <= ENTRIES as u64 => Some(n as usize),
@@ -168,7 +178,7 @@ pub const fn waiting(read: u64, written: u64) -> Option<usize> {
     }
 }
 
-/// Where in the log an entry is.
+/// Returns the position in the log of the entry with this index.
 pub const fn slot(index: u64) -> usize {
     (index % ENTRIES as u64) as usize
 }
@@ -182,7 +192,8 @@ mod tests {
     /// The golden entry: a reserved operation in context 3.
     const GOLDEN: [u64; WORDS] = [0x0003_1303_07f7_0701, 4711, 0, 0, 0, 0, 0, 0];
 
-    /// Compares what is printed, without memory to print to.
+    /// A writer that removes each text that is written from the expected one, as there is no memory
+    /// to print to.
     struct Line<'a>(&'a str);
 
     impl Write for Line<'_> {
@@ -219,7 +230,7 @@ mod tests {
 
     #[test]
     fn lines() {
-        // A destination that cannot be translated, with something of the vendor.
+        // A destination that cannot be translated, with a word of the vendor.
         let mut words = [0; WORDS];
         words[0] = 0x0001_1117_07f7_0a01;
         words[1] = u64::MAX;

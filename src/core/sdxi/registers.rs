@@ -2,83 +2,108 @@
 
 //! Registers of BAR 0, all of 64 bits (SDXI 1.0, chapter 9).
 
-/// A register that software may read.
+/// A register that software may read, with its offset in BAR 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Register {
     /// Function control.
+    #[doc(alias("CTL0", "MMIO_CTL0"))]
     Ctl0 = 0x00000,
     /// The limits that software will use.
+    #[doc(alias("CTL2", "MMIO_CTL2"))]
     Ctl2 = 0x00010,
     /// Function status.
+    #[doc(alias("STS0", "MMIO_STS0"))]
     Sts0 = 0x00100,
-    /// Capabilities.
+    /// Capabilities: function handle, doorbells and rings.
+    #[doc(alias("CAP0", "MMIO_CAP0"))]
     Cap0 = 0x00200,
-    /// Capabilities.
+    /// Capabilities: buffers, AKeys, contexts and operation groups.
+    #[doc(alias("CAP1", "MMIO_CAP1"))]
     Cap1 = 0x00208,
     /// Version of the standard.
+    #[doc(alias("VERSION", "MMIO_VERSION"))]
     Version = 0x00210,
-    /// Where the level 2 context table is.
+    /// The address of the level 2 context table.
+    #[doc(alias("CXT_L2", "MMIO_CXT_L2"))]
     CxtL2 = 0x10000,
-    /// Interrupt of the error log.
+    /// Interrupt enable of the error log.
+    #[doc(alias("ERR_CTL", "MMIO_ERR_CTL"))]
     ErrCtl = 0x20000,
-    /// What has happened to the error log, write one to clear.
+    /// Status of the error log; a one clears a bit.
+    #[doc(alias("ERR_STS", "MMIO_ERR_STS"))]
     ErrSts = 0x20008,
-    /// Where the error log is.
+    /// The address and size of the error log.
+    #[doc(alias("ERR_CFG", "MMIO_ERR_CFG"))]
     ErrCfg = 0x20010,
-    /// Entries that the device has written.
+    /// The number of entries that the device has written.
+    #[doc(alias("ERR_WRT", "MMIO_ERR_WRT"))]
     ErrWrt = 0x20020,
-    /// Entries that software has read.
+    /// The number of entries that software has read.
+    #[doc(alias("ERR_RD", "MMIO_ERR_RD"))]
     ErrRd = 0x20028,
 }
 
-/// A register that software may write with any value: none of these leads the device to memory.
+/// A register that software may write with any value, because it gives the device no address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum WritableRegister {
     /// The limits that software will use.
+    #[doc(alias("CTL2", "MMIO_CTL2"))]
     Ctl2 = Register::Ctl2 as u32,
-    /// Interrupt of the error log.
+    /// Interrupt enable of the error log.
+    #[doc(alias("ERR_CTL", "MMIO_ERR_CTL"))]
     ErrCtl = Register::ErrCtl as u32,
-    /// What has happened to the error log, write one to clear.
+    /// Status of the error log; a one clears a bit.
+    #[doc(alias("ERR_STS", "MMIO_ERR_STS"))]
     ErrSts = Register::ErrSts as u32,
-    /// Entries that the device has written.
+    /// The number of entries that the device has written.
+    #[doc(alias("ERR_WRT", "MMIO_ERR_WRT"))]
     ErrWrt = Register::ErrWrt as u32,
-    /// Entries that software has read.
+    /// The number of entries that software has read.
+    #[doc(alias("ERR_RD", "MMIO_ERR_RD"))]
     ErrRd = Register::ErrRd as u32,
 }
 
-/// Bytes of BAR 0 up to the last register.
+/// The size of BAR 0 up to the end of the last register, in bytes.
 pub const REGISTERS: usize = 0x20030;
 
-/// What a register of a function reads as that is not there any more.
+/// The value that is read from each register of a function that has left the bus.
 pub const GONE: u64 = u64::MAX;
 
-/// ERR_STS: the device tried to log.
+/// The bit of ERR_STS that says that the device tried to log an error.
+#[doc(alias = "sts")]
 pub const ERR_STS_STS: u64 = 1;
-/// ERR_STS: the log was full.
+/// The bit of ERR_STS that says that the log was full.
+#[doc(alias = "ovf")]
 pub const ERR_STS_OVF: u64 = 1 << 1;
-/// ERR_STS: the log could not be written.
+/// The bit of ERR_STS that says that the device could not write the log.
+#[doc(alias = "err")]
 pub const ERR_STS_ERR: u64 = 1 << 3;
-/// All of ERR_STS.
+/// All bits of ERR_STS that have a meaning.
+#[doc(alias = "ERR_STS")]
 pub const ERR_STS_ALL: u64 = ERR_STS_STS | ERR_STS_OVF | ERR_STS_ERR;
 
-/// What software asks of a function, in CTL0.
+/// A request of software to a function, in CTL0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[doc(alias = "fn_gsr")]
 pub enum ControlRequest {
-    /// Leave the error state, or give up whatever is going on.
+    /// Leave the error state, or abandon all work and stop.
     Reset = 0,
-    /// Stop when what is being executed is done.
+    /// Stop when the descriptors that are being executed are done.
+    #[doc(alias = "STOP_SF")]
     StopSoft = 1,
-    /// Stop.
+    /// Stop, and abandon the descriptors that are being executed.
+    #[doc(alias = "STOP_HD")]
     StopHard = 2,
     /// Initialise and start.
     Active = 3,
 }
 
 impl ControlRequest {
-    /// CTL0 with this request, of a CTL0 that was read: the function group stays, PASIDs are not
-    /// used, and a function in error raises vector 0.
+    /// Returns the CTL0 for this request, given the CTL0 that was read: the function group stays,
+    /// PASIDs are not used, and an active function that goes to the error state raises vector 0.
+    #[doc(alias("CTL0", "fn_grp_id", "fn_err_intr_en"))]
     pub const fn ctl0(self, read: u64) -> u64 {
         const FN_ERR_INTR_EN: u64 = 1 << 4;
         const FN_GRP_ID: u64 = 0xffff_ffff << 32;
@@ -90,29 +115,32 @@ impl ControlRequest {
     }
 }
 
-/// What a function is doing, in STS0.
+/// The state of a function, in STS0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[doc(alias("fn_gsv", "STS0"))]
 pub enum FunctionState {
-    /// Nothing; no memory is accessed.
+    /// The function is stopped and does not access memory.
     Stop,
-    /// On its way to run.
+    /// The function is starting.
     Init,
-    /// Running.
+    /// The function runs.
     Active,
-    /// On its way to stop, after a soft stop.
+    /// The function is stopping, after a soft stop.
+    #[doc(alias = "STOPG_SF")]
     StoppingSoft,
-    /// On its way to stop, after a hard stop.
+    /// The function is stopping, after a hard stop.
+    #[doc(alias = "STOPG_HD")]
     StoppingHard,
-    /// Failed.
+    /// The function has failed.
     Error,
-    /// A value without a meaning.
+    /// The value has no meaning.
     Undefined,
-    /// All bits are set: there is nobody who could answer.
+    /// All bits are set: the function has left the bus.
     Gone,
 }
 
 impl FunctionState {
-    /// The state that STS0 has.
+    /// Decodes the state in STS0.
     pub const fn of(sts0: u64) -> Self {
         if sts0 == GONE {
             return Self::Gone;
@@ -128,7 +156,7 @@ impl FunctionState {
         }
     }
 
-    /// For people.
+    /// Returns the name for debugfs and the kernel log.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Stop => "stopped",
@@ -143,51 +171,63 @@ impl FunctionState {
     }
 }
 
+/// Returns the bits `high` to `low` of a word.
 const fn bits(word: u64, high: u32, low: u32) -> u64 {
     (word >> low) & (u64::MAX >> (63 - (high - low)))
 }
 
-/// Bit of the interrupt group among the optional groups.
+/// The bit of the interrupt group among the optional groups.
 pub const GROUP_INTERRUPT: u32 = 1 << 4;
 
-/// What a function can do: CAP0, CAP1 and VERSION.
+/// The capabilities of a function, from CAP0, CAP1 and VERSION.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[doc(alias("CAP0", "CAP1"))]
 pub struct Capabilities {
-    /// Function handle.
+    /// The function handle.
     pub sfunc: u16,
-    /// A virtual function.
+    /// `true` for a virtual function.
+    #[doc(alias = "vf")]
     pub virtual_function: bool,
-    /// From one doorbell to the next, in bytes.
+    /// The distance from one doorbell to the next, in bytes.
+    #[doc(alias = "db_stride")]
     pub stride: u32,
-    /// Descriptors in the largest ring.
+    /// The number of descriptors in the largest ring.
+    #[doc(alias = "max_ds_ring_sz")]
     pub ring: u64,
-    /// Largest buffer, as encoded.
+    /// The size of the largest buffer: 2^(21 + n) bytes.
     pub max_buffer: u8,
-    /// Largest AKey table, as encoded.
+    /// The size of the largest AKey table: 2^(8 + n) entries.
+    #[doc(alias = "max_akey_sz")]
     pub max_akeys: u8,
     /// The highest context number.
+    #[doc(alias = "max_cxt")]
     pub max_context: u16,
-    /// Optional operation groups.
+    /// The optional operation groups, one bit each.
+    #[doc(alias = "opb_000_cap")]
     pub groups: u32,
-    /// Version of the standard, major.
+    /// The major version of the standard.
     pub major: u8,
-    /// Version of the standard, minor.
+    /// The minor version of the standard.
     pub minor: u8,
 }
 
-/// Why a function cannot be used.
+/// The reason why a function cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unfit {
-    /// Its registers read as ones.
+    /// All bits of its registers are set.
     Gone,
-    /// Another version of the standard than 1.
+    /// Its major version of the standard is not 1.
     Version(u8),
-    /// Only the administrative context.
+    /// It has the administrative context only.
     Contexts,
 }
 
 impl Capabilities {
-    /// What the registers say.
+    /// Decodes the registers.
+    ///
+    /// # Errors
+    ///
+    /// Returns the reason if the function cannot be used.
     pub const fn read(cap0: u64, cap1: u64, version: u64) -> Result<Self, Unfit> {
         if cap0 == GONE || cap1 == GONE || version == GONE {
             return Err(Unfit::Gone);
@@ -214,15 +254,15 @@ impl Capabilities {
         })
     }
 
-    /// Does it raise interrupts on demand?
+    /// Returns `true` if the function raises interrupts by descriptors.
     pub const fn interrupts(&self) -> bool {
         self.groups & GROUP_INTERRUPT != 0
     }
 
-    /// What is used of it.
+    /// Returns the limits that software uses, with contexts up to `max_context`.
     pub const fn limits(&self, max_context: u16) -> FunctionLimits {
         FunctionLimits {
-            // What is encoded above 11 is more than a descriptor can say.
+            // 11 is 4 GiB, the largest copy that a descriptor can encode.
             max_buffer: if self.max_buffer < 11 {
                 self.max_buffer
             } else {
@@ -238,30 +278,35 @@ impl Capabilities {
     }
 }
 
-/// What software uses of a function.
+/// The limits that software uses of a function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[doc(alias = "CTL2")]
 pub struct FunctionLimits {
-    /// Largest buffer, as encoded.
+    /// The size of the largest buffer: 2^(21 + n) bytes.
     pub max_buffer: u8,
     /// The highest context number.
+    #[doc(alias = "max_cxt")]
     pub max_context: u16,
-    /// Optional operation groups.
+    /// The optional operation groups, one bit each.
+    #[doc(alias("opb_000_avl", "opb_000_enb"))]
     pub groups: u32,
 }
 
 impl FunctionLimits {
-    /// CTL2. AKey tables have the smallest size, which is encoded as 0.
+    /// Returns the CTL2 for these limits. AKey tables have the smallest size, which is encoded as
+    /// 0.
     pub const fn ctl2(&self) -> u64 {
         self.max_buffer as u64 | (self.max_context as u64) << 16 | (self.groups as u64) << 32
     }
 
-    /// Bytes of the largest copy.
+    /// Returns the size of the largest copy in bytes.
     pub const fn bytes(&self) -> u64 {
         1 << (21 + self.max_buffer)
     }
 }
 
-/// ERR_CFG for a log of 64 entries at `log`, which is a multiple of 4096.
+/// Encodes ERR_CFG for a log of 64 entries at `log`. Returns `None` unless that is a multiple of
+/// 4096.
 pub const fn err_cfg(log: u64) -> Option<u64> {
     if log & 0xfff != 0 {
         return None;
@@ -295,7 +340,7 @@ mod tests {
         let limits = caps.limits(7);
         assert_eq!(limits.ctl2(), 0x10_0007_000b);
         assert_eq!(limits.bytes(), 1 << 32);
-        // Not more than it has.
+        // The limit is not higher than the capability.
         assert_eq!(caps.limits(1000).max_context, 63);
     }
 

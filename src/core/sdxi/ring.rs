@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A descriptor ring: which slots are whose, and when what was asked for is done.
+//! A descriptor ring: the owner of each slot, and when a copy is done.
 //!
-//! Indices are 64 bits and never wrap; the slot of one is what is left of it modulo the ring. There
-//! is one producer at a time (the caller has a lock), which makes the order of section 6.2 of the
-//! standard simple: whole descriptors that are not valid, their valid bits, the write index, the
-//! doorbell. Nothing below the write index is ever incomplete.
+//! Indices are 64 bits and never wrap; the slot of an index is the index modulo the size of the
+//! ring. There is one producer at a time (the caller holds a lock), which makes the order of
+//! section 6.2 of the standard simple: whole descriptors that are not valid, their valid bits, the
+//! write index, the doorbell. No descriptor below the write index is ever incomplete.
 //!
 //! Every descriptor has a completion status block of its own, that of its slot. A slot is used
-//! again when its block says that the descriptor is done, in the order of the ring; read_index
-//! proves nothing. So the device decides when a slot is free, and nothing else: it cannot make
-//! software use one that is taken, nor one that does not exist.
+//! again when its block says that the descriptor is done, in the order of the ring; `read_index`
+//! proves nothing. So the device decides only when a slot becomes free: it cannot make software use
+//! a slot that is taken, or a slot that does not exist.
 //!
-//! A descriptor may want its tag to be reported. The report covers all copies since the last one
-//! that did: it is good if each of them was.
+//! A descriptor may have a tag that is reported when it is done. The report covers all copies since
+//! the last report: it is good if each of them was.
 
 use super::descriptor::{
     Descriptor,
@@ -23,38 +23,42 @@ use core::ops::DerefMut;
 
 /// The memory of a ring, its completion status blocks, and the doorbell.
 pub trait Memory {
-    /// Writes all of a descriptor, which is not valid, with the block of its slot, and arms the
-    /// block. Orders nothing.
+    /// Writes a whole descriptor, which is not valid, with the address of its slot's block, and
+    /// arms the block. Orders nothing.
     fn write(&self, slot: usize, descriptor: &Descriptor);
 
-    /// Writes word 0 of a descriptor, after everything that was written before.
+    /// Writes word 0 of a descriptor, after all earlier writes.
     fn validate(&self, slot: usize, word0: u64);
 
-    /// Writes the write index, after everything that was written before.
+    /// Writes the write index, after all earlier writes.
+    #[doc(alias = "Write_Index")]
     fn set_write_index(&self, index: u64);
 
-    /// Rings, after everything that was written before.
+    /// Writes the doorbell, after all earlier writes.
+    #[doc(alias = "doorbell")]
     fn ring(&self, index: u64);
 
-    /// The signal of a block, before anything that is read afterwards.
+    /// Returns the signal of a block, and orders this read before all later reads.
     fn signal(&self, slot: usize) -> u64;
 
-    /// Does the block say that the descriptor failed? Asked after the signal.
+    /// Returns `true` if the block says that the descriptor failed. The caller has read the signal
+    /// before.
+    #[doc(alias = "er")]
     fn failed(&self, slot: usize) -> bool;
 }
 
-/// Who wants to know of a descriptor.
+/// The report that a descriptor leads to when it is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Report {
-    /// Nobody, and it belongs to no copy: an interrupt.
+    /// There is no report, and the descriptor belongs to no copy: it is an interrupt.
     None,
-    /// Whoever asks next.
+    /// The next report covers the descriptor, too.
     Later,
-    /// This tag.
+    /// The descriptor is reported with this tag.
     Tag(u32),
 }
 
-/// What is remembered of a descriptor.
+/// The software state of a slot: the descriptor in it, if any.
 #[derive(Clone, Copy, Debug)]
 pub struct RingSlot {
     word0: u64,
@@ -62,14 +66,14 @@ pub struct RingSlot {
 }
 
 impl RingSlot {
-    /// Of no descriptor.
+    /// The state of a slot without a descriptor.
     pub const EMPTY: Self = Self {
         word0: 0,
         report: Report::None,
     };
 }
 
-/// There is no room.
+/// The error of a ring without a free slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
 
@@ -77,18 +81,18 @@ pub struct Full;
 #[derive(Debug)]
 pub struct Ring<S> {
     slots: S,
-    /// The first descriptor that is not known to be done.
+    /// The index of the first descriptor that is not known to be done.
     head: u64,
-    /// The first that the device does not know of.
+    /// The index of the first descriptor that the device does not know of.
     published: u64,
-    /// The first that does not exist.
+    /// The index of the next descriptor.
     tail: u64,
-    /// Whether all since the last report were good.
+    /// `true` if all copies since the last report were good.
     good: bool,
 }
 
 impl<S: DerefMut<Target = [RingSlot]>> Ring<S> {
-    /// An empty ring. None without slots.
+    /// Creates an empty ring. Returns `None` if there are no slots.
     pub fn new(slots: S) -> Option<Self> {
         if slots.is_empty() {
             return None;
@@ -110,29 +114,34 @@ impl<S: DerefMut<Target = [RingSlot]>> Ring<S> {
         (index % self.size()) as usize
     }
 
-    /// Free slots.
+    /// Returns the number of free slots.
     pub fn free(&self) -> usize {
         (self.size() - (self.tail - self.head)) as usize
     }
 
-    /// Descriptors that are not known to be done, those included that the device does not know of.
+    /// Returns the number of descriptors that are not known to be done, including descriptors that
+    /// the device does not know of.
     pub fn outstanding(&self) -> usize {
         (self.tail - self.head) as usize
     }
 
-    /// Descriptors that the device does not know of.
+    /// Returns the number of descriptors that the device does not know of.
     pub fn unpublished(&self) -> usize {
         (self.tail - self.published) as usize
     }
 
-    /// For people: the first that is not known to be done, and the first that the device does not
-    /// know of.
+    /// Returns two indices for debugfs: that of the first descriptor that is not known to be done,
+    /// and that of the first one that the device does not know of.
     pub fn indices(&self) -> (u64, u64) {
         (self.head, self.published)
     }
 
-    /// Reserves the next slot and writes the descriptor, which gets the block of its slot. The
-    /// device does not see it yet.
+    /// Reserves the next slot and writes the descriptor, with the block of its slot. The device
+    /// does not see the descriptor yet.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Full`] if no slot is free. Nothing is written then.
     pub fn push<M: Memory>(
         &mut self,
         memory: &M,
@@ -153,7 +162,8 @@ impl<S: DerefMut<Target = [RingSlot]>> Ring<S> {
         Ok(())
     }
 
-    /// Hands what was pushed to the device, with one doorbell. False if there was nothing.
+    /// Hands the descriptors that were pushed to the device, with one doorbell. Returns `false` if
+    /// there were none.
     pub fn publish<M: Memory>(&mut self, memory: &M) -> bool {
         if self.published == self.tail {
             return false;
@@ -170,7 +180,7 @@ impl<S: DerefMut<Target = [RingSlot]>> Ring<S> {
         true
     }
 
-    /// Reports what is done, in order; returns how many slots are free again.
+    /// Reports the descriptors that are done, in order. Returns how many slots became free.
     pub fn reap<M: Memory>(&mut self, memory: &M, mut report: impl FnMut(u32, bool)) -> usize {
         let before = self.head;
         while self.head < self.published {
@@ -184,8 +194,11 @@ impl<S: DerefMut<Target = [RingSlot]>> Ring<S> {
         (self.head - before) as usize
     }
 
-    /// Reports all that is outstanding, what is not done as failed, and begins anew, from index 0.
-    /// The device has stopped, and does not touch the memory of any of it.
+    /// Reports all outstanding descriptors, as failed unless they are done, and begins anew from
+    /// index 0. Returns how many there were.
+    ///
+    /// The caller has proof that the device has stopped and does not touch the memory of any of
+    /// them.
     pub fn abandon<M: Memory>(&mut self, memory: &M, mut report: impl FnMut(u32, bool)) -> usize {
         let before = self.head;
         while self.head < self.tail {
@@ -200,7 +213,7 @@ impl<S: DerefMut<Target = [RingSlot]>> Ring<S> {
         n
     }
 
-    /// The descriptor at the head has come to its end.
+    /// Ends the descriptor at the head.
     fn settle(&mut self, at: usize, good: bool, report: &mut impl FnMut(u32, bool)) {
         self.head += 1;
         match self.slots.get(at).map_or(Report::None, |slot| slot.report) {
@@ -223,7 +236,7 @@ mod tests {
 
     const SLOTS: usize = 3;
 
-    /// Memory, and a device that does what a test tells it.
+    /// Memory, and a device that does what a test asks for.
     struct Device {
         words: [Cell<[u64; WORDS]>; SLOTS],
         signal: [Cell<u64>; SLOTS],
@@ -295,7 +308,7 @@ mod tests {
         }
     }
 
-    /// What was reported, as digits: 10 * tag + good.
+    /// The reports, as numbers: 10 * tag + good.
     #[derive(Default)]
     struct Reports {
         all: [u32; 8],
@@ -343,7 +356,7 @@ mod tests {
             assert!(!ring.publish(&device));
             assert_eq!(u64::from(device.doorbells.get()), round + 1);
             let mut reports = Reports::default();
-            // Out of order.
+            // The device carries them out in another order.
             device.run(3 * round + 2, true);
             device.run(3 * round + 1, true);
             assert_eq!(ring.reap(&device, |t, g| reports.add(t, g)), 0);
@@ -373,7 +386,7 @@ mod tests {
             }
             ring.reap(&device, |t, g| reports.add(t, g));
         }
-        // The interrupt is no copy, and one report does not spoil the next.
+        // The interrupt is not a copy, and a failed report does not affect the next one.
         assert!(reports.are(&[0, 10, 21, 31]));
     }
 
@@ -399,7 +412,7 @@ mod tests {
         assert_eq!(ring.push(&device, &NOP, Report::Tag(2)), Ok(()));
         ring.publish(&device);
         assert_eq!(ring.push(&device, &NOP, Report::Tag(3)), Ok(()));
-        // The second is done, the first hangs, the third was not handed over.
+        // The second descriptor is done, the first one hangs, and the third was not handed over.
         device.run(1, true);
         assert_eq!(ring.abandon(&device, |t, g| reports.add(t, g)), 3);
         assert!(reports.are(&[10, 21, 30]));

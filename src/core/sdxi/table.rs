@@ -1,54 +1,66 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Structures in memory that lead the device to a context (SDXI 1.0, chapter 3).
+//! Structures in memory through which the device finds a context (SDXI 1.0, chapter 3).
 //!
-//! Of each, word 0 has the valid bit and is written last; all words are cleared before an entry is
-//! used again.
+//! Word 0 of each structure has the valid bit and is written last; all words are cleared before an
+//! entry is used again.
 
 use super::registers::FunctionLimits;
 
-/// Words of a level 1 entry.
+/// Number of 64-bit words in a level 1 entry.
+#[doc(alias = "CXT_L1_ENT")]
 pub const L1_WORDS: usize = 4;
-/// Contexts of a level 1 table.
+/// Number of contexts in a level 1 table.
 pub const L1_ENTRIES: usize = 128;
-/// Words of a context control block.
+/// Number of 64-bit words in a context control block.
+#[doc(alias = "CXT_CTL")]
 pub const CONTROL_WORDS: usize = 8;
-/// Words of the context status.
+/// Number of 64-bit words in the context status.
+#[doc(alias = "CXT_STS")]
 pub const STATUS_WORDS: usize = 2;
-/// Words of an AKey.
+/// Number of 64-bit words in an AKey.
+#[doc(alias = "AKEY_ENT")]
 pub const AKEY_WORDS: usize = 2;
-/// Entries of the smallest AKey table.
+/// Number of entries in the smallest AKey table.
+#[doc(alias = "akey_sz")]
 pub const AKEYS: usize = 256;
-/// Words of a completion status block.
+/// Number of 64-bit words in a completion status block.
+#[doc(alias = "CST_BLK")]
 pub const CSB_WORDS: usize = 4;
-/// Bytes of a page, in which tables come.
+/// The size of a page in bytes, which is the unit and the alignment of tables.
 pub const PAGE: usize = 4096;
 
-// A level 1 and an AKey table are a page.
+// A level 1 table and an AKey table are one page each.
 const _: () = assert!(L1_WORDS * L1_ENTRIES * 8 == PAGE);
 const _: () = assert!(AKEY_WORDS * AKEYS * 8 == PAGE);
 
 /// The state of a context, in CXT_STS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[doc(alias = "CXT_STS")]
 pub enum ContextState {
-    /// Stopped by software, or never started.
+    /// Software has stopped the context, or never started it.
+    #[doc(alias = "STOP_SW")]
     Stopped,
-    /// Runs.
+    /// The context runs.
     Run,
-    /// Software has asked it to stop.
+    /// The context is stopping, as software has asked it to.
+    #[doc(alias = "STOPG_SW")]
     Stopping,
-    /// Stopped with the function.
+    /// The context has stopped with the function.
+    #[doc(alias = "STOP_FN")]
     StoppedByFunction,
-    /// Stops with the function.
+    /// The context is stopping with the function.
+    #[doc(alias = "STOPG_FN")]
     StoppingByFunction,
-    /// Stopped after an error.
+    /// The function has stopped the context after an error.
+    #[doc(alias = "ERR_FN")]
     Error,
-    /// A value without a meaning.
+    /// The value has no meaning.
     Undefined,
 }
 
 impl ContextState {
-    /// The state in word 0 of CXT_STS.
+    /// Decodes the state in word 0 of CXT_STS.
     pub const fn of(word: u64) -> Self {
         match word & 0xf {
             0x0 => Self::Stopped,
@@ -64,7 +76,7 @@ impl ContextState {
     /// Word 0 of CXT_STS of a context that runs; software writes it for context 0 only.
     pub const RUN: u64 = 1;
 
-    /// For people.
+    /// Returns the name for debugfs and the kernel log.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Stopped => "stopped",
@@ -78,7 +90,8 @@ impl ContextState {
     }
 }
 
-/// A level 2 entry, for a level 1 table at `l1`.
+/// Encodes a level 2 entry, for a level 1 table at `l1`. Returns `None` unless that is a page.
+#[doc(alias = "CXT_L2_ENT")]
 pub const fn l2(l1: u64) -> Option<u64> {
     if l1 & 0xfff != 0 {
         return None;
@@ -86,7 +99,9 @@ pub const fn l2(l1: u64) -> Option<u64> {
     Some(l1 | 1)
 }
 
-/// A level 1 entry, with an AKey table of the smallest size. No PASID.
+/// Encodes a level 1 entry without a PASID, for a context control block at `control` and an AKey
+/// table of the smallest size at `akeys`. Returns `None` if an address is not aligned.
+#[doc(alias = "CXT_L1_ENT")]
 pub const fn l1(control: u64, akeys: u64, limits: &FunctionLimits) -> Option<[u64; L1_WORDS]> {
     if control & 0x3f != 0 || akeys & 0xfff != 0 {
         return None;
@@ -95,7 +110,10 @@ pub const fn l1(control: u64, akeys: u64, limits: &FunctionLimits) -> Option<[u6
     Some([control | 0x3, akeys, word2, 0])
 }
 
-/// A context control block: `slots` descriptors at `ring`.
+/// Encodes a context control block: a ring of `slots` descriptors at `ring`, and the addresses of
+/// the context status and the write index. Returns `None` if an address is not aligned, or the ring
+/// has no slots.
+#[doc(alias = "CXT_CTL")]
 pub const fn control(
     ring: u64,
     slots: u32,
@@ -105,11 +123,13 @@ pub const fn control(
     if ring & 0x3f != 0 || slots == 0 || status & 0xf != 0 || write_index & 0x7 != 0 {
         return None;
     }
-    // The completion mode in which a signal is counted down.
+    // Bit 5 selects the completion mode in which the device counts the signal down.
     Some([ring | 0x21, slots as u64, status, write_index, 0, 0, 0, 0])
 }
 
-/// An AKey for the function's own memory, and an interrupt; 0 is that of the error log.
+/// Encodes an AKey for the function's own memory and, if given, an interrupt. Returns `None` unless
+/// the interrupt is 1 to 2047; 0 is that of the error log.
+#[doc(alias = "AKEY_ENT")]
 pub const fn akey(interrupt: Option<u16>) -> Option<[u64; AKEY_WORDS]> {
     match interrupt {
         None => Some([0x1, 0]),
