@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A descriptor that its driver has given up, while its engine may still write.
+//! Models of a descriptor that its driver has given up, while its engine may still write.
 //!
-//! Behind an IOMMU the device is cut off from the memory, and the descriptor has failed: the mover
-//! copies. Elsewhere the slot says that the descriptor was given up; the mover parks the folio and
-//! goes on, and a proof that the engine is quiet ends the descriptor later. The states of the slot
-//! are those of `src/engine/channel.rs`; the chunk and its count are those of the module.
+//! Behind an IOMMU, the device is cut off from the memory and the descriptor has failed: the mover
+//! copies. Without one, the slot says that the descriptor was given up; the mover parks the folio
+//! and goes on, and a proof that the engine is quiet ends the descriptor later. The slot has the
+//! states of `src/engine/channel.rs`; the chunk and its count are the code of the module.
 
 use crate::support::*;
 use ferry_core::{
@@ -21,17 +21,17 @@ use loom::{
 };
 use std::sync::Arc;
 
-/// What is broken.
+/// The change that breaks the model.
 #[derive(Copy, Clone, PartialEq, Eq)]
 enum Mutant {
     None,
-    /// That a descriptor was given up is taken for its end.
+    /// A descriptor that was given up counts as ended.
     EndBelieved,
-    /// The IOMMU is told to forget a mapping, and may be using it.
+    /// The IOMMU forgets a mapping that it may be using.
     NoFlush,
-    /// The address leads to other memory afterwards.
+    /// The address is mapped to other memory afterwards.
     AddressGivenBack,
-    /// A proof ends only those descriptors that were not given up.
+    /// A proof ends only descriptors that were not given up.
     ProofPassesOver,
 }
 
@@ -41,14 +41,14 @@ const ENDING: u32 = 1;
 const ENDED: u32 = 2;
 const GIVEN_UP: u32 = 3;
 
-/// What a late write leaves.
+/// The content that a late write leaves.
 const LATE: u32 = 0xdb;
 
-/// Where the address of the destination leads, by what an IOMMU has stored.
+/// The translation of the destination's address that an IOMMU has stored.
 enum Iommu<O> {
     /// An access holds the lock, and so does a flush that is waited for.
     Flushes(Mutex<Option<usize>>),
-    /// Not 0 while it leads to the first memory.
+    /// Not 0 while the address is mapped to the first memory.
     DoesNotFlush(ModelWord<O>),
 }
 
@@ -56,10 +56,10 @@ struct Engine<O> {
     chunk: Chunk<ModelWord<O>>,
     pending: Pending<ModelWord<O>>,
     slot: ModelWord<O>,
-    /// That of the descriptor, and some that is mapped after it.
+    /// The memory of the descriptor, and memory that is mapped after it.
     memory: [Memory; 2],
     iommu: Option<Iommu<O>>,
-    /// Stored with release when the hardware does nothing any more: what a proof is about.
+    /// Stored with release when the hardware does not access memory any more, which a proof shows.
     quiet: ModelWord<O>,
     mutant: Mutant,
 }
@@ -85,7 +85,7 @@ impl<O: Orders> Engine<O> {
         engine
     }
 
-    /// What the hardware does with the descriptor, whatever its driver believes.
+    /// Runs the descriptor as the hardware does, whatever its driver believes.
     fn write_late(&self) {
         match &self.iommu {
             None => self.memory[0].dst.set(LATE),
@@ -104,7 +104,7 @@ impl<O: Orders> Engine<O> {
         self.quiet.store_release(1);
     }
 
-    /// Says whether there is an IOMMU, which has cut the device off then.
+    /// Returns `true` if there is an IOMMU, which has then cut the device off.
     fn cut(&self) -> bool {
         match &self.iommu {
             None => return false,
@@ -132,7 +132,8 @@ impl<O: Orders> Engine<O> {
         self.slot.store_release(ENDED);
     }
 
-    /// Asks for proof: ends what has not ended, if there is any. Says whether it has ended.
+    /// Asks for proof and, if there is one, ends the descriptor unless it has ended. Returns `true`
+    /// if it has ended.
     fn prove(&self) -> bool {
         if self.quiet.load_acquire() == 0 {
             return false;
@@ -193,7 +194,7 @@ fn not_translated<O: Orders>(mutant: Mutant, seen: &Seen) {
         thread::spawn(move || engine.give_up())
     };
     let first = &engine.memory[0];
-    // The mover: with the chunk ended it copies; if it has been given up it parks the folio.
+    // The mover copies if the chunk has ended, and parks the folio if it has been given up.
     let parked = loop {
         match engine.chunk.state() {
             ChunkState::Claimed(_) if engine.slot.load_acquire() == GIVEN_UP => break true,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Chunks, tickets, folios that span several chunks, and the end of a batch.
+//! Models of chunks, of the chunk counter, of folios that span several chunks, and of the end of a
+//! batch.
 
 use crate::support::*;
 use ferry_core::{
@@ -18,14 +19,14 @@ use std::{
     sync::Arc, //
 };
 
-/// What a model of settling with help comes across if it leaves nothing out.
+/// The notes of a model of settling with help that reaches all cases.
 const STEPS_WITH_HELP: [&str; 3] = ["all copied", "mine", "wait"];
 
 type SettleFn<O> = fn(&[Chunk<ModelWord<O>>], bool) -> Settle;
 type CloseFn<O> = fn(&[Chunk<ModelWord<O>>]) -> Option<u32>;
 
-/// One folio that spans all chunks of a batch, workers, and a mover that settles it and lets its
-/// memory go at once.
+/// A model of one folio that spans all chunks of a batch, of workers, and of a mover that settles
+/// the folio and frees its memory at once.
 #[derive(Copy, Clone)]
 struct Span {
     chunks: usize,
@@ -65,13 +66,13 @@ impl Span {
         };
 
         for (i, (chunk, memory)) in batch.chunks.iter().zip(&batch.memory).enumerate() {
-            // What the model checks, before the words: nobody else is at this memory.
+            // The model checks first that no other thread accesses this memory.
             let copies = memory.copies.get();
             let dst = memory.dst.get();
             match chunk.state() {
                 ChunkState::Done => {
                     assert_eq!((copies, dst), (1, content(i)));
-                    // A folio that a lane has begun at its beginning is not given up.
+                    // A folio whose first chunk a lane has begun is not given up.
                     let whole = i == 0 && self.help && self.poison.is_none();
                     assert!(!whole || last == Settle::AllCopied);
                 }
@@ -82,7 +83,7 @@ impl Span {
                     assert!(mine.is_empty() || self.poison.is_some());
                 }
                 ChunkState::Failed => assert_eq!(copies, 0),
-                // Wrong, and the memory below shows what follows from it.
+                // This is wrong, and the memory below shows the consequence.
                 ChunkState::Free | ChunkState::Claimed(_) => {}
             }
             match last {
@@ -217,7 +218,7 @@ fn mutant_claim_and_revoke_by_plain_store() {
     explore(|seen| SMALL.run::<ExchangeTorn>(settle_span, seen));
 }
 
-/// Mutant: what is in flight counts as given up.
+/// Mutant: a chunk in flight counts as given up.
 fn settle_without_waiting<O: Orders>(chunks: &[Chunk<ModelWord<O>>], help: bool) -> Settle {
     match settle_span(chunks, help) {
         Settle::Wait(_) => Settle::Partial,
@@ -237,7 +238,7 @@ fn mutant_settle_that_ignores_what_is_in_flight() {
     });
 }
 
-/// Mutant: a revoked chunk is no reason not to say "all copied".
+/// Mutant: the answer is "all copied" although a chunk was revoked.
 fn settle_blind_to_revocation<O: Orders>(chunks: &[Chunk<ModelWord<O>>], help: bool) -> Settle {
     match settle_span(chunks, help) {
         Settle::Partial if !chunks.iter().any(|c| c.state() == ChunkState::Failed) => {
@@ -259,7 +260,7 @@ fn mutant_settle_that_takes_revoked_for_copied() {
     });
 }
 
-/// Mutant: says that nothing had begun without taking it back.
+/// Mutant: the answer is "not started" although the chunks were not revoked.
 fn settle_without_revoking<O: Orders>(chunks: &[Chunk<ModelWord<O>>], help: bool) -> Settle {
     if chunks.iter().all(|c| c.state() == ChunkState::Free) {
         return Settle::NotStarted;
@@ -273,7 +274,7 @@ fn mutant_settle_that_does_not_revoke() {
     explore(|seen| SMALL.run::<Sound>(settle_without_revoking, seen));
 }
 
-/// A batch that ends while workers still take chunks of it.
+/// Models a batch that ends while workers still take chunks of it.
 fn end_of_batch<O: Orders>(chunks: usize, workers: u8, close: CloseFn<O>, seen: &Seen) {
     let batch = Arc::new(Batch::<O>::new(chunks, None));
     let workers: Vec<_> = (1..=workers)
@@ -322,7 +323,7 @@ fn mutant_failed_revocation_without_acquire() {
     explore(|seen| end_of_batch::<FailureRelaxed>(2, 1, close, seen));
 }
 
-/// Mutant: waits for who is inside and locks nobody out.
+/// Mutant: waits for the lanes that hold a claim, and does not prevent further claims.
 fn close_without_revoking<O: Orders>(chunks: &[Chunk<ModelWord<O>>]) -> Option<u32> {
     chunks
         .iter()
@@ -336,7 +337,7 @@ fn mutant_close_that_allows_later_claims() {
     explore(|seen| end_of_batch::<Sound>(2, 1, close_without_revoking, seen));
 }
 
-/// Mutant: returns at the first chunk in flight, and what it did not reach stays free.
+/// Mutant: does not wait for the chunks in flight.
 fn close_once<O: Orders>(chunks: &[Chunk<ModelWord<O>>]) -> Option<u32> {
     let _ = close(chunks);
     None
@@ -348,8 +349,8 @@ fn mutant_close_that_does_not_wait() {
     explore(|seen| end_of_batch::<Sound>(2, 1, close_once, seen));
 }
 
-/// I13: who was preempted between its ticket and its claim is not waited for, and finds the batch
-/// closed whenever it goes on.
+/// I13: the end of a batch does not wait for a worker that was preempted between its number and its
+/// claim. That worker finds the batch closed whenever it goes on.
 #[test]
 fn close_does_not_wait_for_who_holds_no_claim() {
     explore(|_| {
@@ -373,7 +374,7 @@ fn close_does_not_wait_for_who_holds_no_claim() {
     });
 }
 
-/// Takes numbers with these limits until there are none, and returns them.
+/// Takes numbers with each of these limits until there are none left, and returns them.
 fn take_all(ticket: &ChunkCounter<ModelWord<impl Orders>>, limits: &[u32]) -> Vec<u32> {
     let mut got = Vec::new();
     for limit in limits {
@@ -385,7 +386,7 @@ fn take_all(ticket: &ChunkCounter<ModelWord<impl Orders>>, limits: &[u32]) -> Ve
     got
 }
 
-/// Two lanes take numbers, with limits that differ and grow.
+/// Models two lanes that take numbers, with limits that differ and grow.
 fn tickets<O: Orders>() {
     let ticket = Arc::new(ChunkCounter::<ModelWord<O>>::new(ModelWord::new(0)));
     let other = {
@@ -394,7 +395,7 @@ fn tickets<O: Orders>() {
     };
     let mut got = take_all(&ticket, &[2, 3]);
     let theirs = other.join().unwrap();
-    // In order within a lane, each number once, no gap.
+    // Numbers are in order within a lane, and each number is taken once, without gaps.
     assert!(got.is_sorted() && theirs.is_sorted());
     got.extend(theirs);
     got.sort_unstable();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How a batch gets to a worker and back into the pool: the mailbox, the reference count that says
-//! who is the last one, and the barriers between posting and sleeping.
+//! Models of a batch on its way to a worker and back into the pool: the mailbox, the reference
+//! count that identifies the last user, and the barriers between posting and sleeping.
 //!
 //! The module does this with the kernel's `SpinLock`, `Arc` and `set_current_state()`, which no
 //! host can run; these models restate it with the checker's primitives and the same orderings.
@@ -34,14 +34,14 @@ use std::sync::Arc;
 /// A batch object of the pool, and the mailbox of the one worker.
 struct Shared {
     batch: Batch<Sound>,
-    /// What is only valid while the object belongs to this batch.
+    /// Content that is only valid while the object belongs to this batch.
     payload: Bytes,
-    /// References, as `refcount_t` counts them.
+    /// The number of references, as in a `refcount_t`.
     refs: AtomicU32,
-    /// The orderings of letting go: release at each, acquire at the last.
+    /// The orderings of dropping a reference: that of each drop, and whether the last one acquires.
     put: (Ordering, bool),
     mailbox: Mutex<bool>,
-    /// How often it went back to the pool. Orders nothing.
+    /// The number of times that the object went back to the pool. Orders nothing.
     given_back: AtomicU32,
 }
 
@@ -69,7 +69,7 @@ impl Shared {
         core::mem::take(&mut *self.mailbox.lock().unwrap())
     }
 
-    /// Lets go. The last one gives the object back, where it is used for something else.
+    /// Drops a reference. The last drop gives the object back to the pool, which uses it again.
     fn put(&self) {
         let (order, acquire) = self.put;
         if self.refs.fetch_sub(1, order) == 1 {
@@ -85,11 +85,11 @@ impl Shared {
         self.given_back.fetch_add(1, Relaxed);
     }
 
-    /// What a worker does with its mail.
+    /// Works on the batch as a worker does.
     fn work(&self) {
         assert_eq!(self.payload.get(), OF_THIS_BATCH);
         self.batch.help(Lane::new(1));
-        // Its own accounts, after the last claim.
+        // The worker still uses the object after its last claim, for its accounts.
         assert_eq!(self.payload.get(), OF_THIS_BATCH);
     }
 }
@@ -106,7 +106,8 @@ fn batch_comes_back(order: (Ordering, bool), seen: &Seen) {
             }
         })
     };
-    // The mover's finish: nothing can be claimed, nothing is in flight, nobody gets it any more.
+    // The mover ends the batch: no chunk can be claimed or is in flight, and no worker gets it any
+    // more.
     while close(&all.batch.chunks).is_some() {
         thread::yield_now();
     }
@@ -142,7 +143,7 @@ fn mutant_last_put_without_acquire() {
     explore(|seen| batch_comes_back((Release, false), seen));
 }
 
-/// Mutant: the mover reuses the object when it is through, whoever else is inside.
+/// Mutant: the mover reuses the object when it has finished, whether or not a worker still uses it.
 #[test]
 #[should_panic(expected = "Causality violation")]
 fn mutant_batch_reused_too_early() {
@@ -166,8 +167,8 @@ fn mutant_batch_reused_too_early() {
     });
 }
 
-/// A batch object serves the next batch when it comes back: a chunk that is reset by who owns it
-/// alone is claimed anew, and nothing of the batch before is seen.
+/// A batch object serves the next batch when it comes back: a chunk that its only owner resets can
+/// be claimed again, and no state of the batch before is seen.
 #[test]
 fn batch_object_serves_twice() {
     explore(|_| {
@@ -189,7 +190,7 @@ fn batch_object_serves_twice() {
             all.put();
         }
         all.put();
-        // The pool's lock orders who gives back before who takes; here the join does.
+        // The pool's lock orders giving back before taking; here the join does.
         worker.join().unwrap();
         let (chunk, memory) = (&all.batch.chunks[0], &all.batch.memory[0]);
         assert!(!chunk.try_claim(Lane::MOVER));
@@ -213,7 +214,8 @@ fn batch_object_serves_twice() {
 const BUSY: u32 = 0;
 const ASLEEP: u32 = 1;
 
-/// A worker that goes to sleep while it is posted to: it is woken, or it sees the mail.
+/// Models a worker that goes to sleep while a batch is posted to it: either it is woken, or it sees
+/// the batch.
 fn post_and_sleep(barriers: (bool, bool), seen: &Seen) {
     let state = Arc::new(ModelWord::<Sound>::new(BUSY));
     let posted = Arc::new(ModelWord::<Sound>::new(0));

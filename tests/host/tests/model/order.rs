@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the protocol relies on outside itself: store fences (I11), and the reference count that
-//! says whether a folio's content is final (I1, I2).
+//! Models of the protocol's environment: store fences (I11), and the reference count that shows
+//! whether a folio's content is final (I1, I2).
 
 use crate::support::*;
 use ferry_core::{
@@ -30,8 +30,8 @@ use std::sync::Arc;
 
 const HELPER: Lane = Lane::new(1);
 
-/// A processor's write-combining buffer: what non-temporal stores put there reaches memory at any
-/// later time, whatever else the processor stores or releases meanwhile.
+/// The write-combining buffer of a processor: a non-temporal store reaches memory at any later
+/// time, whatever else the processor stores or releases meanwhile.
 struct WriteCombining(thread::JoinHandle<()>);
 
 impl WriteCombining {
@@ -41,7 +41,7 @@ impl WriteCombining {
         Self(thread::spawn(move || memory.dst.set(v)))
     }
 
-    /// `sfence`: the buffer is empty and all of it is visible before any later store.
+    /// Empties the buffer as `sfence` does: its stores are visible before any later store.
     fn fence(self) {
         self.0.join().unwrap();
     }
@@ -97,7 +97,8 @@ fn mutant_non_temporal_stores_without_fence() {
     explore(|seen| non_temporal_chunk(false, seen));
 }
 
-/// The same by entry: the fence belongs before each mark, one at the end of the chunk is too late.
+/// Models the same for entries: a fence has to precede each mark, because one at the end of the
+/// chunk is too late.
 fn non_temporal_entry(fenced: bool, seen: &Seen) {
     let chunk = Arc::new(Chunk::<ModelWord<Sound>>::new(ModelWord::new(0)));
     let entry = Arc::new(ModelWord::<Sound>::new(0));
@@ -142,12 +143,12 @@ fn mutant_entry_marked_before_the_fence() {
     explore(|seen| non_temporal_entry(false, seen));
 }
 
-/// The count of a folio that is unmapped and isolated and that nobody else holds.
+/// The reference count of a folio that is unmapped and isolated and has no other holder.
 const EXPECTED: u32 = 1;
-/// What the writer writes.
+/// The content that the writer writes.
 const WRITTEN: u32 = 77;
 
-/// What a model of a writer comes across if it leaves nothing out.
+/// The notes of a model of a writer that reaches all cases.
 const EVERY_END: [&str; 4] = [
     "moved, copied early",
     "moved, copied now",
@@ -162,9 +163,9 @@ struct Folio {
     pte: AtomicU32,
     /// The folio lock. The mover holds it from the start and lets it go once.
     locked: AtomicU32,
-    /// Whether the mapping has the new folio in it. Under the lock.
+    /// 1 if the mapping has the new folio in it. Accessed under the lock.
     moved: Bytes,
-    /// What `struct folio` says about it, reused when the folio is.
+    /// The content of `struct folio`, which is reused when the folio is.
     meta: Bytes,
     chunk: Chunk<ModelWord<Sound>>,
     memory: Memory,
@@ -183,7 +184,7 @@ impl Folio {
         }
     }
 
-    /// I1, as a worker does it: claim, then look, then copy.
+    /// Copies early as a worker does (I1): it claims, then checks the count, then copies.
     fn copy_early(&self, acquire: bool) {
         if !self.chunk.try_claim(HELPER) {
             return;
@@ -207,8 +208,8 @@ impl Folio {
         }
     }
 
-    /// The rest of migration: settle, stock check, stock copy if need be, move, unlock. Says
-    /// whether the folio moved.
+    /// Does the rest of the migration: settle, stock check, stock copy if need be, move, unlock.
+    /// Returns `true` if the folio moved.
     fn migrate(&self, seen: &Seen) -> bool {
         let last = self.settle();
         let moved = self.refs.load(Acquire) == EXPECTED;
@@ -229,8 +230,8 @@ impl Folio {
         moved
     }
 
-    /// A writer that has found the folio by a reference of its own and obeys the rule: it locks
-    /// after that, and looks whether the folio is still the one.
+    /// Writes as a writer that obeys the rule: it has a reference of its own, locks after that, and
+    /// checks whether the folio is still in the mapping.
     fn write_locked(&self) {
         while self.locked.load(Acquire) != 0 {
             thread::yield_now();
@@ -242,7 +243,7 @@ impl Folio {
         }
     }
 
-    /// What user space reads after all.
+    /// Returns the content that user space reads in the end.
     fn content(&self, moved: bool) -> u32 {
         if moved {
             self.memory.dst.get()
@@ -252,8 +253,8 @@ impl Folio {
     }
 }
 
-/// I1: a writer has held a reference since before the batch, writes, and drops it while a worker
-/// looks.
+/// Models I1: a writer has held a reference since before the batch, writes, and drops the reference
+/// while a worker checks the count.
 fn writer_with_a_reference(acquire: bool, seen: &Seen) {
     let folio = Arc::new(Folio::new(EXPECTED + 1));
     let writer = {
@@ -288,7 +289,7 @@ fn mutant_count_without_acquire() {
     explore(|seen| writer_with_a_reference(false, seen));
 }
 
-/// Mutant: copies without looking at the count.
+/// Mutant: copies without checking the count.
 #[test]
 #[should_panic(expected = "Causality violation")]
 fn mutant_copy_without_looking_at_the_count() {
@@ -316,7 +317,7 @@ fn mutant_copy_without_looking_at_the_count() {
     });
 }
 
-/// I2: a writer takes its reference, by the swap cache say, at any time, and locks.
+/// I2: a writer takes its reference at any time, for example through the swap cache, and locks.
 #[test]
 fn writer_that_locks_after_its_grab() {
     let seen = explore(|seen| {
@@ -341,11 +342,11 @@ fn writer_that_locks_after_its_grab() {
     assert_eq!(seen, EVERY_END);
 }
 
-/// Why shmem is not eligible as long as memfd_pin_folios() pins without the lock: the count is
-/// right when the worker looks, right when the mover checks, and the write in between is lost.
+/// Shows why shmem is not eligible while memfd_pin_folios() pins without the lock: the count is
+/// right when the worker checks it and when the mover checks it, and the write in between is lost.
 ///
-/// The content is atomic here, as the bytes of a folio are for a processor: the model fails by
-/// what is lost, not by the race.
+/// The content is atomic here, as the bytes of a folio are for a processor, so the model fails
+/// because of the lost write, not because of the race.
 #[test]
 #[should_panic(expected = "lost write")]
 fn mutant_writer_that_does_not_lock() {
@@ -382,9 +383,11 @@ fn mutant_writer_that_does_not_lock() {
     });
 }
 
-/// get_user_pages_fast() against unmap: takes a reference by the page table, then looks again.
+/// Models get_user_pages_fast() against unmap: it takes a reference by the page table, then checks
+/// the entry again.
 ///
-/// Who finds the entry gone goes the slow way, through the fault, which waits for the lock.
+/// If the entry has gone, the writer takes the slow path through the fault, which waits for the
+/// lock.
 fn writer_by_page_table(fences: bool, seen: &Seen) {
     let folio = Arc::new(Folio::new(EXPECTED));
     let writer = {
@@ -407,7 +410,7 @@ fn writer_by_page_table(fences: bool, seen: &Seen) {
             folio.write_locked();
         })
     };
-    // Unmap and flush.
+    // The mover unmaps and flushes.
     folio.pte.store(0, Relaxed);
     if fences {
         fence(SeqCst);
@@ -434,8 +437,7 @@ fn mutant_claim_before_the_flush() {
     explore_bounded(3, |seen| writer_by_page_table(false, seen));
 }
 
-/// Mutant: looks at the folio before it has claimed, when nothing keeps the mover from letting
-/// the folio go.
+/// Mutant: checks the folio before the claim, when the mover may still free the folio.
 #[test]
 #[should_panic(expected = "Causality violation")]
 fn mutant_check_before_claim() {
@@ -457,7 +459,7 @@ fn mutant_check_before_claim() {
     });
 }
 
-/// The same with the claim first passes.
+/// The same model passes with the claim first.
 #[test]
 fn check_after_claim() {
     let seen = explore(|seen| {
@@ -474,7 +476,7 @@ fn check_after_claim() {
     assert_eq!(seen, ["moved, copied early", "moved, copied now"]);
 }
 
-/// I6, mutant: the stock check comes first, and a folio that fails it is let go unsettled.
+/// Mutant of I6: the stock check comes first, and a folio that fails it is freed unsettled.
 #[test]
 #[should_panic(expected = "Causality violation")]
 fn mutant_check_before_settle() {
@@ -487,7 +489,7 @@ fn mutant_check_before_settle() {
         let walker = {
             let folio = folio.clone();
             thread::spawn(move || {
-                // Somebody looks at the folio for a moment and never writes.
+                // Another task holds the folio for a moment and never writes.
                 folio.refs.fetch_add(1, AcqRel);
                 folio.refs.fetch_sub(1, AcqRel);
             })

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A chunk that an engine copies: several descriptors, which end in any order, before the last of
-//! them has been made or after, and some of which may fail.
+//! Models of a chunk that an engine copies by several descriptors. They end in any order, before or
+//! after the last one has been made, and some may fail.
 
 use crate::support::*;
 use ferry_core::{
@@ -13,15 +13,15 @@ use ferry_core::{
 use loom::thread;
 use std::sync::Arc;
 
-/// What is broken.
+/// The change that breaks the model.
 #[derive(Copy, Clone, PartialEq, Eq)]
 enum Mutant {
     None,
     /// A descriptor counts only after it has been given to the engine.
     CountedLate,
-    /// Whoever makes descriptors does not count.
+    /// The maker of descriptors does not count.
     MakerDoesNotCount,
-    /// A failure is taken for a success.
+    /// A failure counts as a success.
     FailureForgotten,
 }
 
@@ -42,8 +42,8 @@ impl<O: Orders> Engine<O> {
     }
 }
 
-/// The mover makes descriptors, for as many threads of an engine, and waits for the chunk, whose
-/// memory it lets go at once.
+/// Models a mover that makes descriptors, for as many threads of an engine, waits for the chunk,
+/// and frees its memory at once.
 fn run<O: Orders>(parts: usize, poison: Option<usize>, mutant: Mutant, seen: &Seen) {
     let engine = Arc::new(Engine::<O> {
         chunk: Chunk::new(ModelWord::new(0)),
@@ -91,7 +91,7 @@ fn run<O: Orders>(parts: usize, poison: Option<usize>, mutant: Mutant, seen: &Se
         _ => "neither",
     });
     for (i, part) in engine.parts.iter().enumerate() {
-        // What the model checks first: nobody else is at this memory.
+        // The model checks first that no other thread accesses this memory.
         let dst = part.dst.get();
         if state == ChunkState::Done {
             assert_eq!(dst, content(i));

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! An engine that does not answer: whoever has proof that it is quiet ends its descriptors as
-//! failed, and the mover copies into the same destinations.
+//! Models of an engine that does not answer: a party that has proof that the engine is quiet ends
+//! its descriptors as failed, and the mover copies into the same destinations.
 //!
-//! The engine may answer all the same, at any time, so that two parties end the descriptor: the
-//! slot of a descriptor, a word that goes from busy to ended by compare-and-exchange, says who
-//! does, as in `src/engine/channel.rs`. The chunk and its count are those of the module.
+//! The engine may answer all the same, at any time, so two parties may end the descriptor. The slot
+//! of the descriptor, a word that goes from busy to ended by compare-and-exchange, decides which
+//! one does, as in `src/engine/channel.rs`. The chunk and its count are the code of the module.
 
 use crate::support::*;
 use ferry_core::{
@@ -18,7 +18,7 @@ use ferry_core::{
 use loom::thread;
 use std::sync::Arc;
 
-/// What is broken.
+/// The change that breaks the model.
 #[derive(Copy, Clone, PartialEq, Eq)]
 enum Mutant {
     None,
@@ -30,13 +30,13 @@ const LANE: Lane = Lane::new(1);
 const BUSY: u32 = 0;
 const ENDED: u32 = 1;
 
-/// A chunk of two descriptors, the second of which is not answered in time, or never.
+/// A chunk of two descriptors, the second of which is answered late or never.
 struct Engine<O> {
     chunk: Chunk<ModelWord<O>>,
     pending: Pending<ModelWord<O>>,
     slots: [ModelWord<O>; 2],
     parts: [Memory; 2],
-    /// Stored with release when the hardware does nothing any more: what a proof is about.
+    /// Stored with release when the hardware does not access memory any more, which a proof shows.
     quiet: ModelWord<O>,
     mutant: Mutant,
 }
@@ -51,8 +51,8 @@ impl<O: Orders> Engine<O> {
         }
     }
 
-    /// The hardware, and its driver, which tells of the first descriptor and, if `answers`, of the
-    /// second.
+    /// Runs the hardware, and its driver, which reports the first descriptor and, if `answers`, the
+    /// second one.
     fn work(&self, answers: bool) {
         self.parts[0].copy();
         self.end(0, true);
@@ -63,7 +63,7 @@ impl<O: Orders> Engine<O> {
         }
     }
 
-    /// Who is asked for proof: ends what has not ended, if there is any.
+    /// Asks for proof and, if there is one, ends the descriptors that have not ended.
     fn prove(&self) {
         if self.mutant == Mutant::NoProof || self.quiet.load_acquire() != 0 {
             self.end(0, false);
@@ -88,7 +88,7 @@ fn run<O: Orders>(answers: bool, mutant: Mutant, seen: &Seen) {
     assert_eq!(engine.pending.end(true), None);
     let hardware = engine.clone();
     let hardware = thread::spawn(move || hardware.work(answers));
-    // That the mover sees what another thread has done before it completes a chunk is in `claim`.
+    // `claim` models that the mover sees the writes of a thread that completes a chunk.
     let state = loop {
         match engine.chunk.state() {
             ChunkState::Claimed(_) => {
@@ -100,7 +100,7 @@ fn run<O: Orders>(answers: bool, mutant: Mutant, seen: &Seen) {
     };
     match state {
         ChunkState::Done => seen.note("done"),
-        // The stock copy, of the whole folio.
+        // The stock code copies the whole folio.
         ChunkState::Failed => {
             seen.note("failed");
             engine.parts.iter().for_each(Memory::copy);
@@ -108,7 +108,7 @@ fn run<O: Orders>(answers: bool, mutant: Mutant, seen: &Seen) {
         _ => {}
     }
     for (i, part) in engine.parts.iter().enumerate() {
-        // What the model checks first: nobody else is at this memory.
+        // The model checks first that no other thread accesses this memory.
         assert_eq!(part.dst.get(), content(i));
         part.let_go();
     }

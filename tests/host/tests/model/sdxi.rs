@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The ring of an SDXI context: producers side by side, a device that takes whatever is valid, be
-//! it rung for or not, and slots that are used again.
+//! Models of the ring of an SDXI context, with concurrent producers, a device that takes any valid
+//! descriptor with or without a doorbell, and slots that are used again.
 
 use crate::support::*;
 use ferry_core::sdxi::{
@@ -32,48 +32,48 @@ use loom::{
 };
 use std::sync::Arc;
 
-/// What is broken.
+/// The change that breaks the model.
 #[derive(Copy, Clone, PartialEq, Eq)]
 enum Mutant {
     None,
-    /// Nothing orders a descriptor before its valid bit.
+    /// No barrier orders a descriptor before its valid bit.
     ValidUnordered,
     /// The valid bit is written with the first word, before the others.
     ValidFirst,
-    /// Nothing orders what is read after the signal.
+    /// No barrier orders later reads after the signal.
     SignalUnordered,
     /// The error is read before the signal.
     ErrorFirst,
     /// A block that was used is not armed again.
     NotArmed,
-    /// That the device has begun is taken for that it is done, as read_index would have it.
+    /// A descriptor that the device has begun counts as done, as `read_index` would have it.
     BegunIsDone,
     /// Producers have no lock in common.
     NoLock,
 }
 
-/// The memory of a ring as the checker sees it. Of a descriptor's body, the tag is kept.
+/// The memory of a ring as the checker sees it. The tag stands for the body of a descriptor.
 struct Shared {
     mutant: Mutant,
     words: Vec<AtomicU64>,
     bodies: Vec<Bytes>,
     signals: Vec<AtomicU64>,
     errors: Vec<AtomicBool>,
-    /// What was read too early, with [`Mutant::ErrorFirst`].
+    /// The error that was read too early, with [`Mutant::ErrorFirst`].
     early: AtomicBool,
     begun: AtomicU64,
     doorbell: AtomicU64,
     copies: Vec<Memory>,
     /// The copy that fails.
     bad: Option<usize>,
-    /// Which of [`NOTES`] apply; not for the checker.
+    /// A bit for each of [`NOTES`] that happened; the checker does not watch it.
     notes: [std::sync::atomic::AtomicBool; 3],
 }
 
-/// What may happen.
+/// The events that a model notes.
 const NOTES: [&str; 3] = ["not rung for", "full", "wait"];
 
-/// Addresses are tags in disguise.
+/// Returns the copy of a tag: the tag stands for the address.
 fn copy(tag: usize) -> Descriptor {
     let at = (tag as u64 + 1) << 12;
     Descriptor::copy(0, at, at | 1 << 40, 64).unwrap()
@@ -102,7 +102,7 @@ impl RingMemory for Shared {
         self.words[slot].store(word0, order);
     }
 
-    /// What the device goes by is the valid bit.
+    /// The device looks at the valid bit only.
     fn set_write_index(&self, _index: u64) {}
 
     fn ring(&self, index: u64) {
@@ -147,7 +147,7 @@ impl Shared {
         }
     }
 
-    /// The device, until it has carried out as many descriptors as there are copies.
+    /// Runs the device until it has carried out as many descriptors as there are copies.
     fn device(&self) {
         for index in 0..self.copies.len() {
             let slot = index % self.words.len();
@@ -162,7 +162,7 @@ impl Shared {
                 self.notes[0].store(true, Relaxed);
             }
             let tag = self.bodies[slot].get() as usize;
-            // Before anything else, so that the slot is free when this is done.
+            // The valid bit is cleared first, so that the slot is free when the copy is done.
             self.words[slot].store(word0 & !VALID, Relaxed);
             self.begun.fetch_add(1, Release);
             if self.bad == Some(tag) {
@@ -176,7 +176,7 @@ impl Shared {
     }
 }
 
-/// What a lock protects.
+/// The data that a lock protects.
 struct Locked {
     ring: Ring<Vec<RingSlot>>,
     reported: Vec<Option<bool>>,
@@ -199,7 +199,7 @@ impl Locked {
     }
 }
 
-/// Hands one copy over, when there is room.
+/// Hands one copy over once there is room.
 fn submit(shared: &Shared, locked: &Mutex<Locked>, tag: usize) {
     loop {
         let mut guard = locked.lock().unwrap();
@@ -215,7 +215,7 @@ fn submit(shared: &Shared, locked: &Mutex<Locked>, tag: usize) {
     }
 }
 
-/// Waits for the report of a copy, and uses its memory otherwise at once.
+/// Waits for the report of a copy, and at once uses its memory for another purpose.
 fn wait(shared: &Shared, locked: &Mutex<Locked>, tag: usize) {
     let good = loop {
         let mut guard = locked.lock().unwrap();
@@ -228,7 +228,7 @@ fn wait(shared: &Shared, locked: &Mutex<Locked>, tag: usize) {
         thread::yield_now();
     };
     let memory = &shared.copies[tag];
-    // What the model checks first: nobody else is at this memory.
+    // The model checks first that no other thread accesses this memory.
     memory.let_go();
     let copied = memory.copies.get() == 1;
     assert_eq!(
@@ -247,7 +247,8 @@ fn finish(shared: &Shared, device: thread::JoinHandle<()>, seen: &Seen) {
     }
 }
 
-/// One after the other: what is reported is used otherwise while the next is copied.
+/// Models copies one after the other: the memory of a reported copy is used for another purpose
+/// while the next copy runs.
 fn one_producer(slots: usize, bad: Option<usize>, mutant: Mutant, seen: &Seen) {
     let shared = Arc::new(Shared::new(slots, 2, bad, mutant));
     let locked = Mutex::new(Locked::new(slots, 2));
@@ -262,7 +263,7 @@ fn one_producer(slots: usize, bad: Option<usize>, mutant: Mutant, seen: &Seen) {
     finish(&shared, device, seen);
 }
 
-/// Side by side, with a lock in common.
+/// Models copies by concurrent producers with a lock in common.
 fn two_producers(mutant: Mutant, seen: &Seen) {
     let shared = Arc::new(Shared::new(2, 2, None, mutant));
     let lock = || Arc::new(Mutex::new(Locked::new(2, 2)));
@@ -344,7 +345,7 @@ fn mutant_error_read_before_the_signal() {
     explore_bounded(2, |seen| one_producer(2, Some(0), Mutant::ErrorFirst, seen));
 }
 
-/// The second copy in a slot is taken for done as soon as it is handed over.
+/// The second copy in a slot counts as done as soon as it is handed over.
 #[test]
 #[should_panic(expected = "a wrong report")]
 fn mutant_block_not_armed() {

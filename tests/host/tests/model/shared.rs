@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Folios that share a chunk, and a whole batch of both kinds.
+//! Models of folios that share a chunk, and of a whole batch with folios of both kinds.
 
 use crate::support::*;
 use ferry_core::{
@@ -17,7 +17,7 @@ use ferry_core::{
 use loom::thread;
 use std::sync::Arc;
 
-/// One chunk with several folios.
+/// A model of one chunk with several folios.
 struct Shared<O> {
     chunk: Chunk<ModelWord<O>>,
     entries: Vec<ModelWord<O>>,
@@ -50,7 +50,7 @@ impl<O: Orders> Shared<O> {
                 return;
             }
             if self.skip == Some(i) {
-                // Looks at the folio, and then never again.
+                // This is the last access of the lane to the folio.
                 let _ = memory.src.get();
                 entry_mark(entry, EntryState::Skipped);
             } else {
@@ -61,7 +61,7 @@ impl<O: Orders> Shared<O> {
         self.chunk.complete(lane, true);
     }
 
-    /// The mover: each folio is settled and let go before the next one.
+    /// Runs the mover, which settles and frees each folio before the next one.
     fn settle(&self, settle: SettleFn<O>, seen: &Seen) {
         for (i, (entry, memory)) in self.entries.iter().zip(&self.memory).enumerate() {
             let last = loop {
@@ -83,7 +83,7 @@ impl<O: Orders> Shared<O> {
                 }
                 Settle::Partial => {
                     let _ = memory.copies.get();
-                    // A lane that never fails leaves no doubt about a folio that may be copied.
+                    // A lane that never fails skips no folio that may be copied.
                     assert!(self.skip == Some(i) || self.poison.is_some_and(|p| p <= i));
                 }
                 step => panic!("{step:?}"),
@@ -182,7 +182,7 @@ fn mutant_failed_chunk_without_acquire() {
     explore(|seen| shared::<FailureRelaxed>(1, 1, None, Some(0), settle_shared, seen));
 }
 
-/// Mutant: the chunk being final is not asked for.
+/// Mutant: does not check whether the chunk is final.
 fn settle_by_entry_only<O: Orders>(c: &Chunk<ModelWord<O>>, e: &ModelWord<O>) -> Settle {
     match settle_shared(c, e) {
         Settle::Wait(_) => Settle::Partial,
@@ -194,7 +194,7 @@ fn settle_by_entry_only<O: Orders>(c: &Chunk<ModelWord<O>>, e: &ModelWord<O>) ->
 #[should_panic(expected = "Causality violation")]
 fn mutant_shared_settle_that_does_not_wait() {
     explore(|seen| {
-        // A folio of which the mover says "partial" although the lane is at it.
+        // The mover takes the folio for partial although the lane is copying it.
         let all = Arc::new(Shared::<Sound>::new(1, Some(0), None));
         let worker = {
             let all = all.clone();
@@ -205,7 +205,7 @@ fn mutant_shared_settle_that_does_not_wait() {
     });
 }
 
-/// Mutant: looks at the entry first, then at the chunk, which may end in between.
+/// Mutant: reads the entry first, then the chunk, which may end in between.
 fn settle_entry_first<O: Orders>(c: &Chunk<ModelWord<O>>, e: &ModelWord<O>) -> Settle {
     let state = entry_state(e);
     match settle_shared(c, e) {
@@ -220,7 +220,7 @@ fn mutant_shared_settle_that_reads_the_entry_first() {
     explore(|seen| shared::<Sound>(1, 1, None, None, settle_entry_first, seen));
 }
 
-/// Mutant: a lane that says "copied" first and copies then.
+/// Mutant: the lane marks the entry as copied before it copies.
 #[test]
 #[should_panic(expected = "Causality violation")]
 fn mutant_entry_marked_before_its_bytes() {
@@ -241,8 +241,8 @@ fn mutant_entry_marked_before_its_bytes() {
     });
 }
 
-/// A large folio of two chunks, then two small ones that share the third, two workers, and the end
-/// of the batch with everything let go. Where the mover would wait, it copies ahead.
+/// Models a large folio of two chunks, two small ones that share the third chunk, two workers, and
+/// the end of the batch, when all memory is freed. The mover copies ahead instead of waiting.
 #[test]
 fn whole_batch() {
     let seen = explore_bounded(2, |seen| {
@@ -290,7 +290,7 @@ fn whole_batch() {
         }
         large.memory.iter().for_each(Memory::let_go);
         small.settle(settle_shared, seen);
-        // A lane may still have to say that it is through with the chunk.
+        // A lane may still have to complete the chunk.
         while close(&large.chunks).is_some() || close(core::slice::from_ref(&small.chunk)).is_some()
         {
             thread::yield_now();

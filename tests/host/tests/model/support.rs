@@ -2,8 +2,8 @@
 
 //! The checker's word, sound and broken, and memory that it watches.
 //!
-//! Models share by the standard `Arc`, not the checker's: its references are not under test, and
-//! the checker's cannot be dropped when a mutant fails.
+//! Models share data by the standard `Arc`, not the checker's: references are not under test, and
+//! the checker's `Arc` cannot be dropped when a mutant fails.
 
 use ferry_core::{
     Chunk,
@@ -31,27 +31,27 @@ use std::{
     },
 };
 
-/// How a word orders. The defaults are what [`Word`] asks for; each mutant changes one.
+/// The orderings of a word. The defaults are those that [`Word`] requires; each mutant changes one.
 pub(crate) trait Orders: Send + Sync + 'static {
     const LOAD_ACQUIRE: Ordering = Acquire;
     const STORE_RELEASE: Ordering = Release;
     const EXCHANGE_FAILS: Ordering = Acquire;
     const EXCHANGE_SUCCEEDS: Ordering = AcqRel;
-    /// False: compare-and-exchange is a load and a plain store.
+    /// `false` if compare-and-exchange is a load and a plain store.
     const EXCHANGE_IS_ATOMIC: bool = true;
 }
 
-/// What the protocol asks for.
+/// The orderings that the protocol requires.
 pub(crate) struct Sound;
 impl Orders for Sound {}
 
-/// Mutant: completion does not release.
+/// Mutant: a completion does not release.
 pub(crate) struct StoreRelaxed;
 impl Orders for StoreRelaxed {
     const STORE_RELEASE: Ordering = Relaxed;
 }
 
-/// Mutant: who reads a state does not acquire.
+/// Mutant: reading a state does not acquire.
 pub(crate) struct LoadRelaxed;
 impl Orders for LoadRelaxed {
     const LOAD_ACQUIRE: Ordering = Relaxed;
@@ -70,7 +70,7 @@ impl Orders for ExchangeRelaxed {
     const EXCHANGE_SUCCEEDS: Ordering = Relaxed;
 }
 
-/// Mutant: claims and revocations look, then store.
+/// Mutant: claims and revocations load, then store.
 pub(crate) struct ExchangeTorn;
 impl Orders for ExchangeTorn {
     const EXCHANGE_IS_ATOMIC: bool = false;
@@ -116,7 +116,7 @@ impl<O: Orders> Word for ModelWord<O> {
     }
 }
 
-/// A chunk of memory, as large as a chunk or a folio; the checker watches who accesses it.
+/// Memory of the size of a chunk or a folio; the checker watches the accesses to it.
 pub(crate) struct Bytes(loom::cell::UnsafeCell<u32>);
 
 // SAFETY: The checker fails the model at the first access that is not ordered with another one,
@@ -140,12 +140,12 @@ impl Bytes {
     }
 }
 
-/// What the source of chunk `i` holds before it is moved.
+/// Returns the content of the source of chunk `i` before it is moved.
 pub(crate) fn content(i: usize) -> u32 {
     100 + i as u32
 }
 
-/// What memory holds that was freed and used by somebody else.
+/// The content of memory that was freed and has another user.
 pub(crate) const REUSED: u32 = 0xdead;
 
 /// Source and destination of one chunk or one folio, and how often it was copied.
@@ -164,20 +164,20 @@ impl Memory {
         }
     }
 
-    /// What a lane does between a claim and its end.
+    /// Copies, as a lane does between a claim and its end.
     pub(crate) fn copy(&self) {
         self.dst.set(self.src.get());
         self.copies.set(self.copies.get() + 1);
     }
 
-    /// What a lane does that fails in the middle.
+    /// Copies as a lane does that fails in the middle.
     pub(crate) fn copy_and_fail(&self) {
         let _ = self.src.get();
         self.dst.set(!0);
     }
 
-    /// What the mover may do once the folio is settled: the source is freed and used by somebody,
-    /// the destination is mapped and written by its user.
+    /// Accesses the memory as the mover may once the folio is settled: the source is freed and gets
+    /// another user, the destination is mapped and written by its user.
     pub(crate) fn let_go(&self) {
         self.src.set(REUSED);
         self.dst.set(REUSED);
@@ -203,14 +203,14 @@ impl<O: Orders> Batch<O> {
         }
     }
 
-    /// A worker: takes tickets as long as there are any.
+    /// Runs a worker, which takes numbers of chunks as long as there are any.
     pub(crate) fn help(&self, lane: Lane) {
         while let Some(i) = self.ticket.take(self.chunks.len() as u32) {
             self.try_copy(i as usize, lane);
         }
     }
 
-    /// Claims one chunk, copies and completes it; false if it was not to be had.
+    /// Claims one chunk, copies and completes it. Returns `false` if it was not free.
     pub(crate) fn try_copy(&self, i: usize, lane: Lane) -> bool {
         let claimed = self.chunks[i].try_claim(lane);
         if claimed {
@@ -226,10 +226,10 @@ impl<O: Orders> Batch<O> {
     }
 }
 
-/// What happened in any of the interleavings of a model.
+/// The notes of all interleavings of a model.
 ///
-/// A model that never gets into the situation that it is about passes too; this is how it shows
-/// that it did.
+/// A model that never reaches the situation that it is about would pass, too; its notes show that
+/// it did reach it.
 #[derive(Default)]
 pub(crate) struct Seen(std::sync::Mutex<BTreeSet<&'static str>>);
 
@@ -250,13 +250,13 @@ impl Seen {
     }
 }
 
-/// Runs every interleaving of `f`, and returns what it noted, in alphabetical order.
+/// Runs every interleaving of `f`, and returns its notes in alphabetical order.
 pub(crate) fn explore(f: impl Fn(&Seen) + Sync + Send + 'static) -> Vec<&'static str> {
     run(None, f)
 }
 
-/// Runs every interleaving of `f` with at most `preemptions` switches away from a thread that
-/// could have gone on, and returns what it noted.
+/// Runs every interleaving of `f` with at most `preemptions` switches away from a thread that could
+/// have gone on, and returns its notes.
 pub(crate) fn explore_bounded(
     preemptions: usize,
     f: impl Fn(&Seen) + Sync + Send + 'static,
@@ -266,7 +266,7 @@ pub(crate) fn explore_bounded(
 
 fn run(preemptions: Option<usize>, f: impl Fn(&Seen) + Sync + Send + 'static) -> Vec<&'static str> {
     let mut builder = loom::model::Builder::new();
-    // Not from the environment: what a model proves does not depend on who runs it.
+    // The settings do not come from the environment, so a model proves the same wherever it runs.
     builder.preemption_bound = preemptions;
     builder.max_branches = 10_000;
     builder.max_duration = None;
@@ -283,7 +283,7 @@ fn run(preemptions: Option<usize>, f: impl Fn(&Seen) + Sync + Send + 'static) ->
     let runs = runs.load(Relaxed);
     let seen = Vec::from_iter(seen.0.lock().unwrap().iter().copied());
     println!("{runs} interleavings, preemptions {preemptions:?}, seen {seen:?}");
-    // One interleaving means that nothing was concurrent.
+    // A single interleaving would mean that the model has no concurrency.
     assert!(runs > 1);
     seen
 }

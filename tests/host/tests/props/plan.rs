@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A plan covers every byte once, in order, in balanced chunks, whatever the numbers are.
+//! Property tests of plans: a plan covers every byte once, in order, in balanced chunks, whatever
+//! the numbers are.
 
 use ferry_core::{
     plan::{
@@ -25,7 +26,7 @@ use proptest::{
 
 const PAGE: u64 = 4096;
 
-/// Sizes of folios as they come: pages, and orders up to 4M, not all of them eligible.
+/// Generates sizes of folios as they occur: pages, and orders up to 4M, not all of them eligible.
 fn folios() -> impl Strategy<Value = Vec<u64>> {
     vec(
         prop_oneof![
@@ -43,7 +44,7 @@ fn chunk_bytes() -> impl Strategy<Value = u64> {
     (16u64..=512).prop_map(|pages| pages * PAGE)
 }
 
-/// Numbers where overflow lives.
+/// Generates numbers at which arithmetic may overflow.
 fn extreme() -> impl Strategy<Value = u64> {
     prop_oneof![
         any::<u64>(),
@@ -56,13 +57,13 @@ fn extreme() -> impl Strategy<Value = u64> {
     ]
 }
 
-/// Checks what must hold of any plan, and returns the eligible bytes of the entries it covers.
+/// Checks the properties of every plan, and returns the eligible bytes of the entries it covers.
 fn check(sizes: &[u64], cut: u64, out: &[ChunkRange], got: Planned) -> Result<u64, TestCaseError> {
     let chunks = &out[..got.chunks as usize];
     let entries = got.entries as usize;
     prop_assert!(entries <= sizes.len());
 
-    // Walks entries and chunks side by side: every eligible byte once, and in order.
+    // Walks entries and chunks side by side: every eligible byte occurs once, and in order.
     let mut at = 0;
     let mut pos = 0;
     for (i, &size) in sizes[..entries].iter().enumerate() {
@@ -124,14 +125,14 @@ proptest! {
             let [a, b] = pair else { unreachable!() };
             let (of_a, of_b) = (sizes[a.first as usize], sizes[b.first as usize]);
             if a.first == b.first {
-                // Parts of one folio: equal but for one page, the longer ones first.
+                // Parts of one folio are equal except for one page, the longer ones first.
                 prop_assert!(a.len == b.len || a.len == b.len + PAGE);
             } else if of_a <= cut && of_b <= cut {
-                // Nothing that would still have fitted was left to the next.
+                // No folio that would still have fitted went into the next chunk.
                 prop_assert!(a.len + of_b > cut);
             }
         }
-        // No more chunks of a large folio than it takes.
+        // A large folio has no more chunks than it takes.
         for (i, &size) in sizes.iter().enumerate().filter(|(_, size)| **size > cut) {
             let parts = chunks.iter().filter(|p| p.first as usize == i).count() as u64;
             prop_assert_eq!(parts, size.div_ceil(cut));
@@ -151,7 +152,7 @@ proptest! {
         if let Some(&next) = sizes.get(got.entries as usize) {
             prop_assert!(next.div_ceil(cut) > room as u64 - u64::from(got.chunks));
         }
-        // And what is left goes into the next plan.
+        // The rest of the entries goes into the next plan.
         let rest = &sizes[got.entries as usize..];
         let more = plan(rest.iter().copied(), cut, &mut out);
         check(rest, cut, &out, more)?;
@@ -189,7 +190,7 @@ proptest! {
         if len.div_ceil(cut) <= room as u64 {
             prop_assert_eq!((got.entries, got.bytes), (1, len));
         } else {
-            // As much as the room holds, and the caller goes on from there.
+            // The plan has as much as there is room for, and the caller goes on from there.
             prop_assert_eq!((got.entries, got.bytes), (0, room as u64 * cut));
         }
     }

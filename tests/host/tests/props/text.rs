@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Parsers take any text, refuse what they should, and their output reads back.
+//! Property tests of parsers: they take any text, refuse wrong values, and can read their own
+//! output.
 
 use ferry_core::{
     hist::{
@@ -77,7 +78,7 @@ proptest! {
             Err(e) => {
                 let says = e.to_string();
                 prop_assert!(says.starts_with(knob.name));
-                // Fit for one line of the kernel's log.
+                // The text fits into one line of the kernel log.
                 prop_assert!(says.len() < 500 && says.is_ascii() && !says.contains(char::is_control));
             }
         }
