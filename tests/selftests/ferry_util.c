@@ -539,6 +539,25 @@ long ferry_node_free(int node)
 	return n < 0 ? n : n * (long)FERRY_PAGE;
 }
 
+long ferry_node_min(int node)
+{
+	FILE *f = fopen("/proc/zoneinfo", "r");
+	long sum = 0, pages;
+	char line[256];
+	int at = -1;
+
+	if (!f)
+		return -1;
+	while (fgets(line, sizeof(line), f)) {
+		if (sscanf(line, "Node %d, zone", &at) == 1)
+			continue;
+		if (at == node && sscanf(line, " min %ld", &pages) == 1)
+			sum += pages;
+	}
+	fclose(f);
+	return sum * (long)FERRY_PAGE;
+}
+
 long ferry_corrupted_kib(void)
 {
 	char buf[8192], *p;

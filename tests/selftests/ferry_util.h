@@ -142,6 +142,12 @@ long ferry_vmstat(const char *name);
 long ferry_node_vmstat(int node, const char *name);
 /* Free memory of a node in bytes. */
 long ferry_node_free(int node);
+/*
+ * Free memory in bytes below which the kernel gives none of a node to user space: the sum of
+ * its zones' "min" watermarks. It is several times larger while huge pages are enabled.
+ * Returns -1 if it cannot be read.
+ */
+long ferry_node_min(int node);
 /* HardwareCorrupted of /proc/meminfo; -1 if there is none. */
 long ferry_corrupted_kib(void);
 /* How many tiers of memory the kernel knows. */

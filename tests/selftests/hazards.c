@@ -85,7 +85,7 @@ static bool race_has_more(void *arg)
 {
 	struct race_full *f = arg;
 
-	return ferry_node_free(f->node) > f->left;
+	return ferry_node_free(f->node) > f->left + ferry_node_min(f->node);
 }
 
 int race_full(struct race_full *f, size_t folio)

@@ -68,14 +68,14 @@ void race_touch(const char *p);
 
 struct race_full {
 	int node;
-	long left;
+	long left;	/* bytes, above what the kernel keeps for itself */
 	char *mem;
 	size_t len;
 };
 
 /*
- * Takes all free memory of f->node but for f->left bytes, as new anonymous folios of
- * @folio bytes. race_full_end() gives it back, and has to be called after a failure, too.
+ * Takes all free memory of f->node but for f->left bytes and what the kernel keeps for
+ * itself (ferry_node_min()), as new anonymous folios of @folio bytes. race_full_end() gives it back, and has to be called after a failure, too.
  */
 int race_full(struct race_full *f, size_t folio);
 
