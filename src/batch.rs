@@ -196,12 +196,7 @@ impl crate::migrate_copy::batch::Pooled for Batch {
     }
 
     fn copied(&self, bytes: u64) {
-        let counter = if self.raw.is_early() {
-            Counter::BytesEarly
-        } else {
-            Counter::BytesInPlace
-        };
-        self.stats.add(counter, bytes);
+        self.count_bytes(bytes);
         self.stats.add(Counter::EngineBytes, bytes);
     }
 }
@@ -410,15 +405,20 @@ impl Batch {
         true
     }
 
-    /// Counts what has become of a chunk that a CPU has copied.
-    pub(crate) fn account(&self, copied: Copied, ok: bool) {
-        let stats = &self.stats;
-        let bytes = if self.raw.is_early() {
+    /// Counts bytes that a CPU or an engine has copied.
+    fn count_bytes(&self, bytes: u64) {
+        let counter = if self.raw.is_early() {
             Counter::BytesEarly
         } else {
             Counter::BytesInPlace
         };
-        stats.add(bytes, copied.bytes);
+        self.stats.add(counter, bytes);
+    }
+
+    /// Counts the result of a chunk that a CPU has copied.
+    pub(crate) fn account(&self, copied: Copied, ok: bool) {
+        let stats = &self.stats;
+        self.count_bytes(copied.bytes);
         stats.add(Counter::CopiedEarly, copied.folios.into());
         for _ in 0..copied.referenced {
             stats.fallback(Cause::References, 0);

@@ -78,6 +78,14 @@ impl Dispatcher {
         Self { session }
     }
 
+    /// Returns `true` if the migrator may be used where the caller is: in reclaim, or where it must
+    /// not block.
+    fn may_use_migrator(&self, call: Call) -> bool {
+        let limits = self.session.migrator.limits();
+        (limits.in_reclaim || !sched::in_reclaim())
+            && (limits.in_async || reasons::may_block(call.reason))
+    }
+
     fn decline(&self, cause: Cause, bytes: u64) {
         self.session.stats.fallback(cause, bytes);
     }
@@ -92,10 +100,7 @@ impl Provider for Dispatcher {
             self.decline(Cause::Reason, 0);
             return None;
         }
-        let limits = self.session.migrator.limits();
-        if (sched::in_reclaim() && !limits.in_reclaim)
-            || (!limits.in_async && !reasons::may_block(call.reason))
-        {
+        if !self.may_use_migrator(call) {
             self.decline(Cause::Context, 0);
             return None;
         }
@@ -144,8 +149,7 @@ impl Provider for Dispatcher {
         batch.set_class(plan.measures().then_some(class));
 
         let batch = Arc::from(batch);
-        // A batch that its mover copies alone is submitted, too: its chunks are what is measured.
-        if plan != CopyPlan::MoverOnly && !session.migrator.submit(&batch, plan) {
+        if !session.submit(&batch, plan) {
             stats.fallback(Cause::Busy, planned.bytes);
             Batch::put(batch);
             return None;
@@ -220,9 +224,7 @@ impl Provider for Dispatcher {
         if !shared.knobs.reasons().contains(call.reason) {
             return CopyOutcome::NOT;
         }
-        let limits = session.migrator.limits();
-        let fits = (limits.in_reclaim || !sched::in_reclaim())
-            && (limits.in_async || reasons::may_block(call.reason));
+        let fits = self.may_use_migrator(call);
         if shared.inject.decline_in_place() {
             session.stats.add(Counter::InPlaceFailed, 1);
             return CopyOutcome::NOT;
@@ -301,8 +303,7 @@ impl Dispatcher {
             let first = offset == 0;
             offset = offset.saturating_add(planned.bytes);
             let batch = Arc::from(unique);
-            let taken = plan == CopyPlan::MoverOnly
-                || planned.chunks > 1 && session.migrator.submit(&batch, plan);
+            let taken = planned.chunks > 1 && session.submit(&batch, plan);
             if !taken && first {
                 Batch::put(batch);
                 return self.copy_alone(folio, cpu.routine);

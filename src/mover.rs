@@ -31,6 +31,7 @@ use crate::{
         provider, //
     },
     migrator::{
+        CopyPlan,
         Migrator,
         Quiet, //
     },
@@ -82,6 +83,12 @@ impl Session {
             return None;
         }
         self.pool.take(&self.stats)
+    }
+
+    /// Hands a batch to the workers or channels that copy it with the mover. Returns `false` if none
+    /// of them has taken it; a batch that is planned for the mover alone needs none.
+    pub(crate) fn submit(&self, batch: &Arc<Batch>, plan: CopyPlan) -> bool {
+        plan == CopyPlan::MoverOnly || self.migrator.submit(batch, plan)
     }
 
     /// Copies one chunk.

@@ -17,10 +17,21 @@ use ferry_core::{
         Extent,
         Segment, //
     },
+    Chunk,
     EntryState,
-    Lane, //
+    Lane,
+    Pending, //
 };
-use kernel::sync::atomic::Relaxed;
+use kernel::sync::atomic::{
+    Atomic,
+    Relaxed, //
+};
+
+/// The state of a chunk, on the kernel's atomics.
+type ChunkState = Chunk<Atomic<u32>>;
+
+/// The counter of the references to a chunk, on the kernel's atomics.
+type References = Pending<Atomic<u32>>;
 
 /// What engines do with chunks.
 ///
@@ -75,12 +86,15 @@ impl MigrateCopyBatch {
         }
     }
 
+    /// Returns a chunk, and the counter of its references.
+    fn engine_chunk(&self, chunk: u32) -> Option<(&ChunkState, &References)> {
+        let index = chunk as usize;
+        Some((self.chunks().get(index)?, self.pending.get(index)?))
+    }
+
     /// Lets go of one reference to a chunk that an engine has; the last one completes it.
     fn release_chunk(&self, chunk: u32, lane: Lane, ok: bool) {
-        let (Some(c), Some(p)) = (
-            self.chunks().get(chunk as usize),
-            self.pending.get(chunk as usize),
-        ) else {
+        let Some((c, p)) = self.engine_chunk(chunk) else {
             return;
         };
         if let Some(ok) = p.end(ok) {
@@ -117,12 +131,7 @@ impl<'a> EngineClaims<'a> {
     /// Claims the next chunk. Returns `None` if there is none, or another lane has claimed it.
     pub(crate) fn claim_next(&mut self) -> Option<u32> {
         let chunk = self.claimed.end;
-        let (Some(c), Some(p)) = (
-            self.batch.chunks().get(chunk as usize),
-            self.batch.pending.get(chunk as usize),
-        ) else {
-            return None;
-        };
+        let (c, p) = self.batch.engine_chunk(chunk)?;
         if !c.try_claim(self.lane) {
             return None;
         }
