@@ -45,7 +45,7 @@ enum ferry_event {
 };
 
 /*
- * Whoever is told of events. @event is an enum ferry_event: Rust has no type of that
+ * Handles an event. @event is an enum ferry_event: Rust has no type of that
  * kind, and with CONFIG_CFI the types of a function and of its callers must agree.
  */
 typedef void (*ferry_watch_fn_t)(void *data, unsigned int event,

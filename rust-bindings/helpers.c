@@ -24,7 +24,7 @@ bool ferry_may_claim(const struct migrate_copy_entry *e)
 	return migrate_copy_may_claim(e);
 }
 
-/* These two for helpers only, who hold claims for others. */
+/* For workers only, which hold claims for a mover. */
 void ferry_lockdep_claim(void)
 {
 	migrate_copy_lockdep_claim();
@@ -35,7 +35,7 @@ void ferry_lockdep_release(void)
 	migrate_copy_lockdep_release();
 }
 
-/* The number of the cgroup that pays for the caller's helpers, 0 for the root. */
+/* Returns the number of the cgroup that pays for the caller's workers, 0 for the root. */
 u64 ferry_payer(void)
 {
 #ifdef CONFIG_CGROUPS
@@ -49,7 +49,7 @@ u64 ferry_payer(void)
 	return 0;
 }
 
-/* By the mover: helpers have spent this time for it. */
+/* Charges the caller, a mover, for time that workers have spent for it. */
 void ferry_charge(u64 ns)
 {
 	migrate_copy_charge(ns);
@@ -121,8 +121,8 @@ void ferry_bh_enable(void)
 
 /*
  * With lazy preemption a kernel thread runs on until the next tick after
- * somebody else has become runnable, and cond_resched() does nothing. Helpers
- * shall not take that long from anybody.
+ * another task has become runnable, and cond_resched() does nothing. Workers
+ * shall not take that long from another task.
  */
 bool ferry_need_resched(void)
 {
@@ -156,7 +156,7 @@ u64 ferry_runtime(void)
 	/* There the scheduler's clock counts ticks. */
 	return ferry_clock();
 #else
-	/* Ours, so nobody else changes either of them but an interrupt. */
+	/* The caller's own, so only an interrupt changes either of them meanwhile. */
 	guard(irqsave)();
 	return current->se.sum_exec_runtime + local_clock() -
 	       current->se.exec_start;
@@ -254,16 +254,16 @@ struct task_struct *ferry_kthread_create(ferry_thread_fn_t fn, void *data,
 }
 
 /*
- * Sleeps until woken, for so many jiffies at most, unless again(data) or the thread
- * has to stop. With MAX_SCHEDULE_TIMEOUT it is not bounded: this is a thread without
- * work, and nobody waits for it.
+ * Sleeps until woken, for at most @jiffies, unless again(data) or the thread has to
+ * stop. With MAX_SCHEDULE_TIMEOUT it is not bounded: this is a thread without work,
+ * and no task waits for it.
  */
 void ferry_kthread_sleep(ferry_again_fn_t again, void *data, long jiffies)
 {
 	/*
 	 * set_current_state() orders its store before the reads in again() and
 	 * kthread_should_stop(); pairs with the barrier in wake_up_process()
-	 * after whoever wakes us has made either true.
+	 * after the waker has made either true.
 	 */
 	set_current_state(TASK_IDLE);
 	if (!again(data) && !kthread_should_stop())

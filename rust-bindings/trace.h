@@ -34,7 +34,7 @@ TRACE_EVENT(ferry_submit,
 		  __entry->chunks, __entry->mode, __entry->reason)
 );
 
-/* The mover has waited for a chunk that somebody else had claimed. */
+/* The mover has waited for a chunk that another lane had claimed. */
 TRACE_EVENT(ferry_wait,
 	TP_PROTO(unsigned long batch, unsigned int chunk, u64 ns, bool done),
 	TP_ARGS(batch, chunk, ns, done),
@@ -99,7 +99,7 @@ TRACE_EVENT(ferry_fallback,
 		  __entry->bytes)
 );
 
-/* Somebody who copies did not answer in time, or answered with an error. */
+/* A lane did not answer in time, or answered with an error. */
 TRACE_EVENT(ferry_engine_error,
 	TP_PROTO(unsigned int lane, int error),
 	TP_ARGS(lane, error),

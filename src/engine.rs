@@ -10,7 +10,7 @@
 //!
 //! A channel that does not answer, or fails again and again, is quarantined at once; the
 //! [`ChannelManager`] finds out whether it is quiet (I7), and takes it back after a pause, or when
-//! somebody asks for it, if it passes the test of its [`manager::ChannelSource`]. Channels come and
+//! an administrator asks for it, if it passes the test of its [`manager::ChannelSource`]. Channels come and
 //! go with their devices.
 //!
 //! Not for migrations that must not block (I15), nor in reclaim: mapping and preparing allocate
@@ -183,7 +183,7 @@ impl Engine {
         self.shared.knobs.engine_share() == EngineShare::All || self.shared.inject.workers_only()
     }
 
-    /// How many channels a batch is worth that gets so many bytes, of at most `most`.
+    /// Returns how many channels a batch is worth, of at most `most`.
     fn channels(&self, batch: &Batch, most: u32) -> u32 {
         let class = batch.class();
         let tuner = class.and_then(|class| self.channel_tuners.get(class.index()));
@@ -269,7 +269,7 @@ impl Migrator for Engine {
         if let Some(tuner) = channel_tuner.filter(|_| sample.engine_bytes != 0) {
             tuner.learn(channels, sample.engine_bytes, sample.engine_ns);
         }
-        // What has failed may have been ended by somebody who had lost patience.
+        // A descriptor that has failed may have been ended by a mover that had lost patience.
         if did.failed.load(Relaxed) == 0 {
             self.pace
                 .learn(sample.engine_bytes, channels, sample.engine_ns);
@@ -325,7 +325,7 @@ impl Migrator for Engine {
         let all = timeout_ns.saturating_add(load.saturating_mul(SLOWEST_NS));
         let left = all.saturating_sub(batch.waited_ns());
         let channel = slot.channel();
-        // One that has kept somebody waiting for too long gets no more than that. Where there
+        // A channel that has kept a mover waiting for too long gets no more time. Where there
         // will be no proof, a folio that comes late is better than one that fails.
         let patience = match slot.state() {
             State::TimedOut => 0,
@@ -385,7 +385,7 @@ impl Migrator for Engine {
             if slot.channel().is_failing() && self.manager.quarantine(slot, State::Faulted, 0) {
                 self.manager.hurry();
             }
-            // Whoever was told of the end of the last descriptor may still be about to say so.
+            // The callback for the end of the last descriptor may still be running.
             let from = sched::clock();
             loop {
                 slot.channel().reap();

@@ -167,7 +167,7 @@ impl DmaChannel {
         // before.
         let device = NonNull::new(unsafe { fb::ferry_dma_get_device(chan.as_ptr()) });
         let Some(device) = device else {
-            // SAFETY: We hold the channel; nobody uses it any more.
+            // SAFETY: We hold the channel, which is not used any more.
             unsafe { fb::ferry_dma_release(chan.as_ptr()) };
             return None;
         };
@@ -224,7 +224,7 @@ impl DmaChannel {
 
     /// Finds out whether the provider of this name tells of failures, and copies. Sleeps.
     pub(crate) fn self_test(&mut self, driver: &Name) -> Result<Verdict> {
-        // Reading, as nobody tells a device of a write that the IOMMU has not let through.
+        // Reading, as a device is not told of a write that the IOMMU has not let through.
         let failing = match Hole::new(self.device()) {
             Some(hole) => Some(self.probe(Trial::FromHole(hole))?),
             None if TAKE_EMPTY.contains(&driver.as_str()) => Some(self.probe(Trial::Empty)?),
@@ -482,7 +482,7 @@ unsafe impl Queue for DmaChannel {
 
 impl Drop for DmaChannel {
     fn drop(&mut self) {
-        // SAFETY: We hold the channel; nobody uses it any more.
+        // SAFETY: We hold the channel, which is not used any more.
         unsafe { fb::ferry_dma_release(self.chan.as_ptr()) };
         // SAFETY: The reference is that of `request()`, and is not used any more.
         unsafe { fb::ferry_dma_put_device(self.device.as_ptr()) };

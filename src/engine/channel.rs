@@ -12,8 +12,8 @@
 //!   Free ------------> Busy ------------------------> Ending -> Ended -------> Free
 //! ```
 //!
-//! Busy to Ending is a compare-and-exchange, so that a descriptor ends once, whoever says so. What
-//! the engine wrote is visible before the chunk is completed: unmapping comes first (I11).
+//! Busy to Ending is a compare-and-exchange, so that a descriptor ends once, however many
+//! parties report its end. What the engine wrote is visible before the chunk is completed: unmapping comes first (I11).
 //!
 //! A descriptor that the driver has given up has not ended by that. Where an IOMMU translates, the
 //! mappings are taken from the device for good, which ends it as failed. Elsewhere nothing is
@@ -36,8 +36,8 @@
 //!
 //! # Locks
 //!
-//! [`Channel::ring`] is taken by movers and by the manager of the channels, never by whoever is
-//! told of the end of a descriptor; inside it are only the locks of the queue's driver. It keeps
+//! [`Channel::ring`] is taken by movers and by the manager of the channels, never by the callbacks
+//! for the end of a descriptor; inside it are only the locks of the queue's driver. It keeps
 //! preemption off, so movers hold it for [`SECTION_NS`] at a time, and softirqs do not run inside
 //! it. Batches are let go outside it. Telling lockdep that it is taken in reclaim is done by
 //! [`Channel::new()`].
@@ -233,7 +233,7 @@ struct Slot<B> {
     job: UnsafeCell<Option<Job<B>>>,
 }
 
-/// What everybody who has to do with a channel uses, at a stable address.
+/// The part of a channel that its slots refer to, at a stable address.
 struct Common {
     lane: Lane,
     waiters: Opaque<bindings::wait_queue_head>,
@@ -260,7 +260,7 @@ struct Common {
     strange: Atomic<u64>,
 }
 
-/// Counters of a channel, for a person.
+/// Counters of a channel, for debugfs.
 pub(crate) struct Seen {
     /// Descriptors.
     pub(crate) descriptors: u64,
@@ -277,7 +277,7 @@ pub(crate) struct Seen {
 /// The queue, and which slots are in use: `tail..head`.
 struct Ring {
     queue: Option<KBox<dyn Queue>>,
-    /// Nobody submits while it is not set.
+    /// Movers submit only while it is set.
     open: bool,
     /// There are descriptors that the engine has not been told of. Only while `open`.
     unissued: bool,
@@ -311,7 +311,7 @@ pub(crate) struct Submitted {
     pub(crate) sections: u32,
     /// Bytes of them.
     pub(crate) bytes: u64,
-    /// Folios that were left out, because somebody else has a reference (I1).
+    /// Folios that were left out, because of a reference that is not expected (I1).
     pub(crate) referenced: u32,
 }
 
@@ -595,7 +595,7 @@ impl<B: Pooled> Channel<B> {
         ring.open = ring.queue.is_some();
     }
 
-    /// From here on nobody submits. Says whether somebody could before.
+    /// Keeps movers from submitting from here on. Returns `true` if they could before.
     pub(crate) fn shut(&self) -> bool {
         let mut ring = self.ring.lock();
         // A mover that is between two sections cannot: the driver may have gone before it is back.
@@ -651,7 +651,7 @@ impl<B: Pooled> Channel<B> {
         self.common.cut.store(0, Relaxed);
     }
 
-    /// For a person.
+    /// Returns the counters, for debugfs.
     pub(crate) fn seen(&self) -> Seen {
         let ring = self.ring.lock();
         Seen {
@@ -669,8 +669,8 @@ impl<B: Pooled> Channel<B> {
 
     /// Claims chunks of this range that are free, from the first on, and has the engine copy them.
     ///
-    /// Stops where descriptors run out. Nothing if somebody else is at it: an engine that is busy
-    /// is not waited for. For fault injection, a chunk for which `fail()` says so fails after it
+    /// Stops where descriptors run out. Claims nothing if another mover has the lock of the ring: an
+    /// engine that is busy is not waited for. For fault injection, a chunk for which `fail()` says so fails after it
     /// was claimed, and `delay_ns` pass with each descriptor.
     pub(crate) fn submit(
         &self,
@@ -830,7 +830,7 @@ impl<B: Pooled> Channel<B> {
             if slot.state.load(Acquire) != ENDED {
                 return false;
             }
-            // SAFETY: ENDED: nobody uses `job` but who takes it out, under the lock of the ring.
+            // SAFETY: ENDED: only the holder of the lock of the ring uses `job`, to take it out.
             let job = unsafe { (*slot.job.get()).take() };
             slot.state.store(FREE, Relaxed);
             ring.tail = ring.tail.wrapping_add(1);
@@ -859,7 +859,7 @@ impl<B: Pooled> Channel<B> {
             // Acquire: a caller that sees ENDED sees what has become of the entries.
             //
             // SAFETY: A slot between tail and head has a job, which is written and taken under the
-            // lock of the ring only; whoever ends it reads it.
+            // lock of the ring only; the party that ends it reads it.
             let found = self.slot(n).is_some_and(|slot| unsafe {
                 (*slot.job.get())
                     .as_ref()
@@ -945,12 +945,12 @@ impl<B: Pooled> Channel<B> {
 #[pinned_drop]
 impl<B: Pooled> PinnedDrop for Channel<B> {
     fn drop(self: Pin<&mut Self>) {
-        // Nobody submits, and the queue has been closed. What has not ended has no proof of quiet:
+        // The queue has been closed, so that no mover submits. What has not ended has no proof of quiet:
         // its batches, with what they have parked, are kept for ever (I7).
         self.reap();
         for slot in &self.slots {
             if slot.is_open() {
-                // SAFETY: Nobody tells of ends any more, so `job` is ours.
+                // SAFETY: The queue has gone, so that no callback uses `job` any more.
                 if let Some(job) = unsafe { (*slot.job.get()).take() } {
                     core::mem::forget(job);
                 }
@@ -1036,7 +1036,7 @@ impl<'a, B: Pooled> Maker<'a, B> {
             self.section = None;
         }
         if self.section.is_none() && !self.shut {
-            // Bounded: whoever has it has it for a section, or for less.
+            // Bounded: each holder of the lock has it for a section, or for less.
             let mut ring = self.channel.ring.lock();
             let ready = ring.queue.as_ref().is_some_and(|queue| queue.is_ready());
             if ring.open && ready {
@@ -1135,7 +1135,7 @@ impl<'a, B: Pooled> Maker<'a, B> {
         if let Err(e) = made {
             common.took(extent.len);
             slot.state.store(FREE, Relaxed);
-            // SAFETY: The queue has not taken it, so nobody else knows of the slot.
+            // SAFETY: The queue has not taken it, so that no callback knows of the slot.
             let job = unsafe { (*slot.job.get()).take() };
             // The caller has a reference, so this is not the last one.
             drop(job);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Who looks after the channels: takes them, gives them back, and finds out whether those that were
-//! quarantined are quiet.
+//! The manager of an engine's channels: it takes them, gives them back, and finds out whether those
+//! that were quarantined are quiet.
 //!
 //! The manager owns the slots, one for each lane: a channel, and what state it is in. Its thread
 //! does what takes long; devices that go are dealt with where they are announced, so that their
@@ -96,7 +96,7 @@ pub(super) enum State {
     TimedOut = 4,
     /// Quarantined: it failed again and again.
     Faulted = 5,
-    /// Its device has gone: who has not ended by now does not.
+    /// The driver was unbound; descriptors still outstanding will never complete.
     Removed = 6,
     /// It was given back without proof that it is quiet.
     Leaked = 7,
@@ -143,7 +143,7 @@ impl State {
 /// A lane, and the channel that it has.
 pub(super) struct ChannelSlot {
     channel: Arc<Channel<Batch>>,
-    /// Whoever submits looks at the channel itself. [`ChannelSlot::change()`] releases `failed_at`
+    /// Movers that submit look at the channel itself. [`ChannelSlot::change()`] releases `failed_at`
     /// to the reader of the state.
     state: Atomic<u32>,
     /// It is to be tried again as soon as it is quiet, whatever pause it has.
@@ -279,11 +279,12 @@ pub(crate) struct ChannelManager {
     slots: KVec<ChannelSlot>,
     source: KBox<dyn ChannelSource>,
     waker: SetOnce<Waker>,
-    /// There is something to do. Stored with release by who calls, read with acquire by the thread.
+    /// Not 0 if there is something to do. Stored with release by [`ChannelManager::kick()`], read
+    /// with acquire by the thread.
     called: Atomic<u32>,
     /// New channels are to be looked for.
     rescan_wanted: Atomic<u32>,
-    /// How often that has been done. For a person.
+    /// The number of rescans, for debugfs.
     rescans: Atomic<u32>,
     /// A mover waits for a proof, which has not been asked for. Ordered by `called`, which is
     /// stored after it.
@@ -299,13 +300,13 @@ pub(crate) struct ChannelManager {
     begun: Instant<Monotonic>,
     /// Rounds of the thread.
     rounds: Atomic<u32>,
-    /// Held by who opens, closes or quiesces channels, and by nobody on the path of migration.
+    /// Held while channels are opened, closed or quiesced, and never on the path of migration.
     #[pin]
     admin: Mutex<()>,
 }
 
 impl ChannelManager {
-    /// With so many slots, all of them empty.
+    /// Creates a manager with `most` slots, all of them empty.
     pub(crate) fn new(
         name: Name,
         most: usize,
@@ -410,12 +411,12 @@ impl ChannelManager {
         }
     }
 
-    /// From here on nobody submits to the channel, whose quiet is to be proven: see
-    /// [`ChannelManager::hurry()`]. Says whether that is new. `waited_ns` is for how long a mover
-    /// has waited for it.
+    /// Keeps movers from submitting to a channel whose quiet is to be proven: see
+    /// [`ChannelManager::hurry()`]. Returns `true` if they could before. `waited_ns` is the time for
+    /// which a mover has waited for the channel.
     pub(super) fn quarantine(&self, slot: &ChannelSlot, why: State, waited_ns: u64) -> bool {
         if !slot.channel.shut() {
-            // Somebody else has.
+            // Another mover, or the manager, has.
             return false;
         }
         let since = self.now().saturating_sub(waited_ns);
@@ -625,7 +626,7 @@ impl ChannelManager {
                 continue;
             }
             if slot.channel.reap() {
-                // First the state: whoever shuts it from here on has the last word.
+                // First the state: a mover that shuts it from here on has the last word.
                 slot.set(State::Active);
                 slot.channel.reopen();
             } else {
@@ -644,7 +645,7 @@ impl ChannelManager {
             return;
         }
         if self.asleep.load(Relaxed) != 0 {
-            // `resume()` calls.
+            // `resume()` kicks the thread.
             self.rescan_wanted.store(1, Relaxed);
             return;
         }
@@ -724,7 +725,7 @@ impl ChannelManager {
     fn rest_or_try(&self, slot: &ChannelSlot) {
         let now = self.now();
         if slot.again.xchg(0, Relaxed) != 0 || slot.is_due(now) {
-            // It is given back, as the test needs it to itself: `look()` requests it.
+            // It is given back, as the test needs it to itself: `rescan()` requests it.
             if slot.channel.close() == 0 {
                 slot.due.store(now, Relaxed);
                 slot.set(State::Empty);

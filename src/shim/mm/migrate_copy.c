@@ -76,9 +76,9 @@ unsigned int migrate_copy_nr_parked;
 
 /*
  * Held for reading by the mover from submit to finish, where it may wait for
- * claims and where other migrations can be nested, and exclusively by whoever
- * copies for it while it holds a claim, so that lockdep sees what a claim may
- * not wait for.
+ * claims and where other migrations can be nested, and exclusively by each task
+ * that copies for it while it holds a claim, so that lockdep sees what a claim
+ * may not wait for.
  */
 #ifdef CONFIG_LOCKDEP
 struct lockdep_map migrate_copy_map =
@@ -201,7 +201,7 @@ int __migrate_copy_settle(struct migrate_copy_batch *batch, struct folio *dst,
 	if (!e->bytes)
 		return 0;
 	/*
-	 * Pairs with the release of whoever copied the folio: the bytes are
+	 * Pairs with the release by the lane that copied the folio: the bytes are
 	 * there when the state says so. The provider is always asked for the
 	 * first folio, so that it knows when moving begins.
 	 */
@@ -242,7 +242,7 @@ int __migrate_copy_folio(struct folio *dst, struct folio *src)
 	}
 	srcu_read_unlock_fast(&migrate_copy_srcu, reader);
 
-	/* The stock copy reports poison, once, whoever else has met it. */
+	/* The stock copy reports poison, once, even if the provider has met it. */
 	return rc > 0 ? folio_mc_copy(dst, src) : rc;
 }
 
@@ -284,8 +284,9 @@ EXPORT_SYMBOL_GPL(migrate_copy_register);
  * @ops: as registered; anything else is ignored.
  *
  * May sleep; takes the CPU hotplug lock; waits for the batches that began with
- * the provider. When it returns nobody uses @ops or its context. Must not be
- * called from reclaim, nor with a lock held that a provider's functions take.
+ * the provider. When it returns, @ops and its context are not used any more.
+ * Must not be called from reclaim, nor with a lock held that a provider's
+ * functions take.
  */
 void migrate_copy_unregister(const struct migrate_copy_ops *ops)
 {

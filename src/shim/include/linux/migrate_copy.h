@@ -26,7 +26,7 @@ struct srcu_ctr;
  * @MIGRATE_COPY_COPIED: the whole content is in the destination. Stored with
  *	release semantics after the bytes, and after a store fence if they were
  *	written with non-temporal stores; read with acquire semantics.
- * @MIGRATE_COPY_SKIPPED: whoever claimed the folio did not copy it.
+ * @MIGRATE_COPY_SKIPPED: the lane that claimed the folio did not copy it.
  */
 enum migrate_copy_state {
 	MIGRATE_COPY_PENDING	= 0,
@@ -101,7 +101,7 @@ struct migrate_copy_batch {
  *	a batch is filled whose first folio is @src, for a call of migrate_pages()
  *	with this mode and reason. The provider sets @entries,
  *	@state, @parked, @left, @max and @ask_always of it.
- * @submit: Makes the filled batch known to whoever copies, and returns at once.
+ * @submit: Makes the filled batch known to those lanes that copy, and returns at once.
  *	An error declines the batch: nothing of it will be copied, and the batch
  *	object belongs to the provider again, as after @abandon.
  * @abandon: Takes back a batch that has not been offered to @submit.
@@ -220,7 +220,7 @@ migrate_copy_submit(struct list_head *src_folios, struct folio *src,
  * @dst: destination folio.
  * @src: source folio.
  *
- * Afterwards nobody but the caller touches either folio.
+ * Afterwards only the caller accesses either folio.
  *
  * Return: 1 if the content is in @dst, 0 if not, or a negative errno that the
  * folio must fail with.
@@ -335,8 +335,8 @@ static inline void migrate_copy_lockdep_release(void)
  *
  * The content of an eligible folio is final from any moment on at which the
  * folio is locked and unmapped and holds no reference beyond the expected
- * ones: whoever writes through a reference that does not come from a present
- * page table entry takes the folio lock after taking the reference.
+ * ones: each writer through a reference that does not come from a present page
+ * table entry takes the folio lock after taking the reference.
  *
  * Return: true if it may; the bytes are then read after that moment.
  */
@@ -350,7 +350,7 @@ static inline bool migrate_copy_may_claim(const struct migrate_copy_entry *e)
 	/*
 	 * Orders the reads of the content after the read of the reference
 	 * count. Pairs with the release in folio_put() (atomic RMW with full
-	 * ordering) of whoever wrote to the folio and let it go.
+	 * ordering) by the last writer that let the folio go.
 	 */
 	smp_acquire__after_ctrl_dep();
 	return true;
