@@ -119,7 +119,10 @@ impl sysctl::Handler for Sysctls {
             MIGRATOR => {
                 let selected = self.registry.select(text).inspect_err(|e| {
                     if *e == EINVAL {
-                        refuse(fmt!("migrator: \"{}\" is not available", text));
+                        refuse(fmt!(
+                            "migrator: \"{}\" is not available (vm.ferry.available_migrators lists the names that are)",
+                            text
+                        ));
                     } else {
                         refuse(fmt!("migrator: \"{}\" failed: {:?}", text, *e));
                     }

@@ -305,7 +305,7 @@ impl fmt::Display for KnobError<'_> {
             Refusal::OutOfRange => f.write_str("out of range")?,
             Refusal::NotAMultiple => write!(f, "not a multiple of {multiple_of}")?,
             Refusal::NotAWord => {
-                f.write_str("no value of it (allowed: ")?;
+                f.write_str("not a valid word (allowed: ")?;
                 for (i, word) in words.iter().enumerate() {
                     f.write_str(if i == 0 { "" } else { ", " })?;
                     f.write_str(word)?;
@@ -416,7 +416,7 @@ mod tests {
         assert!(says(
             CPU_NODE,
             "both",
-            "cpu_node: \"both\" is no value of it (allowed: destination, source)"
+            "cpu_node: \"both\" is not a valid word (allowed: destination, source)"
         ));
     }
 

@@ -147,14 +147,20 @@ impl<'a> ReasonError<'a> {
 impl fmt::Display for ReasonError<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.word {
-            "" => f.write_str("a migration reason is missing"),
-            word @ ("all" | "none") => write!(f, "\"{word}\" has to stand alone"),
+            "" => f.write_str("a migration reason is missing")?,
+            word @ ("all" | "none") => return write!(f, "\"{word}\" has to stand alone"),
             word => write!(
                 f,
                 "unknown migration reason \"{}\"",
                 crate::knob::Printable(word)
-            ),
+            )?,
         }
+        f.write_str(" (allowed: all, none, or some of ")?;
+        for (i, name) in NAMES.iter().enumerate() {
+            f.write_str(if i == 0 { "" } else { ", " })?;
+            f.write_str(name)?;
+        }
+        f.write_str(")")
     }
 }
 
@@ -194,13 +200,17 @@ mod tests {
         assert_eq!(e, Err(ReasonError { word: "demotoin" }));
         assert!(shows(
             ReasonError { word: "demotoin" },
-            "unknown migration reason \"demotoin\""
+            "unknown migration reason \"demotoin\" (allowed: all, none, or some of compaction, \
+             memory_failure, memory_hotplug, syscall, mempolicy_mbind, numa_misplaced, \
+             contig_range, longterm_pin, demotion, damon)"
         ));
         assert_eq!(ReasonMask::parse(""), Err(ReasonError { word: "" }));
         assert_eq!(ReasonMask::parse("syscall,"), Err(ReasonError { word: "" }));
         assert!(shows(
             ReasonError { word: "" },
-            "a migration reason is missing"
+            "a migration reason is missing (allowed: all, none, or some of compaction, \
+             memory_failure, memory_hotplug, syscall, mempolicy_mbind, numa_misplaced, \
+             contig_range, longterm_pin, demotion, damon)"
         ));
         assert_eq!(
             ReasonMask::parse("all,damon"),
