@@ -50,6 +50,11 @@ version_ge() {
 	[ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n1)" = "$2" ]
 }
 
+# revision -> the commit of the tree, with "-dirty" if files differ from it; nothing without git
+revision() {
+	git -C "$TOP" describe --always --dirty --abbrev=12 --exclude '*' 2>/dev/null || :
+}
+
 # need_space DIR GIB WHAT
 need_space() {
 	local have

@@ -115,6 +115,15 @@ struct Args {
     /// Where the table goes; to standard output if not given.
     #[arg(long)]
     table: Option<PathBuf>,
+    /// Commit of the tree that the kernel and the module are built from, for the results.
+    #[arg(long)]
+    commit: Option<String>,
+    /// CPU model of the machine below this virtual machine, for the results.
+    #[arg(long)]
+    host_cpu_model: Option<String>,
+    /// Kernel release of the machine below this virtual machine, for the results.
+    #[arg(long)]
+    host_kernel: Option<String>,
     /// CPUs of the machine below this virtual machine, for the results.
     #[arg(long)]
     host_cpus: Option<u32>,
@@ -317,6 +326,9 @@ fn measure_all(args: &Args) -> Result<Vec<String>> {
         region_bytes: args.region,
         busy: steps.iter().all(|step| step.busy),
         knobs: ferry.as_ref().map(Ferry::knobs).unwrap_or_default(),
+        commit: args.commit.clone().filter(|commit| !commit.is_empty()),
+        host_cpu_model: args.host_cpu_model.clone(),
+        host_kernel: args.host_kernel.clone(),
         host_cpus: args.host_cpus,
         host_load: args.host_load,
         seed: args.seed.unwrap_or_else(|| {

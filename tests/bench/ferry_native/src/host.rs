@@ -115,6 +115,25 @@ fn listen(kernel: &Kernel, heard: &mut Heard) -> Result<()> {
     }
 }
 
+/// Returns the command that produces the results again: that of the script that runs this program,
+/// which the environment has, or this program's own.
+fn command(of_script: Option<String>, args: &[String]) -> String {
+    of_script
+        .filter(|command| !command.is_empty())
+        .unwrap_or_else(|| {
+            let own = std::iter::once("ferry-native").chain(args.iter().map(String::as_str));
+            own.collect::<Vec<_>>().join(" ")
+        })
+}
+
+/// Returns the commit that this program and the kernel in it were built from. The build has it,
+/// because the program may run on a machine without the tree.
+fn commit(at_build: Option<&str>) -> Option<String> {
+    at_build
+        .filter(|commit| !commit.is_empty())
+        .map(String::from)
+}
+
 fn measure(settings: &Settings, args: &[String]) -> Result<bool> {
     let (begin, date) = (Instant::now(), iso8601(SystemTime::now()));
     let watched = Watched::begin();
@@ -180,12 +199,8 @@ fn measure(settings: &Settings, args: &[String]) -> Result<bool> {
         kernel: heard.kernel,
         cpus: heard.cpus,
         date,
-        command: ["ferry-native".to_string()]
-            .iter()
-            .chain(args)
-            .map(String::as_str)
-            .collect::<Vec<_>>()
-            .join(" "),
+        command: command(std::env::var("FERRY_COMMAND").ok(), args),
+        commit: commit(option_env!("FERRY_COMMIT")),
         rounds: settings.rounds,
         set_bytes,
         wall_s: begin.elapsed().as_secs_f64(),
@@ -196,4 +211,25 @@ fn measure(settings: &Settings, args: &[String]) -> Result<bool> {
     let text = serde_json::to_string_pretty(&results).map_err(in_call("serde_json"))?;
     println!("{text}");
     Ok(results.failures.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_of_the_script_comes_first() {
+        let args = ["rounds=5".to_string()];
+        assert_eq!(command(None, &args), "ferry-native rounds=5");
+        assert_eq!(command(Some(String::new()), &[]), "ferry-native");
+        let script = Some("scripts/bench-native rounds=5".to_string());
+        assert_eq!(command(script, &args), "scripts/bench-native rounds=5");
+    }
+
+    #[test]
+    fn an_empty_commit_is_none() {
+        assert_eq!(commit(None), None);
+        assert_eq!(commit(Some("")), None);
+        assert_eq!(commit(Some("0123abcd")), Some("0123abcd".into()));
+    }
 }

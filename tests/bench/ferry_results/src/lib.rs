@@ -276,6 +276,16 @@ pub struct Results {
     /// `vm.ferry.*` as it was during the run, `migrator` and what the benchmark set left out.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub knobs: BTreeMap<String, String>,
+    /// The commit of the tree that was measured, as `git describe` names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
+    /// CPU of the machine that ran the virtual machine; `cpu_model` is the CPU that the benchmark
+    /// saw.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_cpu_model: Option<String>,
+    /// Release of the kernel of the machine that ran the virtual machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_kernel: Option<String>,
     /// CPUs of the machine that ran the virtual machine: fewer than `cpus` are overcommitted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_cpus: Option<u32>,
@@ -416,6 +426,9 @@ mod tests {
             region_bytes: 1 << 28,
             busy: false,
             knobs: BTreeMap::new(),
+            commit: None,
+            host_cpu_model: None,
+            host_kernel: None,
             host_cpus: None,
             host_load: None,
             seed: 1,
@@ -455,6 +468,26 @@ mod tests {
         results.runs[0].charge = Some(Charge::default());
         let value = serde_json::to_value(&results).unwrap();
         assert_eq!(value["runs"][0]["part"], "batch");
+        assert_eq!(serde_json::from_value::<Results>(value).unwrap(), results);
+    }
+
+    #[test]
+    fn a_file_names_the_tree_and_the_machine_below() {
+        let mut results = results();
+        let value = serde_json::to_value(&results).unwrap();
+        for key in ["commit", "host_cpu_model", "host_kernel"] {
+            assert!(
+                !keys(&value).contains(&key),
+                "{key} is there without a value"
+            );
+        }
+        results.commit = Some("0123abcd".into());
+        results.host_cpu_model = Some("Some CPU".into());
+        results.host_kernel = Some("6.1".into());
+        let value = serde_json::to_value(&results).unwrap();
+        assert_eq!(value["commit"], "0123abcd");
+        assert_eq!(value["host_cpu_model"], "Some CPU");
+        assert_eq!(value["host_kernel"], "6.1");
         assert_eq!(serde_json::from_value::<Results>(value).unwrap(), results);
     }
 

@@ -224,6 +224,9 @@ pub struct Native {
     /// Start of the run, UTC.
     pub date: String,
     pub command: String,
+    /// The commit of the tree that was measured, as `git describe` names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
     pub rounds: u32,
     /// Sources of a measurement that is not warm; as many destinations come on top.
     pub set_bytes: u64,
