@@ -2,10 +2,11 @@
 
 //! From series to the results file and the table.
 
-use crate::guest::{is_engine, Knobs, UNLOADED};
+use crate::guest::{is_engine, UNLOADED};
 use crate::measure::Series;
 use crate::plan::Step;
 use crate::variant::{Variant, BATCH_BYTES};
+use ferry_results::bench_tables::{name, ratio, sections};
 use ferry_results::engine::{self, Cost, Counted, Engine};
 use ferry_results::stats::{interval_of_median, median, percentile};
 use ferry_results::{size_name, Direction, Part, Quantiles, Range, Results, Run};
@@ -180,38 +181,12 @@ pub fn copied_bytes(run: &Run) -> u64 {
     names.iter().filter_map(|name| run.ferry.get(*name)).sum()
 }
 
-/// Returns the variant's name.
-fn name(run: &Run) -> String {
-    let engine = run.engine.as_ref();
-    let by_channels = engine.filter(|_| run.part == Some(Part::Channels));
-    Variant {
-        migrator: run.migrator.clone(),
-        knobs: Knobs {
-            workers: run.workers,
-            all_workers: run.all_workers,
-            batch_folios: run.batch_folios,
-            batch_bytes: run.batch_bytes,
-            all_to_engine: engine.is_some_and(|e| e.share == engine::ALL),
-            channels: by_channels.map(|e| e.channels),
-        },
-        limit: engine.and_then(|e| e.limit_bytes_per_s),
-    }
-    .name()
-}
-
 /// Bytes that the engine says it copied, and the model does not know of.
 fn unknown_to_model(run: &Run) -> Option<u64> {
     let model = run.engine.as_ref()?.model.as_ref()?;
     let copied = |counters: &BTreeMap<String, u64>, name| counters.get(name).copied().unwrap_or(0);
     let unknown = copied(&run.ferry, "engine_bytes").saturating_sub(copied(model, "bytes"));
     (unknown > 0).then_some(unknown)
-}
-
-/// Returns the share of the chunks that others than the mover copied.
-pub fn helped_share(run: &Run) -> Option<f64> {
-    let count = |name| run.ferry.get(name).copied().unwrap_or(0);
-    let (mover, others) = (count("chunks_by_mover"), count("chunks_by_others"));
-    (mover + others > 0).then(|| others as f64 / (mover + others) as f64)
 }
 
 /// Returns the reasons why the results are unusable; empty if they are usable.
@@ -267,189 +242,6 @@ pub fn failures(results: &Results) -> Vec<String> {
     failures
 }
 
-type Column = (&'static str, fn(&Run) -> String);
-/// A column of the table of costs: its title and its figure.
-type CostColumn = (&'static str, fn(&Cost) -> Option<f64>);
-
-fn pair(quantiles: Option<Quantiles>) -> String {
-    quantiles.map_or("-".into(), |q| format!("{:.0}/{:.0}", q.p50, q.p99))
-}
-
-fn times(ratio: Option<f64>) -> String {
-    ratio.map_or("-".into(), |r| format!("{r:.2}"))
-}
-
-fn percent(share: Option<f64>) -> String {
-    share.map_or("-".into(), |share| format!("{:.0} %", share * 100.0))
-}
-
-fn seconds_of_a_round(run: &Run) -> f64 {
-    let gib = run.total_bytes as f64 / f64::from(run.rounds.max(1)) / GIB;
-    gib / run.gib_per_s.median
-}
-
-const GIB: f64 = (1u64 << 30) as f64;
-
-/// Returns the ratio of a run to `off`: what no measurement tells from 1 is no difference.
-fn ratio(run: &Run) -> String {
-    match run.ratio_interval {
-        Some(interval) if interval.includes_one() => "no difference".into(),
-        Some(_) => format!("{:.2}", run.ratio_paired),
-        None => format!("{:.2}", run.ratio_to_off),
-    }
-}
-
-fn interval(run: &Run) -> String {
-    run.ratio_interval
-        .map_or("-".into(), |i| format!("{:.2}-{:.2}", i.low, i.high))
-}
-
-const SPEED: [Column; 7] = [
-    ("folio", |run| size_name(run.folio_bytes)),
-    ("migrator", name),
-    ("GiB/s", |run| format!("{:.3}", run.gib_per_s.median)),
-    ("min-max", |run| {
-        format!("{:.3}-{:.3}", run.gib_per_s.min, run.gib_per_s.max)
-    }),
-    ("ratio", ratio),
-    ("95 %", interval),
-    ("noise", |run| percent(Some(run.noise))),
-];
-const FIRST: [Column; 3] = [
-    ("first p50/p99 us", |run| pair(run.first_folio_us)),
-    ("ratio", |run| times(run.first_folio_ratio)),
-    ("p99 ratio", |run| times(run.first_folio_p99_ratio)),
-];
-const FIRST_GAP: [Column; 2] = [
-    ("gap p50/p99 us", |run| pair(run.first_folio_gap_us)),
-    ("ratio", |run| times(run.first_folio_gap_ratio)),
-];
-const PAGE_GAP: [Column; 2] = [
-    ("page gap p50/p99 us", |run| pair(run.page_gap_us)),
-    ("ratio", |run| times(run.page_gap_ratio)),
-];
-const BUSY: [Column; 4] = [
-    ("s/round", |run| format!("{:.3}", seconds_of_a_round(run))),
-    ("ratio", |run| format!("{:.3}", 1.0 / run.ratio_to_off)),
-    ("user work", |run| {
-        run.busy_work_ratio
-            .map_or("-".into(), |r| format!("{r:.3}"))
-    }),
-    ("noise", |run| {
-        percent(run.busy_work.map(|work| work.noise()))
-    }),
-];
-const LINEAR: [Column; 2] = [
-    ("x linear", |run| {
-        times(run.engine.as_ref().and_then(|e| e.of_linear))
-    }),
-    ("engine", copied_by_engine),
-];
-const TIME: [Column; 3] = [
-    ("sys s/GiB", |run| format!("{:.3}", run.sys_s_per_gib())),
-    ("busy s/GiB", |run| format!("{:.3}", run.busy_s_per_gib())),
-    ("engine", copied_by_engine),
-];
-const ENGINE: [CostColumn; 7] = [
-    ("descs/MiB", |cost| Some(cost.descriptors_per_mib)),
-    ("maps/MiB", |cost| Some(cost.mappings_per_mib)),
-    ("irqs/MiB", |cost| cost.interrupts_per_mib),
-    ("irqs/batch", |cost| cost.interrupts_per_batch),
-    ("bells/GiB", |cost| cost.doorbells_per_gib),
-    ("bells/batch", |cost| cost.doorbells_per_batch),
-    ("chans/batch", |cost| cost.channels_per_batch),
-];
-const COST: [Column; 4] = [
-    ("sys s", |run| format!("{:.2}", run.sys_s)),
-    ("all sys", |run| format!("{:.2}", run.guest_sys_s)),
-    ("helped", |run| percent(helped_share(run))),
-    ("bad bytes", |run| run.bad_bytes.to_string()),
-];
-
-fn copied_by_engine(run: &Run) -> String {
-    percent(run.engine.as_ref().map(|e| e.copied_share))
-}
-
-fn of_runs(columns: &[Column], runs: &[&Run]) -> String {
-    let mut lines = vec![columns.iter().map(|(title, _)| title.to_string()).collect()];
-    lines.extend(
-        (runs.iter())
-            .map(|run| -> Vec<String> { columns.iter().map(|(_, cell)| cell(run)).collect() }),
-    );
-    aligned(&lines)
-}
-
-/// What engines needed, by folio size, each size with what the obvious way would have needed.
-fn of_engines(runs: &[&Run]) -> String {
-    let line = |folio: String, name: String, cost: &Cost| -> Vec<String> {
-        let cells = ENGINE.iter().map(|(_, value)| {
-            value(cost).map_or("-".into(), |value| {
-                let digits = if value >= 100.0 { 0 } else { 2 };
-                format!("{value:.digits$}")
-            })
-        });
-        [folio, name].into_iter().chain(cells).collect()
-    };
-    let titles = ["folio", "migrator"].into_iter();
-    let titles = titles.chain(ENGINE.map(|(title, _)| title));
-    let mut lines = vec![titles.map(String::from).collect()];
-    let mut last: Option<(u64, Cost)> = None;
-    for run in runs {
-        let Some(engine) = &run.engine else { continue };
-        let size = size_name(run.folio_bytes);
-        if last.is_none_or(|(folio, _)| folio != run.folio_bytes) {
-            let obvious = engine.one_each;
-            lines.push(line(size.clone(), "one each (computed)".into(), &obvious));
-            last = Some((run.folio_bytes, obvious));
-        }
-        lines.push(line(size, name(run), &engine.cost));
-    }
-    aligned(&lines)
-}
-
-/// Most characters in a line of a table: what a terminal and a mail show without wrapping.
-const MAX_WIDTH: usize = 100;
-
-/// Columns that say which run a line is about: every table begins with them.
-const KEYS: usize = 2;
-
-/// Returns the lines as a table, or as several below each other where one would be wider than
-/// [`MAX_WIDTH`]. Each column is as wide as its widest cell.
-fn aligned(lines: &[Vec<String>]) -> String {
-    let columns = lines.first().map_or(0, Vec::len);
-    let width = |column: usize| lines.iter().map(|line| line[column].len()).max();
-    let widths: Vec<usize> = (0..columns).filter_map(width).collect();
-    let keys = KEYS.min(columns);
-    let of_keys: usize = widths[..keys].iter().map(|width| width + 1).sum();
-    let mut tables: Vec<Vec<usize>> = vec![(0..keys).collect()];
-    let mut used = of_keys;
-    for (column, width) in widths.iter().enumerate().skip(keys) {
-        if used + width > MAX_WIDTH && used > of_keys {
-            tables.push((0..keys).collect());
-            used = of_keys;
-        }
-        used += width + 1;
-        if let Some(table) = tables.last_mut() {
-            table.push(column);
-        }
-    }
-    let mut out = String::new();
-    for (number, table) in tables.iter().enumerate() {
-        if number > 0 {
-            out.push('\n');
-        }
-        for line in lines {
-            let cells = (table.iter()).map(|&column| {
-                let width = widths[column];
-                format!("{:>width$}", line[column])
-            });
-            out += &cells.collect::<Vec<_>>().join(" ");
-            out.push('\n');
-        }
-    }
-    out
-}
-
 fn has_models(results: &Results) -> bool {
     let engines = results.runs.iter().filter_map(|run| run.engine.as_ref());
     engines.into_iter().any(|engine| engine.model.is_some())
@@ -458,44 +250,17 @@ fn has_models(results: &Results) -> bool {
 /// Returns the results as text.
 pub fn table(results: &Results) -> String {
     let mut out = String::new();
-    let parts = std::iter::once(None).chain(Part::ALL.map(Some));
-    for part in parts {
-        let runs: Vec<&Run> = results.runs.iter().filter(|run| run.part == part).collect();
-        if runs.is_empty() {
-            continue;
-        }
-        let has = |what: fn(&Run) -> bool| runs.iter().any(|run| what(run));
-        let mut columns = SPEED.to_vec();
-        if has(|run| run.busy_work.is_some()) {
-            columns.extend(BUSY);
-        }
-        if has(|run| run.first_folio_us.is_some()) {
-            columns.extend(FIRST);
-            columns.extend(if has(|run| run.page_gap_us.is_some()) {
-                PAGE_GAP
-            } else {
-                FIRST_GAP
-            });
-        }
-        let by_channels = part == Some(Part::Channels);
-        match part {
-            Some(Part::Engines) => columns.extend(TIME),
-            Some(Part::Channels) => columns.extend(LINEAR),
-            _ => columns.extend(COST),
-        }
-        if by_channels || part == Some(Part::Engines) {
-            columns.push(("bad bytes", |run| run.bad_bytes.to_string()));
-        }
-        if let Some(part) = part {
+    for section in sections(results) {
+        if let Some(part) = section.part {
             out += &format!(
                 "{}{}:\n",
                 if out.is_empty() { "" } else { "\n" },
                 part.name()
             );
         }
-        out += &of_runs(&columns, &runs);
-        if part == Some(Part::Engines) {
-            out += &format!("\nWhat engines needed:\n{}", of_engines(&runs));
+        out += &section.speed.text();
+        if let Some(costs) = section.costs {
+            out += &format!("\nWhat engines needed:\n{}", costs.text());
         }
     }
     if has_models(results) {
@@ -749,16 +514,9 @@ mod tests {
     }
 
     #[test]
-    fn a_table_is_not_wider_than_a_terminal() {
-        let cells = |cell: &str| vec![cell.to_string(); 12];
-        let table = aligned(&[cells("a title of a column"), cells("1")]);
-        let lines: Vec<&str> = table.lines().collect();
-        assert!(lines.iter().all(|line| line.len() <= MAX_WIDTH), "{table}");
-        assert_eq!(table.matches("a title").count(), KEYS * 4 + 10, "{table}");
-        assert_eq!(lines.iter().filter(|line| line.is_empty()).count(), 3);
-        assert_eq!(aligned(&[cells("1")]).lines().count(), 1);
-        let demo = super::table(&results(&[series(1.0, 3.0, 0), series(0.5, 1.5, 1)]));
-        assert!(demo.lines().all(|line| line.len() <= MAX_WIDTH), "{demo}");
+    fn the_table_of_the_demo_is_not_wider_than_a_terminal() {
+        let demo = table(&results(&[series(1.0, 3.0, 0), series(0.5, 1.5, 1)]));
+        assert!(demo.lines().all(|line| line.len() <= 100), "{demo}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! The variants that a run compares: a migrator each, with the knobs it is measured at.
 
 use crate::guest::{Knobs, PAGE, UNLOADED};
-use ferry_results::{engine, size_name};
+use ferry_results::bench_tables::Label;
 
 /// Bytes of a batch of the stock kernel: `NR_MAX_BATCHED_MIGRATION` base pages.
 pub const BATCH_BYTES: u64 = 512 * PAGE;
@@ -58,26 +58,17 @@ impl Variant {
         self.is_off() || self.migrator == UNLOADED
     }
 
-    /// Returns the name in reports: `cpu`, `cpu/2` with two workers, `cpu@512` and `cpu@16M` with a
-    /// limit of the batch; `ptdma`, `ptdma+all` if it gets all, `ae4dma/4` with four channels,
-    /// `ae4dma~32M` if each is limited.
+    /// Returns the name in reports.
     pub fn name(&self) -> String {
-        let mut name = self.migrator.clone();
-        if let Some(workers) = self.knobs.workers.or(self.knobs.channels) {
-            name += &format!("/{workers}");
+        Label {
+            migrator: &self.migrator,
+            number: self.knobs.workers.or(self.knobs.channels),
+            all: self.knobs.all_to_engine,
+            batch_folios: self.knobs.batch_folios,
+            batch_bytes: self.knobs.batch_bytes,
+            limit: self.limit,
         }
-        if self.knobs.all_to_engine {
-            name += &format!("+{}", engine::ALL);
-        }
-        match (self.knobs.batch_folios, self.knobs.batch_bytes) {
-            (Some(folios), _) => name += &format!("@{folios}"),
-            (None, Some(bytes)) => name += &format!("@{}", size_name(bytes)),
-            (None, None) => {}
-        }
-        if let Some(limit) = self.limit {
-            name += &format!("~{}", size_name(limit));
-        }
-        name
+        .to_string()
     }
 }
 

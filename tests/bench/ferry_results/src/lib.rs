@@ -12,9 +12,11 @@
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+pub mod bench_tables;
 pub mod engine;
 pub mod native;
 pub mod stats;
+pub mod table;
 pub mod time;
 
 /// Smallest, median and largest value of a series.
