@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Counts memory, threads and control groups of the kernel; see counts.h. */
+/* Counts memory, threads and control groups of the kernel. counts.h describes the interface. */
 #include <ctype.h>
 #include <dirent.h>
 #include <stdlib.h>
@@ -85,7 +85,7 @@ static void count_threads(struct counts *c)
 		if (!isdigit((unsigned char)*e->d_name))
 			continue;
 		snprintf(path, sizeof(path), "/proc/%s/cmdline", e->d_name);
-		/* Only what has no program has no arguments. */
+		/* A process without arguments is a kernel thread. */
 		if (ferry_read(path, text, sizeof(text)))
 			continue;
 		snprintf(path, sizeof(path), "/proc/%s/comm", e->d_name);
@@ -123,7 +123,7 @@ static void shrink_slabs(void)
 		closedir(d);
 }
 
-/* Gives back what the kernel keeps because somebody might want it again. */
+/* Frees the memory that the kernel caches for later use. */
 static void empty_caches(void)
 {
 	int i;
@@ -133,7 +133,7 @@ static void empty_caches(void)
 		ferry_write("/proc/sys/vm/drop_caches", "3");
 		ferry_write("/proc/sys/vm/compact_memory", "1");
 		shrink_slabs();
-		/* What RCU and the workers of workqueues still hold. */
+		/* Time for RCU and kworkers to free what they still hold. */
 		ferry_sleep_ms(300);
 	}
 }
@@ -262,11 +262,11 @@ int counts_kmemleak(void)
 	char *line, *next = NULL;
 	int i, n = 0;
 
-	/* Twice: what was found once may still be on its way to a list. */
+	/* Two scans: an object of the first one may only have been on its way to a list. */
 	for (i = 0; i < 2; i++) {
 		if (ferry_write(KMEMLEAK, "scan"))
 			return -1;
-		/* It says nothing of what is younger than five seconds. */
+		/* kmemleak does not report objects that are younger than five seconds. */
 		ferry_sleep_ms(6000);
 	}
 	if (ferry_read(KMEMLEAK, text, sizeof(text)) < 0)

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Controls models of engines, and reads the state of their channels; see engine.h. */
+/*
+ * Controls models of engines and reads the state of their channels. engine.h describes the
+ * interface.
+ */
 #include <dirent.h>
 #include <poll.h>
 #include <stdio.h>
@@ -22,7 +25,7 @@ int eng_open(const char *migrator)
 	return port_open("ferry.dev", end, name, sizeof(name));
 }
 
-/* Sends a request, and reads the answer: true if it was carried out. */
+/* Sends a request and reads the answer. Returns true if the model carried it out. */
 static bool eng_ask(int fd, char *answer, size_t len, const char *request)
 {
 	struct pollfd p = { .fd = fd, .events = POLLIN };

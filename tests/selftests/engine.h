@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Models of engines from inside the guest: the control protocol through the ports that
- * scripts/vm --device makes, the driver's binding, and the state of ferry's channels.
+ * Models of engines as seen from inside the guest: their control protocol through the ports
+ * that scripts/vm --device makes, the driver's binding, and the state of Ferry's channels.
  */
 #ifndef FERRY_ENGINE_H
 #define FERRY_ENGINE_H
@@ -9,22 +9,28 @@
 #include "hazards.h"
 #include "ports.h"
 
-/* Returns the kind of model that the engine of a migrator is. */
+/* Returns the kind of the model that belongs to a migrator. */
 const char *eng_kind(const char *migrator);
 
 /* Opens the port of the model of a migrator's engine. Returns -1 if there is none. */
 int eng_open(const char *migrator);
 
-/* Sends a request. Returns true if the model carried it out, and prints its answer if not. */
+/*
+ * Sends a request. Returns true if the model carried it out. Otherwise prints the model's
+ * answer.
+ */
 bool eng_do(int fd, const char *request);
 
-/* Returns true if each fault that was injected has come. */
+/* Returns true if each injected fault has struck. */
 bool eng_struck(int fd);
 
-/* Takes faults and limits back and releases hung channels, as after power-on. Keeps work. */
+/*
+ * Clears faults and limits and releases hung channels, as a power-on does. Work in flight
+ * stays.
+ */
 bool eng_calm(int fd);
 
-/* Returns the number after @word at the begin of a line of ferry/state, or -1 without one. */
+/* Returns the number after @word at the beginning of a line of ferry/state, or -1 without one. */
 long eng_state(const char *word);
 
 /* Returns the number of channels in use, or -1 if the state cannot be read. */
@@ -36,19 +42,22 @@ long eng_channels(void);
  */
 long eng_busy(const char *state);
 
-/* Returns true if each channel's slot is empty: all channels have been given back. */
+/*
+ * Returns true if each channel slot is empty, so all channels have been given back. @arg is
+ * unused.
+ */
 bool eng_all_empty(void *arg);
 
 /* Returns true if at least *(long *)@arg channels are in use. */
 bool eng_has_channels(void *arg);
 
-/* The channels that are in quarantine or are tried again, from the lines of ferry/state. */
+/* The channels that are in quarantine or in a retry, from the lines of ferry/state. */
 struct eng_resting {
-	/* Their number. */
+	/* The number of these channels. */
 	long n;
 	/* Entries into quarantine, summed over all channels. */
 	long quarantines;
-	/* The longest pause before a quiet channel is tried again, in ms; 0 without one. */
+	/* The longest pause before a quiet channel is retried, in ms; 0 without one. */
 	long pause;
 	/* The rest of that pause, in ms. */
 	long left;
@@ -57,7 +66,7 @@ struct eng_resting {
 /* Reads the channels that rest. */
 struct eng_resting eng_resting(void);
 
-/* Returns true if at least *(long *)@arg channels are in use and none will be tried again. */
+/* Returns true if at least *(long *)@arg channels are in use and no other waits for a retry. */
 bool eng_has_all(void *arg);
 
 /*

@@ -1,14 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * A fault of an engine, from its injection to the engine that works again.
+ * A fault of an engine, from its injection until the engine works again.
  *
- * The engine gets all chunks (engine_share). Whatever it does, content is right, each folio
+ * The engine gets all chunks (engine_share). With every fault, content is right, each folio
  * that the stock kernel would have moved is moved unless there is no proof that the engine is
- * quiet (I7), the call ends in bounded time, and afterwards nothing is parked, the pool is whole,
- * and the engine works again, after having been rearmed where it was quarantined.
- *
- * The code is in the header because the harness's ASSERT and EXPECT macros need the globals that
- * each program has one copy of.
+ * quiet (I7), and the call ends in bounded time. Afterwards nothing is parked, the pool is
+ * whole, and the engine works again, once it has been rearmed where it was quarantined.
  */
 #ifndef FERRY_FAULTS_H
 #define FERRY_FAULTS_H
@@ -16,23 +13,27 @@
 #include "engine.h"
 
 /*
- * Bytes to migrate: two descriptors of the largest size and a smaller one without the first
- * folio, although descriptors are merged.
+ * Bytes to migrate. Without the first folio, which is moved before the others, they still
+ * make two descriptors of the largest size and a smaller one, although descriptors are
+ * merged.
  */
 #define FLT_LEN		(8UL << 20)
 /*
- * The longest wait of a mover in ms, proof included, far longer than needed on a machine that
- * emulates several others; and half of it, in which the call has to end if there is a proof.
- * An idle machine takes less than a second.
+ * The longest wait of a mover in ms, including the proof, far longer than needed on a machine
+ * that emulates several others; and half of it, in which the call has to end if there is a
+ * proof. An idle machine takes less than a second.
  */
 #define FLT_TIMEOUT_MS	60000
 #define FLT_BOUND_MS	30000
 /* Without a proof, the folios fail after this time in ms. */
 #define FLT_NO_PROOF_MS	3000
-/* A write that the model makes by itself in ms after the start, when the mover has given up. */
+/*
+ * The time of a write that the model makes by itself after the mover has given up, in ms
+ * after the start of the descriptor.
+ */
 #define FLT_LATE_MS	2500
 #define FLT_LATE	"\"kind\":\"late_write\",\"ms\":2500"
-/* Bound in ms of waits for a later state, for a machine that emulates several others. */
+/* The bound of waits for a later state, in ms, for a machine that emulates several others. */
 #define FLT_SLACK_MS	60000
 
 struct flt {
@@ -45,35 +46,35 @@ struct flt {
 };
 
 enum flt_how {
-	/* The engine comes back by itself. */
+	/* The engine recovers by itself. */
 	FLT_SOON,
-	/* It comes back after the mover has given up: the channel is quarantined. */
+	/* The engine recovers after the mover has given up, so the channel is quarantined. */
 	FLT_LATER,
-	/* The same, but it comes back only when it is reset. */
+	/* As FLT_LATER, but the engine recovers only when it is reset. */
 	FLT_HUNG,
-	/* The function is gone, and the driver can tell that it is for good. */
+	/* The function is gone, and the driver has proof that it is gone for good. */
 	FLT_GONE,
-	/* The function is gone, and may come back and go on: folios stay. */
+	/* The function is gone, but may come back and go on with its work: folios stay. */
 	FLT_UNPROVEN,
 };
 
 struct flt_fault {
 	/* The members of the fault's JSON object. */
 	const char *what;
-	/* Number of descriptors with the fault; 0: all from there on. */
+	/* The number of descriptors with the fault; 0 means all from the selected one on. */
 	unsigned int times;
 	/* A second request to the model, or NULL. */
 	const char *second;
-	/* True if a part of the fault may not have come in the end. */
+	/* True if a part of the fault may not have struck in the end. */
 	bool left;
 	enum flt_how how;
-	/* Brings a function back that is gone; NULL if none is. */
+	/* Brings a function back that is gone; NULL if the fault removes none. */
 	void (*back)(struct __test_metadata *_metadata, struct flt *f);
 	/* Returns true when the engine works again, beyond the usual checks; may be NULL. */
 	bool (*ready)(void *f);
 };
 
-/* Sets @f up for folios of @kib. The caller sets @f->mem to MAP_FAILED and @f->port to -1. */
+/* Prepares @f for folios of @kib. The caller has set @f->mem to MAP_FAILED and @f->port to -1. */
 static void flt_begin(struct __test_metadata *_metadata, struct flt *f, const char *kind,
 		      unsigned int kib, long channels)
 {
@@ -103,13 +104,13 @@ static void flt_end(struct flt *f)
 	}
 }
 
-/* Returns true if each fault that was injected has come. @f is a struct flt. */
+/* Returns true if each injected fault has struck. @f is a struct flt. */
 static bool flt_struck(void *f)
 {
 	return eng_struck(((struct flt *)f)->port);
 }
 
-/* Migrates with the fault, from the descriptor that @where selects, and then without. */
+/* Migrates with the fault, from the descriptor that @where selects on, and then without it. */
 static __maybe_unused void flt_strike(struct __test_metadata *_metadata, struct flt *f,
 				      const char *where, const struct flt_fault *fault)
 {
@@ -145,24 +146,24 @@ static __maybe_unused void flt_strike(struct __test_metadata *_metadata, struct 
 	ferry_note("descriptors %ld, chunks failed %ld, timeouts %ld",
 		   race_grown(&c, "engine_descriptors"), race_grown(&c, "chunks_failed"),
 		   race_grown(&c, "engine_timeouts"));
-	/* What comes with another one may take effect later, as the engine is brought back. */
+	/* A fault with a second request may strike later, when the engine is brought back. */
 	if (fault->times == 1 && !fault->second)
 		EXPECT_TRUE(flt_struck(f));
 	if (proven) {
 		EXPECT_EQ(0, unquiet);
 		EXPECT_EQ(pages, there);
 	} else {
-		/* What was not moved is what nobody could vouch for. */
+		/* Only folios without a proof of quiet stay. */
 		EXPECT_GT(unquiet, 0);
 		EXPECT_LE(pages - there, unquiet * each);
 	}
-	/* A mover that is slow itself may find that it has ended meanwhile. */
+	/* A slow mover may see the descriptor end before it gives up. */
 	if (fault->how == FLT_HUNG || (fault->how == FLT_LATER && ms < FLT_LATE_MS))
 		EXPECT_EQ(1, race_grown(&c, "engine_timeouts"));
 
 	/*
-	 * Whoever writes late, what is said from here on stays said: these are the
-	 * destinations that the engine had.
+	 * Content that is written from here on must survive late writes of the engine: this
+	 * memory was the destination of its descriptors.
 	 */
 	ferry_fill(f->mem, FLT_LEN, f->folio, 3);
 	if (fault->how == FLT_LATER || fault->how == FLT_HUNG)
@@ -175,7 +176,7 @@ static __maybe_unused void flt_strike(struct __test_metadata *_metadata, struct 
 		EXPECT_TRUE(ferry_wait(flt_struck, f, FLT_SLACK_MS));
 	EXPECT_EQ(0, ferry_verify(f->mem, FLT_LEN, f->folio, 3));
 
-	/* What it read from is somebody else's now, as is what was parked. */
+	/* The former sources and the parked destinations are in use for other memory now. */
 	ASSERT_EQ(0, race_fresh(f->mem, FLT_LEN, f->folio, f->nodes[1]));
 	ferry_fill(f->mem, FLT_LEN, f->folio, 2);
 	if (fault->how == FLT_UNPROVEN)
@@ -183,7 +184,7 @@ static __maybe_unused void flt_strike(struct __test_metadata *_metadata, struct 
 	EXPECT_TRUE(eng_calm(f->port));
 	EXPECT_EQ(0, ferry_verify(f->mem, FLT_LEN, f->folio, 2));
 
-	/* And again, the other way, without faults. */
+	/* The way back, without faults. */
 	ASSERT_TRUE(eng_rearm(f->channels));
 	if (fault->ready)
 		EXPECT_TRUE(ferry_wait(fault->ready, f, FLT_SLACK_MS));

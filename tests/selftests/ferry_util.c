@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/*
- * What Ferry's selftests share; the interface is described in ferry_util.h.
- */
+/* The helpers that all selftests of Ferry share. ferry_util.h describes the interface. */
 #include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
@@ -32,7 +30,7 @@ struct saved {
 	char value[200];
 };
 
-/* Shared with the test's processes: what they change is undone at the end. */
+/* Shared with the processes of tests, so that the parent undoes what they set. */
 static struct {
 	int n;
 	int base;
@@ -259,7 +257,7 @@ int ferry_quiet(void)
 		const char *path;
 		const char *value;
 	} calm[] = {
-		/* It scans a new mm at once, whatever its intervals are. */
+		/* khugepaged scans a new mm at once, whatever its intervals are. */
 		{ FERRY_THP "enabled", "never" },
 		{ FERRY_THP "khugepaged/defrag", "0" },
 		{ FERRY_THP "khugepaged/scan_sleep_millisecs", "10000000" },
@@ -335,7 +333,7 @@ static __printf(1, 2) void bail(const char *fmt, ...)
 	exit(1);
 }
 
-/* "name=value+name=value" */
+/* Sets knobs from "name=value+name=value". */
 static void set_knobs(char *text)
 {
 	char *knob, *value, *next = NULL;
@@ -378,7 +376,7 @@ static void __attribute__((constructor)) init(void)
 	mount_missing("tracefs", TRACEFS);
 
 	if (!ferry_loaded()) {
-		/* Passing without the migrator would be a lie. */
+		/* A test that passes without its migrator would prove nothing. */
 		if (want && *want && strcmp(want, "off") && strcmp(want, "stock"))
 			bail("FERRY_MIGRATOR is '%s', but ferry.ko is not loaded",
 			     want);
@@ -395,8 +393,8 @@ static void __attribute__((constructor)) init(void)
 	if (want && *want && strcmp(migrator, want))
 		bail("selected migrator '%s', got '%s'", want, migrator);
 	/*
-	 * What is to be tested is copying by others, not whether it pays on this machine
-	 * just now.
+	 * The tests are about copies by others than the mover, not about whether these pay
+	 * off on this machine at this moment.
 	 */
 	if (ferry_active() && ferry_inject("all_workers", 1))
 		bail("cannot set inject/all_workers");
@@ -826,15 +824,15 @@ static void say_runs(const int *st, size_t n)
 	}
 }
 
-/* What became of the pages of a call that did not move all. */
+/* Prints the result of a call that did not move all pages. */
 static void say_status(long ret, void **pages, const int *st, size_t n)
 {
 	int *now = malloc(n * sizeof(*now));
 
-	ferry_note("move_pages() returned %ld and as status", ret);
+	ferry_note("move_pages() returned %ld and the status", ret);
 	say_runs(st, n);
 	if (now && !ferry_move_pages(0, n, pages, NULL, now, 0)) {
-		ferry_note("and now it is");
+		ferry_note("the status is now");
 		say_runs(now, n);
 	}
 	free(now);
@@ -1036,10 +1034,13 @@ int ferry_mix_map(struct ferry_mix *m, size_t len, int node)
 		if (ret)
 			return ret;
 		if (ferry_in_folios_of(mem, len, m->part[i].folio) != len) {
-			ferry_note("%s: not of folios of that size", kinds[i].what);
+			ferry_note("%s: not in folios of that size", kinds[i].what);
 			return -ENOMEM;
 		}
-		/* While 2M is allowed, khugepaged would make them of what comes next. */
+		/*
+		 * While 2M is allowed, khugepaged would collapse the small folios of the next
+		 * kind.
+		 */
 		ret = kinds[i].shared ? ferry_shmem_only(0) : ferry_mthp_only(0);
 		if (ret)
 			return ret;
@@ -1063,7 +1064,7 @@ size_t ferry_mix_verify(const struct ferry_mix *m, u64 gen)
 	for (i = 0; i < m->n; i++) {
 		n = ferry_verify(m->part[i].mem, m->part[i].len, i, gen);
 		if (n)
-			ferry_note("that was %s", m->part[i].what);
+			ferry_note("the wrong bytes are in %s", m->part[i].what);
 		bad += n;
 	}
 	return bad;
@@ -1209,8 +1210,8 @@ u64 ferry_kpageflags(u64 pfn)
 }
 
 /*
- * A part of kpageflags, and the folio last found there. The kernel takes its time for
- * each page it is asked about, so the part is small unless it goes on from the last one.
+ * A part of kpageflags, and the folio that was found there last. The kernel takes long for
+ * each page it is asked about, so the part is small unless it continues the last one.
  */
 struct window {
 	int fd;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What Ferry's selftests share.
+ * The helpers that all selftests of Ferry share.
  *
  * A test includes kselftest_harness.h first, then this file:
  *
@@ -14,12 +14,12 @@
  *
  *	TEST_HARNESS_MAIN
  *
- * Environment: FERRY_MIGRATOR is the migrator to test; unset means that
- * nothing is selected. Values of knobs may follow it: cpu+copy_routine=nontemporal.
- * FERRY_SHORT=1 asks for fewer iterations.
+ * Environment: FERRY_MIGRATOR is the migrator to test; if it is unset, no migrator is
+ * selected. Values of knobs may follow it: cpu+copy_routine=nontemporal. FERRY_SHORT=1 asks
+ * for fewer iterations.
  *
- * Functions that return int give 0 or a negative errno unless they say
- * otherwise; those that return long give a value >= 0 or a negative errno.
+ * Functions that return int return 0 or a negative errno, and functions that return long
+ * return a value >= 0 or a negative errno, unless their comment says otherwise.
  */
 #ifndef FERRY_UTIL_H
 #define FERRY_UTIL_H
@@ -43,56 +43,59 @@ typedef __u64 u64;
 #define FERRY_DEBUGFS	"/sys/kernel/debug/ferry/"
 #define FERRY_THP	"/sys/kernel/mm/transparent_hugepage/"
 
-/* A debug kernel under TCG is slow: the harness's 30 seconds are not enough. */
+/* The harness's 30 seconds are not enough for a debug kernel under TCG. */
 #ifdef __KSELFTEST_HARNESS_H
 #undef TEST_TIMEOUT_DEFAULT
 #define TEST_TIMEOUT_DEFAULT 600
 #endif
 
 /*
- * Before main(), what is missing of debugfs and tracefs is mounted, FERRY_MIGRATOR
- * selected, and inject/all_workers set; the program ends there if it cannot. Everything
- * set through ferry_set() and its friends goes back to what it was when the program
- * ends, also if a test was killed by its timeout.
+ * Before main(), the library mounts debugfs and tracefs if they are missing, selects
+ * FERRY_MIGRATOR, and sets inject/all_workers. The program ends if one of these fails. Each
+ * file that was set by ferry_set() and its relatives gets its former value back when the
+ * program ends, even if a test was killed by its timeout.
  */
 
-/* ferry.ko is loaded. */
+/* Returns true if ferry.ko is loaded. */
 bool ferry_loaded(void);
-/* Name of the migrator under test: "stock" if ferry.ko is not loaded. */
+/* Returns the name of the migrator under test: "stock" if ferry.ko is not loaded. */
 const char *ferry_migrator(void);
-/* A migrator other than "off" is under test: its counters have to grow. */
+/*
+ * Returns true if a migrator other than "off" is under test, so that its counters have to
+ * grow.
+ */
 bool ferry_active(void);
-/* FERRY_SHORT is set. */
+/* Returns true if FERRY_SHORT is set. */
 bool ferry_short(void);
-/* Number of iterations: @full, or @brief if FERRY_SHORT is set. */
+/* Returns the number of iterations: @full, or @brief if FERRY_SHORT is set. */
 int ferry_iters(int full, int brief);
 
 /* ---- files of proc, sysfs, debugfs ---- */
 
-/* Reads a file of one value into @buf, without the newline. Returns its length. */
+/* Reads a file of one value into @buf, without the newline. Returns its length in bytes. */
 long ferry_read(const char *path, char *buf, size_t len);
-/* Reads a number; LONG_MIN if there is none. */
+/* Reads a number. Returns LONG_MIN if the file has none. */
 long ferry_read_long(const char *path);
-/* The whole of a file, to be freed; NULL on failure. */
+/* Reads the whole of a file. Returns a string that the caller frees, or NULL on failure. */
 char *ferry_read_all(const char *path);
-/* Writes, without remembering the old value. */
+/* Writes to a file without saving its former value. */
 __printf(2, 3) int ferry_write(const char *path, const char *fmt, ...);
 /*
- * Writes and remembers the value of before for ferry_restore(). Of a choice such
- * as "always [madvise] never" that is the word in brackets.
+ * Writes to a file and saves its former value for ferry_restore(). The former value of a
+ * choice such as "always [madvise] never" is the word in brackets.
  */
 __printf(2, 3) int ferry_set(const char *path, const char *fmt, ...);
-/* ferry_set() on FERRY_SYSCTL @name. */
+/* Does ferry_set() on FERRY_SYSCTL @name. */
 __printf(2, 3) int ferry_set_knob(const char *name, const char *fmt, ...);
-/* ferry_set() on FERRY_DEBUGFS inject/ @name. */
+/* Does ferry_set() on FERRY_DEBUGFS inject/ @name. */
 int ferry_inject(const char *name, unsigned long value);
-/* Undoes every ferry_set() since the last call, newest first. Keeps the migrator. */
+/* Undoes each ferry_set() since the last call, the newest first. The migrator stays selected. */
 void ferry_restore(void);
 
 /*
- * Stops what moves, splits or collapses folios on its own: khugepaged (by "never"; the
- * sizes that ferry_mthp_only() allows still hold), proactive compaction, NUMA balancing,
- * KSM. Restored by ferry_restore().
+ * Stops all parts of the kernel that move, split or collapse folios on their own: khugepaged
+ * (by "never"; the sizes that ferry_mthp_only() allows stay allowed), proactive compaction,
+ * NUMA balancing, KSM. ferry_restore() undoes it.
  */
 int ferry_quiet(void);
 
@@ -106,23 +109,24 @@ struct ferry_stats {
 	} e[160];
 };
 
-/* Reads FERRY_DEBUGFS stats; empty if ferry.ko is not loaded. */
+/* Reads FERRY_DEBUGFS stats. @s is empty if ferry.ko is not loaded. */
 int ferry_stats_get(struct ferry_stats *s);
-/* Value of @name, -1 if there is none. */
+/* Returns the value of @name, or -1 if there is none. */
 long ferry_stats_value(const struct ferry_stats *s, const char *name);
-/* One counter, read now; -1 if there is none. */
+/* Reads the counters and returns @name, or -1 if there is none. */
 long ferry_stat(const char *name);
-/* Growth of @name between two readings; -1 if there is none. */
+/* Returns the growth of @name between two readings, or -1 if there is none. */
 long ferry_stats_delta(const struct ferry_stats *before,
 		       const struct ferry_stats *after, const char *name);
 /*
- * The migrator did copy between two readings: early folios or copy-now calls grew.
- * Always true where no migrator is active; false if one is "off" and copied all the same.
+ * Returns true if the migrator copied between two readings: bytes_early or bytes_in_place
+ * grew. Without ferry.ko it returns true. With the migrator "off" it returns true only if
+ * neither grew.
  */
 bool ferry_stats_used(const struct ferry_stats *before,
 		      const struct ferry_stats *after);
 
-/* A worker as the state file shows it, and chunks that it has copied. */
+/* A worker as the state file shows it, with the number of chunks that it has copied. */
 struct ferry_worker {
 	int cpu;
 	int node;
@@ -131,52 +135,55 @@ struct ferry_worker {
 	long chunks;
 };
 
-/* Workers in the order in which they are asked. Returns how many. */
+/* Reads the workers, in the order in which they are called. Returns their number. */
 int ferry_workers(struct ferry_worker *w, int max);
-/* None of them does anything. For ferry_wait(). */
+/* Returns true if all workers are asleep. For ferry_wait(). */
 bool ferry_helpers_asleep(void *unused);
 
-/* Counter of /proc/vmstat; -1 if there is none. */
+/* Returns a counter of /proc/vmstat, or -1 if there is none. */
 long ferry_vmstat(const char *name);
-/* /sys/devices/system/node/nodeN/vmstat. */
+/* Returns a counter of /sys/devices/system/node/nodeN/vmstat, or -1 if there is none. */
 long ferry_node_vmstat(int node, const char *name);
-/* Free memory of a node in bytes. */
+/* Returns the free memory of a node in bytes. */
 long ferry_node_free(int node);
 /*
- * Free memory in bytes below which the kernel gives none of a node to user space: the sum of
- * its zones' "min" watermarks. It is several times larger while huge pages are enabled.
- * Returns -1 if it cannot be read.
+ * Returns the amount of free memory, in bytes, below which the kernel gives none of a node to
+ * user space: the sum of the "min" watermarks of its zones. It is several times larger while
+ * huge pages are enabled. Returns -1 if it cannot be read.
  */
 long ferry_node_min(int node);
-/* HardwareCorrupted of /proc/meminfo; -1 if there is none. */
+/* Returns HardwareCorrupted of /proc/meminfo in KiB, or -1 if there is none. */
 long ferry_corrupted_kib(void);
-/* How many tiers of memory the kernel knows. */
+/* Returns the number of memory tiers that the kernel knows. */
 int ferry_memory_tiers(void);
 
 /* ---- nodes, CPUs ---- */
 
-/* Numbers in a file such as "0-1,4". Returns how many. */
+/* Reads the numbers in a file such as "0-1,4". Returns how many there are. */
 int ferry_list(const char *path, int *out, int max);
-/* Nodes with memory, in order. Returns how many. */
+/* Finds the nodes with memory, in ascending order. Returns their number. */
 int ferry_mem_nodes(int nodes[FERRY_MAX_NODES]);
-/* Nodes with memory and CPUs, in order. Returns how many. */
+/* Finds the nodes with memory and CPUs, in ascending order. Returns their number. */
 int ferry_cpu_nodes(int nodes[FERRY_MAX_NODES]);
-/* First CPU of a node, -1 if it has none. */
+/* Returns the first CPU of a node, or -1 if it has none. */
 int ferry_node_cpu(int node);
-/* Puts the calling thread on a CPU (-1: on all). */
+/* Pins the calling thread to a CPU, or allows it all CPUs if @cpu is -1. */
 int ferry_pin_cpu(int cpu);
 
 /* ---- content ---- */
 
 /*
- * Byte for byte different with the position, @seed and @gen. @off is the position
- * of @p in the whole, a multiple of 8, as is @len.
+ * Fills memory with a pattern in which each byte depends on its position, @seed and @gen.
+ * @off is the position of @p in the whole pattern. @off and @len are multiples of 8.
  */
 void ferry_fill_at(void *p, size_t len, u64 seed, u64 gen, size_t off);
-/* Number of bytes that are wrong; says where and how the first ones are. */
+/*
+ * Compares memory with the pattern, and prints the first differences. Returns the number of
+ * wrong bytes.
+ */
 size_t ferry_verify_at(const void *p, size_t len, u64 seed, u64 gen,
 		       size_t off);
-/* The word of 8 bytes expected at @off. */
+/* Returns the 8-byte word of the pattern at @off. */
 u64 ferry_word(u64 seed, u64 gen, size_t off);
 
 static inline void ferry_fill(void *p, size_t len, u64 seed, u64 gen)
@@ -190,9 +197,12 @@ static inline size_t ferry_verify(const void *p, size_t len, u64 seed,
 	return ferry_verify_at(p, len, seed, gen, 0);
 }
 
-/* Same through pwrite() and pread(), for what is not mapped. */
+/* Fills a file that is not mapped with the pattern, by pwrite(). */
 int ferry_fill_fd(int fd, size_t len, u64 seed, u64 gen);
-/* Number of wrong bytes, or a negative errno. */
+/*
+ * Compares a file with the pattern, by pread(). Returns the number of wrong bytes or a
+ * negative errno.
+ */
 long ferry_verify_fd(int fd, size_t len, u64 seed, u64 gen);
 
 /* ---- system calls ---- */
@@ -214,40 +224,41 @@ long ferry_verify_fd(int fd, size_t len, u64 seed, u64 gen);
 #define MPOL_MF_MOVE_ALL 4
 #endif
 
-/* The raw calls: return what the kernel does, -errno for errors. */
+/* Make the raw system calls. Return the result of the kernel, or -errno on failure. */
 long ferry_move_pages(pid_t pid, unsigned long n, void **pages,
 		      const int *nodes, int *status, int flags);
 long ferry_migrate_pages(pid_t pid, int from, int to);
-/* @node < 0: no nodes. */
+/* Make the system calls for one node, or for no node if @node < 0. */
 int ferry_mbind(void *p, size_t len, int mode, int node, unsigned int flags);
 int ferry_set_mempolicy(int mode, int node);
 
 /*
- * move_pages() of this process for one page in each @step bytes of a range to @node,
- * in one call. Gives the number of pages whose status is not @node afterwards, asked
- * anew for each of them; a negative errno if the call failed.
- * @status (may be NULL) has room for len / step values and gets the call's own ones.
+ * Moves one page in each @step bytes of a range of this process to @node, in one call of
+ * move_pages(). Then asks for the status of each of them in a second call. Returns the number
+ * of pages that are not on @node, or a negative errno if the call failed. @status may be
+ * NULL; otherwise it has room for len / step values and gets the status values of the first
+ * call.
  */
 long ferry_move_range(void *p, size_t len, size_t step, int node, int *status);
-/* Number of pages (one in each @step bytes) on @node; absent pages are on none. */
+/* Returns the number of pages (one in each @step bytes) on @node. Absent pages are on no node. */
 long ferry_count_on(void *p, size_t len, size_t step, int node);
-/* Node of one page, or the negative errno of move_pages()'s status. */
+/* Returns the node of one page, or the negative errno of move_pages()'s status. */
 int ferry_node_of(void *p);
 
 /* ---- mappings ---- */
 
 /* Reserves @len bytes at a multiple of @align and maps private anonymous memory there. */
 void *ferry_map_anon(size_t len, size_t align);
-/* Same for a file. @flags: MAP_SHARED or MAP_PRIVATE. */
+/* Maps a file in the same way. @flags: MAP_SHARED or MAP_PRIVATE. */
 void *ferry_map_file(int fd, size_t len, size_t align, int prot, int flags);
-/* Touches a mapping with memory from @node only (and writes to it). */
+/* Populates a mapping for writing with memory from @node only. */
 int ferry_populate(void *p, size_t len, int node);
 
-/* mTHP sizes that sysfs offers, in KiB, ascending. Returns how many. */
+/* Lists the mTHP sizes that sysfs offers, in KiB, ascending. Returns their number. */
 int ferry_mthp_sizes(unsigned int *kib, int max);
-/* Allows anonymous folios of this size only (0: none but 4K). Restored by ferry_restore(). */
+/* Allows anonymous folios of @kib only (0: only 4K). ferry_restore() undoes it. */
 int ferry_mthp_only(unsigned int kib);
-/* Same for shmem's internal mount and memfd; tmpfs mounts have huge=. */
+/* Does the same for shmem's internal mount and memfd. tmpfs mounts have huge= instead. */
 int ferry_shmem_only(unsigned int kib);
 
 /* ---- a mix of memory ---- */
@@ -260,7 +271,7 @@ enum {
 	FERRY_MIX_SHARED_4K,
 };
 
-/* Mapped memory of several kinds, for tests of what moves whole processes or blocks. */
+/* Mapped memory of several kinds, for tests that move whole processes or memory blocks. */
 struct ferry_mix {
 	int n;
 	struct {
@@ -272,15 +283,15 @@ struct ferry_mix {
 };
 
 /*
- * Maps @len bytes (a multiple of 2 MiB) of each kind on @node (-1: anywhere): anonymous
- * and shared anonymous, of folios of the sizes above. Leaves only 4K allowed in the THP
- * switches. Fails if a kind is not made of folios of its size.
+ * Maps @len bytes (a multiple of 2 MiB) of each kind on @node (-1: on any node): anonymous
+ * and shared anonymous memory, in folios of the sizes above. Leaves only 4K allowed in the
+ * THP switches. Fails if a kind does not consist of folios of its size.
  */
 int ferry_mix_map(struct ferry_mix *m, size_t len, int node);
 void ferry_mix_fill(struct ferry_mix *m, u64 gen);
-/* Number of wrong bytes. */
+/* Returns the number of wrong bytes. */
 size_t ferry_mix_verify(const struct ferry_mix *m, u64 gen);
-/* Pages of it that are on @node, and pages in all. */
+/* Return the number of pages on @node, and the number of all pages. */
 long ferry_mix_count_on(const struct ferry_mix *m, int node);
 long ferry_mix_pages(const struct ferry_mix *m);
 void ferry_mix_unmap(struct ferry_mix *m);
@@ -291,9 +302,9 @@ void ferry_mix_unmap(struct ferry_mix *m);
 
 /* Runs a program without its output. Returns its exit status. */
 int ferry_run(const char *prog, ...) __attribute__((sentinel));
-/* Makes an ext4 on @dev and mounts it at @where; -ENODEV if there is no such disk. */
+/* Makes an ext4 on @dev and mounts it at @where. Returns -ENODEV if there is no such disk. */
 int ferry_ext4(const char *dev, const char *where);
-/* Writes a file back and takes it out of the page cache; nothing may map it. */
+/* Writes a file back and removes it from the page cache. The file must not be mapped. */
 int ferry_evict(int fd);
 
 /* ---- what the pages are ---- */
@@ -309,59 +320,62 @@ int ferry_evict(int fd);
 #define FERRY_KPF_THP		22
 #define FERRY_KPF_RESERVED	32
 
-/* pagemap entry of an address; 0 if there is none. */
+/* Returns the pagemap entry of an address, or 0 if there is none. */
 u64 ferry_pagemap(const void *p);
-/* Page frame number, 0 if the page is not present. */
+/* Returns the page frame number of an address, or 0 if the page is not present. */
 u64 ferry_pfn(const void *p);
-/* Page frame numbers of a range, 0 where no page is present. */
+/* Reads the page frame numbers of a range. They are 0 where no page is present. */
 int ferry_pfns(const void *p, size_t len, u64 *pfns);
-/* kpageflags of a page frame. */
+/* Returns the kpageflags of a page frame. */
 u64 ferry_kpageflags(u64 pfn);
-/* Bytes of the folio that an address is in: 4096 for a small one, 0 if not present. */
+/* Returns the size in bytes of the folio at an address, or 0 if no page is present. */
 size_t ferry_folio_bytes(const void *p);
-/* Bytes of a range that are in folios of exactly @bytes. */
+/* Returns the number of bytes of a range that are in folios of exactly @bytes. */
 size_t ferry_in_folios_of(const void *p, size_t len, size_t bytes);
 
 /* ---- memory blocks ---- */
 
 #define FERRY_BLOCKS	"/sys/devices/system/memory/"
 
-/* Page frames in a memory block; 0 if there is no memory hotplug. */
+/* Returns the number of page frames in a memory block, or 0 without memory hotplug. */
 u64 ferry_block_pages(void);
-/* "offline", "online_movable" ... */
+/* Sets the state of a memory block: "offline", "online_movable" ... */
 int ferry_block_set(u64 block, const char *state);
-/* In ZONE_MOVABLE, and without anything that was taken from it before the zone was made. */
+/*
+ * Returns true if a block is in ZONE_MOVABLE and has no page that was reserved before the
+ * zone was made.
+ */
 bool ferry_block_movable(u64 block);
 
 /* ---- control groups (version 2) ---- */
 
 /*
- * Makes group @name with the controllers (words like "+memory +cpuset") on in its
- * parent, and writes its path to @path. It is removed by ferry_cgroup_remove().
+ * Makes group @name, enables the controllers (words like "+memory +cpuset") in its parent,
+ * and writes the group's path to @path. ferry_cgroup_remove() removes the group.
  */
 int ferry_cgroup_create(const char *name, const char *controllers,
 			char path[256]);
-/* Moves a process (0: the caller) into it; @path NULL: into the root. */
+/* Moves a process (0: the caller) into a group, or into the root if @path is NULL. */
 int ferry_cgroup_enter(const char *path, pid_t pid);
-/* Kills what is left in it and removes it. */
+/* Kills the processes that are left in a group and removes the group. */
 int ferry_cgroup_remove(const char *path);
 
 /* ---- tracing ---- */
 
-/* Turns one event (such as "migrate/mm_migrate_pages") on or off; restored. */
+/* Turns one event (such as "migrate/mm_migrate_pages") on or off. ferry_restore() undoes it. */
 int ferry_trace_event(const char *event, bool on);
 int ferry_trace_clear(void);
-/* Text of the trace buffer, to be freed; NULL on failure. */
+/* Returns the text of the trace buffer, which the caller frees, or NULL on failure. */
 char *ferry_trace_read(void);
 
 /* ---- time ---- */
 
 u64 ferry_now_ns(void);
 void ferry_sleep_ms(unsigned int ms);
-/* Asks @done every 10 ms until it says yes or @ms are over. Returns its last answer. */
+/* Calls @done every 10 ms until it returns true or @ms have passed. Returns its last result. */
 bool ferry_wait(bool (*done)(void *arg), void *arg, unsigned int ms);
 
-/* A KTAP comment line. */
+/* Prints a KTAP comment line. */
 __printf(1, 2) void ferry_note(const char *fmt, ...);
 
 #endif /* FERRY_UTIL_H */

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Counters, migrations, traces and state that tests of invariants use; see hazards.h. */
+/*
+ * Counters, migrations, traces and state for the tests of invariants. hazards.h describes the
+ * interface.
+ */
 #include "hazards.h"
 
 const unsigned int race_sizes[4] = { 4, 64, 256, 2048 };
@@ -93,7 +96,7 @@ int race_full(struct race_full *f, size_t folio)
 	size_t done, len;
 	int ret;
 
-	/* More than is free now: what has just been freed may come late. */
+	/* More than is free now, because memory that was freed lately may arrive late. */
 	ret = ferry_set("/proc/sys/vm/overcommit_memory", "1");
 	if (ret)
 		return ret;
@@ -105,7 +108,7 @@ int race_full(struct race_full *f, size_t folio)
 		return -errno;
 	f->len = len;
 	ret = ferry_mthp_only(folio == FERRY_PAGE ? 0 : folio >> 10);
-	/* In steps: what the kernel takes meanwhile must not lead to the OOM killer. */
+	/* In steps, so that allocations of the kernel meanwhile do not lead to the OOM killer. */
 	for (done = 0; !ret && done < len && ferry_wait(race_has_more, f, 200); done += FERRY_PMD)
 		ret = ferry_populate(f->mem + done, FERRY_PMD, f->node);
 	if (ret)
@@ -229,7 +232,7 @@ bool race_next_event(char **text, struct race_event *e)
 	char *line, *cpu, *name, *args, flags[16];
 	unsigned long long s, us;
 
-	/* "comm-pid   [cpu] flags seconds: name: args" */
+	/* A line reads "comm-pid   [cpu] flags seconds: name: args". */
 	while ((line = strsep(text, "\n"))) {
 		cpu = *line == '#' ? NULL : strstr(line, " [");
 		name = cpu ? strstr(cpu, ": ") : NULL;
@@ -241,7 +244,7 @@ bool race_next_event(char **text, struct race_event *e)
 		if (sscanf(cpu, " [%*d] %15s %llu.%llu", flags, &s, &us) != 3)
 			continue;
 		e->ns = s * 1000000000 + us * 1000;
-		/* The third flag: h, H, s, z or Z. */
+		/* The third flag is the context; h, H, s, z and Z are interrupts. */
 		e->in_interrupt = strlen(flags) > 2 && strchr("hHszZ", flags[2]);
 		e->name = name + 2;
 		e->args = args + 2;

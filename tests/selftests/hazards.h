@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Counters, migrations in the background, traces and state of ferry, for the tests of the
+ * Counters, background migrations, traces and the state of Ferry, for the tests of the
  * invariants and for stress.
  *
  * Invariants and hazards are numbered as in Documentation/invariants.rst. The tests open
@@ -24,16 +24,19 @@
 
 #include "ferry_util.h"
 
-/* Folio sizes in KiB that most of these tests use: many in a chunk, two chunks, many chunks. */
+/*
+ * Folio sizes in KiB that most of these tests use: many folios in a chunk, two chunks in a
+ * folio, many chunks in a folio.
+ */
 extern const unsigned int race_sizes[4];
 
-/* Ferry's counters at the begin and at the end of a piece of work. */
+/* Ferry's counters at the beginning and at the end of a piece of work. */
 struct race_count {
 	struct ferry_stats before;
 	struct ferry_stats after;
 };
 
-/* Reads the counters at the begin. */
+/* Reads the counters at the beginning. */
 void race_count(struct race_count *c);
 
 /* Reads the counters at the end. */
@@ -68,14 +71,15 @@ void race_touch(const char *p);
 
 struct race_full {
 	int node;
-	long left;	/* bytes, above what the kernel keeps for itself */
+	long left;	/* in bytes, above what the kernel reserves for itself */
 	char *mem;
 	size_t len;
 };
 
 /*
- * Takes all free memory of f->node but for f->left bytes and what the kernel keeps for
- * itself (ferry_node_min()), as new anonymous folios of @folio bytes. race_full_end() gives it back, and has to be called after a failure, too.
+ * Takes all free memory of f->node except f->left bytes and what the kernel reserves for
+ * itself (ferry_node_min()), as new anonymous folios of @folio bytes. race_full_end() gives
+ * it back, and has to be called after a failure, too.
  */
 int race_full(struct race_full *f, size_t folio);
 

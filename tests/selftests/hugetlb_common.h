@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * hugetlb folios of 2M and 1G, anonymous and of a hugetlbfs file, go to and fro
- * between two nodes. They are copied by copy-now or by nothing of Ferry at all.
- * hugetlb.c does it for 2M and hugetlb_1g.c, which needs a machine of its own, for 1G.
+ * hugetlb folios of 2M and 1G, anonymous and of a hugetlbfs file, move back and forth between
+ * two nodes. Ferry copies them in place or not at all. hugetlb.c tests 2M, and hugetlb_1g.c,
+ * which needs a machine of its own, 1G.
  */
 #include <fcntl.h>
 #include <linux/memfd.h>
@@ -99,9 +99,9 @@ TEST_F(hugetlb, round_trip)
 	EXPECT_EQ(0, ferry_stats_delta(&self->before, &after, "bytes_early"));
 	if (!ferry_active())
 		return;
-	/* Copy-now steps aside for a folio if no worker is free at that moment. */
+	/* A copy in place is declined if no worker is free at that moment. */
 	calls = ferry_stats_delta(&self->before, &after, "folios_in_place");
-	ferry_note("copy-now took %ld of %d folios", calls, iters * FOLIOS);
+	ferry_note("%ld of %d folios were copied in place", calls, iters * FOLIOS);
 	EXPECT_GT(calls, 0);
 	EXPECT_LE(calls, iters * FOLIOS);
 	EXPECT_EQ((long)(calls * SIZE), ferry_stats_delta(&self->before, &after, "bytes_in_place"));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* The table of knobs and values; see knobs.h. */
+/* The table of knobs and values. knobs.h describes it. */
 #include "knobs.h"
 
 const struct knob_values knobs[15] = {
@@ -16,7 +16,7 @@ const struct knob_values knobs[15] = {
 	{ "copy_routine", { "auto", "cached", "nontemporal", "nontemporal" } },
 	{ "engine_share", { "auto", "all", "auto", "all" } },
 	{ "dma_channels", { "1", "4", "16", "64" } },
-	/* Changes nothing: the engines of guests have shown that they tell of failures. */
+	/* Has no effect here: the engines of the guests have proven that they report failures. */
 	{ "dma_untrusted", { "0", "1", "0", "1" } },
 	{ "timeout_ms", { "10", "1000", "5000", "60000" } },
 };

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* Values that a knob is given while everything moves, the smallest and largest included. */
+/* Values that a knob gets while memory moves, including the smallest and the largest one. */
 #ifndef FERRY_KNOBS_H
 #define FERRY_KNOBS_H
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Runs threads that migrate memory back and forth; see movers.h. */
+/* Runs threads that migrate memory back and forth. movers.h describes the interface. */
 #include "movers.h"
 
 static bool race_movers_stop;
@@ -14,7 +14,7 @@ static void *race_mover_fn(void *arg)
 	struct race_mover *m = arg;
 	int node = 0;
 
-	/* Only content counts here: the folios may have any size. */
+	/* Only content counts here; the folios may have any size. */
 	for (; !race_movers_stopped(); m->rounds++, node ^= 1) {
 		ferry_fill(m->mem, RACE_MOVER_LEN, m->kib, m->rounds);
 		race_move_pages(m->mem, RACE_MOVER_LEN, FERRY_PAGE, m->nodes[node]);

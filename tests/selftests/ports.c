@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Opens the ports of the guest, and talks to QEMU's monitor; see ports.h. */
+/* Opens the ports of the guest and talks to QEMU's monitor. ports.h describes the interface. */
 #include <dirent.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -60,7 +60,10 @@ int monitor_open(void)
 	char name[64];
 	int fd = port_open("ferry.qmp", "ferry.qmp", name, sizeof(name));
 
-	/* Somebody may have said it before: then that is an error, and all is well. */
+	/*
+	 * Fails if an earlier program has negotiated already, and then the monitor is ready
+	 * as well.
+	 */
 	if (fd >= 0 && dprintf(fd, "{\"execute\":\"qmp_capabilities\"}\n") > 0)
 		port_says(fd, "\"return\"");
 	return fd;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Ports of the guest that scripts/vm makes: QEMU's monitor, and the control of models of
- * engines.
+ * Ports of the guest that scripts/vm makes: QEMU's monitor, and the control ports of models
+ * of engines.
  */
 #ifndef FERRY_PORTS_H
 #define FERRY_PORTS_H

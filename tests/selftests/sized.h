@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * A fixture for tests of the invariants: SIZED_LEN bytes of anonymous memory, empty, to
- * be filled in folios of self->folio bytes (race_fresh()), with a variant for each size, and
- * two nodes with memory. To be included after hazards.h.
+ * A fixture for tests of the invariants: SIZED_LEN bytes of anonymous memory, still empty,
+ * which race_fresh() fills with folios of self->folio bytes, and two nodes with memory. It
+ * has a variant for each folio size. To be included after hazards.h.
  */
 #ifndef FERRY_SIZED_H
 #define FERRY_SIZED_H

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Finds the sleeps of movers in a trace; see sleeps.h. */
+/* Finds the sleeps of movers in a trace. sleeps.h describes the interface. */
 #include "sleeps.h"
 
 int slp_begin(struct trc *t, const char *name)
 {
-	/* 256 is somebody whose CPU was taken away. */
+	/* State 256 is a task that was preempted. */
 	static const char sleeps[] = "prev_state != 0 && prev_state != 256";
 	int ret = trc_begin(t, name, 4096);
 
@@ -42,7 +42,7 @@ static void slp_waited(struct slp_mover *m, const struct race_event *e,
 	seen->undone += race_event_value(e, "done=") != 1;
 	if (ns > seen->longest_ns)
 		seen->longest_ns = ns;
-	/* Times in a trace are cut off at the microsecond. */
+	/* Times in a trace are truncated to the microsecond. */
 	for (i = 0; i < m->recent; i++)
 		seen->in_waits += m->slept_at[i] + ns + 1000 >= e->ns;
 	m->recent = 0;

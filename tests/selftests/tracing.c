@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Controls one instance of tracefs; see tracing.h. */
+/* Controls one instance of tracefs. tracing.h describes the interface. */
 #include "tracing.h"
 
-/* Writes to a file of the trace. A second line is added to what files such as filters have. */
+/* Writes to a file of the trace. Files such as filters add a second line to the first. */
 static int trc_write(const struct trc *t, const char *file, const char *text)
 {
 	char path[200];
