@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Anonymous folios of every size the kernel offers go to and fro between two
- * nodes. Every byte is compared after every move, the folios keep their size, and
- * the page frames are new ones.
+ * Anonymous folios of every size that the kernel offers move back and forth between two
+ * nodes. Every byte is compared after every move, the folios keep their size, and the page
+ * frames are new ones.
  *
- * A folio larger than 4K that is mapped by PTEs is moved as one only once: taking its
- * PTEs away one by one makes it look partially mapped (__folio_remove_rmap()), its
- * copy goes to the deferred split list, and the next migrate_pages() splits it. That
- * is what the kernel does without Ferry, too. So each round starts with fresh folios
- * on one node and the next round on the other.
+ * A folio larger than 4K that is mapped by PTEs moves as a whole only once: removing its PTEs
+ * one by one makes it look partially mapped (__folio_remove_rmap()), its copy goes to the
+ * deferred split list, and the next migrate_pages() splits it. The stock kernel does the
+ * same. So each round starts with fresh folios, on one node and in the next round on the
+ * other.
  */
 #include "kselftest_harness.h"
 #include "ferry_util.h"
@@ -44,7 +44,7 @@ FIXTURE_SETUP(anon)
 {
 	if (ferry_mem_nodes(self->nodes) < 2)
 		SKIP(return, "needs two nodes with memory");
-	/* PREEMPT_RT is without. */
+	/* PREEMPT_RT has no THP. */
 	if (variant->kib != 4 && access(FERRY_THP "enabled", F_OK))
 		SKIP(return, "no CONFIG_TRANSPARENT_HUGEPAGE");
 	self->folio = variant->kib << 10;
@@ -62,7 +62,7 @@ FIXTURE_TEARDOWN(anon)
 	ferry_restore();
 }
 
-/* New folios of the size under test, all on one node. */
+/* Makes new folios of the size under test, all on one node. */
 static void fresh(struct __test_metadata *_metadata, char *mem, size_t folio, int node)
 {
 	ASSERT_EQ(0, madvise(mem, LEN, MADV_DONTNEED));
@@ -71,7 +71,7 @@ static void fresh(struct __test_metadata *_metadata, char *mem, size_t folio, in
 	ASSERT_EQ(LEN / FERRY_PAGE, ferry_count_on(mem, LEN, FERRY_PAGE, node));
 }
 
-/* One call there names each folio once, one call back each page. */
+/* The call to the other node names each folio once, the call back names each page. */
 TEST_F(anon, round_trip)
 {
 	int iters = ferry_iters(6, 2), i, from, to;
@@ -99,7 +99,7 @@ TEST_F(anon, round_trip)
 	EXPECT_TRUE(ferry_stats_used(&self->before, &after));
 }
 
-/* Each page of each folio is named, in an order of its own, and only half of them move. */
+/* Names each page of each folio, in shuffled order, and moves only half of them. */
 TEST_F(anon, shuffled_half)
 {
 	size_t n = LEN / FERRY_PAGE, i, j, half = LEN / 2 / self->folio * self->folio;
@@ -144,7 +144,7 @@ TEST_F(anon, shuffled_half)
 	free(status);
 }
 
-/* One call for each folio: batches of one. The neighbours stay as they are. */
+/* Makes one call for each folio, so batches of one. The neighbours stay as they are. */
 TEST_F(anon, one_by_one)
 {
 	size_t span = self->folio * 64 < LEN ? self->folio * 64 : LEN, off;
@@ -166,7 +166,7 @@ TEST_F(anon, one_by_one)
 	}
 }
 
-/* No size that sysfs offers is left out above. */
+/* Checks that no size that sysfs offers is missing above. */
 TEST(every_size_is_tested)
 {
 	unsigned int offered[32];

@@ -1,23 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Beside a driver of SDXI functions for dmaengine (tests/drivers/softdma.c, called "sdxi"): Ferry
- * claims no function by itself, its own migrator and that driver are told apart, and functions
- * change hands while folios migrate.
+ * Ferry beside a driver of SDXI functions for dmaengine (tests/drivers/softdma.c, called
+ * "sdxi"): Ferry claims no function by itself, its own migrator and that driver are told
+ * apart, and functions change hands while folios migrate.
  *
- * And what is believed of it: nothing is asked of it that it could object to, it shows that it
- * tells of failures or is refused, and that it says of a copy that it was aborted is no proof
- * that its engine is through with it.
+ * The tests also cover how far Ferry trusts such a driver. Ferry asks it for nothing that it
+ * could object to. The driver proves that it reports failures, or is refused. A copy that it
+ * reports as aborted is no proof that its engine has finished with it.
  *
  * Seen red, each in a scratch copy:
  *
  * - functions bound without sdxi_bind=1 or a driver_override: nothing_is_claimed;
- * - any driver asked for a copy of no bytes: strangers_are_not_believed;
+ * - every driver asked for a copy of no bytes: strangers_are_not_believed;
  * - mappings of aborted copies unmapped, so that their addresses are used again:
  *   late_writes_do_not_pass_the_iommu (14 MB of late writes in folios that moved);
  * - "aborted" taken for an end: the same, aborted_is_no_end_without_an_iommu and
  *   aborted_stays_when_channels_are_given_back (2 and 3 of 8 MiB overwritten);
  * - no bound on addresses that are taken for good: addresses_are_not_taken_without_end;
- * - "aborted" passed over: aborted_is_an_end_behind_an_iommu and
+ * - "aborted" ignored: aborted_is_an_end_behind_an_iommu and
  *   aborted_is_no_end_without_an_iommu (a minute's wait each, and 92 of 2048 folios stay).
  */
 #include <dirent.h>
@@ -40,10 +40,10 @@
 FIXTURE(beside)
 {
 	int nodes[FERRY_MAX_NODES];
-	/* Functions of the class. */
+	/* PCI functions of the class. */
 	int nr;
 	char fn[MOST][32];
-	/* Does an IOMMU translate for them? */
+	/* True if an IOMMU translates for them. */
 	bool iommu;
 	char *mem;
 };
@@ -58,7 +58,7 @@ static bool class_is(const char *function, const char *class)
 	return ferry_read(path, is, sizeof(is)) > 0 && !strcmp(is, class);
 }
 
-/* Is this the driver of a function? "" for none. */
+/* Returns true if @driver is bound to a function; "" stands for no driver. */
 static bool driver_is(const char *function, const char *driver)
 {
 	char path[300], link[256];
@@ -72,7 +72,7 @@ static bool driver_is(const char *function, const char *driver)
 	return !strcmp(strrchr(link, '/') + 1, driver);
 }
 
-/* Says whose the function is to be, and has the PCI core look for a driver if it has none. */
+/* Sets the driver_override of a function, and lets the PCI core probe drivers if it has none. */
 static void mark(const char *function, const char *driver)
 {
 	char path[300];
@@ -90,7 +90,7 @@ static void take_away(const char *function)
 	ferry_write(path, "%s", function);
 }
 
-/* Hands a function over. */
+/* Hands a function over to a driver. Returns true if the driver has bound to it. */
 static bool give(const char *function, const char *driver)
 {
 	char path[100];
@@ -147,7 +147,7 @@ static long soft(const char *parameter)
 	return ferry_read_long(path);
 }
 
-/* Ferry anew, with these parameters; nothing else drives anything, or is said to. */
+/* Loads Ferry anew with these parameters. No other driver is bound or marked afterwards. */
 static int fresh(FIXTURE_DATA(beside) * self, const char *parameters)
 {
 	int i, ret;
@@ -184,7 +184,7 @@ static bool is_available(const char *migrator)
 	return false;
 }
 
-/* A counter of one migrator; -1 if it has never been selected. */
+/* Returns a counter of one migrator, or -1 if it has never been selected. */
 static long counter(const char *migrator, const char *name)
 {
 	char path[100], buf[8192], key[64], *p;
@@ -200,7 +200,7 @@ static long counter(const char *migrator, const char *name)
 	return -1;
 }
 
-/* Migrates 4K folios to the second node, and looks at them. */
+/* Migrates 4K folios to the second node, and compares their content. */
 static void migrate(struct __test_metadata *_metadata, FIXTURE_DATA(beside) * self, int gen)
 {
 	ASSERT_EQ(0, race_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[0]));
@@ -209,11 +209,11 @@ static void migrate(struct __test_metadata *_metadata, FIXTURE_DATA(beside) * se
 	EXPECT_EQ(0, ferry_verify(self->mem, LEN, 5, gen));
 }
 
-/* Migrators copy whatever they can. */
+/* Lets migrators copy all that they can. */
 static int have_all(FIXTURE_DATA(beside) * self)
 {
 	return ferry_set_knob("engine_share", "all") ?:
-	       /* Where no IOMMU helps to find out, nothing is known of the other one. */
+	       /* Without an IOMMU there is no way to test the other driver. */
 	       self->iommu ? 0 : ferry_set_knob("dma_untrusted", "1");
 }
 
@@ -244,7 +244,7 @@ FIXTURE_TEARDOWN(beside)
 		munmap(self->mem, LEN);
 }
 
-/* udev would load the module for each function that has one. */
+/* Returns true if the module has a PCI alias, for which udev would load it automatically. */
 static bool has_alias(const char *path)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -274,14 +274,14 @@ TEST_F(beside, nothing_is_claimed)
 	EXPECT_FALSE(is_available(NATIVE));
 	EXPECT_EQ(-EINVAL, choose(NATIVE));
 
-	/* One that is meant for it, and no other. */
+	/* A function that is marked for Ferry is bound, and no other one. */
 	mark(self->fn[0], NATIVE);
 	EXPECT_TRUE(driver_is(self->fn[0], NATIVE));
 	EXPECT_TRUE(is_available(NATIVE));
 	for (i = 1; i < self->nr; i++)
 		EXPECT_TRUE(driver_is(self->fn[i], ""));
 
-	/* And nothing that is no such function, whatever is said. */
+	/* A device of another class is not bound, even if it is marked. */
 	dir = opendir(PCI);
 	ASSERT_NE(NULL, dir);
 	while ((d = readdir(dir)))
@@ -311,7 +311,7 @@ TEST_F(beside, both_are_migrators)
 	if (self->nr < 2)
 		SKIP(return, "needs two functions");
 	ASSERT_EQ(0, load_driver("softdma", "sdxi=1 driver=" OTHER));
-	/* All of them were free. */
+	/* All functions were free, so the driver took each of them. */
 	EXPECT_TRUE(driver_is(self->fn[1], OTHER));
 	ASSERT_TRUE(give(self->fn[0], NATIVE));
 	EXPECT_TRUE(is_available(NATIVE));
@@ -334,7 +334,7 @@ TEST_F(beside, both_are_migrators)
 	EXPECT_GT(soft("copied"), other);
 	EXPECT_EQ(native, counter(NATIVE, "engine_bytes"));
 
-	/* Without its function it is not there, and nobody stands in for it. */
+	/* Without its function the migrator does not exist, and no other one replaces it. */
 	ASSERT_EQ(0, choose("off"));
 	ASSERT_TRUE(give(self->fn[0], OTHER));
 	EXPECT_FALSE(is_available(NATIVE));
@@ -345,7 +345,7 @@ TEST_F(beside, both_are_migrators)
 	EXPECT_EQ(-EINVAL, choose(OTHER));
 }
 
-/* The driver of the function makes copies for others than Ferry. */
+/* Returns true if the driver of the function copies for clients other than Ferry. */
 static bool works_with(const char *function, const char *driver)
 {
 	char path[300], buf[512], link[256];
@@ -381,7 +381,10 @@ static bool copies(void *arg)
 	return ferry_stat("engine_bytes") > *(long *)arg;
 }
 
-/* A function goes from one to the other and back, while the one is selected and copies. */
+/*
+ * Moves a function from one driver to the other and back, while the migrator of the first is
+ * selected and copies.
+ */
 static void change_hands(struct __test_metadata *_metadata, FIXTURE_DATA(beside) * self,
 			 const char *one, const char *two)
 {
@@ -434,16 +437,16 @@ TEST_F(beside, functions_of_the_other_change_hands)
 	change_hands(_metadata, self, OTHER, NATIVE);
 }
 
-/* ---- what is known of a driver that nobody knows ---- */
+/* ---- trust in an unknown driver ---- */
 
-/* The other driver, on a platform device that no IOMMU translates for. */
+/* Loads the other driver on a platform device, for which no IOMMU translates. */
 static void load_stranger(struct __test_metadata *_metadata, FIXTURE_DATA(beside) * self)
 {
 	ASSERT_EQ(0, load_driver("softdma", "driver=stranger"));
 	ASSERT_TRUE(is_available("stranger"));
 }
 
-/* And on a function, behind the IOMMU. */
+/* Loads the other driver on a function, behind the IOMMU. */
 static void load_translated(struct __test_metadata *_metadata, FIXTURE_DATA(beside) * self)
 {
 	ASSERT_EQ(0, load_driver("softdma", "sdxi=1 driver=stranger"));
@@ -467,7 +470,7 @@ TEST_F(beside, strangers_are_not_believed)
 	EXPECT_EQ(-EOPNOTSUPP, choose("stranger"));
 	EXPECT_EQ(1, race_log_count(log, "no copy that must fail can be tried"));
 	EXPECT_TRUE(is_available("stranger"));
-	/* There are drivers that warn of a copy of no bytes. */
+	/* Some drivers warn about a copy of no bytes. */
 	EXPECT_EQ(0, soft("empty"));
 	ASSERT_EQ(0, ferry_set_knob("dma_untrusted", "1"));
 	ASSERT_EQ(0, ferry_set_knob("engine_share", "all"));
@@ -503,18 +506,18 @@ TEST_F(beside, strangers_show_that_they_tell)
 
 /* ---- copies that are aborted ---- */
 
-/* Longer than anything here takes, however slow the guest is. */
+/* Longer than any operation here takes, however slow the guest is. */
 #define TIMEOUT_MS	60000
 
-/* Each late write to a page has come, or has been stopped. */
+/* Returns true if each late write to a page has been made or stopped. */
 static bool late_writes_are_over(void *arg)
 {
 	return soft("pending") == 0;
 }
 
 /*
- * Has one of three copies aborted. No mover waits for the timeout, content is right, and what does
- * not move is what nothing vouches for. Returns how many folios that are.
+ * Lets one of three copies be aborted. No mover waits for the timeout, content is right, and
+ * only folios without a proof stay. Returns the number of these folios.
  */
 static long abort_some(struct __test_metadata *_metadata, FIXTURE_DATA(beside) * self,
 		       const char *fault)
@@ -563,7 +566,7 @@ TEST_F(beside, aborted_is_an_end_behind_an_iommu)
 	migrate(_metadata, self, 2);
 }
 
-/* Writes that come late are stopped, and their addresses are used for nothing else. */
+/* Writes that come late are stopped, and their addresses are not used again. */
 TEST_F(beside, late_writes_do_not_pass_the_iommu)
 {
 	struct race_mover m[2];
@@ -578,7 +581,7 @@ TEST_F(beside, late_writes_do_not_pass_the_iommu)
 	EXPECT_GT(soft("stopped"), 0);
 	EXPECT_EQ(0, soft("kept"));
 
-	/* While mappings come and go. */
+	/* Again, while mappings come and go. */
 	ASSERT_EQ(0, set_soft("every", "7"));
 	ASSERT_EQ(0, set_soft("fault", "late"));
 	ASSERT_EQ(0, race_movers_start(m, ARRAY_SIZE(m), self->nodes));
@@ -592,7 +595,7 @@ TEST_F(beside, late_writes_do_not_pass_the_iommu)
 	EXPECT_EQ(0, soft("kept"));
 }
 
-/* A driver that aborts more and more is not used at the expense of all addresses that there are. */
+/* A driver that aborts more and more copies does not use up all addresses. */
 TEST_F(beside, addresses_are_not_taken_without_end)
 {
 	long all, moves = 0;
@@ -610,7 +613,7 @@ TEST_F(beside, addresses_are_not_taken_without_end)
 	all = eng_channels();
 	log = race_log_open();
 	ASSERT_EQ(0, set_soft("fault", "error"));
-	/* 128 MiB for each channel, twice what its copies that were aborted had. */
+	/* 128 MiB for each channel, twice the bytes of its aborted copies. */
 	while (eng_channels() == all && moves < 400) {
 		moves++;
 		EXPECT_EQ(0, ferry_move_range(self->mem, LEN, FERRY_PMD,
@@ -620,13 +623,13 @@ TEST_F(beside, addresses_are_not_taken_without_end)
 	ferry_note("%ld copies struck in %ld moves", soft("struck"), moves);
 	EXPECT_LT(eng_channels(), all);
 	EXPECT_LT(0, race_log_count(log, "quarantined (errors)"));
-	/* Not for a few, nor for failures in a row. */
+	/* Neither a few nor consecutive failures are the reason. */
 	EXPECT_GT(soft("struck"), 16);
 	EXPECT_EQ(0, ferry_verify(self->mem, LEN, 5, 1));
 	EXPECT_EQ(0, race_parked());
 }
 
-/* Nothing vouches for the engine then: source and destination are kept, but no mover waits. */
+/* Without a proof for the engine, source and destination are kept, but no mover waits. */
 TEST_F(beside, aborted_is_no_end_without_an_iommu)
 {
 	int log;
@@ -640,13 +643,13 @@ TEST_F(beside, aborted_is_no_end_without_an_iommu)
 	EXPECT_EQ(0, soft("stopped"));
 	EXPECT_LT(0, race_parked());
 	EXPECT_LT(eng_channels(), soft("channels"));
-	/* What is parked stays so, whatever is tried. */
+	/* Parked folios stay parked, whatever is tried. */
 	ferry_write(FERRY_DEBUGFS "rearm", "1");
 	migrate(_metadata, self, 2);
 	EXPECT_LT(0, race_parked());
 }
 
-/* Nor is there one when the channels go: what has been aborted stays, for ever. */
+/* Giving the channels back is no proof either: folios of aborted copies stay parked for ever. */
 TEST_F(beside, aborted_stays_when_channels_are_given_back)
 {
 	int log;
@@ -657,7 +660,7 @@ TEST_F(beside, aborted_stays_when_channels_are_given_back)
 	ASSERT_EQ(0, choose("stranger"));
 	ASSERT_EQ(0, race_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[0]));
 	ferry_fill(self->mem, LEN, 5, 1);
-	/* So that they come after the channels have gone. */
+	/* Late enough that the writes come after the channels are gone. */
 	ASSERT_EQ(0, set_soft("late_ms", "10000"));
 	ASSERT_EQ(0, set_soft("fault", "late"));
 	race_move_pages(self->mem, LEN, FERRY_PAGE, self->nodes[1]);

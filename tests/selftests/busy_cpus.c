@@ -2,25 +2,26 @@
 /*
  * Invariant: I13
  *
- * A worker that has claimed a chunk runs: it is not preempted between claim and done,
- * however busy the machine is, so a mover waits for the rest of one chunk at most.
- * must_not_block has more on movers that may not block.
+ * A worker that has claimed a chunk runs: it is not preempted between claim and done, however
+ * busy the machine is, so a mover waits for the rest of one chunk at most. must_not_block has
+ * more on movers that may not block.
  *
- * The worker's CPU gets spinners at nice 0 while it is inside a chunk that it was told to
- * take HOLD_MS for (delay_in_chunk_us): the worker, at nice 19, would get back to it after
- * seconds if it could be preempted, for 8 spinners have a weight of 8 * 1024 to its 15.
+ * The worker's CPU gets spinners at nice 0 while it is inside a chunk, on which it was told
+ * to spend HOLD_MS (delay_in_chunk_us). If it could be preempted, the worker, at nice 19,
+ * would get back to it after seconds, because 8 spinners have a weight of 8 * 1024 to its 15.
  *
- * A mover that waits for the end of a chunk does not sleep, as the scheduler says
- * (sched_switch), not the module: it would come back later than the chunk is done.
+ * A mover that waits for the end of a chunk does not sleep, because it would come back later
+ * than the chunk is done. The proof of that is the scheduler's (sched_switch), not the
+ * module's.
  *
- * The bound: a wait lasts HOLD_MS and a chunk's copy. What is tolerated is SLACK_MS more,
- * because in a virtual machine without its own CPUs the worker's virtual CPU can be taken
- * away by the host while it holds the claim; on a host so busy that this takes longer
- * than SLACK_MS the test fails without a fault of Ferry.
+ * The bound: a wait lasts HOLD_MS and a chunk's copy. It may take SLACK_MS more, because in a
+ * virtual machine without its own CPUs the host can take the worker's virtual CPU away while
+ * the worker holds the claim; on a host so busy that this takes longer than SLACK_MS the test
+ * fails without a fault of Ferry.
  *
- * Seen red, in a scratch copy: with preemption on in Batch::help() (no NoPreempt) the
- * longest wait of preempted_worker_holds_no_claim was above 34 s, one ran into the timeout
- * of 60 s, and move_pages() of 1 MiB took 18 s on average; else 67 ms at most, for waits.
+ * Seen red, in a scratch copy: with preemption on in Batch::copy_chunk() (no NoPreempt) the
+ * longest wait of preempted_worker_holds_no_claim was above 34 s, one ran into the timeout of
+ * 60 s, and move_pages() of 1 MiB took 18 s on average; otherwise waits take 67 ms at most.
  * With wait::poll() sleeping 100 ms between two looks, the mover sleeps 8 times in 4 batches
  * instead of 4, which is the delay after each submit, and 3 times in waits.
  */
@@ -116,8 +117,8 @@ FIXTURE_TEARDOWN(busy_cpus)
 }
 
 /*
- * A mover that waits for a worker stays on its CPU, or has it taken away. In all of the
- * migration it sleeps as often as it was told to.
+ * Expects that movers that wait for a worker stayed on their CPU, or were preempted, and that
+ * in all of the migration they slept no more often than they were @told to.
  */
 static void no_sleep(struct __test_metadata *_metadata, FIXTURE_DATA(busy_cpus) * self, long told)
 {
@@ -132,8 +133,8 @@ static void no_sleep(struct __test_metadata *_metadata, FIXTURE_DATA(busy_cpus) 
 }
 
 /*
- * A worker gets into a chunk on an idle CPU; then that CPU is flooded; then the mover,
- * which slept after the submit, comes to that chunk.
+ * A worker gets into a chunk on an idle CPU; then that CPU is flooded with spinners; then the
+ * mover, which slept after the submit, comes to that chunk.
  */
 TEST_F(busy_cpus, preempted_worker_holds_no_claim)
 {
@@ -185,7 +186,7 @@ TEST_F(busy_cpus, preempted_worker_holds_no_claim)
 		   (unsigned long long)waits.max / 1000000, total / iters,
 		   (unsigned long long)longest);
 	EXPECT_GT(race_grown(&c, "workers_woken"), 0);
-	/* The mover did come to a chunk that a worker was in. */
+	/* The mover did come to a chunk that a worker was copying. */
 	EXPECT_GT(waits.n, 0);
 	EXPECT_EQ(0, race_grown(&c, "wait_timeouts"));
 	/* The upper bound of a bucket is up to twice the value in it. */
@@ -193,8 +194,8 @@ TEST_F(busy_cpus, preempted_worker_holds_no_claim)
 }
 
 /*
- * All CPUs are busy with 4 spinners each, the mover is one more: no wait is longer than
- * a chunk and what the host takes. Batches and copies in place of 2M folios.
+ * All CPUs are busy with 4 spinners each and the mover is one more: no wait is longer than a
+ * chunk and the time that the host takes. Batches and copies in place of 2M folios.
  */
 TEST_F(busy_cpus, busy_machine)
 {
@@ -217,7 +218,7 @@ TEST_F(busy_cpus, busy_machine)
 		folio = i & 2 ? FERRY_PMD : FERRY_PAGE;
 		if (race_fresh(self->mem, len, folio, self->nodes[i & 1]))
 			continue;
-		/* With and without workers that have to fight for their CPU. */
+		/* With and without workers that have to compete for their CPU. */
 		if (ferry_loaded())
 			ASSERT_EQ(0, ferry_inject("workers_only", i & 4 ? 1 : 0));
 		ferry_fill(self->mem, len, 14, i);

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Code that has moved runs as what it is, also where other code ran before. Each page has
- * a function that returns a number. The destinations are pages from which functions with
- * other numbers ran, and which were freed: at the same virtual address, so that nothing
- * but the content tells one function from the other. After the move every byte is
- * compared, and every function called.
+ * Code that has moved runs correctly, even on pages where other code ran before. Each page
+ * has a function that returns a number. The destinations are freed pages from which functions
+ * with other numbers ran, at the same virtual address, so that only the content tells one
+ * function from the other. After the move every byte is compared, and every function is
+ * called.
  *
- * A machine whose instruction fetches see what devices write cannot fail here. The
- * emulator does, if a model of an engine writes to a page past it (Documentation/devices.rst,
- * "Code"): the bytes are right, and the function of before runs. Seen red with ptdma,
- * ae4dma and sdxi in a guest without init_on_free=1, never with off and cpu.
+ * A machine whose instruction fetches see the writes of devices cannot fail here. The
+ * emulator does fail if a model of an engine writes to a page past it
+ * (Documentation/devices.rst, "Code"): the bytes are right, and the former function runs.
+ * Seen red with ptdma, ae4dma and sdxi in a guest without init_on_free=1, never with off and
+ * cpu.
  */
 #include <fcntl.h>
 #include <stdlib.h>
@@ -23,7 +24,7 @@
 #define LEN	(4UL << 20)
 #define PAGES	(LEN / FERRY_PAGE)
 
-/* A function for each page, and what it returns. */
+/* Return values of functions: of the first page, before the move and afterwards. */
 enum { FORMER = 0x1000000, FIRST = 0x2000000 };
 
 FIXTURE(code)
@@ -53,9 +54,9 @@ FIXTURE_SETUP(code)
 	if (ferry_mem_nodes(self->nodes) < 2)
 		SKIP(return, "needs two nodes with memory");
 	ASSERT_EQ(0, ferry_quiet());
-	/* What is freed on a CPU is what is allocated there next. */
+	/* Pages that are freed on a CPU are allocated there next. */
 	ferry_pin_cpu(ferry_node_cpu(self->nodes[0]));
-	/* An engine gets all that it can have, gain or no gain. */
+	/* An engine gets all chunks, whatever the gain. */
 	if (ferry_loaded())
 		ASSERT_EQ(0, ferry_set_knob("engine_share", "all"));
 	ASSERT_EQ(0, ferry_stats_get(&self->before));
@@ -67,7 +68,7 @@ FIXTURE_SETUP(code)
 	} else {
 		ASSERT_EQ(0, ferry_mthp_only(variant->kib == 4 ? 0 : variant->kib));
 	}
-	/* Keeps the address: what is mapped later goes there. */
+	/* Reserves the address: later mappings go there. */
 	self->mem = ferry_map_anon(LEN, FERRY_PMD);
 	ASSERT_NE(MAP_FAILED, self->mem);
 }
@@ -98,7 +99,10 @@ static unsigned int call(const char *p)
 	return function();
 }
 
-/* New memory on @node at the one address, whose pages return @first and more. They all run. */
+/*
+ * Maps new memory on @node at the fixed address. Its pages return @first, @first + 1 and so
+ * on. Calls each function once.
+ */
 static void fresh(struct __test_metadata *_metadata, FIXTURE_DATA(code) * self,
 		  const FIXTURE_VARIANT(code) * variant, int node, unsigned int first)
 {
@@ -129,7 +133,10 @@ static int by_pfn(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-/* Bytes that are not those of the functions from @first on and of what is around them. */
+/*
+ * Returns the number of bytes that are neither of the functions from @first on nor of the
+ * pattern around them.
+ */
 static size_t wrong_bytes(char *mem, unsigned int kib, unsigned int first)
 {
 	char *want = malloc(LEN);
@@ -146,7 +153,10 @@ static size_t wrong_bytes(char *mem, unsigned int kib, unsigned int first)
 	return bad;
 }
 
-/* Writes the same bytes again, as a program that changes code does: now they must run. */
+/*
+ * Writes the same bytes again, as a program that changes code does. Returns true if they run
+ * then.
+ */
 static bool runs_when_written(char *p, unsigned int number)
 {
 	put_function(p, number);
@@ -188,18 +198,18 @@ TEST_F(code, where_other_code_ran)
 	}
 	free(old);
 	ASSERT_EQ(0, ferry_stats_get(&after));
-	ferry_note("%ld of %lu pages moved to where other code had run, %ld of them by an engine",
+	ferry_note("%ld of %lu pages moved to pages with former code, %ld of them by an engine",
 		   reused, rounds * PAGES,
 		   ferry_stats_delta(&self->before, &after, "engine_bytes") / (long)FERRY_PAGE);
 	EXPECT_GT(reused, 0);
 	if (wrong)
-		ferry_note("%ld of %ld are run as what was there before; written again, %ld run",
+		ferry_note("%ld of %ld wrong pages run the former code; %ld run when written again",
 			   former, wrong, mended);
 	EXPECT_EQ(0, wrong);
 	EXPECT_TRUE(ferry_stats_used(&self->before, &after));
 }
 
-/* The same of a device that the emulator has itself: a disk writes where code ran. */
+/* The same with a device that the emulator implements itself: a disk writes where code ran. */
 TEST(read_from_a_disk)
 {
 	char *p, *page;

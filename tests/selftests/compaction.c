@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Memory compaction: the memory of a node is fragmented, compaction moves what is
- * left to the other end of the zone, and every byte has to arrive. Anonymous memory,
- * shared memory, and page cache that nobody maps.
+ * Memory compaction: the memory of a node is fragmented, compaction moves the remaining pages
+ * to the other end of the zone, and every byte has to arrive. The pages are anonymous memory,
+ * shared memory, and page cache that no process maps.
  */
 #include <fcntl.h>
 
@@ -11,9 +11,9 @@
 
 #define FILE_LEN	(16UL << 20)
 /*
- * Rounds until both kinds of pages have been moved often enough. How many it takes depends on
- * chance: beside other load, 16 rounds once moved 905 of the 1000 anonymous pages that are asked
- * for. The bound is seven times as many as that needed.
+ * Rounds until enough pages of both kinds have been moved. Their number depends on chance:
+ * beside other load, 16 rounds once moved 905 of the 1000 anonymous pages that are required.
+ * The bound is seven times the number of rounds that this needed.
  */
 #define MOST_ROUNDS	128
 
@@ -58,7 +58,7 @@ FIXTURE_TEARDOWN(compaction)
 	ferry_restore();
 }
 
-/* Where the pages of the file are; it is mapped for that time only. */
+/* Reads the page frame numbers of the file, which is mapped only for that time. */
 static void file_pfns(struct __test_metadata *_metadata, FIXTURE_DATA(compaction) * self,
 		      u64 *pfns)
 {
@@ -90,15 +90,15 @@ TEST_F(compaction, fragmented_node)
 	char page[FERRY_PAGE];
 
 	/*
-	 * How much one compaction finds worth moving depends on where the rest of the
-	 * system's pages are, so rounds go on until both counts are reached.
+	 * The number of pages that one compaction moves depends on where the other pages of
+	 * the system are, so rounds go on until both counts are reached.
 	 */
 	for (r = 0; r < rounds || (r < MOST_ROUNDS && (anon <= 1000 || file <= 100)); r++) {
 		node = self->nodes[r & 1];
 		ASSERT_EQ(0, madvise(self->mem, self->len, MADV_DONTNEED));
 		ASSERT_EQ(0, ftruncate(self->fd, 0));
 		ASSERT_EQ(0, ferry_set_mempolicy(MPOL_BIND, node));
-		/* A page of the file between every few anonymous ones. */
+		/* One page of the file after every few anonymous ones. */
 		for (i = 0; i < FILE_LEN / FERRY_PAGE; i++) {
 			ASSERT_EQ(0, madvise(self->mem + i * step, step,
 					     MADV_POPULATE_WRITE));
@@ -107,7 +107,7 @@ TEST_F(compaction, fragmented_node)
 						     i * FERRY_PAGE));
 		}
 		ASSERT_EQ(0, ferry_set_mempolicy(MPOL_DEFAULT, -1));
-		/* Three of four pages go, and what is left is everywhere. */
+		/* Three of four pages are freed; the rest is spread over the node. */
 		for (i = 0; i < n; i += 4)
 			ASSERT_EQ(0, madvise(self->mem + (i + 1) * FERRY_PAGE,
 					     3 * FERRY_PAGE, MADV_DONTNEED));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A control group whose cpuset.mems changes takes its memory along, and so does a
- * process that comes into a group with other nodes.
+ * The memory of a control group moves when its cpuset.mems changes, and the memory of a
+ * process moves when the process enters a group with other nodes.
  */
 #include <signal.h>
 

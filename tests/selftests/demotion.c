@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Demotion: reclaim moves the memory of a control group to a slower node without
- * CPUs, and the work of a thread brings it back. Needs such a node in a lower memory
- * tier (in QEMU: HMAT tables).
+ * Demotion: reclaim moves the memory of a control group to a slower node without CPUs, and
+ * accesses by a thread bring it back. Needs such a node in a lower memory tier (in QEMU: HMAT
+ * tables).
  */
 #include <fcntl.h>
 
@@ -64,7 +64,7 @@ static int take_back(const char *group, unsigned long bytes)
 	return ferry_write(path, "%lu", bytes);
 }
 
-/* Makes it the first that reclaim takes. */
+/* Makes the memory the first that reclaim takes. */
 static void make_cold(struct ferry_mix *mix)
 {
 	int i;
@@ -115,7 +115,7 @@ TEST_F(demotion, reclaim_of_a_group)
 	EXPECT_TRUE(ferry_stats_used(&self->before, &after));
 }
 
-/* Memory tiering: what is used on the slow node is promoted. */
+/* Memory tiering promotes memory that is used on the slow node. */
 TEST_F(demotion, promotion)
 {
 	long pages, on = 0, was;

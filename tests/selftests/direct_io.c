@@ -2,27 +2,26 @@
 /*
  * Invariants: I1 and I4
  *
- * No folio is copied early while a reference to it other than the mover's exists, and a
- * folio with such a reference stays where it is.
+ * No folio is copied early while a reference to it other than the mover's exists, and a folio
+ * with such a reference stays where it is.
  *
- * A direct read fills the memory while it is migrated. The device is slow (dm-delay), so
- * that the pages are pinned before move_pages(2) unmaps them, and delay_after_submit_us
- * is longer than what is left of the read, so that the pin is gone when the mover checks
- * the references: the check cannot see that the content changed after the batch was
- * submitted. Whoever copied it before has the content of before the read.
+ * A direct read fills the memory while it is migrated. The device is slow (dm-delay), so that
+ * the pages are pinned before move_pages(2) unmaps them, and delay_after_submit_us is longer
+ * than the rest of the read, so that the pin is gone when the mover checks the references:
+ * the check cannot see that the content changed after the batch was submitted. An early copy
+ * would have the content from before the read.
  *
- * Shared memory is where this can happen. Private anonymous pages that are pinned are not
- * even unmapped (folio_try_share_anon_rmap_pte()), so there the content is all that is
- * tested. A reference that is no pin does let them be unmapped: vmsplice(2) takes one.
+ * This can happen with shared memory. Private anonymous pages that are pinned are not even
+ * unmapped (folio_try_share_anon_rmap_pte()), so for them only the content is tested. A
+ * reference that is no pin does let them be unmapped: vmsplice(2) takes one.
  *
- * In time: the read ends DELAY_MS after it began, the worker looks within some ms of
- * the submit, and the mover looks after HOLD_MS. Under a host so busy that the submit
- * comes after DELAY_MS the window is missed, which folios_referenced shows; a round like
- * that is repeated.
+ * Timing: the read ends DELAY_MS after it began, the worker looks within some ms of the
+ * submit, and the mover looks after HOLD_MS. On a host so busy that the submit comes after
+ * DELAY_MS the window is missed, which folios_referenced shows; such a round is repeated.
  *
  * Seen red, in a scratch copy: with migrate_copy_may_claim() always true (ferry_may_claim()
- * returns true) both tests on shared memory find 261415 of 262144 bytes of the first round
- * to be those of before the read, and vmspliced_pages_stay finds no folio declined. With
+ * returns true) both tests on shared memory find 261415 of 262144 bytes of the first round to
+ * be those from before the read, and vmspliced_pages_stay finds no folio declined. With
  * "expected_count = folio_ref_count(src)" before the check in __migrate_folio() (I4), that
  * test finds the referenced pages on the other node.
  */
@@ -70,7 +69,10 @@ static void dm_remove(void)
 	close(ctl);
 }
 
-/* Reads take @ms longer, writes do not. Gives the path of the device. */
+/*
+ * Makes a device whose reads take @ms longer than the disk's. Writes the device's path to
+ * @path.
+ */
 static int dm_make(const char *disk, unsigned int ms, char path[64])
 {
 	int ctl = open("/dev/mapper/control", O_RDWR | O_CLOEXEC), i, ret;
@@ -95,7 +97,7 @@ static int dm_make(const char *disk, unsigned int ms, char path[64])
 	if (ret)
 		goto out;
 	memset(&c, 0, sizeof(c));
-	ret = dm(ctl, &c, DM_DEV_SUSPEND);	/* and that resumes it */
+	ret = dm(ctl, &c, DM_DEV_SUSPEND);	/* without DM_SUSPEND_FLAG this resumes it */
 	snprintf(path, 64, "/dev/dm-%u", minor(dev));
 	for (i = 0; i < 100 && access(path, R_OK); i++)
 		ferry_sleep_ms(10);
@@ -180,7 +182,10 @@ static void *new_memory(bool shared)
 		    -1, 0);
 }
 
-/* One read and one migration at the same time. Gives how folios_referenced grew. */
+/*
+ * Does one read and one migration at the same time. Returns the growth of folios_referenced,
+ * and writes the result of move_pages(2) to @left.
+ */
 static long one_round(struct __test_metadata *_metadata, FIXTURE_DATA(direct_io) * self,
 		      size_t folio, bool shared, int i, long *left)
 {
@@ -195,7 +200,7 @@ static long one_round(struct __test_metadata *_metadata, FIXTURE_DATA(direct_io)
 	ASSERT_NE(MAP_FAILED, self->mem);
 	ASSERT_EQ(0, ferry_populate(self->mem, LEN, self->nodes[0]));
 	ASSERT_EQ(LEN, ferry_in_folios_of(self->mem, LEN, folio));
-	/* What is there before must not be right by chance. */
+	/* The former content must not pass for the new one. */
 	ferry_fill(self->mem, LEN, 1000, i);
 	ferry_fill(self->content, LEN, 2000, i);
 	ASSERT_EQ(LEN, pwrite(self->fd, self->content, LEN, 0));
@@ -228,8 +233,8 @@ TEST_F(direct_io, direct_read_that_ends_between_submit_and_check)
 				     variant->shared, i, &left);
 		n += declined > 0 ? declined : 0;
 		/*
-		 * Shared folios were referenced when the worker looked, and not any
-		 * more when the mover did, so all of them have moved.
+		 * Shared folios were referenced when the worker looked, and no longer when
+		 * the mover did, so all of them have moved.
 		 */
 		if (!ferry_active() || !variant->shared) {
 			hits++;
@@ -269,10 +274,10 @@ FIXTURE_TEARDOWN(vmsplice)
 }
 
 /*
- * A reference from before that stays: never copied early, not moved, and the pipe gets
- * what is written to the page afterwards, as in the stock kernel. This is I4, too: the
- * check of references after settling stays, and for an anonymous folio of 4K that is not
- * in the swap cache there is nothing else.
+ * An earlier reference that stays: the page is never copied early and not moved, and the pipe
+ * gets the content that is written to the page afterwards, as in the stock kernel. This is
+ * I4, too: the check of references after settling stays, and it is the only one for an
+ * anonymous folio of 4K that is not in the swap cache.
  */
 TEST_F(vmsplice, vmspliced_pages_stay)
 {
@@ -291,7 +296,7 @@ TEST_F(vmsplice, vmspliced_pages_stay)
 		ASSERT_EQ(0, race_fresh(self->mem, LEN, FERRY_PAGE, from));
 		ferry_fill(self->mem, LEN, 5, i);
 		ASSERT_EQ(0, pipe(p));
-		/* Every fourth page, 16 in all: what a pipe holds. */
+		/* Every fourth page, 16 in all: the capacity of a pipe. */
 		for (j = 0; j < LEN; j += 4 * FERRY_PAGE) {
 			iov.iov_base = self->mem + j;
 			iov.iov_len = FERRY_PAGE;
@@ -301,7 +306,7 @@ TEST_F(vmsplice, vmspliced_pages_stay)
 		ASSERT_LE(0, race_move_pages(self->mem, LEN, FERRY_PAGE, to));
 		race_count_end(&c);
 		declined += race_grown(&c, "folios_referenced");
-		/* A chunk with folios left out is none that an engine has copied. */
+		/* An engine does not copy a chunk from which folios are left out. */
 		others += race_grown(&c, "chunks_by_others") + race_grown(&c, "engine_bytes");
 		for (j = 0; j < LEN; j += FERRY_PAGE)
 			ASSERT_EQ(j % (4 * FERRY_PAGE) ? to : from,

@@ -2,20 +2,21 @@
 /*
  * Invariant: I2
  *
- * Only anonymous memory and, because memfd_pin_folios() locks the folio after it took its
- * reference, shmem are copied early.
+ * Only anonymous memory and shmem are copied early; shmem because memfd_pin_folios() locks
+ * the folio after it took its reference.
  *
  *	eligible --stock [seconds] [2M]
  *
- * shows what the unmodified kernel does to a program that writes through short-lived
- * udmabufs of a memfd while another thread moves it with move_pages(2): writes get lost,
- * because memfd_pin_folios() takes references without the folio lock, which a migration
- * between its check and its freeze does not see. It fails if nothing was lost in that
- * time. Seen with unmodified 7.3.4 (QEMU TCG, 2 CPUs, --stock 30 2M): 603 of 76096 writes
- * lost. With 4K folios it is about one in 70000, so give it a minute or more.
+ * shows what the unmodified kernel does to a program that writes through short-lived udmabufs
+ * of a memfd while another thread moves it with move_pages(2): writes get lost, because
+ * memfd_pin_folios() takes references without the folio lock, which a migration between its
+ * check and its freeze does not see. It fails if no write was lost in that time. Seen with
+ * unmodified 7.3.4 (QEMU TCG, 2 CPUs, --stock 30 2M): 603 of 76096 writes lost. With 4K
+ * folios it is about one in 70000, so it needs a minute or more.
  *
- * udmabuf: a folio is copied early and the batch held open (delay_after_submit_us); in
- * this time a write through a udmabuf comes and goes. It has to be there afterwards.
+ * The fixture udmabuf: a folio is copied early and the batch is held open
+ * (delay_after_submit_us); in this time a write through a udmabuf comes and goes. The written
+ * value has to be there afterwards.
  *
  * Seen red, in scratch copies: without the lock in memfd_pin_folios()
  * (memfd_pinned_folio_stays() returns true at once), the first write in the open batch is
@@ -56,7 +57,7 @@ static void memfd_close(struct memfd *m)
 	memset(m, 0, sizeof(*m));
 }
 
-/* A memfd of @len bytes, mapped and filled with zeroes on @node (-1: anywhere). */
+/* Makes a memfd of @len bytes, mapped and filled with zeroes on @node (-1: on any node). */
 static int memfd_open(struct memfd *m, size_t len, int node)
 {
 	memset(m, 0, sizeof(*m));
@@ -78,8 +79,8 @@ static int memfd_open(struct memfd *m, size_t len, int node)
 }
 
 /*
- * Writes one word at @off through a udmabuf that lives no longer than this. The only
- * references are those of memfd_pin_folios(), and they are gone at the end.
+ * Writes one word at @off through a udmabuf that exists only for this call. The only
+ * references are those of memfd_pin_folios(), and they are dropped at the end.
  */
 static int udmabuf_write(struct memfd *m, size_t off, u64 value)
 {
@@ -115,7 +116,7 @@ static u64 memfd_read(struct memfd *m, size_t off)
 	return got;
 }
 
-/* Moves the memfd to and fro until told to stop. */
+/* A thread that moves the memfd back and forth until it is told to stop. */
 struct pingpong {
 	struct memfd *m;
 	size_t step;
@@ -140,7 +141,10 @@ static void *pingpong_fn(void *arg)
 	return NULL;
 }
 
-/* Writes through udmabufs and reads back while it moves. Returns the writes lost. */
+/*
+ * Writes through udmabufs and reads back while the memfd moves. Returns the number of lost
+ * writes.
+ */
 static long storm(struct memfd *m, struct pingpong *p, int seconds, long *writes)
 {
 	size_t n = m->len / FERRY_PAGE, at[64], off;
@@ -243,8 +247,8 @@ FIXTURE_TEARDOWN(udmabuf)
 }
 
 /*
- * A write between the early copy and the check, certainly: the mover sleeps there. The
- * writer has to wait for the folio lock, or the mover to see its reference.
+ * A write between the early copy and the check, for certain, because the mover sleeps there.
+ * Either the writer waits for the folio lock, or the mover sees its reference.
  */
 TEST_F(udmabuf, write_between_submit_and_check)
 {
@@ -269,7 +273,7 @@ TEST_F(udmabuf, write_between_submit_and_check)
 			long seen = ferry_stats_value(&c.before, "folios_copied_early");
 			long all = ferry_stats_value(&c.before, "batches");
 
-			/* The worker has copied the first ones by then. */
+			/* The worker has copied the first folios by then. */
 			if (race_until("batches", all, 5000)) {
 				race_until("folios_copied_early", seen, 100);
 				hits += !race_move_over(&move);
@@ -278,7 +282,7 @@ TEST_F(udmabuf, write_between_submit_and_check)
 		for (k = 0; k < 4; k++) {
 			off = variant->len / 4 * k + (k * 7 % 16) * FERRY_PAGE + 128;
 			value = 0xfe1100000000ULL + i * 16 + k;
-			/* Not read back now: that would take a reference and wait. */
+			/* A read of the value would take a reference and wait. */
 			ASSERT_EQ(0, udmabuf_write(&self->m, off, value));
 		}
 		ASSERT_LE(0, race_move_end(&move));
@@ -303,7 +307,7 @@ TEST_F(udmabuf, write_between_submit_and_check)
 	EXPECT_GT(race_grown(&sum, "folios_copied_early"), 0);
 }
 
-/* The program of the report, with batches held open for 3 ms. */
+/* The program of --stock, with batches held open for 3 ms. */
 TEST_F(udmabuf, storm)
 {
 	struct pingpong p = {
@@ -332,7 +336,7 @@ TEST_F(udmabuf, storm)
 		EXPECT_GT(race_grown(&c, "eligible_shmem"), 0);
 }
 
-/* ---- everything else ---- */
+/* ---- other memory ---- */
 
 #define PART	(1024UL << 10)
 
@@ -403,7 +407,7 @@ FIXTURE_TEARDOWN(eligible)
 	ferry_restore();
 }
 
-/* Names of the batch: every page of each part that is present. */
+/* Appends every present page of a part to the batch. Returns the new number of pages. */
 static size_t name(void **pages, size_t n, char *mem)
 {
 	size_t i;
@@ -428,7 +432,7 @@ static long move_named(void **pages, size_t n, int node)
 	return ret;
 }
 
-/* Files and block devices alone never make a batch worth submitting. */
+/* Files and block devices alone never fill a batch that is submitted. */
 TEST_F(eligible, files_are_never_early)
 {
 	static void *pages[3 * PART / FERRY_PAGE];
@@ -458,8 +462,8 @@ TEST_F(eligible, files_are_never_early)
 }
 
 /*
- * In a batch with anonymous folios, which are: exactly those are eligible. Meanwhile
- * ext4 changes its metadata, and is whole in the end.
+ * In a batch with anonymous folios, exactly the anonymous ones are eligible. Meanwhile ext4
+ * changes its metadata, and is intact in the end.
  */
 TEST_F(eligible, only_the_anonymous_part_of_a_batch)
 {
@@ -494,17 +498,17 @@ TEST_F(eligible, only_the_anonymous_part_of_a_batch)
 		}
 	}
 	race_count(&c);
-	/* Nothing is early while the one who writes keeps the CPU of workers busy. */
+	/* Nothing is copied early while the writing process keeps the CPU of workers busy. */
 	for (i = 0; i < iters || (ferry_active() && !moved && i < 10 * iters); i++) {
 		ASSERT_EQ(0, race_fresh(self->anon, PART, FERRY_PAGE, self->nodes[i & 1]));
 		ferry_fill(self->anon, PART, 23, i);
 		ASSERT_EQ(0, madvise(self->disk, PART, MADV_POPULATE_READ));
 		ferry_fill(self->file, PART, 24, i);
-		/* What is being written back is not unmapped, and in no batch. */
+		/* Folios under writeback are not unmapped, so they are in no batch. */
 		ASSERT_EQ(0, msync(self->file, PART, MS_SYNC));
 		/*
-		 * In one batch, which ends where a page of a large folio is named that
-		 * is in it already.
+		 * All of it is in one batch. A batch ends where a page of a large folio is
+		 * named that is already in the batch.
 		 */
 		for (n = 0, j = 0; j < PART; j += FERRY_PAGE) {
 			pages[n++] = self->anon + j;
@@ -538,7 +542,7 @@ TEST_F(eligible, only_the_anonymous_part_of_a_batch)
 		EXPECT_EQ(moved, mixed);
 	}
 
-	/* The file system is whole, and so is the file on the disk. */
+	/* The file system is intact, and so is the file on the disk. */
 	munmap(self->file, PART);
 	self->file = MAP_FAILED;
 	ASSERT_EQ(0, ferry_evict(self->file_fd));

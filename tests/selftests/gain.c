@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * How many workers a batch gets follows from what they have brought: with one and with
- * one more it is tried out, and what was seen is in debugfs. With cpu_workers at
- * 0 nobody is woken, and movers copy large folios themselves.
+ * The number of workers that a batch gets follows from their measured gain: batches with one
+ * worker and with one more are tried out, and debugfs shows the results. With cpu_workers at
+ * 0 no worker is woken, and movers copy large folios themselves.
  *
- * Which number is the best is a matter of the machine; that the best one is taken is
- * tested on machines that are numbers, in src/core/scale.rs.
+ * The best number depends on the machine. src/core/workers.rs tests with modelled machines
+ * that Ferry finds it.
  *
  * Seen red: without the look at cpu_workers in Cpu::want(), workers are woken.
  */
@@ -30,7 +30,10 @@ static void moves(struct __test_metadata *_metadata, char *mem, size_t folio,
 	}
 }
 
-/* Is there a line of this size in ferry/state that knows what so many workers cost? */
+/*
+ * Returns true if ferry/state has a line of this folio size with a cost for this number of
+ * workers.
+ */
 static bool known(size_t folio, unsigned int workers)
 {
 	char line[512], how[16], cost[32];
@@ -55,7 +58,7 @@ TEST_F(sized, gain_is_tried_out)
 	if (!ferry_active())
 		SKIP(return, "needs a migrator");
 	ASSERT_EQ(0, ferry_inject("all_workers", 0));
-	/* Nobody may be idle for long on a busy host: then there is nothing to try. */
+	/* On a busy host all workers may be busy for long; then there is nothing to try out. */
 	for (i = 0; i < 40 && !known(self->folio, 1); i++)
 		moves(_metadata, self->mem, self->folio, self->nodes, 8);
 	EXPECT_TRUE(known(self->folio, 1));

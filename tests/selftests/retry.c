@@ -5,12 +5,12 @@
  * The mark "the content is in dst" is valid for one attempt to move a folio only.
  *
  * again_move_every lets every n-th folio of a batch be settled as usual, overwrites its
- * destination with 0xa5, and answers -EAGAIN, as if a passing reference had made the
- * attempt fail. The retry has to copy the folio again, whatever was copied before.
+ * destination with 0xa5, and returns -EAGAIN, as if a transient reference had made the
+ * attempt fail. The retry has to copy the folio again, although it was copied before.
  *
  * Seen red, in a scratch copy: with a FOLIO_WAS_COPIED beside FOLIO_WAS_MLOCKED in
- * mm/migrate.c, set for folios of a batch when migrate_folio_move() records them for
- * another attempt, and taken there for an answer of 1 by migrate_copy_settle(), all eight
+ * mm/migrate.c, set for folios of a batch when migrate_folio_move() records them for another
+ * attempt, and taken there for a return value of 1 by migrate_copy_settle(), all eight tests
  * fail: early_copies_are_not_used_twice finds 4161674 of 8388608 bytes to be 0xa5 at 4K,
  * 4112708 at 64K.
  */
@@ -38,7 +38,7 @@ static void moves(struct __test_metadata *_metadata, char *mem, size_t folio,
 		ASSERT_EQ(0, ferry_verify(mem, SIZED_LEN, every, i));
 		ASSERT_TRUE(race_all_on(mem, SIZED_LEN, nodes[!(i & 1)]));
 		ASSERT_EQ(SIZED_LEN, ferry_in_folios_of(mem, SIZED_LEN, folio));
-		/* A folio that needed two attempts is one success all the same. */
+		/* A folio that needed two attempts counts as one success. */
 		EXPECT_EQ(SIZED_LEN / FERRY_PAGE,
 			  ferry_vmstat("pgmigrate_success") - ok);
 		EXPECT_EQ(fail, ferry_vmstat("pgmigrate_fail"));
@@ -62,7 +62,7 @@ TEST_F(sized, spoilt_folios_are_copied_again)
 		EXPECT_GT(race_grown(&c, "batches"), 0);
 }
 
-/* The same where it is certain that the folio was copied before it was spoilt. */
+/* As above, but the folio was certainly copied before its destination was overwritten. */
 TEST_F(sized, early_copies_are_not_used_twice)
 {
 	struct race_count c;
