@@ -1,20 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Engines come and go while folios migrate: drivers are unbound and bound, functions removed
- * and found again, unplugged and plugged in, and the machine sleeps; they hang, and come back
- * from quarantine by themselves. Content stays right, nothing stays parked, the pool is whole,
- * and the engine is taken again.
+ * and found again, unplugged and plugged in, and the machine sleeps; engines hang, and come
+ * back from quarantine by themselves. Content stays right, nothing stays parked, the pool is
+ * whole, and the engine is used again.
  *
- * Seen red, in a scratch copy: with channels that are not given back before their driver
- * goes (Keeper::leave() that does nothing), those of devices that have gone stay, until
- * there is no room for others and nothing is copied. With an Event::Bound of any device that
- * has the keeper look, as it was once, others_come_and_go finds 3 looks for 3 strangers.
- * With a Keeper::left() that does nothing, channels of a driver that went hanging are never
- * given back: drivers_are_unbound_hung and functions_are_removed_hung find them.
- * With a pause that does not end (ten thousand times as long) hangs_once has no channel after
- * two minutes; with pauses that do not double, hangs_always finds that the second one is not
- * longer than the first; with a Keeper::halt() that does not say that the machine sleeps,
- * not_tried_asleep finds a channel that was tried while it did.
+ * Seen red, in a scratch copy: with channels that are not given back before their driver goes
+ * (ChannelManager::device_removing() that does nothing), channels of removed devices stay
+ * until there is no room for others and nothing is copied. With an Event::Bound of any device
+ * that makes the channel manager rescan, as in an earlier version, others_come_and_go finds 3
+ * rescans for 3 other devices. With a ChannelManager::device_removed() that does nothing,
+ * channels of a driver that went while it hung are never given back: drivers_are_unbound_hung
+ * and functions_are_removed_hung find them. With a pause that does not end (ten thousand
+ * times as long) hangs_once has no channel after two minutes; with pauses that do not double,
+ * hangs_always finds that the second one is not longer than the first; with a
+ * ChannelManager::halt() that does not record that the machine sleeps, not_tried_asleep finds
+ * a channel that was tried during the sleep.
  */
 #include <dirent.h>
 
@@ -25,12 +26,15 @@
 #include "movers.h"
 
 #define WAIT_MS		60000
-/* For the keeper to give channels back, in ms: it has been called when the driver has gone. */
+/*
+ * The bound in which the channel manager gives channels back, in ms: it has been called when
+ * the driver has gone.
+ */
 #define GONE_MS		10000
-/* The shortest and the longest pause before a channel is tried again, in ms. */
+/* The shortest and the longest pause before a channel is retried, in ms. */
 #define FIRST_MS	1000
 #define LONGEST_MS	600000
-/* How long the machine sleeps with pm_test, in ms: the kernel's default. */
+/* The time that the machine sleeps with pm_test, in ms: the kernel's default. */
 #define ASLEEP_MS	5000
 #define PCI		"/sys/bus/pci/devices/"
 
@@ -56,7 +60,7 @@ FIXTURE_SETUP(comings)
 	port = eng_open(ferry_migrator());
 	ASSERT_LE(0, port);
 	EXPECT_TRUE(eng_calm(port));
-	/* So slow that there is something in flight most of the time. */
+	/* So slow that a descriptor is in flight most of the time. */
 	EXPECT_TRUE(eng_do(port, "{\"cmd\":\"limit\",\"bytes_per_s\":200000000}"));
 	close(port);
 	ASSERT_TRUE(eng_function(ferry_migrator(), self->function, sizeof(self->function)));
@@ -78,7 +82,7 @@ FIXTURE_TEARDOWN(comings)
 	}
 }
 
-/* The engine gets something again. */
+/* Returns true if the engine has copied more than *(long *)@arg bytes. */
 static bool copies(void *arg)
 {
 	return ferry_stat("engine_bytes") > *(long *)arg;
@@ -94,7 +98,7 @@ static bool gone(void *arg)
 	return !there(arg);
 }
 
-/* It is back, and copies; nobody has noticed. */
+/* Expects that the engine has all its channels again, and copies. */
 static void is_back(struct __test_metadata *_metadata, FIXTURE_DATA(comings) * self)
 {
 	long seen;
@@ -142,7 +146,10 @@ static bool struck(void *arg)
 	return eng_struck(*(int *)arg);
 }
 
-/* Sees, while the driver goes, channels that go with a descriptor in flight. */
+/*
+ * A thread that looks, while the driver goes, for channels in removal that have a descriptor
+ * in flight.
+ */
 struct watcher {
 	pthread_t thread;
 	bool stop;
@@ -163,9 +170,10 @@ static void *watcher_fn(void *arg)
 }
 
 /*
- * With a descriptor in the engine that does not end, writes @away to the file @leave: the
- * driver ends the descriptor, and the keeper gives each channel back with nothing lost, before
- * there is another device. Returns how often a channel was seen going with something in flight.
+ * While the engine has a descriptor that does not end, writes @away to the file @leave: the
+ * driver ends the descriptor, and the channel manager gives each channel back with nothing
+ * lost, before there is another device. Returns how often a channel in removal was seen with
+ * a descriptor in flight.
  */
 static long going_hung(struct __test_metadata *_metadata, int port, const char *leave,
 		       const char *away)
@@ -186,7 +194,7 @@ static long going_hung(struct __test_metadata *_metadata, int port, const char *
 	EXPECT_EQ(0, eng_channels());
 	EXPECT_TRUE(ferry_wait(eng_all_empty, NULL, GONE_MS));
 	EXPECT_EQ(lost, eng_state("leaked"));
-	/* If the engine still has it, it goes on. */
+	/* If the engine still has the descriptor, it carries it out now. */
 	EXPECT_TRUE(eng_do(port, "{\"cmd\":\"release\"}"));
 	return w.going;
 }
@@ -201,14 +209,14 @@ static int find_again(const char *function)
 	return ferry_write("/sys/bus/pci/rescan", "1");
 }
 
-/* Writes @what to @path while the engine hangs, and has the function come back, several times. */
+/* Writes @what to @path while the engine hangs, and brings the function back, several times. */
 static void go_and_come_hung(struct __test_metadata *_metadata, FIXTURE_DATA(comings) * self,
 			     const char *path, const char *what, int (*back)(const char *))
 {
 	int i, port, times = ferry_iters(4, 2);
 	long going = 0;
 
-	/* No mover loses its patience before. */
+	/* Movers must not run into the timeout before. */
 	ASSERT_EQ(0, ferry_set_knob("timeout_ms", "60000"));
 	port = eng_open(ferry_migrator());
 	ASSERT_LE(0, port);
@@ -218,7 +226,10 @@ static void go_and_come_hung(struct __test_metadata *_metadata, FIXTURE_DATA(com
 		is_back(_metadata, self);
 	}
 	close(port);
-	/* It did hang when the driver went. That in ferry.ko ends it before the keeper is told. */
+	/*
+	 * The engine did hang when the driver went. The driver in ferry.ko ends the
+	 * descriptor before the channel manager is told, so this cannot be seen there.
+	 */
 	if (strcmp(ferry_migrator(), "ferry_sdxi"))
 		EXPECT_GT(going, 0);
 	all_is_well(_metadata, self, times);
@@ -256,7 +267,10 @@ TEST_F(comings, functions_are_removed)
 	all_is_well(_metadata, self, times);
 }
 
-/* QEMU takes the name again when it has forgotten the device that has gone. */
+/*
+ * Plugs the model in. QEMU accepts the name again only when it has forgotten the former
+ * device.
+ */
 static bool plug_in(int monitor, int number, const char *vm)
 {
 	int i;
@@ -272,7 +286,7 @@ static bool plug_in(int monitor, int number, const char *vm)
 	return false;
 }
 
-/* What it takes to plug the function in again: the monitor, the device's number, the sockets. */
+/* The data for plugging the function in again: the monitor, the device's number, the sockets. */
 static struct {
 	int monitor;
 	int number;
@@ -299,7 +313,7 @@ static bool plug_open(void)
 	return plug.monitor >= 0;
 }
 
-/* The file that turns off the power of the slot that the function is in. */
+/* Finds the file that turns off the power of the function's slot. */
 static bool slot_power(const char *function, char *path, size_t len)
 {
 	char file[300], address[32];
@@ -326,12 +340,18 @@ static int plug_again(const char *function)
 	return plug_in(plug.monitor, plug.number, plug.vm) ? 0 : -EIO;
 }
 
-/* By the power of its slot, as the button of QEMU's monitor gives the engine five seconds. */
+/*
+ * Unplugs by the power of the slot, because the button of QEMU's monitor gives the engine
+ * five seconds.
+ */
 TEST_F(comings, functions_are_unplugged_hung)
 {
 	char path[100], function[64];
 
-	/* Of the stock kernel: pciehp takes reset_lock and pci_rescan_remove_lock in two orders. */
+	/*
+	 * A fault of the stock kernel: pciehp takes reset_lock and pci_rescan_remove_lock in
+	 * two orders.
+	 */
 	if (!access("/proc/lockdep", F_OK)) {
 		all_is_well(_metadata, self, 0);
 		SKIP(return, "lockdep objects to how the kernel unplugs");
@@ -384,7 +404,10 @@ static bool rests_longer(void *arg)
 	return eng_resting().pause > *(long *)arg;
 }
 
-/* The descriptors of this channel hang, or any: @times of them from the @nth on, 0 for all. */
+/*
+ * Lets descriptors of one channel (-1: of any) hang: @times of them from the @nth on, 0 for
+ * all.
+ */
 static bool let_hang(int port, int channel, int nth, int times)
 {
 	char request[160], which[32] = "";
@@ -397,7 +420,10 @@ static bool let_hang(int port, int channel, int nth, int times)
 	return eng_do(port, request);
 }
 
-/* Waits until one rests for longer than it did, which is at least twice as long, up to a limit. */
+/*
+ * Waits until a channel has a longer pause than before, which is at least twice as long, up
+ * to a limit. Returns the pause in ms.
+ */
 static long next_rest(struct __test_metadata *_metadata, long before)
 {
 	long now = before;
@@ -412,8 +438,8 @@ static long next_rest(struct __test_metadata *_metadata, long before)
 }
 
 /*
- * Opens the port of the engine, which is as fast as it can, so that movers lose their
- * patience early, and has pauses begin anew.
+ * Opens the port of the engine, removes the engine's speed limit, so that movers run into the
+ * timeout early, and resets the pauses of channels.
  */
 static int hang_open(struct __test_metadata *_metadata)
 {
@@ -442,8 +468,9 @@ TEST_F(comings, hangs_once)
 }
 
 /*
- * One that passes its test and hangs with what movers give it: they lose as much each time, and
- * less and less often. What follows the two copies of the test is a mover's.
+ * A channel that passes its test and hangs with the descriptors of movers: movers lose as
+ * much each time, but less and less often. The descriptor after the two copies of the test is
+ * a mover's.
  */
 TEST_F(comings, hangs_each_time)
 {
@@ -468,10 +495,13 @@ TEST_F(comings, hangs_each_time)
 	all_is_well(_metadata, self, i);
 }
 
-/* One that does not pass its test either: movers see nothing of it, and the others go on. */
+/*
+ * A channel that does not pass its test either: movers do not notice it, and the other
+ * channels go on.
+ */
 TEST_F(comings, hangs_always)
 {
-	/* Of SDXI 0 is no engine. */
+	/* Context 0 of SDXI is the administrative one. */
 	int i, channel = strcmp(ferry_migrator(), "ferry_sdxi") ? 0 : 1;
 	int port = hang_open(_metadata), times = ferry_iters(3, 2);
 	long pause = 0, seen = eng_resting().quarantines;
@@ -495,8 +525,8 @@ static bool looked(void *arg)
 }
 
 /*
- * What comes and goes on the same bus and is no engine of this kind is nothing to look for
- * channels for, which takes long where one does not answer.
+ * A device that comes and goes on the same bus and is no engine of this kind is no reason for
+ * a rescan, which takes long if an engine does not answer.
  */
 TEST_F(comings, others_come_and_go)
 {
@@ -516,7 +546,7 @@ TEST_F(comings, others_come_and_go)
 		ASSERT_EQ(0, eng_bind(other, "unbind", function));
 		ASSERT_EQ(0, eng_bind(other, "bind", function));
 	}
-	/* The keeper's thread is told, or is not, before each write returns. */
+	/* The channel manager's thread is told, or is not, before each write returns. */
 	ferry_sleep_ms(500);
 	EXPECT_EQ(seen, eng_state("rescans"));
 	is_back(_metadata, self);
@@ -529,7 +559,7 @@ TEST_F(comings, others_come_and_go)
 	all_is_well(_metadata, self, 3);
 }
 
-/* As of any client: a driver whose channels are in use stays; it can go when they are not. */
+/* As with any client, a driver whose channels are in use cannot be unloaded. */
 TEST_F(comings, drivers_are_in_use)
 {
 	if (!strcmp(ferry_migrator(), "ferry_sdxi")) {
@@ -542,7 +572,10 @@ TEST_F(comings, drivers_are_in_use)
 	all_is_well(_metadata, self, 1);
 }
 
-/* The CPU that interrupts of the engine may go to, and that who is woken by them ran on. */
+/*
+ * The CPU to which the engine's interrupts may go, and on which the threads that they wake
+ * ran, goes off and comes back.
+ */
 TEST_F(comings, cpus_go_off)
 {
 	static const char online[] = "/sys/devices/system/cpu/cpu1/online";
@@ -566,10 +599,10 @@ static bool about_to_be_tried(void *arg)
 	return r.pause && r.left < ASLEEP_MS / 2;
 }
 
-/* What the log has of a time asleep, from where tasks are frozen to where they go on. */
+/* The log's record of a sleep, from the freezing of tasks to their restart. */
 struct slept {
 	int times;
-	/* Channels that were taken back before that, and within it. */
+	/* Channels that passed their test before the sleep, and during it. */
 	int before, within;
 };
 
@@ -599,7 +632,7 @@ static struct slept log_of_sleep(int fd)
 	return s;
 }
 
-/* A pause that ends while the machine sleeps: the channel is tried when it is awake. */
+/* If a pause ends while the machine sleeps, the channel is tried when the machine is awake. */
 TEST_F(comings, not_tried_asleep)
 {
 	struct slept s = { .before = 1 };
@@ -623,13 +656,16 @@ TEST_F(comings, not_tried_asleep)
 		EXPECT_EQ(1, s.times);
 		EXPECT_EQ(0, s.within);
 	}
-	/* There was something to be tried when it fell asleep. */
+	/* A channel was waiting for its test when the machine fell asleep. */
 	EXPECT_EQ(0, s.before);
 	close(port);
 	all_is_well(_metadata, self, i);
 }
 
-/* As far as everybody is told: the guest's root is on a device that dies of more. */
+/*
+ * Only as far as drivers are notified: the guest's root is on a device that does not survive
+ * more.
+ */
 TEST_F(comings, the_machine_sleeps)
 {
 	int i, times = ferry_iters(3, 1);

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Faults of engines: fault x descriptor that it strikes x folio size, a line for each.
- * faults.h says what is to be true then and afterwards.
+ * Faults of engines: each fault at each struck descriptor and each folio size. faults.h
+ * describes the state that is required during the fault and afterwards.
  *
- * Seen red, in a scratch copy: with results taken for good whatever they are (ended()
- * with ok = true), error, errors and partial lose content in all sizes. With a mover that
- * does not wait for the proof (Engine::quiesce() that says no), 238 and 509 of 2048 folios
- * stay in later_4k.hang and late_write (ptdma). With a terminate that is taken for proof
- * without having been made (DmaChannel::quiesce() that says true), the engine overwrites
- * what has been moved in later_64k.late_write, 7056122 of 8388608 bytes, and in hang what
- * has got the freed folios.
+ * Seen red, in a scratch copy: with results taken for good whatever they are (ended() with ok
+ * = true), error, errors and partial lose content in all sizes. With a mover that does not
+ * wait for the proof (Engine::quiesce() that returns no proof), 238 and 509 of 2048 folios
+ * stay in later_4k.hang and late_write (ptdma). With a terminate that is taken for a proof
+ * without having been made (DmaChannel::quiesce() that returns true), the engine overwrites
+ * folios that have moved in later_64k.late_write, 7056122 of 8388608 bytes, and in hang the
+ * new owners of the freed folios.
  */
 #include "kselftest_harness.h"
 #include "ferry_util.h"
@@ -24,7 +24,7 @@ FIXTURE(fault)
 
 FIXTURE_VARIANT(fault)
 {
-	/* The descriptor that is struck. */
+	/* The number of the descriptor that is struck. */
 	unsigned int nth;
 	unsigned int kib;
 };
@@ -62,7 +62,7 @@ static void strike(struct __test_metadata *_metadata, struct flt *f, unsigned in
 	flt_strike(_metadata, f, where, fault);
 }
 
-/* A driver that lost its device has to be bound anew. */
+/* Binds a driver again that lost its device. */
 static void bind_anew(struct __test_metadata *_metadata, struct flt *f)
 {
 	EXPECT_EQ(0, eng_bind(ferry_migrator(), "unbind", f->function));

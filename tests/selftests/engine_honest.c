@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Nothing is lost with an engine that comes back late, or hangs, whatever its driver says of
- * it: memory that the kernel has got back is not written to by the engine. As engine_faults,
- * without what only a driver gives that proves that its engine is quiet.
+ * Nothing is lost with an engine that comes back late, or hangs, whatever its driver reports:
+ * the engine does not write to memory that the kernel has got back. As engine_faults, without
+ * the results that need a driver that proves its engine quiet.
  *
  * Seen red, in a scratch copy: with a driver that reports errors and whose terminate neither
- * waits for the engine nor says so (scripts/dma-cuts, "mute"), and a ferry.ko that believes it
- * all the same.
+ * waits for the engine nor reports that it does not (scripts/dma-cuts, "mute"), and a
+ * ferry.ko that trusts it all the same.
  */
 #include "kselftest_harness.h"
 #include "ferry_util.h"
@@ -14,7 +14,10 @@
 #include "engine.h"
 #include "faults.h"
 
-/* For a proof where there is one, and for a copy that is carried out late: both take less. */
+/*
+ * The time in ms for a proof if there is one, and for a copy that is carried out late: both
+ * take less.
+ */
 #define SETTLE_MS	1000
 
 FIXTURE(honest)
@@ -40,7 +43,7 @@ FIXTURE_SETUP(honest)
 		SKIP(return, "needs two nodes with memory");
 	flt_begin(_metadata, &self->f, ferry_migrator(), 64,
 		  strcmp(ferry_migrator(), "ptdma") ? 4 : 1);
-	/* Movers of drivers that give no proof wait for so long. */
+	/* Movers wait that long if the driver gives no proof. */
 	ASSERT_EQ(0, ferry_set_knob("timeout_ms", "%d", FLT_NO_PROOF_MS));
 }
 
@@ -67,13 +70,13 @@ TEST_F(honest, what_has_been_freed)
 		   race_grown(&c, "folios_not_quiet"));
 	EXPECT_TRUE(flt_struck(f));
 	EXPECT_EQ(0, ferry_verify(f->mem, FLT_LEN, f->folio, 1));
-	/* Long enough for a proof, which a driver may say that there is. */
+	/* Long enough for a proof that a driver may claim. */
 	ferry_sleep_ms(SETTLE_MS);
-	/* Destinations that have been freed are somebody else's now. */
+	/* Freed destinations are in use for other memory now. */
 	ASSERT_EQ(0, race_fresh(f->mem, FLT_LEN, f->folio, f->nodes[1]));
 	ferry_fill(f->mem, FLT_LEN, f->folio, 2);
 	ferry_sleep_ms(FLT_LATE_MS);
-	/* What hangs is carried out now, if the engine still has it. */
+	/* The engine carries a hanging descriptor out now, if it still has it. */
 	EXPECT_TRUE(eng_calm(f->port));
 	ferry_sleep_ms(SETTLE_MS);
 	EXPECT_EQ(0, ferry_verify(f->mem, FLT_LEN, f->folio, 2));

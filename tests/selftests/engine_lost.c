@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * I7: the driver of an engine goes while a descriptor has not ended, and neither driver nor
- * engine proves that it never will write any more. What it had is lost, and that is said: in the
- * log, in the state of ferry, where the channel stays "lost". The folios that it had
- * stay where they are, with their content; their destinations are kept for ever. All else
- * moves, and when the driver is back the engine copies again.
+ * engine proves that it will never write any more. The memory of the descriptor is leaked,
+ * and the log and the state of Ferry report that; the channel stays "leaked". The folios of
+ * the descriptor stay where they are, with their content; their destinations are kept for
+ * ever. All other folios move, and when the driver is back the engine copies again.
  *
- * For drivers that end what is in flight with DMA_TRANS_ABORTED and of which nothing else
- * is known, as plx_dma. The machine has less memory afterwards, and the pool fewer batches.
+ * For drivers that end descriptors in flight with DMA_TRANS_ABORTED and give no other proof,
+ * such as plx_dma. The machine has less memory afterwards, and the pool fewer batches.
  *
- * The engine does not go on before its driver has gone and the function has no way to memory any
- * more: it would also write to the ring, which that driver frees.
+ * The engine does not go on before its driver has gone and the function has no access to
+ * memory any more: it would also write to the ring, which that driver frees.
  */
 #include "kselftest_harness.h"
 #include "ferry_util.h"
@@ -19,7 +19,7 @@
 
 #define LEN		(8UL << 20)
 #define WAIT_MS		60000
-/* Longer than a driver takes to go. */
+/* Longer than a driver takes to go, in ms. */
 #define TIMEOUT_MS	8000
 
 FIXTURE(lost)
@@ -85,7 +85,7 @@ TEST_F(lost, driver_is_unbound_while_it_hangs)
 	ASSERT_EQ(0, race_move_start(&m, self->mem, LEN, FERRY_PAGE, self->nodes[1], -1));
 	ASSERT_TRUE(ferry_wait(struck, &self->port, WAIT_MS));
 	EXPECT_EQ(0, eng_bind(ferry_migrator(), "unbind", self->function));
-	/* Without anybody's help. */
+	/* The channel is given up without a request by a user. */
 	EXPECT_TRUE(ferry_wait(is_lost, &lines, WAIT_MS));
 	EXPECT_GT(eng_state("leaked"), lost);
 	EXPECT_EQ(0, eng_channels());
@@ -98,7 +98,7 @@ TEST_F(lost, driver_is_unbound_while_it_hangs)
 	ferry_note("%ld descriptors leaked, %ld folios stayed, %ld parked",
 		   eng_state("leaked") - lost,
 		   stayed, race_parked() - parked);
-	/* They may have been tried more than once, and then with the stock copy. */
+	/* Folios may have been tried more than once, the later times with the stock copy. */
 	EXPECT_GT(unquiet, 0);
 	EXPECT_LE(stayed, unquiet);
 	EXPECT_EQ(unquiet, race_parked() - parked);
@@ -115,7 +115,7 @@ TEST_F(lost, driver_is_unbound_while_it_hangs)
 	EXPECT_EQ(0, ferry_move_range(self->mem, LEN, FERRY_PAGE, self->nodes[0], NULL));
 	EXPECT_GT(ferry_stat("engine_bytes"), seen);
 	EXPECT_EQ(0, ferry_verify(self->mem, LEN, 7, 2));
-	/* For ever. */
+	/* They stay parked for ever. */
 	EXPECT_EQ(unquiet, race_parked() - parked);
 	EXPECT_EQ(lines + 1, eng_busy("leaked"));
 }

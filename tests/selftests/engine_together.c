@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Engines that hang together are proven quiet together: that takes about as long as with one
- * of them. Each of several functions has a descriptor that does not end, and a driver that
- * takes half a second and a reset to prove something. While a mover waits for the proofs,
- * and when the machine halts, all proofs have been asked for before the first one is there.
+ * Engines that hang at the same time are proven quiet at the same time, which takes about as
+ * long as with one of them. Each of several functions has a descriptor that does not end, and
+ * a driver that takes half a second and a reset to prove its engine quiet. While a mover
+ * waits for the proofs, and when the machine halts, all proofs have been requested before the
+ * first one arrives.
  *
- * The order is what is tested. The times are looked at from outside, with room for a slow
+ * The test is about the order. The times are measured from outside, with slack for a slow
  * machine, and printed.
  *
- * Seen red, in a scratch copy: with a Keeper::prove() that waits for each proof before it asks
- * for the next one, one of four has been asked for before the first is there in both tests, and
- * the times are 2776 ms in place of 968 and 4176 in place of 2546. With a mover that calls the
- * keeper for each channel that it quarantines, a_mover_waits has one of four now and then.
+ * Seen red, in a scratch copy: with a ChannelManager::prove() that waits for each proof
+ * before it requests the next one, one of four has been requested before the first one
+ * arrives in both tests, and the times are 2776 ms in place of 968 and 4176 in place of 2546.
+ * With a mover that calls the channel manager for each channel that it quarantines,
+ * a_mover_waits has one of four now and then.
  */
 #include "kselftest_harness.h"
 #include "ferry_util.h"
@@ -53,7 +55,7 @@ FIXTURE_SETUP(together)
 	}
 	if (self->n < 3)
 		SKIP(return, "needs several functions");
-	/* Those that a test before this one has had hang may rest. */
+	/* Channels that hung in an earlier test may still rest. */
 	ASSERT_TRUE(eng_rearm(self->n));
 	ASSERT_EQ(0, race_prepare(self->nodes));
 	ASSERT_EQ(0, ferry_set_knob("engine_share", "all"));
@@ -78,13 +80,13 @@ FIXTURE_TEARDOWN(together)
 	ferry_restore();
 }
 
-/* What was traced of proofs: in what order they were asked for and came. */
+/* The traced proofs, in the order in which they were requested and arrived. */
 struct proofs {
-	/* All that were asked for, and those before the first one came. */
+	/* All that were requested, and those that were requested before the first one arrived. */
 	int asked, before;
-	/* Those that came, and said that an engine is quiet. */
+	/* Those that arrived and found an engine quiet. */
 	int quiet;
-	/* One was asked for by this task: all were, if no mover waited. */
+	/* True if this task requested one; if no mover waited, it requested all. */
 	bool ours;
 };
 
@@ -111,7 +113,7 @@ static struct proofs proofs(struct __test_metadata *_metadata, struct trc *trace
 	return p;
 }
 
-/* The next descriptor of each of the first @n functions hangs. */
+/* Lets the next descriptor of each of the first @n functions hang. */
 static void let_hang(struct __test_metadata *_metadata, FIXTURE_DATA(together) * self, int n)
 {
 	int i;
@@ -126,7 +128,7 @@ static void let_hang(struct __test_metadata *_metadata, FIXTURE_DATA(together) *
 	ASSERT_EQ(0, trc_on(&self->trace, true));
 }
 
-/* How long a move takes of which @n of the engines keep something, in ms. */
+/* Returns the duration in ms of a move during which @n of the engines hang. */
 static long move(struct __test_metadata *_metadata, FIXTURE_DATA(together) * self, int n)
 {
 	struct proofs p;
@@ -138,13 +140,13 @@ static long move(struct __test_metadata *_metadata, FIXTURE_DATA(together) * sel
 	from = ferry_now_ns();
 	EXPECT_EQ(0, ferry_move_range(self->mem, LEN, FERRY_PAGE, self->nodes[1], NULL));
 	ms = (ferry_now_ns() - from) / 1000000;
-	/* Channels that are tried again are asked, too. */
+	/* Retries of channels request proofs, too. */
 	ASSERT_EQ(0, trc_on(&self->trace, false));
 	EXPECT_EQ(0, ferry_verify(self->mem, LEN, n, 1));
 	for (i = 0; i < n; i++)
 		EXPECT_TRUE(eng_struck(self->ports[i]));
 	p = proofs(_metadata, &self->trace);
-	ferry_note("%d of %d hang: %ld ms; proofs asked for %d, %d before the first was there",
+	ferry_note("%d of %d hang: %ld ms; %d proofs requested, %d before the first arrived",
 		   n, self->n, ms, p.asked, p.before);
 	EXPECT_EQ(n, p.quiet);
 	EXPECT_LE(n, p.before);
@@ -165,9 +167,9 @@ static bool struck(void *port)
 }
 
 /*
- * Returns how long it takes to fall asleep and to wake up while @n of the engines keep
- * something, in ms. The mover is held back before it waits, so that it does not ask for the
- * proofs itself: for longer with each attempt, as a busy machine may take its time.
+ * Returns the time in ms that the machine takes to fall asleep and to wake up while @n of the
+ * engines hang. The mover is delayed before it waits, so that it does not request the proofs
+ * itself; the delay grows with each attempt, because a busy machine may be slow.
  */
 static long halt(struct __test_metadata *_metadata, FIXTURE_DATA(together) * self, int n)
 {
@@ -191,7 +193,7 @@ static long halt(struct __test_metadata *_metadata, FIXTURE_DATA(together) * sel
 		EXPECT_EQ(0, ferry_verify(self->mem, LEN, n, 1));
 		p = proofs(_metadata, &self->trace);
 	}
-	ferry_note("%d of %d hang, attempt %d: %ld ms; proofs asked for %d, %d before the first",
+	ferry_note("%d of %d hang, attempt %d: %ld ms; %d proofs requested, %d before the first",
 		   n, self->n, i, ms, p.asked, p.before);
 	EXPECT_TRUE(p.ours);
 	EXPECT_LE(n, p.quiet);
@@ -209,7 +211,7 @@ TEST_F(together, the_machine_halts)
 	ASSERT_EQ(0, ferry_set("/sys/module/suspend/parameters/pm_test_delay", "0"));
 	one = halt(_metadata, self, 1);
 	all = halt(_metadata, self, self->n);
-	/* A second for what they have, together, is in both. */
+	/* Both times include a second for the proofs, which run at the same time. */
 	EXPECT_LT(all, (self->n - 1) * one + 1000);
 	EXPECT_TRUE(ferry_wait(race_none_parked, NULL, WAIT_MS));
 }

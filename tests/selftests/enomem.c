@@ -2,22 +2,21 @@
 /*
  * Invariant: I6
  *
- * When memory for destinations runs out, the stock code moves the folios that it has
- * unmapped so far, and ends with -ENOMEM; or it splits a large folio and tries again with
- * its parts. Copies are in flight then, by workers that are late (delay_in_chunk_us), and
- * folios of the same batch fail (fail_move_every), so that destinations are freed in
- * between.
+ * When memory for destinations runs out, the stock code moves the folios that it has unmapped
+ * so far, and ends with -ENOMEM; or it splits a large folio and tries again with its parts.
+ * At that time copies are in flight by workers that are late (delay_in_chunk_us), and folios
+ * of the same batch fail (fail_move_every), so that destinations are freed in between.
  *
- * destination_full: the node is full of memory that cannot be reclaimed, on any kernel.
- * The others let the n-th allocation of the mover fail (fail_page_alloc, make-it-fail),
- * so that it is known what has to be the result, and need CONFIG_FAIL_PAGE_ALLOC.
+ * destination_full: the node is full of memory that cannot be reclaimed, on any kernel. The
+ * other tests let the n-th allocation of the mover fail (fail_page_alloc, make-it-fail), so
+ * that the required result is known, and need CONFIG_FAIL_PAGE_ALLOC.
  *
- * Who does not wait for the worker lets it write to a page that is somebody else's: seen
- * in the content, in new memory that is not zero (init_on_free=1), or in the kernel's log
- * (page_poison=1).
+ * If the mover does not wait for the worker, the worker writes to a page with a new owner.
+ * That shows in the content, in new memory that is not zero (init_on_free=1), or in the
+ * kernel's log (page_poison=1).
  *
- * Seen red, in a scratch copy: with RawBatch::settle() answering Copied for Settle::Wait,
- * destination_full (4K) finds 16381156 of 67108864 bytes wrong.
+ * Seen red, in a scratch copy: with MigrateCopyBatch::settle() answering Copied for
+ * Settle::Wait, destination_full (4K) finds 16381156 of 67108864 bytes wrong.
  */
 #include "kselftest_harness.h"
 #include "ferry_util.h"
@@ -62,14 +61,17 @@ FIXTURE_TEARDOWN(enomem)
 	ferry_restore();
 }
 
-/* The caller's allocations of @order and above fail, @times in all, after @space pages. */
+/* Lets the caller's allocations of @order and above fail, @times in all, after @space pages. */
 static int fail_allocations(int order, long space, long times)
 {
 	const struct {
 		const char *name;
 		long value;
 	} set[] = {
-		/* What is set first is restored last: never let others fail. */
+		/*
+		 * Values are restored in reverse order, so the filter is removed last and no
+		 * other task's allocation fails.
+		 */
 		{ "task-filter", 1 }, { "verbose", 0 }, { "ignore-gfp-wait", 0 },
 		{ "ignore-gfp-highmem", 0 }, { "interval", 1 }, { "min-order", order },
 		{ "space", space }, { "times", times }, { "probability", 100 },
@@ -92,8 +94,9 @@ static bool can_fail(void)
 }
 
 /*
- * move_pages(2) with failing allocations. Nothing else may need memory meanwhile: a page
- * fault would be tried again and again. So all of it is there before.
+ * Calls move_pages(2) with failing allocations. The buffers are static and populated before,
+ * because no other allocation may be needed meanwhile: a page fault would be retried again
+ * and again.
  */
 static long move_named(void **pages, size_t n, int node)
 {
@@ -118,7 +121,7 @@ static long move_named(void **pages, size_t n, int node)
 	return ret;
 }
 
-/* The same of one page in each @step. */
+/* Does the same for one page in each @step. */
 static long move_failing(char *mem, size_t len, size_t step, int node)
 {
 	static void *pages[LEN / FERRY_PAGE];
@@ -129,7 +132,7 @@ static long move_failing(char *mem, size_t len, size_t step, int node)
 	return move_named(pages, len / step, node);
 }
 
-/* New pages from the node must be zero; see late_worker.c. */
+/* Returns the number of words that are not zero in new pages of the node; see late_worker.c. */
 static size_t not_zero(int node, size_t len)
 {
 	u64 *p = ferry_map_anon(len, FERRY_PMD);
@@ -144,8 +147,8 @@ static size_t not_zero(int node, size_t len)
 }
 
 /*
- * After a call that failed: the content is there, stays what it is changed to, and what
- * is free is clean, now and when the last worker must have come back.
+ * Expects after a failed call that the content is there and keeps later changes, and that
+ * free memory is clean, at once and after the last worker must have come back.
  */
 static void after(struct __test_metadata *_metadata, FIXTURE_DATA(enomem) * self, u64 gen)
 {
@@ -163,10 +166,13 @@ static void after(struct __test_metadata *_metadata, FIXTURE_DATA(enomem) * self
 	self->log = race_log_open();
 }
 
-/* The n-th folio gets no destination: those before it are moved, those after it are not. */
+/* The n-th folio gets no destination: the folios before it are moved, the others are not. */
 TEST_F(enomem, the_nth_allocation_fails)
 {
-	/* How many pages there are; every so many of those unmapped fail (0: none). */
+	/*
+	 * @space: number of pages that can be allocated. @every: every n-th unmapped folio
+	 * fails (0: none).
+	 */
 	static const struct {
 		long space;
 		int every;
@@ -190,23 +196,23 @@ TEST_F(enomem, the_nth_allocation_fails)
 		race_count(&c);
 		rc = move_failing(self->mem, LEN, FERRY_PAGE, self->nodes[1]);
 		race_count_end(&c);
-		/* It did fail, and that is what the caller gets. */
+		/* The allocation did fail, and the caller gets that result. */
 		ASSERT_EQ(0, ferry_read_long(FAIL "times"));
 		EXPECT_EQ(-ENOMEM, rc);
 		moved = ferry_count_on(self->mem, LEN, FERRY_PAGE, self->nodes[1]);
 		EXPECT_EQ(moved, ferry_vmstat("pgmigrate_success") - ok);
 		ASSERT_LE(moved, cases[i].space);
-		/* A few pages are for other things than destinations. */
+		/* A few of the pages are not for destinations. */
 		if (!cases[i].every || !ferry_active())
 			ASSERT_GE(moved, cases[i].space - 16);
-		/* Nothing beyond. */
+		/* No folio beyond has moved. */
 		for (off = cases[i].space * FERRY_PAGE; off < LEN; off += FERRY_PAGE)
 			ASSERT_EQ(self->nodes[0], ferry_node_of(self->mem + off));
 		folios = race_grown(&c, "folios");
 		ferry_note("after %ld pages: %ld moved, %ld of them in a batch", cases[i].space,
 			   moved, folios);
 		if (ferry_active() && cases[i].space > 100) {
-			/* The first one is moved before the others are offered. */
+			/* The first folio is moved before the others are offered. */
 			if (!cases[i].every)
 				EXPECT_EQ(moved - 1, folios);
 			EXPECT_GT(folios, 2);
@@ -217,7 +223,7 @@ TEST_F(enomem, the_nth_allocation_fails)
 			EXPECT_LT(moved, folios);
 		after(_metadata, self, i);
 
-		/* With memory all of it moves. */
+		/* With enough memory all of it moves. */
 		if (ferry_loaded())
 			ASSERT_EQ(0, ferry_inject("fail_move_every", 0));
 		ASSERT_EQ(0, ferry_move_range(self->mem, LEN, FERRY_PAGE, self->nodes[1], NULL));
@@ -228,7 +234,7 @@ TEST_F(enomem, the_nth_allocation_fails)
 		EXPECT_GT(waits, 0);
 }
 
-/* Nothing has been unmapped when it fails: no batch at all. */
+/* The allocation fails before any folio is unmapped, so there is no batch. */
 TEST_F(enomem, the_first_allocation_fails)
 {
 	struct race_count c;
@@ -252,7 +258,7 @@ TEST_F(enomem, the_first_allocation_fails)
 	after(_metadata, self, 0);
 }
 
-/* No destination for large folios: they are split, and their parts move. */
+/* Without destinations large folios are split, and their parts move. */
 TEST_F(enomem, large_folios_are_split)
 {
 	static const unsigned int kib[] = { 64, 2048 };
@@ -295,7 +301,7 @@ TEST_F(enomem, large_folios_are_split)
 	}
 }
 
-/* A large folio for which there is no destination among small ones that are unmapped. */
+/* A large folio without a destination, among small folios that are unmapped. */
 TEST_F(enomem, a_large_folio_among_small_ones)
 {
 	const size_t part = LEN / 4;
@@ -334,7 +340,7 @@ TEST_F(enomem, a_large_folio_among_small_ones)
 	after(_metadata, self, 0);
 }
 
-/* Without any injection: there is no more memory on the node. Without swap it cannot be had. */
+/* Without any injection: the node has no more memory, and without swap none can be reclaimed. */
 TEST_F(enomem, destination_full)
 {
 	static const unsigned int kib[] = { 4, 2048 };
@@ -365,7 +371,7 @@ TEST_F(enomem, destination_full)
 		ferry_note("%u KiB: returned %ld, %ld of %zu pages moved, %ld folios split",
 			   kib[i], rc, moved, self->len / FERRY_PAGE,
 			   ferry_vmstat("thp_migration_split") - split);
-		/* Of a large folio that was split some parts may be there. */
+		/* Some parts of a large folio that was split may have moved. */
 		EXPECT_TRUE(folio == FERRY_PAGE ? rc == -ENOMEM : rc != 0);
 		EXPECT_GT(moved, 0);
 		EXPECT_LT(moved, self->len / FERRY_PAGE);

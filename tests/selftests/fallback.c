@@ -2,16 +2,16 @@
 /*
  * Invariant: I5
  *
- * The stock copy copies each folio that a migrator declines or fails at, with the results
- * of the stock kernel.
+ * The stock copy copies each folio that a migrator declines or fails at, with the results of
+ * the stock kernel.
  *
- * Every n-th batch is declined, every n-th copy in place is declined, every n-th chunk
- * of a worker is given up without being copied, alone and together; content and the
- * results of move_pages(2) have to be those of the stock kernel.
+ * Every n-th batch is declined, every n-th copy in place is declined, every n-th chunk of a
+ * worker fails without being copied, each alone and all together; content and the results of
+ * move_pages(2) have to be those of the stock kernel.
  *
  * Seen red, in a scratch copy: with a failed chunk taken for a copied one
- * (RawBatch::settle() answers Copied for Settle::Partial), failed_chunks_of_batches finds
- * 4177974 and failed_chunks_in_place 4177921 of 4194304 bytes to be zero.
+ * (MigrateCopyBatch::settle() answers Copied for Settle::Partial), failed_chunks_of_batches
+ * finds 4177974 and failed_chunks_in_place 4177921 of 4194304 bytes to be zero.
  */
 #include "kselftest_harness.h"
 #include "ferry_util.h"
@@ -20,7 +20,7 @@
 #define SIZED_LEN	(8UL << 20)
 #include "sized.h"
 
-/* @seed differs for each call, so that no old content can pass for new. */
+/* Moves all memory. @seed differs for each call, so that no old content can pass for new. */
 static void moves(struct __test_metadata *_metadata, char *mem, size_t folio,
 		  const int *nodes, u64 seed, int iters)
 {
@@ -47,8 +47,8 @@ static void moves(struct __test_metadata *_metadata, char *mem, size_t folio,
 }
 
 /*
- * Runs with one injection at several rates; @counter has to grow where it is used. A
- * move is at least one batch, so as many as the lowest rate are enough.
+ * Runs with one injection at several rates. @counter has to grow if a migrator is active. A
+ * move is at least one batch, so the lowest rate needs that number of moves.
  */
 static void with(struct __test_metadata *_metadata, FIXTURE_DATA(sized) * self,
 		 const char *inject, const char *counter)
@@ -78,7 +78,7 @@ TEST_F(sized, declined_batches)
 	with(_metadata, self, "decline_batch_every", "batches_declined_inject");
 }
 
-/* In place: one folio for each call, so that there is no batch. */
+/* Copies in place: one folio for each call, so that there is no batch. */
 TEST_F(sized, declined_copies_in_place)
 {
 	if (ferry_loaded()) {

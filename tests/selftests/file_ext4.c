@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Files of ext4 on a disk: mapped folios, clean and dirty, small and large, go to and
- * fro between two nodes. Compared byte for byte through the mapping, through the file,
- * and after all with what reached the disk: a folio that lost its dirty mark on the
- * way would be missed there. File folios nobody maps are moved by offline.c and
- * compaction.c.
+ * Files of ext4 on a disk: mapped folios, clean and dirty, small and large, move back and
+ * forth between two nodes. They are compared byte for byte through the mapping, through the
+ * file, and in the end with the content of the disk: a folio that lost its dirty mark during
+ * a move would be missing there. offline.c and compaction.c move file folios that no process
+ * maps.
  */
 #include <fcntl.h>
 #include <sys/mount.h>
@@ -19,7 +19,7 @@ FIXTURE(file_ext4)
 {
 	int nodes[FERRY_MAX_NODES];
 	struct ferry_stats before;
-	size_t large;		/* bytes in folios that copy-now splits */
+	size_t large;		/* bytes in folios of several chunks */
 	bool mounted;
 	char *mem;
 	int fd;
@@ -63,7 +63,7 @@ FIXTURE_TEARDOWN(file_ext4)
 	ferry_restore();
 }
 
-/* The file with content of @gen in new page cache on @node, mapped. */
+/* Maps the file with content of @gen in new page cache on @node. */
 static void fresh(struct __test_metadata *_metadata, FIXTURE_DATA(file_ext4) * self,
 		  size_t write, int prot, int node, u64 gen, bool clean)
 {
@@ -119,7 +119,7 @@ static void used(struct __test_metadata *_metadata, FIXTURE_DATA(file_ext4) * se
 	EXPECT_TRUE(ferry_stats_used(&self->before, &after));
 }
 
-/* Written through the mapping before each move. */
+/* Writes through the mapping before each move. */
 TEST_F(file_ext4, dirty)
 {
 	int rounds = ferry_iters(4, 2), moves = ferry_iters(3, 2), r, i;
@@ -141,7 +141,7 @@ TEST_F(file_ext4, dirty)
 	used(_metadata, self, variant);
 }
 
-/* Written with write(), never through the mapping, moved before it is on the disk. */
+/* Writes with write(), never through the mapping, and moves before the content is on the disk. */
 TEST_F(file_ext4, dirty_by_write)
 {
 	int rounds = ferry_iters(4, 2), r;
@@ -157,7 +157,7 @@ TEST_F(file_ext4, dirty_by_write)
 	used(_metadata, self, variant);
 }
 
-/* Clean folios stay clean: the move is no reason to write them again. */
+/* Clean folios stay clean: a move is no reason to write them back again. */
 TEST_F(file_ext4, clean)
 {
 	int rounds = ferry_iters(4, 2), moves = ferry_iters(3, 2), r, i;

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * CPUs go off and come back, also all of a node, while processes migrate folios of every
- * size, the migrator is switched and the module goes and comes. No byte is lost, nobody
- * hangs, and afterwards each CPU has its worker again.
+ * size, the migrator is switched, and the module is removed and loaded. No byte is lost, no
+ * task hangs, and afterwards each CPU has its worker again.
  *
- * Which CPU goes next, and when, is random; the seed is printed. Not more than one in a
- * second, for QEMU's sake: one of 1393 CPUs that came online under TCG was sent back to
- * the begin of its start-up code when it was through with it (CS:IP of the start-up
- * interrupt, in protected mode, in start_secondary()).
+ * The next CPU and its time are random; the seed is printed. At most one CPU changes in a
+ * second, because of QEMU: one of 1393 CPUs that came online under TCG was sent back to the
+ * beginning of its start-up code after it had finished it (CS:IP of the start-up interrupt,
+ * in protected mode, in start_secondary()).
  */
 #include <dirent.h>
 #include <sched.h>
@@ -23,9 +23,9 @@
 
 static const unsigned int sizes[] = { 4, 16, 32, 64, 128, 256, 512, 1024, 2048 };
 
-/* What the processes share. */
+/* Memory that the processes share. */
 struct shared {
-	pthread_mutex_t thp;	/* only one makes folios at a time: the switches are global */
+	pthread_mutex_t thp;	/* held to make folios, because the THP switches are global */
 	bool stop;
 	struct {
 		long rounds[ARRAY_SIZE(sizes)];
@@ -75,7 +75,7 @@ static void set_cpu(struct __test_metadata *_metadata, int cpu, bool on)
 	int ret;
 
 	snprintf(path, sizeof(path), CPU_DIR "cpu%d/online", cpu);
-	/* -EBUSY while somebody else holds hotplug off. */
+	/* -EBUSY while another task has CPU hotplug disabled. */
 	do
 		ret = ferry_set(path, "%d", on);
 	while (ret == -EBUSY && ferry_now_ns() < end);
@@ -91,7 +91,7 @@ FIXTURE_TEARDOWN(hotplug_cpu)
 			kill(self->pids[i], SIGKILL);
 			waitpid(self->pids[i], NULL, 0);
 		}
-	/* What was set is set again only if there is a module to set it in. */
+	/* Values can be restored only if there is a module. */
 	if (access(FERRY_SYSCTL, F_OK))
 		race_load();
 	ferry_restore();
@@ -103,7 +103,7 @@ static bool stopped(struct shared *s)
 	return __atomic_load_n(&s->stop, __ATOMIC_RELAXED);
 }
 
-/* Folios of one size after the other go to and fro; some of them the kernel splits. */
+/* Moves folios of one size after the other back and forth; the kernel splits some of them. */
 static void mover(struct shared *s, const int *nodes, int me)
 {
 	int i = me * 2 % ARRAY_SIZE(sizes), k, ret;
@@ -142,7 +142,7 @@ static void movers_start(struct __test_metadata *_metadata, FIXTURE_DATA(hotplug
 	for (i = 0; i < ARRAY_SIZE(self->pids); i++) {
 		self->pids[i] = fork();
 		if (!self->pids[i]) {
-			/* One has no choice but to be driven out. */
+			/* This process has to be driven off its only CPU. */
 			if (!i)
 				ferry_pin_cpu(self->cpus[0]);
 			mover(self->shared, self->nodes, i);
@@ -151,7 +151,7 @@ static void movers_start(struct __test_metadata *_metadata, FIXTURE_DATA(hotplug
 	}
 }
 
-/* Each process has been through every size at least once. */
+/* Returns true if each process has been through every size at least once. */
 static bool all_sizes(void *arg)
 {
 	struct shared *s = arg;
@@ -164,7 +164,7 @@ static bool all_sizes(void *arg)
 	return true;
 }
 
-/* They end, each within one round. */
+/* Stops the processes. Each has to end within one round. */
 static void movers_end(struct __test_metadata *_metadata, FIXTURE_DATA(hotplug_cpu) * self)
 {
 	u64 end = ferry_now_ns() + LATEST_MS * 1000000ULL;
@@ -189,7 +189,7 @@ static void movers_end(struct __test_metadata *_metadata, FIXTURE_DATA(hotplug_c
 	ferry_note("%ld rounds of 4 moves", rounds);
 }
 
-/* A CPU that can go, off or on; each seventh time all of them go and come. */
+/* Turns a random CPU off or on; each seventh time all CPUs go off and come back. */
 static void toggle(struct __test_metadata *_metadata, FIXTURE_DATA(hotplug_cpu) * self,
 		   bool *off, long turn)
 {
@@ -217,7 +217,10 @@ static long chunks_of(const struct ferry_worker *w, int n, int cpu)
 	return -1;
 }
 
-/* Afterwards: all CPUs there, a worker on each, and each of them has work again. */
+/*
+ * Expects that all CPUs are there again, with a worker on each, and that each worker gets
+ * work.
+ */
 static void as_before(struct __test_metadata *_metadata, FIXTURE_DATA(hotplug_cpu) * self)
 {
 	struct ferry_worker before[MAX_CPUS], after[MAX_CPUS];
@@ -235,7 +238,10 @@ static void as_before(struct __test_metadata *_metadata, FIXTURE_DATA(hotplug_cp
 	EXPECT_LE(ferry_list(CPU_DIR "online", online, MAX_CPUS), n);
 	mem = ferry_map_anon(LEN, FERRY_PMD);
 	ASSERT_NE(MAP_FAILED, mem);
-	/* The mover on a CPU that stays, so that those that came back are free to help. */
+	/*
+	 * The mover is on a CPU that stays, so that workers on the CPUs that came back are
+	 * free.
+	 */
 	ferry_pin_cpu(ferry_node_cpu(self->nodes[0]));
 	ASSERT_EQ(0, ferry_inject("delay_after_submit_us", 20000));
 	ASSERT_EQ(0, ferry_inject("delay_in_chunk_us", 1000));
@@ -289,7 +295,7 @@ TEST_F(hotplug_cpu, switches_and_rmmod_in_between)
 	movers_start(_metadata, self);
 	for (turn = 1; ferry_now_ns() < end ||
 	     (getenv("FERRY_MODULE") && loads < 3 && ferry_now_ns() < latest); turn++) {
-		/* Also while CPUs are away. */
+		/* Also while CPUs are off. */
 		toggle(_metadata, self, off, turn);
 		if (turn % 2) {
 			ASSERT_EQ(0, ferry_write(FERRY_SYSCTL "migrator", "off"));

@@ -5,22 +5,23 @@
  * Once a folio is settled, no worker touches its source or destination, on every path:
  * success, failure in the middle of a batch, retry.
  *
- * Workers are held up inside a chunk, before they copy (delay_in_chunk_us) or after that
- * and before they say so (late_done_us), while every n-th folio of the batch fails for
- * good (fail_move_every). The stock kernel frees the destinations of those at once. Who
- * does not wait for the worker lets it write
- *  - to a folio that its owner has written to since: seen in the content,
- *  - to a free page: seen in new memory that is not zero, which init_on_free=1 on the
+ * Workers are delayed inside a chunk, before they copy (delay_in_chunk_us) or after the copy
+ * and before they complete the chunk (late_done_us), while every n-th folio of the batch
+ * fails for good (fail_move_every). The stock kernel frees the destinations of these folios
+ * at once. If the mover does not wait for the worker, the worker writes
+ *  - to a folio that its owner has written to since: this shows in the content,
+ *  - to a free page: this shows in new memory that is not zero, which init_on_free=1 on the
  *    kernel command line makes certain (allocations do not clear pages then), or in the
  *    kernel's log with page_poison=1 on a kernel that has it.
  *
- * Folios that failed are tried again one by one by move_pages(2) itself, so all of them
- * have moved at the end. That exactly the n-th ones failed is seen with the trace event
- * of the batch, which counts them.
+ * move_pages(2) itself retries folios that failed one by one, so all of them have moved at
+ * the end. The trace event of the batch counts the folios that failed, which shows that
+ * exactly the n-th ones did.
  *
- * Seen red, in a scratch copy: with RawBatch::settle() answering Copied for Settle::Wait,
- * that is, without waiting for the worker in the chunk, worker_late_in_place (256K) finds
- * 1044500, worker_late_to_copy 4177912 (4K) and 261127 (2M) of 4194304 bytes to be zero.
+ * Seen red, in a scratch copy: with MigrateCopyBatch::settle() answering Copied for
+ * Settle::Wait, that is, without waiting for the worker in the chunk, worker_late_in_place
+ * (256K) finds 1044500, worker_late_to_copy 4177912 (4K) and 261127 (2M) of 4194304 bytes to
+ * be zero.
  */
 #include "kselftest_harness.h"
 #include "ferry_util.h"
@@ -29,7 +30,10 @@
 #define SIZED_LEN	(4UL << 20)
 #include "sized.h"
 
-/* New pages from the node, many more than were freed there: all of them must be zero. */
+/*
+ * Returns the number of words that are not zero in new pages of the node, many more pages
+ * than were freed there.
+ */
 static size_t not_zero(int node)
 {
 	size_t len = 4 * SIZED_LEN, bad = 0, i;
@@ -47,8 +51,8 @@ static size_t not_zero(int node)
 }
 
 /*
- * Moves, changes everything at once, and looks again when the last worker must have
- * come back.
+ * Moves, changes all content at once, and looks again when the last worker must have come
+ * back.
  */
 static void moves(struct __test_metadata *_metadata, FIXTURE_DATA(sized) * self,
 		  unsigned int every, unsigned long late_ms, int iters)
@@ -77,7 +81,7 @@ static void moves(struct __test_metadata *_metadata, FIXTURE_DATA(sized) * self,
 	}
 }
 
-/* Each rate of failures, with workers held up at @where. */
+/* Runs with each rate of failures, with workers delayed at @where. */
 static void late(struct __test_metadata *_metadata, FIXTURE_DATA(sized) * self,
 		 const char *where)
 {
@@ -113,7 +117,7 @@ TEST_F(sized, worker_late_to_say_so)
 	late(_metadata, self, "late_done_us");
 }
 
-/* In place: the mover must not come back before the last worker is through. */
+/* In place: the mover must not return before the last worker has finished. */
 TEST_F(sized, worker_late_in_place)
 {
 	struct race_count c;
@@ -146,8 +150,8 @@ TEST_F(sized, worker_late_in_place)
 }
 
 /*
- * The folios that fail are the n-th ones, no more: what mm_migrate_pages counts for the
- * batch as failed for good is tried again afterwards, and what succeeded is there once.
+ * Exactly the n-th folios fail: folios that mm_migrate_pages counts for the batch as failed
+ * for good are tried again afterwards, and each folio that succeeded is counted once.
  */
 TEST_F(sized, exactly_the_nth_fail)
 {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The size of a batch is the stock one while no migrator is selected, whoever writes
- * knobs meanwhile, and what the knobs say while one is.
+ * The size of a batch is the stock one while no migrator is selected, even if knobs are
+ * written meanwhile, and the one of the knobs while a migrator is selected.
  *
  * Seen red, in a scratch copy: with Registry::set_limits() called after the lock of the
- * registry was let go (as the two steps that it was once), a write that began before "off"
- * leaves "limits 512 262144" behind: writer_that_is_overtaken.
+ * registry was released (in two steps, as in an earlier version), a write that began before
+ * "off" leaves "limits 512 262144" behind: writer_that_is_overtaken.
  */
 #include <pthread.h>
 
@@ -20,7 +20,7 @@ struct seen {
 	unsigned int pages;
 };
 
-/* Returns 0 if both lines are there. */
+/* Reads the migrator and the limits. Returns 0 if both lines are there. */
 static int look(struct seen *s)
 {
 	char buf[8192], *line;
@@ -85,7 +85,7 @@ TEST_F(limits, follow_the_selection)
 	ASSERT_EQ(0, look(&s));
 	EXPECT_EQ(512, s.folios);
 	EXPECT_EQ(GIB / FERRY_PAGE, s.pages);
-	/* One that is not there changes nothing. */
+	/* A name of no migrator changes nothing. */
 	EXPECT_NE(0, ferry_write(FERRY_SYSCTL "migrator", "nobody"));
 	ASSERT_EQ(0, look(&s));
 	EXPECT_STREQ(ferry_migrator(), s.migrator);
@@ -100,7 +100,10 @@ static void *slow_writer(void *arg)
 	return NULL;
 }
 
-/* A writer has looked which migrator is selected; then that is left; then it goes on. */
+/*
+ * A writer has read which migrator is selected; then the migrator is switched off; then the
+ * writer goes on.
+ */
 TEST_F(limits, writer_that_is_overtaken)
 {
 	pthread_t thread;
@@ -133,7 +136,7 @@ static void *writer(void *arg)
 	return NULL;
 }
 
-/* Two writers as fast as they can, and at no moment is a batch larger with "off". */
+/* Two writers as fast as they can, and a batch is never larger than the stock one with "off". */
 TEST_F(limits, two_writers)
 {
 	int iters = ferry_iters(60, 15), i, k;
