@@ -2,11 +2,11 @@
 
 //! The measurements and their order: one step for each folio size of each part.
 
+use crate::args::Args;
 use crate::error::{Error, Result};
 use crate::guest::{is_engine, Ferry, Knobs, PAGE, UNLOADED};
 use crate::model::Model;
 use crate::variant::{Variant, BATCH_BYTES};
-use crate::Args;
 use ferry_results::{size_name, Part};
 use std::collections::BTreeMap;
 

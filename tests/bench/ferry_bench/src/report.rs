@@ -446,7 +446,8 @@ fn busy_noise_of_off(results: &Results, run: &Run) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{plan, Args};
+    use crate::args::Args;
+    use crate::plan;
     use clap::Parser;
     use ferry_results::Charge;
 

@@ -5,16 +5,18 @@
 
 #![deny(unsafe_code)]
 
+mod common;
 mod native;
 mod panel;
 mod parts;
 
 use clap::Parser;
+use common::{distinct, machine, text, COLOURS, FAINT, GRID, INK};
 use ferry_results::native::{count, Native};
 use ferry_results::{size_name, Part, Results, Run};
 use plotters::coord::Shift;
 use plotters::prelude::*;
-use plotters::style::text_anchor::{HPos, Pos, VPos};
+use plotters::style::text_anchor::{HPos, VPos};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -109,66 +111,11 @@ fn write_all(svg: &Path, pictures: Vec<(&str, String)>) -> std::io::Result<()> {
 }
 
 const SIZE: (u32, u32) = (960, 560);
-const INK: RGBColor = RGBColor(40, 44, 52);
-const FAINT: RGBColor = RGBColor(120, 126, 136);
-const GRID: RGBColor = RGBColor(226, 229, 234);
-/// The stock kernel is grey, the migrators have colours that the colour-blind can tell apart.
-const COLOURS: [RGBColor; 12] = [
-    RGBColor(170, 176, 186),
-    RGBColor(0, 114, 178),
-    RGBColor(230, 159, 0),
-    RGBColor(0, 158, 115),
-    RGBColor(204, 121, 167),
-    RGBColor(86, 180, 233),
-    RGBColor(213, 94, 0),
-    RGBColor(94, 60, 153),
-    RGBColor(153, 107, 61),
-    RGBColor(40, 44, 52),
-    RGBColor(128, 128, 0),
-    RGBColor(0, 102, 102),
-];
-
 fn label(run: &Run) -> String {
     match run.workers {
         Some(workers) => format!("{}, {}", run.migrator, count(workers, "worker")),
         None => run.migrator.clone(),
     }
-}
-
-/// Distinct values in the order of their first appearance.
-fn distinct<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> {
-    let mut found = vec![];
-    for value in values {
-        if !found.contains(&value) {
-            found.push(value);
-        }
-    }
-    found
-}
-
-fn text(size: i32, colour: &RGBColor, across: HPos, down: VPos) -> TextStyle<'_> {
-    TextStyle::from(("sans-serif", size).into_font())
-        .color(colour)
-        .pos(Pos::new(across, down))
-}
-
-/// Returns the machine that was measured and the command that repeats the measurement.
-fn machine(results: &Results) -> String {
-    let cpus = if results.cpus == 1 { "CPU" } else { "CPUs" };
-    let load = if results.busy { ", every CPU busy" } else { "" };
-    let accel = match results.accel.as_str() {
-        "none" => "no virtual machine".into(),
-        "tcg" => "TCG (emulated CPU)".into(),
-        "kvm" => "KVM".into(),
-        other => other.to_string(),
-    };
-    let overcommit = results
-        .overcommit()
-        .map_or(String::new(), |text| format!(" ({text})"));
-    format!(
-        "Linux {}, {} {cpus}{overcommit}, {accel}{load}, {}   ·   {}",
-        results.kernel, results.cpus, results.date, results.command
-    )
 }
 
 fn heading(results: &Results) -> [String; 2] {
@@ -385,10 +332,5 @@ mod tests {
         // Two squares of the legend, then the bars.
         assert_eq!(heights.len(), 6);
         assert!((heights[5] / heights[2] - 5.0).abs() < 0.1, "{heights:?}");
-    }
-
-    #[test]
-    fn labels_keep_their_order() {
-        assert_eq!(distinct(["b", "a", "b"].into_iter()), ["b", "a"]);
     }
 }

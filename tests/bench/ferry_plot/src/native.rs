@@ -3,8 +3,8 @@
 //! Draws the results of the native benchmark: speed by folio size, speed by workers, and latency by
 //! the limit of a batch; two panels each.
 
-use super::distinct;
-use super::panel::{self, Panel, Series, Words};
+use crate::common::distinct;
+use crate::panel::{self, Panel, Series, Words};
 use ferry_results::native::{How, Native, Routine, Run};
 use ferry_results::size_name;
 

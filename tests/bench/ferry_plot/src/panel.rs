@@ -3,7 +3,7 @@
 //! Plots of several panels side by side: lines over labels, with the smallest and the largest value
 //! of each point.
 
-use super::{distinct, text, COLOURS, FAINT, GRID, INK};
+use crate::common::{distinct, text, COLOURS, FAINT, GRID, INK};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};

@@ -4,8 +4,8 @@
 //! number of workers, by the limit of a batch, on a busy machine, with engines, and by number of an
 //! engine's channels.
 
-use super::panel::{self, Panel, Series, Words};
-use super::{distinct, machine};
+use crate::common::{distinct, machine};
+use crate::panel::{self, Panel, Series, Words};
 use ferry_results::engine::{Cost, Engine, ALL};
 use ferry_results::{size_name, Part, Range, Results, Run};
 

@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+mod input;
 mod sdxi;
 
 pub use sdxi::sdxi;
@@ -16,6 +17,7 @@ pub use sdxi::sdxi;
 use ferry_vfio::bytes::{u16_at, u32_at, u64_at};
 use ferry_vfio::lane::{step, Queue};
 use ferry_vfio::memory::{Block, Dma};
+use input::Input;
 
 /// Where the memory is, and how large.
 pub const BASE: u64 = 0x2_0000_0000;
@@ -23,43 +25,6 @@ pub const BASE: u64 = 0x2_0000_0000;
 pub const SIZE: usize = 1 << 14;
 /// Descriptors after each operation: a ring that never ends must not be one.
 const STEPS: usize = 40;
-
-/// The bytes of an input, from the front; zeros when they are used up.
-struct Input<'a>(&'a [u8]);
-
-impl Input<'_> {
-    fn take<const N: usize>(&mut self) -> [u8; N] {
-        let mut out = [0; N];
-        let n = self.0.len().min(N);
-        let (now, rest) = self.0.split_at(n);
-        out[..n].copy_from_slice(now);
-        self.0 = rest;
-        out
-    }
-
-    fn byte(&mut self) -> u8 {
-        u8::from_le_bytes(self.take())
-    }
-
-    fn half(&mut self) -> u16 {
-        u16::from_le_bytes(self.take())
-    }
-
-    fn word(&mut self) -> u32 {
-        u32::from_le_bytes(self.take())
-    }
-
-    /// An address or index near something of interest, or anything at all.
-    fn near(&mut self, places: [u32; 4]) -> u32 {
-        match self.byte() {
-            kind @ 0..=199 => {
-                let place = places[usize::from(kind % 4)];
-                place.wrapping_add(u32::from(self.half() & 0x3fe0))
-            }
-            _ => self.word(),
-        }
-    }
-}
 
 /// Returns the range of memory from an address, as far as it lies in it.
 fn range(address: u64, len: u64) -> std::ops::Range<usize> {

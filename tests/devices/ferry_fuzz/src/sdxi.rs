@@ -4,7 +4,7 @@
 //! memory. The function is stepped; after each step every byte that changed must be one that a
 //! descriptor, a status or the log explains.
 
-use crate::Input;
+use crate::input::Input;
 use ferry_sdxi::{Options, Sdxi, BAR, DOORBELLS, STRIDE};
 use ferry_vfio::bytes::{u32_at, u64_at};
 use ferry_vfio::memory::{Dma, GuestMemory};
