@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* mbind(2) with MPOL_MF_MOVE moves what is there and decides where the rest goes. */
+/* mbind(2) with MPOL_MF_MOVE moves the present pages and sets the policy for later ones. */
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/uio.h>
@@ -83,7 +83,7 @@ TEST_F(mbind, part_of_a_mapping)
 	}
 }
 
-/* Pages that a child maps, too: MOVE leaves them, which is no failure, MOVE_ALL takes them. */
+/* MOVE leaves pages that a child maps, too, without an error; MOVE_ALL moves them. */
 TEST_F(mbind, shared_with_a_child)
 {
 	char *mem = self->mix.part[FERRY_MIX_4K].mem;
@@ -106,7 +106,7 @@ TEST_F(mbind, shared_with_a_child)
 	EXPECT_EQ(0, ferry_mix_verify(&self->mix, 1));
 }
 
-/* A page with an unexpected reference stays, which STRICT reports; the others move. */
+/* A page with an unexpected reference stays, and STRICT reports it; the others move. */
 TEST_F(mbind, referenced_page)
 {
 	char *mem = self->mix.part[FERRY_MIX_4K].mem, *held = mem + 100 * FERRY_PAGE;

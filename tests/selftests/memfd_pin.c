@@ -2,26 +2,26 @@
 /*
  * Invariants: I1 and I2
  *
- * memfd_pin_folios() is the function that takes references here: udmabuf pins with it the
- * folios that user space then writes to through the buffer, as do iommufd's file mappings.
- * eligible has pins of one page that come and go while a batch is open. Here
+ * memfd_pin_folios() takes the references here: udmabuf pins with it the folios that user
+ * space then writes to through the buffer, as do iommufd's file mappings. eligible tests pins
+ * of one page that come and go while a batch is open. The tests here are:
  *
- *  - pinned_before_written_after_submit: a pin of many folios is there before the batch
- *    (UDMABUF_CREATE_LIST), the bytes come while it is open, and the pin goes before the
- *    mover checks. Its check does not see that; the worker that looks before it copies
- *    has to (I1).
- *  - pinned_after_submit: a pin of all folios is asked for while the batch is open and
- *    all have been copied. It must wait until each is where it will be (I2: the lock
- *    after the pin), and what is written through the buffer must be in the file.
+ *  - pinned_before_written_after_submit: a pin of many folios is taken before the batch
+ *    (UDMABUF_CREATE_LIST), the bytes are written while it is open, and the pin is dropped
+ *    before the mover checks. Its check does not see that; the worker, which looks before it
+ *    copies, has to (I1).
+ *  - pinned_after_submit: a pin of all folios is requested while the batch is open and all
+ *    have been copied. It must wait until each folio has moved (I2: the lock after the pin),
+ *    and the bytes written through the buffer must be in the file.
  *
- * iommufd calls the same function for the same ranges and differs in who then writes: a
- * device, or the kernel on behalf of its selftest. There is no pin without one of the
- * two: a mapping in an IOAS that no device is attached to pins nothing, and the selftest
- * needs CONFIG_IOMMUFD_TEST. For the folios it is the same: pin, write, unpin.
+ * iommufd calls the same function for the same ranges and differs in the writer: a device, or
+ * the kernel on behalf of its selftest. There is no pin without one of the two: a mapping in
+ * an IOAS without a device pins nothing, and the selftest needs CONFIG_IOMMUFD_TEST. For the
+ * folios it is the same: pin, write, unpin.
  *
  * Seen red, in a scratch copy: with ferry_may_claim() always true,
- * pinned_before_written_after_submit finds 1043634 of 1048576 bytes to be those of before
- * at 4K, 982245 at 64K, and 6286334 of 8388608 at 2M.
+ * pinned_before_written_after_submit finds 1043634 of 1048576 bytes to be the former ones at
+ * 4K, 982245 at 64K, and 6286334 of 8388608 at 2M.
  */
 #include <linux/udmabuf.h>
 #include <sys/ioctl.h>
@@ -91,7 +91,7 @@ FIXTURE_TEARDOWN(memfd_pin)
 	ferry_restore();
 }
 
-/* A memfd that can be pinned, on @node, with content of @gen. */
+/* Makes a memfd on @node that can be pinned, with content of @gen. */
 static int renew(FIXTURE_DATA(memfd_pin) * self, int node, u64 gen)
 {
 	int ret;
@@ -115,8 +115,8 @@ static int renew(FIXTURE_DATA(memfd_pin) * self, int node, u64 gen)
 }
 
 /*
- * A buffer of the whole file, in parts, so that a folio of 2M is pinned more than once.
- * Gives its mapping; the pins are gone when that and *fd are.
+ * Makes a buffer of the whole file, in parts, so that a folio of 2M is pinned more than once.
+ * Returns its mapping; the pins are dropped when the mapping and *fd are closed.
  */
 static char *pin(FIXTURE_DATA(memfd_pin) * self, int *fd)
 {
@@ -148,7 +148,10 @@ static void unpin(FIXTURE_DATA(memfd_pin) * self, char *p, int fd)
 	close(fd);
 }
 
-/* The whole content, through the mapping and through the file. */
+/*
+ * Returns the number of wrong bytes of the whole content, through the mapping and through the
+ * file.
+ */
 static long bad_bytes(FIXTURE_DATA(memfd_pin) * self, u64 seed, u64 gen)
 {
 	return ferry_verify(self->mem, self->len, seed, gen) +
@@ -177,7 +180,10 @@ TEST_F(memfd_pin, pinned_before_written_after_submit)
 		ASSERT_EQ(0, renew(self, self->nodes[i & 1], i));
 		buf = pin(self, &fd);
 		ASSERT_NE(MAP_FAILED, buf);
-		/* Its page table entries: they are no reference to the folios. */
+		/*
+		 * Populates the buffer's page table entries, which are no references to the
+		 * folios.
+		 */
 		ASSERT_EQ(0, ferry_verify(buf, self->len, 1, i));
 		race_count(&one);
 		ASSERT_EQ(0, start_move(self, &m, to));
@@ -200,7 +206,7 @@ TEST_F(memfd_pin, pinned_before_written_after_submit)
 	race_count_end(&c);
 	if (!ferry_active())
 		return;
-	ferry_note("%d of %d times all over while the batch was open; %ld folios declined",
+	ferry_note("%d of %d pins ended while the batch was open; %ld folios declined",
 		   hits, iters, race_grown(&c, "folios_referenced"));
 	EXPECT_GT(hits, 0);
 	EXPECT_GE(race_grown(&c, "folios_referenced"), hits);

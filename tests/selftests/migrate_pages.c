@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * migrate_pages(2): the whole memory of a process goes from one node to the other and
- * back, the caller's own and that of another process that writes it meanwhile.
+ * migrate_pages(2): the whole memory of a process moves from one node to the other and back,
+ * for the caller and for another process that writes its memory meanwhile.
  */
 #include <signal.h>
 
@@ -44,7 +44,7 @@ TEST_F(migrate_pages, own_memory)
 	for (i = 0; i < iters; i++) {
 		from = self->nodes[i & 1];
 		to = self->nodes[!(i & 1)];
-		/* Fresh now and then: folios of 64K are split by their second move. */
+		/* Fresh memory now and then, because the second move splits folios of 64K. */
 		if (i % 3 == 0) {
 			ferry_mix_unmap(&self->mix);
 			ASSERT_EQ(0, ferry_mix_map(&self->mix, PART, from));
@@ -58,7 +58,7 @@ TEST_F(migrate_pages, own_memory)
 	EXPECT_TRUE(ferry_stats_used(&self->before, &after));
 }
 
-/* The other process rewrites all and checks all, over and over, while it is moved. */
+/* The other process rewrites and checks all of its memory, over and over, while it is moved. */
 TEST_F(migrate_pages, a_busy_process)
 {
 	int iters = ferry_iters(30, 6), i, status, up[2];

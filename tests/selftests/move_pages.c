@@ -2,8 +2,8 @@
 /*
  * Invariant: I12
  *
- * move_pages(2) says of every page exactly what it says without Ferry, whatever
- * is wrong with the page, and its neighbours in the call move all the same.
+ * move_pages(2) returns for every page exactly the status that it returns without Ferry,
+ * whatever is wrong with the page, and the page's neighbours in the call move all the same.
  */
 #include <fcntl.h>
 #include <signal.h>
@@ -96,7 +96,7 @@ TEST_F(move_pages, query_only)
 	ASSERT_EQ(0, ferry_verify(self->mem, LEN, 1, 1));
 }
 
-/* Holes, the zero page, no mapping at all, a kernel address: in the midst of good pages. */
+/* Holes, the zero page, an unmapped address and a kernel address among good pages. */
 TEST_F(move_pages, bad_pages)
 {
 	char *hole = self->mem + 100 * FERRY_PAGE, *zero = self->mem + 200 * FERRY_PAGE;
@@ -145,7 +145,7 @@ TEST_F(move_pages, shared_with_a_child)
 
 	shared(self);
 	ASSERT_GT(self->child, 0);
-	/* These belong to the parent alone again. */
+	/* These pages belong to the parent alone again. */
 	for (p = 0; p < PAGES; p += 8)
 		ferry_fill_at(self->mem + p * FERRY_PAGE, FERRY_PAGE, 1, 1, p * FERRY_PAGE);
 	ASSERT_EQ(0, ferry_move_pages(0, PAGES, self->pages, self->to, self->status,
@@ -161,7 +161,7 @@ TEST_F(move_pages, shared_with_a_child)
 	ASSERT_EQ(0, ferry_verify(self->mem, LEN, 1, 1));
 }
 
-/* The pages of another process, who looks at them itself afterwards. */
+/* The pages of another process, which checks them itself afterwards. */
 TEST_F(move_pages, another_process)
 {
 	int go[2], done[2], p;
@@ -195,8 +195,8 @@ TEST_F(move_pages, another_process)
 }
 
 /*
- * A page with a reference that nobody expects cannot move. It keeps its place and
- * content; the call says how many were left.
+ * A page with an unexpected reference cannot move. It keeps its place and content; the call
+ * returns the number of such pages.
  */
 TEST_F(move_pages, referenced_pages)
 {
@@ -228,14 +228,14 @@ TEST_F(move_pages, referenced_pages)
 		ASSERT_EQ(0, ferry_verify_at(buf, FERRY_PAGE, 1, 1,
 					     held[i] * FERRY_PAGE));
 	}
-	/* Nobody holds them any more. */
+	/* All references have been dropped. */
 	ASSERT_EQ(0, ferry_move_range(self->mem, LEN, FERRY_PAGE, self->nodes[1], NULL));
 	ASSERT_EQ(0, ferry_verify(self->mem, LEN, 1, 1));
 	close(self->pipe[0]);
 	close(self->pipe[1]);
 }
 
-/* What is wrong with the call as a whole. */
+/* Errors of the call as a whole. */
 TEST_F(move_pages, bad_calls)
 {
 	EXPECT_EQ(-EINVAL, ferry_move_pages(0, PAGES, self->pages, self->to,
@@ -246,7 +246,7 @@ TEST_F(move_pages, bad_calls)
 					    MPOL_MF_MOVE));
 	EXPECT_EQ(0, ferry_move_pages(0, 0, self->pages, self->to, self->status,
 				      MPOL_MF_MOVE));
-	/* The pages before the bad node move, those after it do not. */
+	/* The pages before the bad node move, the pages after it do not. */
 	self->to[300] = 63;
 	EXPECT_EQ(-ENODEV, ferry_move_pages(0, PAGES, self->pages, self->to,
 					    self->status, MPOL_MF_MOVE));

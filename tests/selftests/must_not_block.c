@@ -2,32 +2,32 @@
 /*
  * Invariant: I15
  *
- * In a migration with MIGRATE_ASYNC, a mover waits for workers no longer than it would
- * have taken to copy the batch or folio itself; it copies each chunk that no worker has begun.
+ * In a migration with MIGRATE_ASYNC, a mover waits for workers no longer than it would have
+ * taken to copy the batch or folio itself; it copies each chunk that no worker has begun.
  *
- * A worker that takes HOLD_MS in a chunk that it has claimed (delay_in_chunk_us) is to its
- * mover what one is whose virtual CPU the host has taken away: it does not run, and nobody
- * can stop it. That there are such waits is made certain by workers_only. Which wait was in
- * which migration is told by the trace: ferry_wait between mm_migrate_pages_start, which
- * says mode and reason, and mm_migrate_pages of the same task.
+ * A worker that spends HOLD_MS in a chunk that it has claimed (delay_in_chunk_us) is, for its
+ * mover, like a worker without its virtual CPU, which the host has taken away: it does not
+ * run, and cannot be stopped. workers_only makes sure that there are such waits. The trace
+ * shows which wait was in which migration: ferry_wait between mm_migrate_pages_start, which
+ * has mode and reason, and mm_migrate_pages of the same task.
  *
- * What is asserted:
- *  - no mover sleeps in MIGRATE_ASYNC, waiting for a worker or otherwise, as the scheduler
- *    says (sched_switch), not the module; with "off", neither;
+ * The assertions:
+ *  - no mover sleeps in MIGRATE_ASYNC, waiting for a worker or otherwise, according to the
+ *    scheduler (sched_switch), not to the module; with "off", neither;
  *  - there were waits in MIGRATE_ASYNC for this reason, and some were given up, but none is
  *    a timeout of the worker's lane;
- *  - none of them, and none of these migrations from its begin to its end by the clock of the
- *    trace, took nearly as long as the worker: less than BOUND_MS, which has room for
- *    virtual CPUs that the host takes away from the mover, and for the 50 ms that it leaves
- *    each chunk to workers (workers_only);
- *  - what was given up is quiet in the end: nothing is parked, and content is right.
+ *  - none of them, and none of these migrations from begin to end by the clock of the trace,
+ *    took nearly as long as the worker: less than BOUND_MS, which has slack for virtual CPUs
+ *    that the host takes away from the mover, and for the 50 ms that the mover leaves each
+ *    chunk to workers (workers_only);
+ *  - lanes that were given up are quiet in the end: nothing is parked, and content is right.
  *
- * Seen red, in a scratch copy: with Patience::Timeout for all batches, as it was once, the
- * longest wait of numa_faults is 3004 ms, and compaction does not end in two minutes. With
- * Dispatcher::copy_now() waiting for the workers to take every chunk in place of
- * work_as_mover(), numa_faults finds that the mover has copied 0 chunks, and workers 512.
- * With wait::poll() sleeping 100 ms between two looks, movers sleep 8 times in numa_faults
- * and 13 times in compaction.
+ * Seen red, in a scratch copy: with Patience::Timeout for all batches, as in an earlier
+ * version, the longest wait of numa_faults is 3004 ms, and compaction does not end in two
+ * minutes. With Dispatcher::copy_now() waiting for the workers to take every chunk instead of
+ * copying as the mover, numa_faults finds that the mover has copied 0 chunks, and workers
+ * 512. With wait::poll() sleeping 100 ms between two looks, movers sleep 8 times in
+ * numa_faults and 13 times in compaction.
  */
 #include <sched.h>
 
@@ -59,7 +59,7 @@ FIXTURE_SETUP(must_not_block)
 	ASSERT_EQ(0, slp_begin(&self->trace, "must_not_block"));
 	if (!ferry_loaded())
 		return;
-	/* Not what ends a wait here. */
+	/* Long enough that the timeout does not end a wait. */
 	ASSERT_EQ(0, ferry_set_knob("timeout_ms", "60000"));
 	ASSERT_EQ(0, ferry_set_knob("min_batch_bytes", "4096"));
 	ASSERT_EQ(0, ferry_set_knob("chunk_bytes", "65536"));
@@ -77,7 +77,7 @@ FIXTURE_TEARDOWN(must_not_block)
 	ferry_restore();
 }
 
-/* ---- what the trace says ---- */
+/* ---- the trace ---- */
 
 static void expect(struct __test_metadata *_metadata, FIXTURE_DATA(must_not_block) * self,
 		   const char *reason, const struct race_count *c)
@@ -94,7 +94,7 @@ static void expect(struct __test_metadata *_metadata, FIXTURE_DATA(must_not_bloc
 	ferry_note("the longest of these migrations took %llu us; %ld waits were given up",
 		   (unsigned long long)seen.whole_ns / 1000, cut);
 	ASSERT_GT(seen.migrations, 0);
-	/* Not blocking: nobody sleeps there, with the stock copy and with Ferry's. */
+	/* Not blocking: no mover sleeps, with the stock copy and with Ferry's. */
 	EXPECT_EQ(0, seen.sleeps);
 	if (!ferry_active())
 		return;
@@ -109,7 +109,7 @@ static void expect(struct __test_metadata *_metadata, FIXTURE_DATA(must_not_bloc
 	EXPECT_TRUE(ferry_wait(race_pool_whole, NULL, 20000));
 }
 
-/* ---- who migrates so ---- */
+/* ---- migrations that must not block ---- */
 
 static bool quit;
 
@@ -127,7 +127,7 @@ static void *toucher_fn(void *arg)
 	return NULL;
 }
 
-/* NUMA faults: 2M folios, one at a time, copied in place. */
+/* NUMA faults migrate 2M folios, one at a time, which are copied in place. */
 TEST_F(must_not_block, numa_faults)
 {
 	int iters = ferry_iters(4, 2), i;
@@ -151,7 +151,7 @@ TEST_F(must_not_block, numa_faults)
 		ferry_fill(self->mem, self->len, 15, i);
 		was = ferry_vmstat("numa_pages_migrated");
 		ASSERT_EQ(0, ferry_set("/proc/sys/kernel/numa_balancing", "1"));
-		/* The thread that touches them runs where they are not. */
+		/* The thread that touches the folios runs on the other node. */
 		quit = false;
 		ASSERT_EQ(0, pthread_create(&thread, NULL, toucher_fn, self));
 		end = ferry_now_ns() + 20000000000ULL;
@@ -175,10 +175,10 @@ TEST_F(must_not_block, numa_faults)
 }
 
 /*
- * Direct compaction for huge pages, which begins with MIGRATE_ASYNC: batches of 32 pages
- * or less, copied early. The node has no free block of 2M, but enough free pages.
+ * Direct compaction for huge pages, which begins with MIGRATE_ASYNC: batches of 32 pages or
+ * less, copied early. The node has no free block of 2M, but enough free pages.
  */
-/* A fragmented node, and who needs large folios there. Returns how often it was compacted. */
+/* Fragments a node, and allocates large folios there. Returns how often it was compacted. */
 static long compact(struct __test_metadata *_metadata, FIXTURE_DATA(must_not_block) * self)
 {
 	long stalls = 0, was, moved, wanted = ferry_iters(12, 4);
@@ -188,22 +188,22 @@ static long compact(struct __test_metadata *_metadata, FIXTURE_DATA(must_not_blo
 
 	ferry_write("/proc/sys/vm/drop_caches", "3");
 	/*
-	 * While huge pages are enabled the kernel keeps 32 MiB of the node free, whole blocks of
-	 * 2M among them, which would leave nothing to compact.
+	 * While huge pages are enabled the kernel keeps 32 MiB of the node free, including
+	 * whole blocks of 2M, which would leave nothing to compact.
 	 */
 	ASSERT_EQ(0, ferry_set(FERRY_THP "enabled", "never"));
 	self->full = (struct race_full) { .node = node, .left = 16L << 20 };
 	ASSERT_EQ(0, race_full(&self->full, FERRY_PAGE));
 	mem = self->full.mem;
 	len = self->full.len;
-	/* Half of it goes, in pieces of 32K, and what is left is everywhere. */
+	/* Half of it is freed, in pieces of 32K, so that the rest is spread over the node. */
 	for (off = 0; off < len; off += 16 * FERRY_PAGE)
 		ASSERT_EQ(0, madvise(mem + off + 8 * FERRY_PAGE, 8 * FERRY_PAGE,
 				     MADV_DONTNEED));
 	for (off = 0; off < len; off += 16 * FERRY_PAGE)
 		ferry_fill_at(mem + off, 8 * FERRY_PAGE, 16, 0, off);
 
-	/* A third of what is free now. */
+	/* A third of the free memory now. */
 	self->len = (len / 6) & ~(FERRY_PMD - 1);
 	ASSERT_EQ(0, ferry_set(FERRY_THP "enabled", "madvise"));
 	ASSERT_EQ(0, ferry_set(FERRY_THP "hugepages-2048kB/enabled", "inherit"));
@@ -215,8 +215,8 @@ static long compact(struct __test_metadata *_metadata, FIXTURE_DATA(must_not_blo
 	ASSERT_NE(MAP_FAILED, self->mem);
 	ASSERT_EQ(0, madvise(self->mem, self->len, MADV_HUGEPAGE));
 	/*
-	 * As many as it takes: some blocks of 2M there are among what is left, and who
-	 * compacts may find one that somebody else has freed.
+	 * Allocates until compaction was needed often enough: the free memory has some blocks
+	 * of 2M, and compaction may find one that another task has freed.
 	 */
 	for (off = 0; off < self->len && (stalls < wanted ||
 					  ferry_vmstat("pgmigrate_success") == moved);
@@ -239,7 +239,7 @@ TEST_F(must_not_block, compaction)
 	int tries;
 
 	race_count(&c);
-	/* What was compacted before, or kcompactd meanwhile, may leave too little to do. */
+	/* Earlier compaction, or kcompactd meanwhile, may leave too little to do. */
 	for (tries = 0; tries < 4 && (!stalls || idle); tries++) {
 		if (tries) {
 			munmap(self->mem, self->len);
@@ -250,7 +250,7 @@ TEST_F(must_not_block, compaction)
 		race_count_end(&c);
 		idle = ferry_active() && !race_grown(&c, "folios_copied_early");
 	}
-	ferry_note("%ld times somebody had to compact, in round %d", stalls, tries);
+	ferry_note("%ld direct compactions, in round %d", stalls, tries);
 	EXPECT_GT(stalls, 0);
 	if (ferry_active())
 		EXPECT_GT(race_grown(&c, "folios_copied_early"), 0);

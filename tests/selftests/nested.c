@@ -2,20 +2,20 @@
 /*
  * Invariant: I8
  *
- * Migrations nest in the allocations of others. The destination node is full and demotion
- * is on, so a thread that allocates a destination has to reclaim, and reclaim migrates: a
- * whole migrate_pages() runs inside of another one, which holds locked folios.
- * Several threads do that at once, kswapd does it, too, and in the beginning there is no
- * batch object left, because other migrations hold all of them open
- * (delay_after_submit_us). Needs a node without CPUs in a lower memory tier (HMAT).
+ * Migrations nest in the allocations of others. The destination node is full and demotion is
+ * on, so a thread that allocates a destination has to reclaim, and reclaim migrates: a whole
+ * migrate_pages() runs inside of another one, which holds locked folios. Several threads do
+ * that at once, kswapd does it, too, and in the beginning no batch object is left, because
+ * other migrations hold all of them open (delay_after_submit_us). Needs a node without CPUs
+ * in a lower memory tier (HMAT).
  *
- * That it was nested is seen in the trace: mm_migrate_pages_start for demotion between
- * those two events of a task for its system call. That the pool was empty is seen in its
- * state, and counted in batches_declined_pool. Every byte of what moves and of what is
- * demoted is compared, and at the end all batch objects are back.
+ * The trace shows the nesting: mm_migrate_pages_start for demotion between those two events
+ * of a task for its system call. The state shows that the pool was empty, and
+ * batches_declined_pool counts it. Every byte of the moved and of the demoted memory is
+ * compared, and at the end all batch objects are back.
  *
- * Seen red, in a scratch copy: with Batch::give_back() dropping the batch object in place
- * of putting it into the pool, the pool is not whole after the first round.
+ * Seen red, in a scratch copy: with Batch::give_back() dropping the batch object in place of
+ * putting it into the pool, the pool is not whole after the first round.
  */
 #include "kselftest_harness.h"
 #include "ferry_util.h"
@@ -23,7 +23,7 @@
 
 #define DEMOTION "/sys/kernel/mm/numa/demotion_enabled"
 #define LEN	(4UL << 20)
-/* Above the watermarks, which are higher while there may be huge pages. */
+/* Above the watermarks, which are higher while huge pages are enabled. */
 #define LEFT	(32L << 20)
 #define THREADS	14
 #define HOLD_MS	8000
@@ -34,10 +34,10 @@ FIXTURE(nested)
 {
 	int nodes[FERRY_MAX_NODES];
 	int slow;
-	char *mem;	/* what moves: LEN for each thread */
-	struct race_full cold;	/* what fills the destination */
+	char *mem;	/* memory that moves: LEN for each thread */
+	struct race_full cold;	/* memory that fills the destination */
 	struct race_move holder[MAX_HOLDERS];
-	char *held;	/* HOLD_LEN for each of those */
+	char *held;	/* HOLD_LEN for each holder */
 	long nr_held;
 };
 
@@ -88,13 +88,13 @@ FIXTURE_TEARDOWN(nested)
 	ferry_restore();
 }
 
-/* Fills a node with memory that nobody has used for long, but for LEFT bytes. */
+/* Fills a node, except for LEFT bytes, with memory that was not used for long. */
 static int fill_cold(FIXTURE_DATA(nested) * self, int node, unsigned int kib, u64 gen)
 {
 	int ret;
 
 	self->cold = (struct race_full) { .node = node, .left = LEFT };
-	/* Else the node would be emptied while it is filled. */
+	/* Demotion would empty the node while it is filled. */
 	ret = ferry_set(DEMOTION, "false");
 	if (!ret)
 		ret = race_full(&self->cold, kib << 10);
@@ -123,8 +123,8 @@ static void *mover_fn(void *arg)
 }
 
 /*
- * Migrations to the slow node that hold all batch objects, one each. Returns how many
- * are left then.
+ * Starts migrations to the slow node that hold all batch objects, one each. Returns the
+ * number of batch objects that are left.
  */
 static long hold_pool(FIXTURE_DATA(nested) * self, int from, u64 gen)
 {
@@ -152,11 +152,11 @@ static long hold_pool(FIXTURE_DATA(nested) * self, int from, u64 gen)
 		race_until("batches", seen, 300);
 		left = race_pool(&all);
 	}
-	/* Those who hold one sleep already, for as long as it was said then. */
+	/* Holders of a batch object sleep already, for the time that was set when they began. */
 	return ferry_inject("delay_after_submit_us", 1000) ? -EIO : left;
 }
 
-/* Waits for them. Returns the number of wrong bytes. */
+/* Waits for the holders. Returns the number of wrong bytes. */
 static size_t let_go(FIXTURE_DATA(nested) * self, u64 gen)
 {
 	size_t len = self->nr_held * HOLD_LEN;
@@ -170,7 +170,7 @@ static size_t let_go(FIXTURE_DATA(nested) * self, u64 gen)
 
 struct nested {
 	long outer;
-	long inner;	/* demotions in them */
+	long inner;	/* demotions inside of the outer migrations */
 	long demotions;
 };
 
@@ -207,7 +207,7 @@ static int look(struct nested *n)
 	return 0;
 }
 
-/* All threads at once, from one node to the other. */
+/* Moves from one node to the other with all threads at once. */
 static void move_all(struct __test_metadata *_metadata, FIXTURE_DATA(nested) * self, size_t folio,
 		     int node)
 {
@@ -222,7 +222,7 @@ static void move_all(struct __test_metadata *_metadata, FIXTURE_DATA(nested) * s
 	}
 	for (k = 0; k < THREADS; k++) {
 		pthread_join(m[k].thread, NULL);
-		/* Memory may run out all the same, as in the stock kernel. */
+		/* Memory may run out nevertheless, as in the stock kernel. */
 		EXPECT_TRUE(m[k].ret >= 0 || m[k].ret == -ENOMEM);
 	}
 }
@@ -270,7 +270,7 @@ TEST_F(nested, demotion_in_a_migration)
 			   ferry_vmstat("pgdemote_direct") - direct, nested.inner);
 		EXPECT_GT(there, 0);
 		EXPECT_GT(demoted() - was, 0);
-		/* Where nobody had to reclaim itself, there was nothing nested. */
+		/* If no mover had to reclaim, no migration was nested. */
 		done += nested.inner > k && !left;
 		if (!ferry_active())
 			continue;
@@ -285,14 +285,14 @@ TEST_F(nested, demotion_in_a_migration)
 	if (ferry_active())
 		EXPECT_GT(declined, 0);
 	ASSERT_EQ(0, ferry_verify(self->mem, THREADS * LEN, 8, r - 1));
-	/* And back, now that nobody is in the way. */
+	/* The way back, with free memory on the node. */
 	race_full_end(&self->cold);
 	if (ferry_loaded())
 		ASSERT_EQ(0, ferry_inject("delay_after_submit_us", 0));
 	race_count(&c);
 	ASSERT_LE(0, race_move_pages(self->mem, THREADS * LEN, folio, from));
 	race_count_end(&c);
-	/* And the parts of those that were split. */
+	/* Also the parts of folios that were split. */
 	ASSERT_EQ(0, ferry_move_range(self->mem, THREADS * LEN, FERRY_PAGE, from, NULL));
 	ASSERT_EQ(0, ferry_verify(self->mem, THREADS * LEN, 8, r - 1));
 	if (!ferry_active())

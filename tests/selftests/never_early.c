@@ -2,18 +2,18 @@
 /*
  * Invariant: I2
  *
- * hugetlb folios and folios with poison are not copied early, whichever folios share a
- * batch or a call with them; only the stock code, which handles poison, copies folios with
- * known poison.
+ * hugetlb folios and folios with poison are not copied early, whichever folios share a batch
+ * or a call with them; only the stock code, which handles poison, copies folios with known
+ * poison.
  *
- * A folio with poison that can be migrated at all is a large one that could not be split
- * when the poison was found: here a buffer that is pinned (udmabuf) is poisoned by page
- * frame, and let go then. Small folios are unmapped and kept by the stock code at once.
+ * A folio with poison that can be migrated at all is a large one that could not be split when
+ * the poison was found: here a pinned buffer (udmabuf) is poisoned by page frame, and then
+ * released. The stock code unmaps small folios and keeps them at once.
  *
- * Seen red, in a scratch copy: with RawBatch::plan_early() taking folio_size() of each
- * entry for the bytes that may be copied early, poisoned_folio_in_a_batch counts 6291456
+ * Seen red, in a scratch copy: with MigrateCopyBatch::plan_early() taking folio_size() of
+ * each entry for the bytes that may be copied early, poisoned_folio_in_a_batch counts 6291456
  * bytes early, 4194304 being the other two. hugetlb folios are in lists of their own in
- * mm/migrate.c; that they get into a batch cannot be had by breaking the module.
+ * mm/migrate.c; no mutation of the module gets them into a batch.
  */
 #include <linux/udmabuf.h>
 #include <signal.h>
@@ -71,7 +71,7 @@ static int huge_pages(int node, int n)
 	return ferry_set(path, "%d", n);
 }
 
-/* Pages of the ordinary and of the hugetlb folios in turn, in one call. */
+/* Names pages of the ordinary and of the hugetlb folios in turn, in one call. */
 TEST_F(never_early, hugetlb_folios_in_the_same_call)
 {
 	const size_t nr_huge = self->len / FERRY_PMD, part = 1UL << 20;
@@ -111,7 +111,7 @@ TEST_F(never_early, hugetlb_folios_in_the_same_call)
 		ASSERT_EQ(nr_huge, ferry_count_on(self->mem, self->len, FERRY_PMD, to));
 		if (!ferry_loaded())
 			continue;
-		/* All that may be early is the small ones, but for the first. */
+		/* Only the small folios may be copied early, except the first one. */
 		early = race_grown(&c, "bytes_early");
 		EXPECT_LE(early, (long)(part - FERRY_PAGE));
 		EXPECT_LE(race_grown(&c, "eligible_anon"), (long)(part / FERRY_PAGE - 1));
@@ -120,7 +120,7 @@ TEST_F(never_early, hugetlb_folios_in_the_same_call)
 		if (!ferry_active())
 			continue;
 		EXPECT_GT(early, 0);
-		/* workers_only: each of them is worth it. */
+		/* With workers_only each hugetlb folio is copied in place. */
 		EXPECT_EQ((long)nr_huge, race_grown(&c, "folios_in_place"));
 		EXPECT_EQ((long)self->len, race_grown(&c, "bytes_in_place"));
 	}
@@ -128,7 +128,7 @@ TEST_F(never_early, hugetlb_folios_in_the_same_call)
 
 /* ---- poison ---- */
 
-/* A pin of the file's pages of @len at @off, by a buffer. */
+/* Pins @len bytes of the file at @off by a buffer. Returns its descriptor. */
 static int pin(int memfd, size_t off, size_t len)
 {
 	struct udmabuf_create u = {
@@ -145,7 +145,7 @@ static int pin(int memfd, size_t off, size_t len)
 	return fd;
 }
 
-/* All pages but the poisoned one. */
+/* Returns the number of wrong bytes in all pages except the poisoned one. */
 static size_t bad_bytes(const char *mem, size_t len, size_t poisoned, u64 gen)
 {
 	size_t off, bad = 0;
@@ -156,7 +156,10 @@ static size_t bad_bytes(const char *mem, size_t len, size_t poisoned, u64 gen)
 	return bad;
 }
 
-/* 2M folios of shared memory in one batch, one of them with poison; the others are early. */
+/*
+ * 2M folios of shared memory in one batch, one of them with poison; the others are copied
+ * early.
+ */
 TEST_F(never_early, poisoned_folio_in_a_batch)
 {
 	const size_t victim = 2 * FERRY_PMD + 37 * FERRY_PAGE;
@@ -188,7 +191,7 @@ TEST_F(never_early, poisoned_folio_in_a_batch)
 	buf = pin(self->fd, victim, FERRY_PAGE);
 	ASSERT_GE(buf, 0);
 	before = ferry_corrupted_kib();
-	/* It says that it could do nothing, which is what this is about. */
+	/* It reports that it could do nothing, which is the case under test. */
 	ferry_write(HWPOISON "corrupt-pfn", "%#llx", (unsigned long long)pfn);
 	EXPECT_EQ(4, ferry_corrupted_kib() - before);
 	ASSERT_EQ(1, ferry_kpageflags(pfn) >> FERRY_KPF_HWPOISON & 1);
@@ -206,11 +209,11 @@ TEST_F(never_early, poisoned_folio_in_a_batch)
 		   ferry_node_of(self->mem + victim / FERRY_PMD * FERRY_PMD),
 		   ferry_pfn(self->mem + victim) == pfn ? "the same" : "another");
 	if (ferry_loaded()) {
-		ferry_note("eligible %ld, ineligible %ld, %ld bytes early, %ld now",
+		ferry_note("eligible %ld, ineligible %ld, %ld bytes early, %ld in place",
 			   race_grown(&c, "eligible_shmem"), race_grown(&c, "ineligible"),
 			   race_grown(&c, "bytes_early"), race_grown(&c, "bytes_in_place"));
 		EXPECT_LE(race_grown(&c, "bytes_early"), (long)((nr - 2) * FERRY_PMD));
-		/* The first one is not offered, and may be copied in place. */
+		/* The first folio is not offered, and may be copied in place. */
 		EXPECT_LE(race_grown(&c, "bytes_early") + race_grown(&c, "bytes_in_place"),
 			  (long)((nr - 1) * FERRY_PMD));
 	}
@@ -219,7 +222,7 @@ TEST_F(never_early, poisoned_folio_in_a_batch)
 		EXPECT_EQ(1, race_grown(&c, "ineligible"));
 		EXPECT_EQ((long)((nr - 2) * FERRY_PMD), race_grown(&c, "bytes_early"));
 	}
-	/* Nothing of it is to be found by the tests to come. */
+	/* Later tests must not find the poisoned page. */
 	munmap(self->mem, self->len);
 	self->mem = MAP_FAILED;
 	close(self->fd);

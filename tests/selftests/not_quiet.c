@@ -3,13 +3,13 @@
  * Invariant: I7
  *
  * A folio whose copy cannot be proven quiet fails with -EBUSY; nothing is copied into its
- * destination, which is kept and not reused until the proof has arrived, and is freed
- * then. So is its source, from which a worker may still read.
+ * destination, which is kept and not reused until the proof has arrived, and is freed then.
+ * The same holds for its source, from which a worker may still read.
  *
- * A worker is held up inside a chunk (delay_in_chunk_us) for much longer than timeout_ms.
- * Folios that failed stay where they are until the worker is through, whoever tries to
- * move them, and can be moved then. In every other round their owner does not wait for
- * that, but gives them back at once.
+ * A worker is delayed inside a chunk (delay_in_chunk_us) for much longer than timeout_ms.
+ * Folios that failed stay where they are until the worker has finished, even if other tasks
+ * try to move them, and can be moved then. In every other round their owner does not wait for
+ * that, but frees them at once.
  *
  * Seen red, on the debug kernel: without the reference to the source, KASAN reports in
  * early_4k that the worker reads freed memory.
@@ -55,7 +55,7 @@ FIXTURE_TEARDOWN(not_quiet)
 	ferry_restore();
 }
 
-/* Free memory of both nodes, with what lies on the lists of CPUs. */
+/* Returns the free memory of both nodes in bytes, including the lists of CPUs. */
 static long free_bytes(const int *nodes)
 {
 	long count, pages = 0;
@@ -73,7 +73,7 @@ static long free_bytes(const int *nodes)
 	       pages * FERRY_PAGE;
 }
 
-/* All is quiet again: nothing is parked, the pool is whole. */
+/* Expects that all lanes are quiet again: nothing is parked, the pool is whole. */
 static void quiet_again(struct __test_metadata *_metadata)
 {
 	if (!ferry_loaded())
@@ -82,7 +82,7 @@ static void quiet_again(struct __test_metadata *_metadata)
 	EXPECT_TRUE(ferry_wait(race_pool_whole, NULL, 20000));
 }
 
-/* Moves all to @to; returns the most destinations seen parked meanwhile. */
+/* Moves all to @to. Returns the largest number of destinations that were parked meanwhile. */
 static long most_parked(struct __test_metadata *_metadata, char *mem, size_t folio, int to)
 {
 	long parked, most = 0;
@@ -108,7 +108,10 @@ static void rounds(struct __test_metadata *_metadata, FIXTURE_DATA(not_quiet) * 
 	struct race_count c;
 	int i, to;
 
-	/* One round of each kind first, so that page tables and caches are what they will be. */
+	/*
+	 * One round of each kind first, so that page tables and caches have reached their
+	 * size.
+	 */
 	before = 0;
 	race_count(&c);
 	for (i = 0; i < iters; i++) {
@@ -121,7 +124,7 @@ static void rounds(struct __test_metadata *_metadata, FIXTURE_DATA(not_quiet) * 
 		if (parked > most)
 			most = parked;
 		ASSERT_EQ(0, ferry_verify(self->mem, LEN, folio, i));
-		/* What the worker still writes or reads must not be ours or anybody's any more. */
+		/* Memory that the worker still accesses must have no owner any more. */
 		if (i & 1)
 			ASSERT_EQ(0, race_fresh(self->mem, LEN, folio, to));
 		ferry_fill(self->mem, LEN, folio + 1, i);
@@ -147,7 +150,7 @@ static void rounds(struct __test_metadata *_metadata, FIXTURE_DATA(not_quiet) * 
 	EXPECT_GT(most, 0);
 	ferry_note("unquiet %ld, most parked at a time %ld, free memory less by %ld KiB",
 		   race_grown(&c, "folios_not_quiet"), most, (before - after) >> 10);
-	/* Less than half of what was parked in all: the rest of the system lives too. */
+	/* Less than half of all parked memory, because the rest of the system allocates, too. */
 	EXPECT_LT(before - after,
 		  race_grown(&c, "folios_not_quiet") * (long)folio / 2 + (8L << 20));
 }
@@ -174,7 +177,7 @@ TEST_F(not_quiet, in_place_2m)
 	rounds(_metadata, self, 2 << 20, ferry_iters(8, 4));
 }
 
-/* hugetlb folios are not tried again: they stay where they are, whole. */
+/* hugetlb folios are not tried again: they stay where they are, intact. */
 TEST_F(not_quiet, in_place_hugetlb)
 {
 	int iters = ferry_iters(6, 3), i, to, stayed = 0;
@@ -200,7 +203,7 @@ TEST_F(not_quiet, in_place_hugetlb)
 		ferry_fill(mem, LEN, 11, i);
 		ret = race_move_pages(mem, LEN, FERRY_PMD, to);
 		ASSERT_LE(0, ret);
-		/* Those that it says stayed are the only ones. */
+		/* Only the folios that the call reports as failed have stayed. */
 		ASSERT_EQ(ret, (long)(LEN / FERRY_PMD) -
 			       ferry_count_on(mem, LEN, FERRY_PMD, to));
 		stayed += ret;
@@ -208,7 +211,7 @@ TEST_F(not_quiet, in_place_hugetlb)
 		ferry_fill(mem, LEN, 12, i);
 		quiet_again(_metadata);
 		ASSERT_EQ(0, ferry_verify(mem, LEN, 12, i));
-		/* They can move once it is quiet. */
+		/* They can move once the worker is quiet. */
 		if (ferry_loaded())
 			ASSERT_EQ(0, ferry_inject("delay_in_chunk_us", 0));
 		ASSERT_EQ(0, ferry_move_range(mem, LEN, FERRY_PMD, to, NULL));
@@ -218,7 +221,7 @@ TEST_F(not_quiet, in_place_hugetlb)
 	}
 	race_count_end(&c);
 	munmap(mem, LEN);
-	/* All hugetlb folios are free again: none was lost to the parking. */
+	/* All hugetlb folios are free again: parking lost none. */
 	quiet_again(_metadata);
 	for (i = 0; i < 2; i++) {
 		snprintf(path, sizeof(path),
@@ -253,7 +256,7 @@ TEST_F(not_quiet, in_place_ext4)
 		ferry_fill(buf, LEN, 13, i);
 		ASSERT_EQ(LEN, pwrite(fd, buf, LEN, 0));
 		ASSERT_EQ(0, ferry_set_mempolicy(MPOL_DEFAULT, -1));
-		/* Dirty folios under writeback are none of our business here. */
+		/* Dirty folios under writeback are not part of this test. */
 		ASSERT_EQ(0, fsync(fd));
 		mem = ferry_map_file(fd, LEN, FERRY_PMD, PROT_READ | PROT_WRITE,
 				     MAP_SHARED);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * NUMA balancing: a thread works on memory of the other node until the kernel has
- * brought it over. The thread writes all the while; nothing it wrote may be lost.
+ * NUMA balancing: a thread works on memory of the other node until the kernel has moved the
+ * memory to the thread's node. The thread writes all the time; no write may be lost.
  */
 #include "kselftest_harness.h"
 #include "ferry_util.h"
@@ -46,7 +46,7 @@ FIXTURE_TEARDOWN(numa_balancing)
 	ferry_restore();
 }
 
-/* Sum of the first words of all pages: reads each, and a wrong one shows. */
+/* Reads the first word of each page. Returns the number of wrong ones. */
 static size_t touch_all(char *mem, u64 gen)
 {
 	size_t off, bad = 0;
@@ -82,7 +82,7 @@ TEST_F(numa_balancing, follows_the_thread)
 			on = ferry_count_on(self->mem, LEN, FERRY_PAGE, to);
 			if (on >= want)
 				break;
-			/* Writing, too: the other half of what a thread does. */
+			/* Writes as well, as a thread does. */
 			ferry_fill(self->mem, LEN, 8, ++gen);
 		}
 		ASSERT_EQ(0, ferry_write("/proc/sys/kernel/numa_balancing", "0"));
@@ -92,7 +92,7 @@ TEST_F(numa_balancing, follows_the_thread)
 		EXPECT_GT(ferry_vmstat("numa_pages_migrated") - migrated, 0);
 	}
 	ASSERT_EQ(0, ferry_stats_get(&after));
-	/* A fault brings one folio: of 4K ones Ferry copies none. */
+	/* A fault migrates one folio; Ferry copies none of 4K. */
 	if (variant->kib == 2048)
 		EXPECT_TRUE(ferry_stats_used(&before, &after));
 }

@@ -67,7 +67,7 @@ FIXTURE_TEARDOWN(offline)
 	ferry_restore();
 }
 
-/* Where the pages of a file are; it is mapped for that time only. */
+/* Reads the page frame numbers of a file, which is mapped only for that time. */
 static int file_pfns(int fd, u64 *pfns)
 {
 	char *map = ferry_map_file(fd, LEN, FERRY_PMD, PROT_READ, MAP_SHARED);
@@ -90,7 +90,7 @@ static long count_in(const u64 *pfns, size_t n, u64 block, u64 block_pages)
 	return found;
 }
 
-/* Files with content of @gen, in page cache of @node and mapped by nobody. */
+/* Makes files with content of @gen in page cache of @node, mapped by no process. */
 static void fill_files(struct __test_metadata *_metadata, FIXTURE_DATA(offline) * self,
 		       int node, u64 gen)
 {
@@ -110,7 +110,7 @@ static void fill_files(struct __test_metadata *_metadata, FIXTURE_DATA(offline) 
 		ASSERT_EQ(0, ferry_fill_fd(self->fd[i], LEN, 30 + i, gen));
 		ASSERT_EQ(0, ferry_set_mempolicy(MPOL_DEFAULT, -1));
 	}
-	/* One round the file is clean. */
+	/* The file is clean in every other round. */
 	if (gen & 1)
 		ASSERT_EQ(0, fsync(self->fd[EXT4]));
 }
@@ -128,7 +128,7 @@ static void look(struct __test_metadata *_metadata, FIXTURE_DATA(offline) * self
 		ASSERT_EQ(0, ferry_pfns(self->mix.part[i].mem, PART, mix_pages[i]));
 }
 
-/* A block that can go offline and has something of the test's, -1 if there is none. */
+/* Returns a block that can go offline and has memory of the test, or -1 if there is none. */
 static long pick(FIXTURE_DATA(offline) * self, bool *tried, size_t max)
 {
 	u64 block;
@@ -158,8 +158,8 @@ static long mix_in(FIXTURE_DATA(offline) * self, u64 block)
 }
 
 /*
- * Takes offline, one after the other, the movable blocks that hold something of the
- * test's, and puts them back.
+ * Takes the movable blocks that have memory of the test offline, one after the other, and
+ * puts them back.
  */
 TEST_F(offline, movable_blocks)
 {
@@ -205,12 +205,15 @@ TEST_F(offline, movable_blocks)
 			self->gone = -1;
 			all++;
 		}
-		/* And as it reached the disk. */
+		/* The content on the disk. */
 		ASSERT_EQ(0, ferry_evict(self->fd[EXT4]));
 		ASSERT_EQ(0, ferry_verify_fd(self->fd[EXT4], LEN, 30 + EXT4, r));
 		if (done || full == ARRAY_SIZE(fill))
 			continue;
-		/* All was where no block can go: once more, with that place taken. */
+		/*
+		 * All memory was in blocks that cannot go offline: once more, with that place
+		 * occupied.
+		 */
 		fill[full] = ferry_map_anon(ballast, FERRY_PMD);
 		ASSERT_NE(MAP_FAILED, fill[full]);
 		ASSERT_EQ(0, ferry_populate(fill[full], ballast, self->nodes[r & 1]));
@@ -223,7 +226,7 @@ TEST_F(offline, movable_blocks)
 	EXPECT_GE(all, ferry_iters(rounds, 1));
 	EXPECT_GT(mix_moved, 0);
 	for (i = 0; i < NR_FILES; i++) {
-		ferry_note("and %ld pages of %s that nobody maps", file_moved[i], file_names[i]);
+		ferry_note("and %ld unmapped pages of %s", file_moved[i], file_names[i]);
 		EXPECT_GT(file_moved[i], 0);
 	}
 	ASSERT_EQ(0, ferry_stats_get(&after));

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Memory blocks go offline and come back while another task allocates from a CMA area,
- * which has to be emptied of user memory first: migrations with the hotplug locks held and
- * migrations with the lock of the area held, at the same time, with workers that are held
- * up. Whoever waits for a worker that needs one of these locks, or that allocates from the
- * area, waits for ever.
+ * Memory blocks go offline and come back while another task allocates from a CMA area, which
+ * has to be emptied of user memory first: migrations with the hotplug locks held and
+ * migrations with the lock of the area held, at the same time, with delayed workers. A mover
+ * would wait for ever for a worker that needs one of these locks, or that allocates from the
+ * area.
  *
- * Needs blocks in ZONE_MOVABLE (movablecore=) and a CMA area (hugetlb_cma=), which
- * debugfs cma/ can allocate from.
+ * Needs blocks in ZONE_MOVABLE (movablecore=) and a CMA area (hugetlb_cma=) from which
+ * debugfs cma/ can allocate.
  */
 #include <dirent.h>
 
@@ -20,7 +20,7 @@
 #define PART	(4UL << 20)
 #define MIN_IN_AREA	(16UL << 20)
 
-/* As in the kernel's enum migrate_reason, for ferry_submit. */
+/* Values of the kernel's enum migrate_reason, for ferry_submit. */
 enum { REASON_HOTPLUG = 2, REASON_CONTIG = 6 };
 
 struct area {
@@ -56,7 +56,7 @@ static int area_write(const struct area *a, const char *name, u64 value)
 	return ferry_write(path, "%llu", (unsigned long long)value);
 }
 
-/* The first CMA area there is. */
+/* Finds the first CMA area. */
 static int find_area(struct area *a)
 {
 	DIR *d = opendir(CMA);
@@ -119,8 +119,9 @@ static size_t in_area(const struct area *a, const void *p, size_t len)
 }
 
 /*
- * Memory of which some is in the area, where the kernel puts some if the rest of the
- * zone gets less. What it puts elsewhere is given back in the end.
+ * Maps memory of which some is in the area, where the kernel puts some when the rest of the
+ * zone gets less. Memory that it puts elsewhere is freed in the end. Returns the bytes in the
+ * area.
  */
 static size_t get_into_area(FIXTURE_DATA(offline_cma) * self, int node)
 {
@@ -148,7 +149,7 @@ static size_t get_into_area(FIXTURE_DATA(offline_cma) * self, int node)
 	return got;
 }
 
-/* ---- who allocates from the area ---- */
+/* ---- a task that allocates from the area ---- */
 
 struct taker {
 	pthread_t thread;
@@ -157,8 +158,8 @@ struct taker {
 	bool offline;	/* a block is going offline right now */
 	long taken;	/* allocations */
 	long refused;
-	long begun;	/* how many blocks were told to */
-	long meanwhile;	/* allocations while a block went offline, for a moment at least */
+	long begun;	/* number of blocks that were told to go offline */
+	long meanwhile;	/* allocations that overlapped with a block going offline */
 };
 
 static void *taker_fn(void *arg)
@@ -172,7 +173,7 @@ static void *taker_fn(void *arg)
 	while (!__atomic_load_n(&t->stop, __ATOMIC_ACQUIRE)) {
 		begun = __atomic_load_n(&t->begun, __ATOMIC_ACQUIRE);
 		offline = __atomic_load_n(&t->offline, __ATOMIC_ACQUIRE);
-		/* All of the area, piece by piece, and back. */
+		/* Takes all of the area, piece by piece, and gives it back. */
 		if (held + pages <= t->area->count && !area_write(t->area, "alloc", pages)) {
 			held += pages;
 			t->taken++;
@@ -190,7 +191,7 @@ static void *taker_fn(void *arg)
 	return NULL;
 }
 
-/* Fills what moves by both ways, and checks it. */
+/* Fills the memory that both kinds of migrations move. */
 static void fill(FIXTURE_DATA(offline_cma) * self, u64 gen)
 {
 	int i;
@@ -210,7 +211,7 @@ static size_t bad_bytes(FIXTURE_DATA(offline_cma) * self, u64 gen)
 	return bad;
 }
 
-/* A block that can go offline and has something of the mix; -1 if there is none. */
+/* Returns a block that can go offline and has memory of the mix, or -1 if there is none. */
 static long pick(FIXTURE_DATA(offline_cma) * self, bool *tried, size_t max)
 {
 	static u64 pfns[PART / FERRY_PAGE];
@@ -233,8 +234,8 @@ static long pick(FIXTURE_DATA(offline_cma) * self, bool *tried, size_t max)
 }
 
 /*
- * Maps the mix so that something of it is in a block that can go: where it would come
- * first may be one that cannot, so that has to be taken by something else.
+ * Maps the mix so that some of it is in a block that can go offline. The first free memory
+ * may be in a block that cannot, so ballast occupies it.
  */
 static int place_mix(FIXTURE_DATA(offline_cma) * self, int node)
 {
@@ -305,16 +306,16 @@ TEST_F(offline_cma, blocks_go_while_the_area_is_taken)
 	long block;
 
 	got = get_into_area(self, self->nodes[0]);
-	ferry_note("%s: %llu MiB, %zu KiB of the test's in it", self->area.dir,
+	ferry_note("%s: %llu MiB, %zu KiB of the test's memory in it", self->area.dir,
 		   (unsigned long long)self->area.count >> 8, got >> 10);
 	ASSERT_GE(got, MIN_IN_AREA / 4);
 	t.area = &self->area;
 	/*
-	 * More rounds, if no allocation fell into a moment of going offline, or if the
+	 * More rounds, if no allocation overlapped with a block going offline, or if the
 	 * blocks that went had nothing for a batch in them.
 	 */
 	for (r = 0; r < rounds || (r < 4 * rounds && !seen); r++) {
-		/* What was in the area is out of it: some in it again. */
+		/* The area has been emptied: some memory is put into it again. */
 		if (r)
 			ASSERT_GE(get_into_area(self, self->nodes[0]), MIN_IN_AREA / 4);
 		ASSERT_EQ(0, place_mix(self, self->nodes[1]));
@@ -330,7 +331,7 @@ TEST_F(offline_cma, blocks_go_while_the_area_is_taken)
 			__atomic_store_n(&t.offline, true, __ATOMIC_RELEASE);
 			__atomic_fetch_add(&t.begun, 1, __ATOMIC_RELEASE);
 			if (ferry_block_set(block, "offline")) {
-				/* The block has something that is not to be moved now. */
+				/* The block has memory that cannot be moved now. */
 				failed++;
 			} else {
 				self->gone = block;
