@@ -441,7 +441,7 @@ int ferry_workers(struct ferry_worker *w, int max)
 	return n;
 }
 
-bool ferry_helpers_asleep(void *unused)
+bool ferry_workers_asleep(void *unused)
 {
 	struct ferry_worker w[256];
 	int n = ferry_workers(w, ARRAY_SIZE(w));

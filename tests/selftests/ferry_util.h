@@ -138,7 +138,7 @@ struct ferry_worker {
 /* Reads the workers, in the order in which they are called. Returns their number. */
 int ferry_workers(struct ferry_worker *w, int max);
 /* Returns true if all workers are asleep. For ferry_wait(). */
-bool ferry_helpers_asleep(void *unused);
+bool ferry_workers_asleep(void *unused);
 
 /* Returns a counter of /proc/vmstat, or -1 if there is none. */
 long ferry_vmstat(const char *name);

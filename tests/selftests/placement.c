@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Where workers run: on CPUs of the destination's node first, or of the source's
- * (cpu_node), over all last-level caches before a second one of the same; never on the
- * mover's CPU, on one that is offline or on an isolated one.
+ * Workers run on CPUs of the destination's node first, or of the source's (cpu_node), on each
+ * last-level cache before a second one shares a cache; never on the mover's CPU, on an
+ * offline CPU or on an isolated one.
  *
- * What is expected comes from sysfs. Who must not have copied a chunk has copied none; who
- * should have has copied most of them over many rounds, for on a busy host any CPU may
- * not be idle when it is asked. The mover sleeps after each submit
+ * The expectation comes from sysfs. Workers that must not copy have copied no chunk; workers
+ * that should copy have copied most of the chunks over many rounds, because on a busy host
+ * any CPU may not be idle when its worker is called. The mover sleeps after each submit
  * (delay_after_submit_us), so that workers have the time that their virtual CPUs take to
- * come, if they have to share the real ones. The shape of the machine is the manifest's;
- * several lines of it are for this.
+ * come, if they share the real ones. The manifest sets the shape of the machine; several of
+ * its lines are for this program.
  *
- * Seen red, in scratch copies: with every CPU said to be usable and idle (kapi/topology.rs),
- * workers of CPUs that were offline, isolated or busy copied, elsewhere than on these; with
- * a worker passing a batch on to itself (Cpu::give()) the second one never copied.
+ * Seen red, in scratch copies: with every CPU taken for usable and idle (kapi/topology.rs),
+ * workers of CPUs that were offline, isolated or busy copied, on other CPUs than their own;
+ * with a worker passing a batch on to itself (Team::give()) the second one never copied.
  */
 #include <dirent.h>
 #include <signal.h>
@@ -25,9 +25,9 @@
 #define LEN		(2UL << 20)
 #define MAX_CPUS	64
 #define CPU_DIR		"/sys/devices/system/cpu/"
-/* So many chunks of workers say who they are. */
+/* Chunks by workers that are enough to judge by. */
 #define ENOUGH		40
-/* And so many times it may have been somebody else, because one was not idle. */
+/* Attempts, because in each one another worker may have copied, if one was not idle. */
 #define TRIES		12
 #define ROUND_MS	60000
 
@@ -36,8 +36,8 @@ struct topology {
 	bool online[MAX_CPUS];
 	bool barred[MAX_CPUS];	/* isolated, or busy */
 	int node[MAX_CPUS];
-	int llc[MAX_CPUS];	/* the first CPU of it */
-	int core[MAX_CPUS];	/* the first CPU of it */
+	int llc[MAX_CPUS];	/* the first CPU that shares the last-level cache */
+	int core[MAX_CPUS];	/* the first CPU of the core */
 };
 
 static int first_of(const char *fmt, int cpu)
@@ -67,7 +67,7 @@ static void topology_read(struct topology *t)
 	n = ferry_list(CPU_DIR "isolated", list, MAX_CPUS);
 	for (i = 0; i < n; i++)
 		t->barred[list[i]] = true;
-	/* There is no such file without CONFIG_NO_HZ_FULL. */
+	/* The file does not exist without CONFIG_NO_HZ_FULL. */
 	n = ferry_list(CPU_DIR "nohz_full", list, MAX_CPUS);
 	for (i = 0; i < n; i++)
 		t->barred[list[i]] = true;
@@ -97,7 +97,7 @@ FIXTURE(placement)
 	char *mem;
 };
 
-/* The workers anew: with what the scheduler says now. */
+/* Makes the workers anew, with the topology that the scheduler has now. */
 static int renew(FIXTURE_DATA(placement) * self)
 {
 	int ret = ferry_write(FERRY_SYSCTL "migrator", "off");
@@ -118,9 +118,12 @@ FIXTURE_SETUP(placement)
 	if (self->nr_nodes < 2)
 		SKIP(return, "needs two nodes with memory");
 	ASSERT_EQ(0, race_prepare(self->nodes));
-	/* What the kernel migrates on its own is copied by others. */
+	/* The stock kernel copies for migrations that the kernel begins itself. */
 	ASSERT_EQ(0, ferry_set_knob("reasons", "syscall"));
-	/* A chunk takes so long that one worker cannot have taken them all before the next. */
+	/*
+	 * A chunk takes so long that one worker cannot take them all before the next one
+	 * comes.
+	 */
 	ASSERT_EQ(0, ferry_inject("delay_after_submit_us", 20000));
 	ASSERT_EQ(0, ferry_inject("delay_in_chunk_us", 1000));
 	ASSERT_EQ(0, renew(self));
@@ -137,7 +140,10 @@ FIXTURE_TEARDOWN(placement)
 	ferry_restore();
 }
 
-/* One worker for each CPU; caches take turns, and threads of a core in use come last. */
+/*
+ * Expects one worker for each CPU, in an order in which caches take turns and the second
+ * threads of cores come last.
+ */
 static void check_order(struct __test_metadata *_metadata, FIXTURE_DATA(placement) * self)
 {
 	const struct topology *t = &self->topo;
@@ -166,7 +172,7 @@ static void check_order(struct __test_metadata *_metadata, FIXTURE_DATA(placemen
 		}
 		if (t->node[a] != last)
 			before = 0;
-		/* A cache's second worker comes after the first ones of all others. */
+		/* A cache's second worker comes after the first workers of all other caches. */
 		EXPECT_LE(before, rank[i])
 			TH_LOG("CPU %d comes too late", a);
 		before = rank[i];
@@ -180,8 +186,8 @@ TEST_F(placement, order_follows_the_topology)
 }
 
 /*
- * The CPUs whose workers are asked for folios that go from one node to another, best
- * first; @first is the node that is preferred.
+ * Lists the CPUs whose workers are called for folios that move from one node to another, the
+ * best one first. @first is the preferred node. Returns their number.
  */
 static int expected(FIXTURE_DATA(placement) * self, int first, int second, int mover, int *out)
 {
@@ -211,7 +217,7 @@ struct move {
 	int mover;
 };
 
-/* Chunks that the workers of CPUs have copied. */
+/* Chunks that the workers of the CPUs have copied. */
 struct tally {
 	long by[MAX_CPUS];
 	long all;
@@ -229,7 +235,7 @@ static void tally(struct tally *t)
 	}
 }
 
-/* CPU on which a worker's thread ran last; -1 if it is not found. */
+/* Returns the CPU on which a worker's thread ran last, or -1 if the thread is not found. */
 static int ran_on(int cpu)
 {
 	char name[64], path[300], line[512], *p;
@@ -244,7 +250,7 @@ static int ran_on(int cpu)
 		if (!isdigit((unsigned char)e->d_name[0]) ||
 		    ferry_read(path, line, sizeof(line)) <= 0 || !strstr(line, name))
 			continue;
-		/* The second field ends with the last parenthesis; it is the 39th. */
+		/* The second field ends with the last parenthesis; the CPU is the 39th. */
 		p = strrchr(line, ')');
 		for (i = 2; p && i < 39; i++)
 			p = strchr(p + 1, ' ');
@@ -256,8 +262,8 @@ static int ran_on(int cpu)
 }
 
 /*
- * Moves 4K folios until workers have copied @enough chunks, or ROUND_MS are over. Nobody
- * has helped who must not, and each on its own CPU.
+ * Moves 4K folios until workers have copied @enough chunks, or ROUND_MS have passed. Expects
+ * that only permitted workers have copied, each on its own CPU.
  */
 static void moves(struct __test_metadata *_metadata, FIXTURE_DATA(placement) * self,
 		  const struct move *m, long enough, struct tally *grown)
@@ -312,7 +318,7 @@ static void say(const struct move *m, const char *what, const struct tally *t, c
 		   m->from, m->to, m->mover, what, is, by);
 }
 
-/* With @n workers allowed, the first @n that are expected copy most. */
+/* With @n workers allowed, the first @n that are expected copy most of the chunks. */
 static void first_ones_copy(struct __test_metadata *_metadata, FIXTURE_DATA(placement) * self,
 			    const struct move *m, bool source_first, int n)
 {
@@ -337,7 +343,7 @@ static void first_ones_copy(struct __test_metadata *_metadata, FIXTURE_DATA(plac
 	EXPECT_TRUE(good);
 }
 
-/* The first, second and last node with memory, the mover on either end, or elsewhere. */
+/* The first, second and last node with memory, with the mover on either end, or on CPU 0. */
 TEST_F(placement, destination_or_source_first)
 {
 	int last = self->nodes[self->nr_nodes - 1], i, n, cpu;
@@ -365,7 +371,10 @@ TEST_F(placement, destination_or_source_first)
 	first_ones_copy(_metadata, self, &m, false, self->topo.nr - 1);
 }
 
-/* The mover's place, and the worker that is asked first, on a CPU that can go. */
+/*
+ * Chooses the mover's place, and the CPU of the worker that is called first, if that CPU can
+ * go offline. Returns false if there is none.
+ */
 static bool victim(FIXTURE_DATA(placement) * self, struct move *m, int *cpu)
 {
 	int nodes[FERRY_MAX_NODES], want[MAX_CPUS];
@@ -379,8 +388,8 @@ static bool victim(FIXTURE_DATA(placement) * self, struct move *m, int *cpu)
 }
 
 /*
- * CPUs have come or gone, which workers notice when they go to sleep, a second after they
- * looked last.
+ * Lets workers notice that CPUs have come or gone: they look when they go to sleep, a second
+ * after the last look.
  */
 static void settle(struct __test_metadata *_metadata, FIXTURE_DATA(placement) * self,
 		   const struct move *m)
@@ -390,12 +399,12 @@ static void settle(struct __test_metadata *_metadata, FIXTURE_DATA(placement) * 
 	moves(_metadata, self, m, 1, &t);
 	ferry_sleep_ms(1100);
 	moves(_metadata, self, m, 1, &t);
-	ASSERT_TRUE(ferry_wait(ferry_helpers_asleep, NULL, 10000));
+	ASSERT_TRUE(ferry_wait(ferry_workers_asleep, NULL, 10000));
 	self->nr = ferry_workers(self->w, MAX_CPUS);
 	check_order(_metadata, self);
 }
 
-/* It is used again, soon. */
+/* Expects that a worker of @cpu copies again, soon. */
 static void comes_back(struct __test_metadata *_metadata, FIXTURE_DATA(placement) * self,
 		       const struct move *m, int cpu)
 {
@@ -412,7 +421,7 @@ static void comes_back(struct __test_metadata *_metadata, FIXTURE_DATA(placement
 	first_ones_copy(_metadata, self, m, false, 1);
 }
 
-/* As long as a CPU is offline its worker does nothing. */
+/* While a CPU is offline its worker does nothing. */
 TEST_F(placement, offline)
 {
 	char path[80];
@@ -436,7 +445,7 @@ TEST_F(placement, offline)
 	}
 }
 
-/* Nor does that of a CPU in an isolated partition. */
+/* The worker of a CPU in an isolated partition does nothing either. */
 TEST_F(placement, isolated_partition)
 {
 	char path[300], text[64];
@@ -461,7 +470,7 @@ TEST_F(placement, isolated_partition)
 	comes_back(_metadata, self, &m, cpu);
 }
 
-/* Nor that of a CPU that has something else to do. */
+/* The worker of a CPU that runs another task does nothing either. */
 TEST_F(placement, busy)
 {
 	struct move m;
@@ -478,7 +487,7 @@ TEST_F(placement, busy)
 			;
 	}
 	ASSERT_GT(pid, 0);
-	/* It has got there, and a worker that was looking for work has gone to sleep. */
+	/* The process has got there, and a worker that was looking for work has gone to sleep. */
 	ferry_sleep_ms(500);
 	self->topo.barred[cpu] = true;
 	moves(_metadata, self, &m, ENOUGH, &t);

@@ -2,18 +2,18 @@
 /*
  * Invariants: I10 and I5
  *
- * Poison that appears between submit and settle is reported once, takes one page, and no
- * other byte.
+ * Poison that appears between submit and settle is reported once, costs one page, and changes
+ * no other byte.
  *
- * The batch is held open (delay_after_submit_us) while pages of it are poisoned by page
- * frame (hwpoison-inject), by MADV_HWPOISON and by MADV_SOFT_OFFLINE, and by a machine
- * check that QEMU's monitor raises: one that names a page which has been found bad by
- * somebody else than who is reading it ("action optional"), so that whoever it
- * interrupts goes on. One that hits the load of a copy has to come from there: QEMU's come
- * at any instruction, and away from a load that may fail they stop the machine, as they
- * should; mce-inject takes the registers from its user and returns to somewhere else. What
- * becomes of such a copy is shown by the module's unit tests (ferry_copy_nt), with
- * page faults, which take the same way out.
+ * The batch is held open (delay_after_submit_us) while pages of it are poisoned by page frame
+ * (hwpoison-inject), by MADV_HWPOISON and by MADV_SOFT_OFFLINE, and by a machine check that
+ * QEMU's monitor raises. That machine check names a page that was found bad by another party
+ * than the reader ("action optional"), so that the interrupted task goes on. A machine check
+ * that hits the load of a copy has to come from that load: QEMU's come at any instruction,
+ * and away from a load that may fail they stop the machine, as they should; mce-inject takes
+ * the registers from its user and returns to another place. The module's unit tests
+ * (ferry_copy_nt) show the result of such a copy, with page faults, which take the same way
+ * out.
  */
 #include <setjmp.h>
 #include <signal.h>
@@ -72,7 +72,7 @@ static void on_bus(int sig, siginfo_t *info, void *ctx)
 	siglongjmp(bus_jump, 1);
 }
 
-/* Can this page be read? */
+/* Returns true if a page can be read. */
 static bool readable(const char *p)
 {
 	struct sigaction act = { .sa_sigaction = on_bus, .sa_flags = SA_SIGINFO }, old;
@@ -87,7 +87,7 @@ static bool readable(const char *p)
 	return ok;
 }
 
-/* MADV_HWPOISON: the caller gets SIGBUS, as after a real machine check. */
+/* Poisons a page by MADV_HWPOISON. The caller gets SIGBUS, as after a real machine check. */
 static int poison(char *p)
 {
 	struct sigaction act = { .sa_sigaction = on_bus, .sa_flags = SA_SIGINFO }, old;
@@ -100,7 +100,10 @@ static int poison(char *p)
 	return ret;
 }
 
-/* All pages but the victim, and the victim too if it can be read. */
+/*
+ * Returns the number of wrong bytes in all pages except the victim, and in the victim if it
+ * can be read. Writes to @victim whether it can.
+ */
 static size_t bad_bytes(char *mem, u64 gen, bool *victim)
 {
 	size_t bad = 0, off;
@@ -112,7 +115,7 @@ static size_t bad_bytes(char *mem, u64 gen, bool *victim)
 	return bad;
 }
 
-/* The batch is open, or, without a migrator, on its way. */
+/* Waits until the batch is open or, without a migrator, on its way. */
 static void wait_for_batch(struct __test_metadata *_metadata, long seen)
 {
 	if (ferry_active())
@@ -140,7 +143,7 @@ TEST_F(poison, poison_by_page_frame)
 					     self->nodes[!(i & 1)],
 					     ferry_node_cpu(self->nodes[0])));
 		wait_for_batch(_metadata, seen);
-		/* It may say that it can do nothing with a page that is on its way. */
+		/* It may report that it can do nothing with a page that is being migrated. */
 		ferry_write(INJECT "corrupt-pfn", "%#llx", (unsigned long long)pfn);
 		ASSERT_LE(0, race_move_end(&m));
 		EXPECT_EQ(0, bad_bytes(self->mem, i, &victim));
@@ -155,7 +158,7 @@ TEST_F(poison, poison_by_page_frame)
 	}
 }
 
-/* By address: it waits until the page has arrived, and takes the new one. */
+/* Poison by address waits until the page has arrived, and takes the new one. */
 TEST_F(poison, poison_by_address)
 {
 	int iters = ferry_iters(6, 3), busy = 0, i, log, ret;
@@ -177,8 +180,8 @@ TEST_F(poison, poison_by_address)
 		ASSERT_LE(0, race_move_end(&m));
 		EXPECT_EQ(0, bad_bytes(self->mem, i, &victim));
 		/*
-		 * The stock kernel's answer if it meets the page isolated and not unmapped
-		 * yet, which is all it may meet where nothing holds the batch open.
+		 * The stock kernel returns -EBUSY if it meets the page isolated and not
+		 * unmapped yet, which is all it may meet if no batch is held open.
 		 */
 		if (ret == -EBUSY && !ferry_active())
 			continue;
@@ -193,7 +196,7 @@ TEST_F(poison, poison_by_address)
 	}
 }
 
-/* Soft: the content stays. */
+/* Soft offlining keeps the content. */
 TEST_F(poison, soft_offline)
 {
 	int iters = ferry_iters(6, 3), i, soft;
@@ -218,7 +221,10 @@ TEST_F(poison, soft_offline)
 	}
 }
 
-/* The memory controller has found a page that it cannot correct. */
+/*
+ * Raises the machine check of a memory controller that has found a page that it cannot
+ * correct. Returns true if QEMU did.
+ */
 static bool machine_check(int fd, u64 pfn)
 {
 	/* Valid, uncorrected, enabled, with an address, signalled; by memory scrubbing. */
@@ -229,7 +235,7 @@ static bool machine_check(int fd, u64 pfn)
 	n = snprintf(command, sizeof(command),
 		     "{\"execute\":\"human-monitor-command\",\"arguments\":{\"command-line\":\"mce 0 9 %s 0x5 %#llx 0x8c\"}}\n",
 		     status, (unsigned long long)pfn * FERRY_PAGE);
-	/* It has nothing to say if it has done that. */
+	/* QEMU's answer is empty if it has raised it. */
 	return write(fd, command, n) == n && port_says(fd, "\"return\": \"\"");
 }
 
@@ -239,8 +245,8 @@ static bool corrupted(void *arg)
 }
 
 /*
- * The page that a machine check names is the old one or, if it comes late, one that has
- * been let go. It is taken; its content, which nothing happened to, may have got away.
+ * The page that a machine check names is the former one or, if the check comes late, a freed
+ * one. It is taken; its content, which is intact, may have been moved before.
  */
 TEST_F(poison, machine_check)
 {

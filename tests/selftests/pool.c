@@ -2,27 +2,27 @@
 /*
  * Invariant: I8
  *
- * Nothing on the path of a migration allocates; when the pool of batch objects is empty,
- * the stock kernel copies, and a counter counts that.
+ * Nothing on the path of a migration allocates; when the pool of batch objects is empty, the
+ * stock kernel copies, and a counter counts that.
  *
- * What is allocated the kernel says itself, by its events of slabs, pages and per-CPU
- * memory, for the mover and for all workers. The mover allocates destinations, and then
- * unmaps their folios (set_migration_pte, set_migration_pmd): from the last one unmapped
- * until the last one is mapped again (remove_migration_*) and the batch is over
- * (ferry_finish) there is nothing to allocate, with the migrator and with "off". Workers
- * allocate at no time. What interrupts allocate meanwhile is nobody's of the two.
+ * The kernel's events of slabs, pages and per-CPU memory show the allocations of the mover
+ * and of all workers. The mover allocates destinations, and then unmaps their folios
+ * (set_migration_pte, set_migration_pmd): from the last folio unmapped until the last one is
+ * mapped again (remove_migration_*) and the batch is over (ferry_finish) there is nothing to
+ * allocate, with the migrator and with "off". Workers allocate at no time. Allocations in
+ * interrupts meanwhile belong to neither.
  *
- * Descriptors of engines whose drivers are in the kernel are allocated by these; they must
- * not enter reclaim, nor draw on reserves. The SDXI driver is ours, and allocates nothing.
+ * Drivers in the kernel allocate the descriptors of their engines; these allocations must not
+ * enter reclaim, nor draw on reserves. The SDXI driver is in ferry.ko, and allocates nothing.
  *
- * exhaust_pool makes the pool look empty, as many migrations at a time would. Every
- * batch and every copy in place has to be declined then, nothing may be copied by the
- * migrator, and all of it has to arrive. Afterwards the pool is whole and in use again.
+ * exhaust_pool makes the pool look empty, as many migrations at a time would. Then every
+ * batch and every copy in place has to be declined, the migrator may copy nothing, and all of
+ * the memory has to arrive. Afterwards the pool is whole and in use again.
  *
- * Seen red, in a scratch copy: with Pool::take() making a new batch object where there is
- * none left, nothing is declined, and batches and bytes_early grow. With
- * kfree(kmalloc(64, GFP_NOWAIT)) in ferry_may_claim(), 8176 allocations of workers with 4K
- * folios, 322 of them and 62 of the mover on its path with 2M.
+ * Seen red, in a scratch copy: with Pool::take() making a new batch object when none is left,
+ * nothing is declined, and batches and bytes_early grow. With kfree(kmalloc(64, GFP_NOWAIT))
+ * in ferry_may_claim(), 8176 allocations of workers with 4K folios, 322 of them and 62 of the
+ * mover on its path with 2M.
  */
 #include <dirent.h>
 
@@ -81,7 +81,7 @@ TEST_F(sized, empty_pool_declines)
 	EXPECT_GT(race_grown(&c, "batches"), 0);
 }
 
-/* The ids of the module's threads. */
+/* Lists the ids of the module's threads. Returns their number. */
 static int threads_of_ferry(int *pids, int most)
 {
 	DIR *d = opendir("/proc");
@@ -100,13 +100,13 @@ static int threads_of_ferry(int *pids, int most)
 	return n;
 }
 
-/* What a trace of allocations says. */
+/* The allocations in a trace. */
 struct allocated {
-	long seen;		/* by the mover, of whatever sort: there is something to see */
+	long seen;		/* all of the mover; they prove that the trace works */
 	long on_path;
-	long by_driver;		/* of an engine; they are not in the one before */
-	long by_helpers;
-	long helpers_ran;	/* times that a worker came to its CPU */
+	long by_driver;		/* by an engine's driver on the path; not contained in on_path */
+	long by_workers;
+	long workers_ran;	/* times that a worker got its CPU */
 };
 
 static bool is_allocation(const char *name)
@@ -115,7 +115,10 @@ static bool is_allocation(const char *name)
 	       !strcmp(name, "mm_page_alloc") || !strcmp(name, "percpu_alloc_percpu");
 }
 
-/* One that a driver of an engine may make: without reclaim, and not out of reserves. */
+/*
+ * Returns true if a driver of an engine may make this allocation: without reclaim, and
+ * without reserves.
+ */
 static bool is_drivers(const struct race_event *e)
 {
 	static const char * const never[] = {
@@ -130,13 +133,13 @@ static bool is_drivers(const struct race_event *e)
 	for (i = 0; i < ARRAY_SIZE(never); i++)
 		if (strstr(e->args, never[i]))
 			return false;
-	/* A slab that had no object left gets pages for more. */
+	/* A slab without a free object gets pages for more. */
 	return !strcmp(e->name, "mm_page_alloc") ||
 	       (strstr(e->args, " [") && !strstr(e->args, "[ferry]"));
 }
 
 static void look_at_allocations(struct __test_metadata *_metadata, const struct trc *t,
-				const int *workers, int nr_helpers, struct allocated *got)
+				const int *workers, int nr_workers, struct allocated *got)
 {
 	char *text = trc_read(t), *next = text, first[300] = "";
 	long pending = 0, drivers = 0;
@@ -148,13 +151,13 @@ static void look_at_allocations(struct __test_metadata *_metadata, const struct 
 	while (race_next_event(&next, &e)) {
 		if (e.in_interrupt)
 			continue;
-		for (i = 0; i < nr_helpers && workers[i] != e.pid; i++)
+		for (i = 0; i < nr_workers && workers[i] != e.pid; i++)
 			;
-		if (i < nr_helpers) {
-			got->helpers_ran += !strcmp(e.name, "sched_switch");
+		if (i < nr_workers) {
+			got->workers_ran += !strcmp(e.name, "sched_switch");
 			if (!is_allocation(e.name))
 				continue;
-			if (!got->by_helpers++)
+			if (!got->by_workers++)
 				ferry_note("a worker: %s: %s", e.name, e.args);
 		}
 		if (e.pid != mover)
@@ -168,7 +171,10 @@ static void look_at_allocations(struct __test_metadata *_metadata, const struct 
 			if (!pending++)
 				snprintf(first, sizeof(first), "%s: %s", e.name, e.args);
 		} else if (!strncmp(e.name, "set_migration_", 14)) {
-			/* They were destinations, of this folio or one that did not want to. */
+			/*
+			 * The allocations were destinations, of this folio or of one that was
+			 * not unmapped.
+			 */
 			pending = 0;
 			drivers = 0;
 		} else if (!strncmp(e.name, "remove_migration_", 17) ||
@@ -220,19 +226,19 @@ TEST_F(sized, nothing_is_allocated)
 	ferry_note("%ld allocations by the mover, %ld of them on the path, %ld there by a driver",
 		   got.seen, got.on_path, got.by_driver);
 	ferry_note("%d workers, %ld times on a CPU, %ld allocations",
-		   n, got.helpers_ran, got.by_helpers);
+		   n, got.workers_ran, got.by_workers);
 	ferry_note("%ld chunks by others, %ld descriptors", race_grown(&c, "chunks_by_others"),
 		   race_grown(&c, "engine_descriptors"));
-	/* Destinations at least. */
+	/* At least the destinations. */
 	EXPECT_GE(got.seen, 4 * (long)(SIZED_LEN / self->folio));
 	EXPECT_EQ(0, got.on_path);
-	EXPECT_EQ(0, got.by_helpers);
+	EXPECT_EQ(0, got.by_workers);
 	if (!ferry_active())
 		return;
 	EXPECT_GT(race_grown(&c, "chunks_by_others"), 0);
 	if (!strcmp(ferry_migrator(), "cpu"))
-		EXPECT_GT(got.helpers_ran, 0);
-	/* An object for each descriptor, and what slabs need for them. */
+		EXPECT_GT(got.workers_ran, 0);
+	/* An object for each descriptor, and the pages that slabs need for them. */
 	EXPECT_LE(got.by_driver, 2 * race_grown(&c, "engine_descriptors"));
 }
 

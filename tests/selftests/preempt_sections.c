@@ -2,20 +2,21 @@
 /*
  * Invariant: I13
  *
- * A bounded amount of work is done with preemption off, whichever knob is set.
+ * A bounded amount of work is done with preemption off, for all values of knobs.
  *
- * A worker keeps it off for a chunk, which is 256 KiB at most: there are as many chunks as the
- * bytes that were copied need, with every size of a chunk that is accepted, of folios that are
- * copied early and in place. A mover that makes descriptors for an engine keeps it off while it
- * has the channel's lock, which it lets go when 50 us have passed: where each descriptor takes
- * longer (delay_in_descriptor_us), it takes the lock for each descriptor (engine_sections).
+ * A worker keeps preemption off for a chunk, which is 256 KiB at most: the number of chunks
+ * has to fit the copied bytes, with every accepted chunk size, for folios that are copied
+ * early and in place. A mover that makes descriptors for an engine keeps preemption off while
+ * it holds the channel's lock, which it releases when 50 us have passed: if each descriptor
+ * takes longer (delay_in_descriptor_us), it takes the lock for each descriptor
+ * (engine_sections).
  *
- * Counted, not timed: the delay is by the clock that the module looks at, so a busy machine
- * makes sections shorter, not fewer.
+ * The test counts and measures no time: the delay is by the clock that the module looks at,
+ * so a busy machine makes sections shorter, not fewer.
  *
  * Seen red, in a scratch copy: with MAX_CHUNK_BYTES of 4 MiB in core/knob.rs "chunks" finds
- * too few of them; with SECTION_NS of a second in kapi/channel.rs "descriptors" finds
- * fewer sections than descriptors.
+ * too few of them; with SECTION_NS of a second in engine/channel.rs "descriptors" finds fewer
+ * sections than descriptors.
  */
 #include "kselftest_harness.h"
 #include "ferry_util.h"
@@ -52,7 +53,7 @@ FIXTURE_TEARDOWN(sections)
 	ferry_restore();
 }
 
-/* Moves folios of @folio bytes, one in each @step. */
+/* Moves folios of @folio bytes, naming one page in each @step. */
 static void move(struct __test_metadata *_metadata, FIXTURE_DATA(sections) * self, size_t folio,
 		 size_t step, int i)
 {
@@ -65,7 +66,7 @@ static void move(struct __test_metadata *_metadata, FIXTURE_DATA(sections) * sel
 TEST_F(sections, chunks)
 {
 	static const size_t folios[] = { FERRY_PAGE, FERRY_PMD };
-	/* Folios of 2M are copied early in batches of 8M, and in place if each is one. */
+	/* Folios of 2M are copied early in batches of 8M, and in place if each one is a batch. */
 	static const size_t batches[] = { 8UL << 20, 2UL << 20 };
 	long bytes, chunks, accepted = 0;
 	int f, b, i, gen = 0;
@@ -115,7 +116,7 @@ TEST_F(sections, descriptors)
 	ASSERT_EQ(0, ferry_set_knob("batch_folios", "4096"));
 	ASSERT_EQ(0, ferry_inject("delay_in_descriptor_us", DESCRIPTOR_US));
 	race_count(&c);
-	/* Every second page, so that few of them have one descriptor together. */
+	/* Every second page, so that few of them share a descriptor. */
 	for (i = 0; i < iters; i++)
 		move(_metadata, self, FERRY_PAGE, 2 * FERRY_PAGE, i);
 	race_count_end(&c);

@@ -2,39 +2,39 @@
 /*
  * Invariants: I1 and I4
  *
- * References come and go while folios are copied early: references taken by walkers of
- * page frames, by readers and writers of another process's memory, and by users of shared
- * memory through its file.
+ * References come and go while folios are copied early: references taken by walkers of page
+ * frames, by readers and writers of another process's memory, and by users of shared memory
+ * through its file.
  *
- * pinned_before_written_after_submit: process_vm_writev(2) pins what it writes to and then
- * reads what it writes, which here is a page that userfaultfd keeps back. So the pins are
- * there before the mover unmaps, the bytes come while the batch is open, and the pins are
- * gone when the mover checks the references: only I1 can see them. Private anonymous
- * memory that is pinned is not unmapped, and stays.
+ * pinned_before_written_after_submit: process_vm_writev(2) pins its destination and then
+ * reads its source, which here is a page that userfaultfd holds back. So the pins are there
+ * before the mover unmaps, the bytes come while the batch is open, and the pins are gone when
+ * the mover checks the references: only I1 can see them. Private anonymous memory that is
+ * pinned is not unmapped, and stays.
  *
- * referenced_after_submit: splice(2) from a memfd takes its reference first and waits for
- * the lock of the folio then. So the folio was copied early, without a reference, and has
- * one when it is checked (I4): it must stay where it is, and what is in the pipe is what
- * its owner writes to it afterwards. Nobody can take a reference in that way to an
- * anonymous folio out of the swap cache: no page table entry leads to it, and who walks
- * page frames wants PG_lru, which a folio on its way has not.
+ * referenced_after_submit: splice(2) from a memfd takes its reference first and then waits
+ * for the lock of the folio. So the folio was copied early, without a reference, and has one
+ * when it is checked (I4): it must stay where it is, and the pipe has the content that its
+ * owner writes to it afterwards. No task can take a reference in that way to an anonymous
+ * folio out of the swap cache: no page table entry leads to it, and walkers of page frames
+ * need PG_lru, which a folio in migration does not have.
  *
- * walkers_of_page_frames: kpageflags, kpagecount, kpagecgroup and page_idle's bitmap. That
- * they looked at the folios on their way is seen in kpageflags: the folio is locked.
+ * walkers_of_page_frames: kpageflags, kpagecount, kpagecgroup and page_idle's bitmap.
+ * kpageflags shows that they looked at folios in migration: the folio is locked.
  *
  * writers_from_outside: process_vm_writev(2), /proc/self/mem, PTRACE_POKEDATA and plain
- * stores begin while the batch is open, one write of each to each page. Every other time
- * the worker has copied all before, or it is held up before its first byte, so that a
- * copy that nobody waited for would overwrite what has been written.
+ * stores begin while the batch is open, one write of each to each page. In two rounds of four
+ * the worker has copied everything before; in the other two it is delayed before its first
+ * byte, so that a copy for which the mover did not wait would overwrite the written words.
  *
  * Seen red, in scratch copies: with ferry_may_claim() always true,
- * pinned_before_written_after_submit finds 1043571 of 1048576 bytes to be those of before
- * for shmem of 4K, 982193 for 64K, 2095310 of 4194304 for 2M. With RawBatch::settle()
+ * pinned_before_written_after_submit finds 1043571 of 1048576 bytes to be the former ones for
+ * shmem of 4K, 982193 for 64K, 2095310 of 4194304 for 2M. With MigrateCopyBatch::settle()
  * answering Copied for Settle::Wait, writers_from_outside finds writes lost in all six
  * variants, and vmsplice(2) gets the wrong word of 236 of 256 pages of 4K. With
- * move_copied_folio() taking whatever count of references it finds for the expected one,
- * referenced_after_submit finds that folios have moved in spite of their references, in
- * all three sizes of shmem.
+ * move_copied_folio() taking any count of references that it finds for the expected one,
+ * referenced_after_submit finds that folios have moved in spite of their references, in all
+ * three sizes of shmem.
  */
 #include <linux/userfaultfd.h>
 #include <poll.h>
@@ -81,7 +81,7 @@ static void drop(FIXTURE_DATA(references) * self)
 	self->fd = -1;
 }
 
-/* New memory on @node, of folios of the variant's size, with content of @gen. */
+/* Makes new memory on @node, in folios of the variant's size, with content of @gen. */
 static int renew(FIXTURE_DATA(references) * self, bool shared, int node, u64 gen)
 {
 	unsigned int kib = self->folio == FERRY_PAGE ? 0 : self->folio >> 10;
@@ -143,7 +143,7 @@ struct late_page {
 	int uffd;
 };
 
-/* @len bytes, a multiple of the page size, of which the first page is kept back. */
+/* Maps @len bytes, a multiple of the page size, of which the first page is held back. */
 static int late_open(struct late_page *l, size_t len)
 {
 	struct uffdio_api api = { .api = UFFD_API };
@@ -161,7 +161,7 @@ static int late_open(struct late_page *l, size_t len)
 	return 0;
 }
 
-/* Waits until somebody waits for the page. */
+/* Waits until a task waits for the page. Returns false after 20 s. */
 static bool late_wanted(struct late_page *l)
 {
 	struct pollfd p = { .fd = l->uffd, .events = POLLIN };
@@ -213,7 +213,7 @@ TEST_F(references, pinned_before_written_after_submit)
 {
 	int iters = ferry_iters(4, 2), i, hits = 0, to;
 	static u64 page[FERRY_PAGE / sizeof(u64)];
-	/* What one call of process_vm_writev() pins at once. */
+	/* The pages that one call of process_vm_writev() pins at once. */
 	size_t len = self->len < 1024 * FERRY_PAGE ? self->len : 1024 * FERRY_PAGE;
 	struct race_count c;
 	struct late_page late;
@@ -238,7 +238,7 @@ TEST_F(references, pinned_before_written_after_submit)
 		w.to = (struct iovec) { self->mem, len };
 		ASSERT_EQ(0, pthread_create(&w.thread, NULL, vm_write_fn, &w));
 		ASSERT_TRUE(late_wanted(&late));
-		/* Nothing has been written, and the pages are pinned. */
+		/* No byte has been written, and the pages are pinned. */
 		ASSERT_EQ(0, ferry_verify(self->mem, self->len, 4, i));
 
 		race_count_end(&c);
@@ -246,7 +246,7 @@ TEST_F(references, pinned_before_written_after_submit)
 		if (ferry_active() && variant->shared) {
 			seen = ferry_stats_value(&c.after, "batches");
 			open = race_move_submitted(&m, seen);
-			/* A worker has looked, and found them. */
+			/* A worker has looked, and found the references. */
 			seen = ferry_stats_value(&c.after, "folios_referenced");
 			if (open)
 				EXPECT_TRUE(race_until("folios_referenced", seen, HOLD_MS / 2));
@@ -264,7 +264,7 @@ TEST_F(references, pinned_before_written_after_submit)
 		}
 		late_close(&late);
 		ASSERT_EQ(0, bad_after_write(self, len, i));
-		/* And now that nobody has a reference, all of it moves. */
+		/* Without references all of it moves. */
 		ASSERT_EQ(0, ferry_move_range(self->mem, self->len, self->folio, to, NULL));
 		ASSERT_EQ(0, bad_after_write(self, len, i));
 	}
@@ -300,7 +300,7 @@ static void *splice_fn(void *arg)
 	return NULL;
 }
 
-/* Does the thread wait for something that no signal ends, as a folio lock is? */
+/* Returns true if the thread is in uninterruptible sleep, as a waiter for a folio lock is. */
 static bool waits(pid_t tid)
 {
 	char path[64], buf[512], *p;
@@ -323,7 +323,7 @@ static bool all_wait(void *arg)
 	return true;
 }
 
-/* Is the folio of @off one of those that were spliced from? */
+/* Returns true if splice(2) read from the folio at @off. */
 static bool is_spliced(const struct splice *s, size_t off, size_t folio)
 {
 	int k;
@@ -358,7 +358,7 @@ TEST_F(references, referenced_after_submit)
 		for (k = 0; k < SPLICES; k++) {
 			memset(&s[k], 0, sizeof(s[k]));
 			s[k].fd = self->fd;
-			/* In the second half, each in another folio but for 2M. */
+			/* In the second half, each in another folio except for 2M. */
 			s[k].off = self->len / 2 + self->len / 2 / SPLICES * k +
 				   (k & 1) * FERRY_PAGE;
 			ASSERT_EQ(0, pipe(s[k].pipe));
@@ -375,7 +375,7 @@ TEST_F(references, referenced_after_submit)
 		}
 		for (k = 0; k < SPLICES; k++)
 			ASSERT_EQ(0, pthread_create(&s[k].thread, NULL, splice_fn, &s[k]));
-		/* Without a batch to be held open: references from before. */
+		/* Without a batch that is held open, the references are from before. */
 		open = ferry_active() && ferry_wait(all_wait, s, HOLD_MS) &&
 		       !race_move_over(&m);
 		if (ferry_active()) {
@@ -396,7 +396,7 @@ TEST_F(references, referenced_after_submit)
 				  ferry_node_of(self->mem + off))
 				TH_LOG("folio at %#zx", off);
 		hits += !ferry_active() || (open && early > (long)(self->len / 2));
-		/* The pipe has the page, not what it was. */
+		/* The pipe has the page, not a copy of its former content. */
 		ferry_fill(self->mem, self->len, 6, i);
 		for (k = 0; k < SPLICES; k++) {
 			ASSERT_EQ(FERRY_PAGE, read(s[k].pipe[0], got, FERRY_PAGE));
@@ -412,14 +412,14 @@ TEST_F(references, referenced_after_submit)
 		TH_LOG("in %d rounds the references came in time only %d times", i, hits);
 }
 
-/* ---- who walks page frames ---- */
+/* ---- walkers of page frames ---- */
 
 struct walker {
 	const char *path;
 	pthread_t thread;
 	const u64 *pfns;
 	size_t n;
-	long looks;	/* at a folio that was locked, for kpageflags */
+	long looks;	/* looks at a locked folio, for kpageflags */
 	long passes;
 	int err;
 	bool *stop;
@@ -511,7 +511,10 @@ TEST_F(references, walkers_of_page_frames)
 			ASSERT_EQ(0, w[k].err) TH_LOG("%s", paths[k]);
 			locked += w[k].looks;
 		}
-		/* Each page is here or there; who failed stayed, and moves now. */
+		/*
+		 * Each page is on one of the two nodes; folios that failed stayed, and move
+		 * now.
+		 */
 		ASSERT_EQ(n, ferry_count_on(self->mem, self->len, FERRY_PAGE, from) +
 			     ferry_count_on(self->mem, self->len, FERRY_PAGE, to));
 		ASSERT_EQ(0, ferry_move_range(self->mem, self->len, self->folio, to, NULL));
@@ -519,14 +522,14 @@ TEST_F(references, walkers_of_page_frames)
 	}
 	race_count_end(&c);
 	free(pfns);
-	ferry_note("%ld looks at page frames on their way; %ld folios refused", locked, left);
+	ferry_note("%ld looks at page frames in migration; %ld folios refused", locked, left);
 	if (!ferry_active())
 		return;
 	EXPECT_GT(locked, 0);
 	EXPECT_GT(race_grown(&c, "folios_copied_early"), 0);
 }
 
-/* ---- who writes from outside ---- */
+/* ---- writers from outside ---- */
 
 enum { BY_VM_WRITE, BY_PROC_MEM, BY_PTRACE, BY_STORE, NR_WRITERS };
 
@@ -544,7 +547,7 @@ struct writer {
 	long done;
 };
 
-/* Each writer has a word of its own in each page. */
+/* Returns the offset of a writer's own word in each page. */
 static size_t word_off(int how)
 {
 	return 128 + 512 * how;
@@ -555,7 +558,7 @@ static u64 word_of(const struct writer *w, size_t off)
 	return 0xfe00000000000000ULL | w->round << 40 | off << 4 | w->how;
 }
 
-/* A process of its own that stops the calling thread's sibling @tid and writes. */
+/* Stops the calling thread's sibling @tid by a process of its own, and writes. */
 static int ptrace_writes(struct writer *w, pid_t tid)
 {
 	int status;
@@ -583,7 +586,7 @@ static int ptrace_writes(struct writer *w, pid_t tid)
 static pid_t bystander;
 static bool bystander_stop;
 
-/* Is stopped by ptrace, so that the others are not. */
+/* The thread that ptrace stops, so that the other threads go on. */
 static void *bystander_fn(void *arg)
 {
 	__atomic_store_n(&bystander, syscall(SYS_gettid), __ATOMIC_RELEASE);
@@ -630,7 +633,7 @@ static void *writer_fn(void *arg)
 	return NULL;
 }
 
-/* What vmsplice(2) gets of each page at that time: its first word. */
+/* Reads the first word of each page by vmsplice(2). Returns the number of wrong ones. */
 static size_t spliced_wrong(const char *mem, size_t len, u64 gen)
 {
 	size_t off, wrong = 0;
@@ -701,7 +704,7 @@ TEST_F(references, writers_from_outside)
 			ASSERT_EQ(0, w[k].err) TH_LOG("%s", writer_names[k]);
 			ASSERT_EQ(self->len / FERRY_PAGE, w[k].done) TH_LOG("%s", writer_names[k]);
 		}
-		/* A worker that nobody waits for comes back no later than this. */
+		/* A worker for which no mover waits comes back no later than this. */
 		if (late)
 			ferry_sleep_ms(100);
 		for (k = 0; k < NR_WRITERS; k++)

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Faults of SDXI functions: fault x descriptor that it strikes x folio size, a line for
- * each. What engine_faults has for engines of any kind, with what only these have: contexts
- * that fail as a whole, are stopped and started again, the administrative context that does
- * it, the error log, and the function itself. faults.h says what is to be true then and
- * afterwards.
+ * Faults of SDXI functions: each fault at each struck descriptor and each folio size. In
+ * addition to the faults of engine_faults, which any engine can have, there are those of SDXI
+ * only: contexts that fail as a whole, are stopped and started again, the administrative
+ * context that does that, the error log, and the function itself. faults.h describes the
+ * state that is required during the fault and afterwards.
  *
- * Seen red, in a scratch copy: with blocks whose errors are not looked at (Ring::reap() that
- * takes all for good), descriptor and soft_error lose content; with contexts that are taken
- * for stopped without having been (Channel::prove_quiet() that says true,
- * Function::stop_context() that does nothing), late_write overwrites what has got the freed
- * destinations, 131047 bytes of 8 MiB with 64K folios.
+ * Seen red, in a scratch copy: with completion blocks whose errors are ignored (Ring::reap()
+ * that takes all for good), descriptor and soft_error lose content; with contexts that are
+ * taken for stopped without having been stopped (ContextRing::prove_quiet() that returns
+ * true, Function::stop_context() that does nothing), late_write overwrites the new content of
+ * freed destinations, 131047 bytes of 8 MiB with 64K folios.
  */
 #include "kselftest_harness.h"
 #include "ferry_util.h"
@@ -18,7 +18,7 @@
 #include "engine.h"
 #include "faults.h"
 
-/* Of the administrative context, and of the function. */
+/* Requests for faults of the administrative context, and of the function. */
 #define ADMIN(fault)	"{\"cmd\":\"inject\",\"channel\":0,\"fault\":{" fault "}}"
 #define FUNCTION(fault)	"{\"cmd\":\"inject\",\"fault\":{" fault "}}"
 
@@ -38,8 +38,8 @@ FIXTURE(sdxi)
 };
 
 /*
- * At the first copy of all, and in the middle of a ring, where it may be an interrupt: what comes
- * behind it is another batch's.
+ * The fault strikes the first copy, or a descriptor in the middle of a ring, which may be an
+ * interrupt, so that the descriptors behind it belong to another batch.
  */
 FIXTURE_VARIANT(sdxi)
 {
@@ -54,7 +54,7 @@ FIXTURE_VARIANT_ADD(sdxi, later_64k) { .kib = 64, .later = true };
 FIXTURE_VARIANT_ADD(sdxi, first_2m) { .kib = 2048 };
 FIXTURE_VARIANT_ADD(sdxi, later_2m) { .kib = 2048, .later = true };
 
-/* No context that has been started is down. */
+/* Returns true if all contexts that have been started run. */
 static bool runs(void *arg)
 {
 	const struct flt *f = arg;
@@ -77,7 +77,7 @@ FIXTURE_SETUP(sdxi)
 		SKIP(return, "needs two nodes with memory");
 	ASSERT_LT(0, ferry_read(FERRY_SYSCTL "dma_channels", buf, sizeof(buf)));
 	flt_begin(_metadata, &self->f, "ferry_sdxi", variant->kib, atol(buf));
-	/* Several batches, and each context has a part of each. */
+	/* Several batches, and each context gets a part of each. */
 	ASSERT_EQ(0, ferry_set_knob("batch_bytes", "%lu", FERRY_PMD));
 }
 
@@ -93,7 +93,7 @@ static void cell(struct __test_metadata *_metadata, struct flt *f, bool later,
 	flt_strike(_metadata, f, later ? "\"channel\":1,\"nth\":3" : "\"nth\":1", &fault);
 }
 
-/* What is not there may be back any time, and go on: that is no proof. */
+/* A function that is gone may come back at any time, and go on, so there is no proof. */
 static void come_back(struct __test_metadata *_metadata, struct flt *f)
 {
 	EXPECT_FALSE(race_none_parked(NULL));
@@ -220,7 +220,7 @@ TEST_F(sdxi, function_error)
 	cell(_metadata, &self->f, variant->later, fault);
 }
 
-/* The log, and who is to stop the context, fail with it. */
+/* The log, and the administrative context that has to stop the failed one, fail as well. */
 TEST_F(sdxi, log_full)
 {
 	const struct flt_fault fault = {

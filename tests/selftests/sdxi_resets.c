@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * SDXI functions are reset while folios migrate: by the PCI core, and since they fail. What
- * they had fails, and is proven not to be written to any more; content stays right, nothing
- * stays parked, and all contexts go on.
+ * SDXI functions are reset while folios migrate: by the PCI core, and because they fail.
+ * Their descriptors fail, and are proven not to be written any more; content stays right,
+ * nothing stays parked, and all contexts go on.
  *
- * Seen red, in a scratch copy: with contexts that do not tell who waits that they have stopped
- * (Context::stopped() without notify()), nothing is copied any more after an error of the function.
+ * Seen red, in a scratch copy: with contexts that do not wake their waiters when they have
+ * stopped (Context::stopped() without notify()), nothing is copied any more after an error of
+ * the function.
  */
 #include "kselftest_harness.h"
 #include "ferry_util.h"
@@ -38,7 +39,7 @@ FIXTURE_SETUP(resets)
 	self->port = eng_open("ferry_sdxi");
 	ASSERT_LE(0, self->port);
 	EXPECT_TRUE(eng_calm(self->port));
-	/* So slow that there is something in flight most of the time. */
+	/* So slow that a descriptor is in flight most of the time. */
 	EXPECT_TRUE(eng_do(self->port, "{\"cmd\":\"limit\",\"bytes_per_s\":200000000}"));
 	ASSERT_TRUE(eng_function(DRIVER, self->function, sizeof(self->function)));
 	self->channels = eng_channels();
@@ -56,7 +57,7 @@ FIXTURE_TEARDOWN(resets)
 	}
 }
 
-/* The function's own count of something. */
+/* Returns one of the function's own counters, or -1. */
 static long counter(const char *function, const char *name)
 {
 	char path[100], buf[4096], *p;
@@ -73,7 +74,7 @@ static bool copies(void *arg)
 	return ferry_stat("engine_bytes") > *(long *)arg;
 }
 
-/* The engine gets something again. */
+/* Expects that the engine copies again. */
 static void goes_on(struct __test_metadata *_metadata)
 {
 	long seen = ferry_stat("engine_bytes");
@@ -122,7 +123,7 @@ TEST_F(resets, by_the_pci_core)
 
 #define FUNCTION_ERROR	"{\"cmd\":\"inject\",\"nth\":7,\"fault\":{\"kind\":\"function_error\"}}"
 
-/* Errors of the function, which it comes back from by stopping and starting again. */
+/* Errors of the function, from which it recovers by stopping and starting again. */
 TEST_F(resets, after_errors_of_the_function)
 {
 	long before = counter(self->function, "\nfunction_errors ");

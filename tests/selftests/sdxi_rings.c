@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Rings of SDXI contexts, by what the driver counts: one doorbell for each context and
- * batch, one interrupt at most, what adjoins is one descriptor, rings that wrap around many
+ * Rings of SDXI contexts, by the driver's counters: one doorbell for each context and batch,
+ * at most one interrupt, one descriptor for adjoining memory, rings that wrap around many
  * times, and all contexts of all functions at once.
  *
- * Seen red, in a scratch copy: with a queue that hands over each copy as it comes
- * (Context::push() that publishes), the first two count more doorbells than submissions.
+ * Seen red, in a scratch copy: with a queue that publishes each copy at once (Context::push()
+ * that publishes), the first two tests count more doorbells than submissions.
  */
 #include <dirent.h>
 
@@ -17,10 +17,10 @@
 #define LEN		(8UL << 20)
 #define PAGES		(LEN / FERRY_PAGE)
 #define FUNCTIONS	FERRY_DEBUGFS "functions/"
-/* Slots of a ring. */
+/* The number of slots of a ring. */
 #define SLOTS		1024
 
-/* What contexts have done, all together. */
+/* The counters of all contexts, added up. */
 struct sums {
 	int functions;
 	/* Contexts that have copied. */
@@ -50,7 +50,10 @@ static long value(const char *line, const char *name)
 	return p ? atol(p + strlen(name)) : 0;
 }
 
-/* Adds up the contexts of all functions. */
+/*
+ * Adds up the counters of the contexts of all functions. Returns false if there is no
+ * function.
+ */
 static bool add_up(struct sums *s)
 {
 	char path[400], buf[65536], *line, *next;
@@ -87,7 +90,7 @@ static bool add_up(struct sums *s)
 	return s->functions > 0;
 }
 
-/* Selects the migrator anew, with as many contexts. */
+/* Selects the migrator anew, with @n contexts. */
 static int contexts(int n)
 {
 	int ret;
@@ -158,7 +161,7 @@ static void begin(struct __test_metadata *_metadata, FIXTURE_DATA(rings) * self)
 	race_count(&self->count);
 }
 
-/* Content was right; what was counted is as it should be. */
+/* Expects that the counters of the contexts and of the migrator agree, and no error. */
 static void end(struct __test_metadata *_metadata, FIXTURE_DATA(rings) * self)
 {
 	struct sums *b = &self->before, *a = &self->after;
@@ -179,7 +182,7 @@ static void end(struct __test_metadata *_metadata, FIXTURE_DATA(rings) * self)
 	EXPECT_EQ(0, race_grown(&self->count, "chunks_failed"));
 }
 
-/* One context, whose ring wraps around. */
+/* One context with a ring that wraps around. */
 TEST_F(rings, wrap_around)
 {
 	int turns = ferry_iters(40, 10), i;
@@ -198,7 +201,7 @@ TEST_F(rings, wrap_around)
 	end(_metadata, self);
 }
 
-/* What adjoins is one copy; and there is one doorbell, however many there are. */
+/* Adjoining memory is one copy, and there is one doorbell for any number of copies. */
 TEST_F(rings, what_adjoins_is_one_copy)
 {
 	long scattered, copies, bytes;
@@ -212,7 +215,7 @@ TEST_F(rings, what_adjoins_is_one_copy)
 	EXPECT_EQ(0, ferry_verify(self->mem, LEN, 6, 1));
 	copies = self->after.copies - self->before.copies;
 	bytes = race_grown(&self->count, "engine_bytes");
-	/* One for each folio, and for what a channel gets of one. */
+	/* One copy for each folio, and for each part of a folio that a channel gets. */
 	EXPECT_LE(copies, 2 * bytes / (long)FERRY_PMD + 4);
 
 	ASSERT_EQ(0, race_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[0]));
@@ -225,7 +228,7 @@ TEST_F(rings, what_adjoins_is_one_copy)
 	EXPECT_GT(scattered, 8 * copies);
 }
 
-/* All contexts that there can be, of all functions, have a part of it. */
+/* All contexts of all functions get a part of each batch. */
 TEST_F(rings, all_contexts)
 {
 	long channels, was;
@@ -233,7 +236,7 @@ TEST_F(rings, all_contexts)
 
 	ASSERT_EQ(0, contexts(64));
 	channels = eng_channels();
-	/* 63 of one function of the model; more than one has more. */
+	/* 63 contexts of one function of the model; several functions have more. */
 	EXPECT_LE(63, channels);
 	ASSERT_EQ(0, race_fresh(self->mem, LEN, FERRY_PMD, self->nodes[0]));
 	begin(_metadata, self);
@@ -251,8 +254,8 @@ TEST_F(rings, all_contexts)
 }
 
 /*
- * Contexts of a function that leaves are replaced by spare ones of the others. Seen red: with a
- * keeper that does not look for any then, 12 of 16 are left.
+ * Contexts of a function that leaves are replaced by spare ones of the other functions. Seen
+ * red: with a channel manager that does not rescan then, 12 of 16 are left.
  */
 TEST_F(rings, others_stand_in)
 {

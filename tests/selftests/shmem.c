@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Shared memory goes to and fro between two nodes: shared anonymous memory of every
- * size that sysfs offers, memfd and files of tmpfs, small and huge. What is mapped is
- * compared byte for byte through the mapping and through the file. Page cache that
- * nobody maps cannot be named in a system call; offline.c and compaction.c move it.
+ * Shared memory moves back and forth between two nodes: shared anonymous memory of every size
+ * that sysfs offers, memfd and files of tmpfs, small and huge. Mapped memory is compared byte
+ * for byte through the mapping and through the file. Page cache that no process maps cannot
+ * be named in a system call; offline.c and compaction.c move it.
  */
 #include <fcntl.h>
 #include <sys/mount.h>
@@ -29,8 +29,8 @@ FIXTURE(shmem)
 FIXTURE_VARIANT(shmem)
 {
 	enum kind kind;
-	unsigned int kib;	/* of a folio; 0: any size above 4K */
-	const char *huge;	/* of the mount, or of shmem_enabled */
+	unsigned int kib;	/* KiB of a folio; 0: any size above 4K */
+	const char *huge;	/* option of the mount, or of shmem_enabled */
 	size_t write;		/* bytes of one write that allocates; 0: page faults */
 };
 
@@ -68,8 +68,8 @@ FIXTURE_VARIANT_ADD(shmem, tmpfs_2m) {
 /*
  * Allows huge folios of the size under test while memory is populated. If they are allowed
  * when it is mapped, khugepaged wakes up for the new process, and takes references to its
- * folios: on a busy machine a CPU of the guest can be off the real ones meanwhile, for
- * longer than a call tries to move a folio.
+ * folios: on a busy machine the guest's CPU can be preempted meanwhile, for longer than a
+ * call tries to move a folio.
  */
 static int allow(const FIXTURE_VARIANT(shmem) * variant, bool on)
 {
@@ -81,7 +81,7 @@ static int allow(const FIXTURE_VARIANT(shmem) * variant, bool on)
 	case MEMFD:
 		return ferry_set(FERRY_THP "shmem_enabled", "%s", on ? variant->huge : "never");
 	default:
-		return 0;	/* By an option of the mount, of which khugepaged does not know. */
+		return 0;	/* A mount option allows them, unseen by khugepaged. */
 	}
 }
 
@@ -93,7 +93,7 @@ FIXTURE_SETUP(shmem)
 	self->mem = MAP_FAILED;
 	if (ferry_mem_nodes(self->nodes) < 2)
 		SKIP(return, "needs two nodes with memory");
-	/* PREEMPT_RT is without. */
+	/* PREEMPT_RT has no THP. */
 	if (variant->kib != 4 && access(FERRY_THP "enabled", F_OK))
 		SKIP(return, "no CONFIG_TRANSPARENT_HUGEPAGE");
 	ASSERT_EQ(0, ferry_quiet());
@@ -123,7 +123,7 @@ FIXTURE_TEARDOWN(shmem)
 	ferry_restore();
 }
 
-/* Fresh folios on @node, mapped. */
+/* Maps fresh folios on @node. */
 static void fresh(struct __test_metadata *_metadata, FIXTURE_DATA(shmem) * self,
 		  const FIXTURE_VARIANT(shmem) * variant, int node)
 {
@@ -154,7 +154,10 @@ static void fresh(struct __test_metadata *_metadata, FIXTURE_DATA(shmem) * self,
 	ASSERT_EQ(LEN, ferry_in_folios_of(self->mem, LEN, variant->kib << 10));
 }
 
-/* A private mapping of the file: pages of its own where it wrote, the file's elsewhere. */
+/*
+ * Moves a private mapping of the file: it has its own pages where it was written, and the
+ * file's elsewhere.
+ */
 static void private_mapping(struct __test_metadata *_metadata,
 			    FIXTURE_DATA(shmem) * self,
 			    const FIXTURE_VARIANT(shmem) * variant, int from, int to)
@@ -195,9 +198,9 @@ TEST_F(shmem, round_trip)
 			pfn = ferry_pfn(self->mem);
 			ferry_fill(self->mem, LEN, variant->kib, ++gen);
 			/*
-			 * Naming each folio once makes full batches. Naming each
-			 * page makes batches of one: the second page of a folio
-			 * is busy, and that ends the batch.
+			 * Naming each folio once makes full batches. Naming each page makes
+			 * batches of one: the second page of a folio is busy, and that ends
+			 * the batch.
 			 */
 			step = i == 1 ? FERRY_PAGE : variant->kib << 10;
 			ASSERT_EQ(0, ferry_move_range(self->mem, LEN, step, to, NULL));
@@ -209,7 +212,7 @@ TEST_F(shmem, round_trip)
 							  variant->kib << 10));
 			if (self->fd < 0)
 				continue;
-			/* Through the file: it must be the same page. */
+			/* Through the file, which must have the same page. */
 			ASSERT_EQ(0, ferry_verify_fd(self->fd, LEN, variant->kib, gen));
 			ASSERT_EQ(0, ferry_fill_fd(self->fd, LEN, variant->kib, ++gen));
 			ASSERT_EQ(0, ferry_verify(self->mem, LEN, variant->kib, gen));
@@ -219,7 +222,7 @@ TEST_F(shmem, round_trip)
 		private_mapping(_metadata, self, variant, self->nodes[r],
 				self->nodes[!r]);
 	ASSERT_EQ(0, ferry_stats_get(&after));
-	/* Where shmem is not copied early, copy-now takes what has several chunks. */
+	/* Where shmem is not copied early, folios of several chunks are copied in place. */
 	if (variant->kib > 128 || ferry_stats_delta(&self->before, &after, "eligible_shmem") > 0)
 		EXPECT_TRUE(ferry_stats_used(&self->before, &after));
 }

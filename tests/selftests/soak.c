@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Soak: memory of all kinds migrates for a long time; nothing is lost, nothing is leaked.
+ * Soak: memory of all kinds migrates for a long time; no byte is lost and no memory is
+ * leaked.
  *
  *	soak [--seconds N] [--cycles N] [--keepers N] [--seed N] [--calm]
  *
@@ -10,31 +11,31 @@
  * calm: keepers, each a process in a control group of its own, move their memory
  *	(anonymous 4K, 64K and 2M, shared 4K and 2M, hugetlb, a file of ext4) by
  *	move_pages(2), migrate_pages(2), mbind(2), cpuset.mems and with a forked child, and
- *	compare every byte after every few moves. In the first half one at a time, so that
- *	there are idle CPUs for workers; in the second one all at once, and migrator and
- *	knobs change, and now and then a keeper is killed in the middle of it;
+ *	compare every byte after every few moves. In the first half one works at a time, so
+ *	that there are idle CPUs for workers; in the second half all work at once, migrator
+ *	and knobs change, and now and then a keeper is killed in the middle of its work;
  * fire: the same beside stress, with fault injection, hotplug, swap, userfaultfd and
- *	the module's coming and going. Not with --calm.
+ *	removal and loading of the module. Not with --calm.
  *
- * The last thing a keeper does is to compare everything once more, the file as it is on
- * the disk.
+ * In the end each keeper compares everything once more, including the file as it is on the
+ * disk.
  *
- * What counts as a leak: the first cycle is the warm-up, because it makes what stays for
- * good, such as slabs of caches that only this work uses, per-CPU parts of them, kernel
- * threads of drivers, pages of the programs. All others do the same work, so what the
- * last third of them has more than the first third is leaked, but for noise, which does
- * not grow with the time: see TOLERANCE_OTHER. With ten cycles these are six apart: a
- * page lost in every n-th batch is found if six cycles have more than 64 * n of them on
- * each node; the number of batches is in the results.
+ * Definition of a leak: the first cycle is the warm-up, because it makes allocations that
+ * stay for good, such as slabs of caches that only this work uses, per-CPU parts of them,
+ * kernel threads of drivers, pages of the programs. All other cycles do the same work, so the
+ * growth from the first third to the last third of them is leaked, except for noise, which
+ * does not grow with the time: see TOLERANCE_OTHER. With ten cycles the two thirds are six
+ * cycles apart: a page lost in every n-th batch is found if six cycles have more than 64 * n
+ * batches on each node; the results have the number of batches.
  *
- * Seen red, with scratch copies of the module, --seconds 120 --cycles 4 --calm: one that
- * loses a page in every second batch: 449 pages more that are not free, 242 and 201 on no
- * list, after 1973 batches; one that loses a batch object in every 16th: 1366 pages of
- * slabs more, after 1647 batches. Without a leak, with stress too: 35 pages more that
+ * Seen red, with scratch copies of the module, --seconds 120 --cycles 4 --calm: with one that
+ * loses a page in every second batch, 449 more pages that are not free, 242 and 201 on no
+ * list, after 1973 batches; with one that loses a batch object in every 16th batch, 1366 more
+ * pages of slabs, after 1647 batches. Without a leak, also with stress: 35 more pages that
  * are not free, none on no list, 16 of slabs.
  *
- * Needs FERRY_MODULE. FERRY_SECONDS is the time without --seconds; scripts/soak runs it
- * for long, and on the debug kernel with kmemleak.
+ * Needs FERRY_MODULE. FERRY_SECONDS is the time without --seconds; scripts/soak runs the
+ * program for long, and on the debug kernel with kmemleak.
  */
 #include <linux/memfd.h>
 #include <sched.h>
@@ -65,13 +66,13 @@ static unsigned int rnd(unsigned int n)
 
 /* ---- keepers ---- */
 
-/* What a keeper tells; shared with it. */
+/* A keeper's results, in memory that it shares with the parent. */
 struct told {
 	bool ready;
-	bool rest;		/* it is not its turn */
+	bool rest;		/* another keeper's turn */
 	long moves;
 	size_t bad;
-	char why[120];		/* it could not begin */
+	char why[120];		/* the reason why it could not begin */
 };
 
 struct keeper {
@@ -148,7 +149,7 @@ static size_t verify_all(const struct memory *m, u64 gen)
 	return bad;
 }
 
-/* Calls @fn for each mapping; large folios of 2M one address each. */
+/* Calls @fn for each mapping, with a step of one folio. */
 static void each(struct memory *m, void (*fn)(char *p, size_t len, size_t step, int node),
 		 int node)
 {
@@ -189,7 +190,7 @@ static void set_both_mems(const struct keeper *k)
 	ferry_write(path, "%d,%d", nodes[0], nodes[1]);
 }
 
-/* Moves everything to @node in one of the ways there are. */
+/* Moves everything to @node in a random way. Returns the number of wrong parts. */
 static size_t move_all(const struct keeper *k, struct memory *m, u64 gen, int node, int other)
 {
 	int status;
@@ -207,20 +208,23 @@ static size_t move_all(const struct keeper *k, struct memory *m, u64 gen, int no
 		set_both_mems(k);
 		return 0;
 	case 3:
-		/* What is mapped twice moves, too; then each writes to its own copy. */
+		/*
+		 * Memory that is mapped twice moves, too; then each process writes to its own
+		 * copy.
+		 */
 		pid = fork();
 		if (pid < 0)
 			return 0;
 		if (!pid) {
 			size_t bad = verify_all(m, gen);
 
-			/* What is shared is the parent's to write. */
+			/* Only the parent writes to shared memory. */
 			ferry_fill(m->mix.part[FERRY_MIX_4K].mem, PART, 99, gen);
 			bad += ferry_verify(m->mix.part[FERRY_MIX_4K].mem, PART, 99, gen);
 			_exit(!!bad);
 		}
 		each(m, by_move_pages, node);
-		/* Being told to end is no reason not to hear how the child fared. */
+		/* A signal to end must not hide the child's result. */
 		while (waitpid(pid, &status, 0) < 0) {
 			if (errno != EINTR)
 				return 1;
@@ -257,7 +261,7 @@ static void keeper_main(struct keeper *k, int which, bool file, bool huge)
 			ferry_sleep_ms(5);
 			continue;
 		}
-		/* Some moves later it is still the same. */
+		/* The content is the same after several moves. */
 		for (n = 1 + rnd(4); n && !stop; n--, told->moves++)
 			told->bad += move_all(k, &m, gen, nodes[told->moves & 1],
 					      nodes[!(told->moves & 1)]);
@@ -282,10 +286,13 @@ static bool is_ready(void *arg)
 	return __atomic_load_n(&k->told->ready, __ATOMIC_ACQUIRE);
 }
 
-/* One after the other: they set for what sizes the kernel may use. */
+/*
+ * Starts one keeper after the other, because each sets the folio sizes that the kernel may
+ * use.
+ */
 static int start_keeper(struct keeper *k, int which, bool file, bool huge)
 {
-	/* The one before it may have been killed while it was bound to a node. */
+	/* The former keeper may have been killed while it was bound to a node. */
 	set_both_mems(k);
 	memset(k->told, 0, sizeof(*k->told));
 	fflush(NULL);
@@ -299,7 +306,7 @@ static int start_keeper(struct keeper *k, int which, bool file, bool huge)
 	return 0;
 }
 
-/* Gives the number of those that had anything wrong. */
+/* Ends the keepers. Returns the number of keepers with a fault. */
 static int end_keepers(int sig, long *moves)
 {
 	struct keeper *k;
@@ -368,7 +375,7 @@ static int start_keepers(bool file, bool huge)
 	return ret;
 }
 
-/* A knob, the migrator, or a keeper's life. */
+/* Changes a knob or the migrator, or kills a keeper and starts it again. */
 static void change_something(bool file, bool huge)
 {
 	int k = rnd(ARRAY_SIZE(knobs)), which = rnd(nr_keepers), status;
@@ -396,7 +403,7 @@ static void change_something(bool file, bool huge)
 	}
 }
 
-/* Lets one keeper work, or all (-1). */
+/* Lets one keeper work, or all of them (-1). */
 static void only(int which)
 {
 	int i;
@@ -416,12 +423,12 @@ static void calm(u64 ms)
 
 	race_count(&c);
 	seen.bad_start += start_keepers(file, huge) != 0;
-	/* One after the other, so that CPUs are idle and workers welcome. */
+	/* One after the other, so that CPUs are idle and workers get work. */
 	while (ferry_now_ns() < middle_ns) {
 		only(turn++ % nr_keepers);
 		ferry_sleep_ms(500);
 	}
-	/* Then all of them, and with changes. */
+	/* Then all of them, with changes. */
 	only(-1);
 	while (ferry_now_ns() < end) {
 		change_something(file, huge);
@@ -446,7 +453,7 @@ static void fire(u64 ms, int cycle)
 
 	snprintf(seconds, sizeof(seconds), "%llu", (unsigned long long)(ms / 1000 + 1));
 	snprintf(number, sizeof(number), "%u", seed + cycle);
-	/* Before there is a pipe that they would keep open. */
+	/* Before the pipe exists, because they would keep it open. */
 	seen.bad_start += start_keepers(false, huge) != 0;
 	if (pipe(fd)) {
 		seen.bad_start++;
@@ -463,7 +470,7 @@ static void fire(u64 ms, int cycle)
 	}
 	close(fd[1]);
 	f = fdopen(fd[0], "r");
-	/* A test below this one. */
+	/* The output of stress is that of a subtest. */
 	while (f && fgets(line, sizeof(line), f))
 		printf("    %s", line);
 	if (f)
@@ -523,9 +530,9 @@ static int cycle(int number, u64 ms, bool with_fire)
 }
 
 /*
- * Pages are judged where they are back when they have been freed. A kernel with kmemleak
- * has its records, and ours has KASAN, which keeps what has been freed for a while: there
- * they are only shown, and kmemleak looks for what is lost.
+ * Judges the growth of pages that are back once they have been freed. A kernel with kmemleak
+ * has its records, and ours has KASAN, which keeps freed memory for a while: there the growth
+ * is only shown, and kmemleak finds leaks.
  */
 static void judge(long by, long tolerance, const char *what)
 {
@@ -603,7 +610,7 @@ int main(int argc, char **argv)
 	ksft_test_result(!seen.pool, "the pool was whole\n");
 	ksft_test_result(!seen.unload, "the module could be unloaded\n");
 	ksft_test_result(!isolated, "no page stayed isolated\n");
-	/* If a block stayed offline, the rest says nothing. */
+	/* If a block stayed offline, the rest means nothing. */
 	by = counts_growth(counts_get_managed, 0) + counts_growth(counts_get_managed, 1);
 	ksft_test_result(!by, "pages of both nodes: %+ld\n", by);
 	judge(counts_growth(counts_get_used, 0), TOLERANCE_USED, "pages that are not free");

@@ -4,25 +4,26 @@
  *
  * A mover that must not block goes on when the virtual CPU of a worker is taken away.
  *
- * Reclaim demotes a group's memory; its mover sleeps after the submit (delay_after_submit_us),
- * and the worker holds a chunk that it has claimed for less than that (delay_in_chunk_us): as
- * long as its CPU runs, the chunk is done before the mover comes to it. Meanwhile QEMU is told,
- * by its gdb server (scripts/vm --gdb), to stop all virtual CPUs and to let all but the worker's
- * go on. So its CPU is away in the middle of a chunk, and neither the kernel nor Ferry has been
- * told. It comes back when this program says so, not after a time.
+ * Reclaim demotes a group's memory; its mover sleeps after the submit
+ * (delay_after_submit_us), and the worker holds a chunk that it has claimed for less than
+ * that (delay_in_chunk_us): as long as its CPU runs, the chunk is done before the mover comes
+ * to it. Meanwhile the program tells QEMU, by its gdb server (scripts/vm --gdb), to stop all
+ * virtual CPUs and to let all but the worker's go on. So the worker's CPU is away in the
+ * middle of a chunk, and neither the kernel nor Ferry has been told. It comes back when this
+ * program tells QEMU, not after a time.
  *
- * What is asserted is an order: the mover returns while that CPU is away, having given up
- * a wait (waits_cut), with what it waited for parked. After the CPU is back, nothing stays
- * parked and content is right. With a CPU that stays, the same migration gives up no wait,
- * unless the host takes that CPU away.
+ * The test asserts an order: the mover returns while that CPU is away, having given up a wait
+ * (waits_cut), with the folios for which it waited parked. After the CPU is back, nothing
+ * stays parked and content is right. With a CPU that stays, the same migration gives up no
+ * wait, unless the host takes that CPU away.
  *
- * A CPU is not taken while it is in an interrupt or the scheduler, where it may have locks
- * of the kernel: then the stock kernel would stand, too. It is taken again until it is in
- * ferry.ko. The rest of what this program and its mover need is on the other CPU: interrupts
- * of devices, timers (it does not get idle), and its own pages.
+ * A CPU is not taken while it is in an interrupt or the scheduler, where it may hold locks of
+ * the kernel: then the stock kernel would stand still, too. The attempt is repeated until the
+ * CPU is in ferry.ko. Everything else that this program and its mover need is on the other
+ * CPU: interrupts of devices, timers (it does not get idle), and its own pages.
  *
- * Seen red, in a scratch copy: with Patience::Timeout for all batches the mover is still there
- * after PATIENCE_MS.
+ * Seen red, in a scratch copy: with Patience::Timeout for all batches the mover has not
+ * returned after PATIENCE_MS.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -39,7 +40,7 @@
 /* The worker's delay ends before the mover's. */
 #define CHUNK_MS	1500
 #define SUBMIT_MS	3000
-/* Not how long the mover may take, but when it is given up. */
+/* The time after which the test gives the mover up, in ms; the mover needs far less. */
 #define PATIENCE_MS	30000
 #define ATTEMPTS	10
 
@@ -53,8 +54,8 @@ FIXTURE(stolen)
 };
 
 /*
- * Before the harness forks: the test's memory has never been used on the worker's CPU, so that
- * unmapping it does not wait for that.
+ * Before the harness forks: the test's memory has then never been used on the worker's CPU,
+ * and unmapping it does not wait for that CPU.
  */
 __attribute__((constructor)) static void stay(void)
 {
@@ -64,8 +65,9 @@ __attribute__((constructor)) static void stay(void)
 /* ---- QEMU's gdb server ---- */
 
 /*
- * Stops all virtual CPUs, reads the registers of @cpu, and lets all but this one go on, or all
- * of them if it is negative. One write: its end is carried out while nobody runs here.
+ * Stops all virtual CPUs, reads the registers of @cpu, and lets all but this one go on, or
+ * all of them if @cpu is negative. One write, because QEMU carries its end out while all CPUs
+ * stand.
  */
 static int gdb_go_on(int fd, int cpu)
 {
@@ -74,14 +76,17 @@ static int gdb_go_on(int fd, int cpu)
 	unsigned char sum;
 
 	if (cpu >= 0) {
-		/* Threads are CPUs, counted from 1. */
+		/* gdb's threads are CPUs, counted from 1. */
 		snprintf(body[bodies++], 16, "Hg%x", cpu + 1);
 		snprintf(body[bodies++], 16, "g");
 		snprintf(body[bodies++], 16, "vCont;c:%x", cpu == 0 ? 2 : 1);
 	} else {
 		snprintf(body[bodies++], 16, "vCont;c");
 	}
-	/* What was said last is acknowledged; if it has been, this stops all as well. */
+	/*
+	 * Acknowledges the last packet; if it has been acknowledged, this stops all CPUs as
+	 * well.
+	 */
 	len = snprintf(text, sizeof(text), "+\003");
 	for (i = 0; i < bodies; i++) {
 		for (sum = 0, k = 0; body[i][k]; k++)
@@ -92,7 +97,7 @@ static int gdb_go_on(int fd, int cpu)
 	return n == len ? 0 : -EIO;
 }
 
-/* The instruction pointer among registers that it has sent; 0 if there is none. */
+/* Returns the instruction pointer among the registers that QEMU has sent, or 0 without one. */
 static unsigned long gdb_rip(int fd)
 {
 	struct pollfd p = { .fd = fd, .events = POLLIN };
@@ -102,7 +107,7 @@ static unsigned long gdb_rip(int fd)
 	ssize_t n;
 	int i;
 
-	/* Without sleeping: timers may be those of the CPU that is away. */
+	/* Without sleeping, because timers may be those of the CPU that is away. */
 	for (u64 end = ferry_now_ns() + 10000000000ULL; ferry_now_ns() < end;) {
 		if (poll(&p, 1, 0) != 1)
 			continue;
@@ -130,7 +135,7 @@ static unsigned long gdb_rip(int fd)
 
 /* ---- the machine ---- */
 
-/* Where ferry.ko has its code. */
+/* Reads the addresses of ferry.ko's code. */
 static bool module_text(unsigned long *from, unsigned long *to)
 {
 	char *text = ferry_read_all("/proc/modules"), *line, *next = text;
@@ -147,7 +152,7 @@ static bool module_text(unsigned long *from, unsigned long *to)
 	return found;
 }
 
-/* All interrupts of devices that can be moved, to @cpu. */
+/* Moves all interrupts of devices that can be moved to @cpu. */
 static void interrupts_to(int cpu)
 {
 	char path[300];
@@ -191,7 +196,7 @@ FIXTURE_SETUP(stolen)
 	ASSERT_TRUE(module_text(&self->text, &self->text_end));
 	ASSERT_EQ(0, race_prepare(self->nodes));
 	ASSERT_EQ(0, ferry_set("/sys/kernel/mm/numa/demotion_enabled", "true"));
-	/* Not what ends a wait here. */
+	/* Long enough that the timeout does not end a wait. */
 	ASSERT_EQ(0, ferry_set_knob("timeout_ms", "60000"));
 	ASSERT_EQ(0, ferry_set_knob("min_batch_bytes", "4096"));
 	ASSERT_EQ(0, ferry_set_knob("reasons", "demotion"));
@@ -199,7 +204,7 @@ FIXTURE_SETUP(stolen)
 	ASSERT_EQ(0, ferry_cgroup_create("ferry-stolen", "+memory", self->group));
 	ASSERT_EQ(0, ferry_cgroup_enter(self->group, 0));
 	ASSERT_EQ(0, ferry_mthp_only(0));
-	/* But for what is mapped after it. */
+	/* Memory that is mapped later is not locked. */
 	ASSERT_EQ(0, mlockall(MCL_CURRENT));
 	self->mem = ferry_map_anon(LEN, FERRY_PMD);
 	ASSERT_NE(MAP_FAILED, self->mem);
@@ -263,7 +268,7 @@ static bool over_in(struct mover *m, unsigned int ms)
 	return is_over(m);
 }
 
-/* What keeps the mover, for a person. */
+/* Prints the stack of the mover. */
 static void say_where(const struct mover *m)
 {
 	char path[80], *text;
@@ -274,21 +279,25 @@ static void say_where(const struct mover *m)
 	free(text);
 }
 
-/* Memory that reclaim demotes, and all CPUs without pages that somebody would wait for. */
+/*
+ * Makes memory that reclaim demotes, and leaves no CPU with pages or work for which a task
+ * would wait.
+ */
 static void cold(struct __test_metadata *_metadata, FIXTURE_DATA(stolen) * self, int gen)
 {
 	ASSERT_EQ(0, race_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[0]));
 	ferry_fill(self->mem, LEN, 15, gen);
 	ASSERT_EQ(0, madvise(self->mem, LEN, MADV_COLD));
 	ferry_write("/proc/sys/vm/drop_caches", "1");
-	ASSERT_TRUE(ferry_wait(ferry_helpers_asleep, NULL, 10000));
+	ASSERT_TRUE(ferry_wait(ferry_workers_asleep, NULL, 10000));
 	ASSERT_EQ(0, ferry_inject("delay_in_chunk_us", CHUNK_MS * 1000));
 	ASSERT_EQ(0, ferry_inject("delay_after_submit_us", SUBMIT_MS * 1000));
 }
 
 /*
- * Takes the worker's CPU away while it is in ferry.ko, with a batch that the mover has
- * not come to. It may have had none, or be at its end: then what follows shows nothing.
+ * Takes the worker's CPU away while it is in ferry.ko, with a batch to which the mover has
+ * not come. Returns false if that fails. The worker may have had no batch, or be at its end:
+ * then the following shows nothing.
  */
 static bool take(FIXTURE_DATA(stolen) * self, struct mover *m, long batches)
 {
@@ -333,13 +342,13 @@ TEST_F(stolen, mover_goes_on)
 		calm += !race_grown(&c, "waits_cut");
 		ASSERT_TRUE(ferry_wait(race_none_parked, NULL, 20000));
 
-		/* With one that goes. */
+		/* With a CPU that is taken away. */
 		cold(_metadata, self, ++gen);
 		race_count(&c);
 		seen = ferry_stat("batches");
 		ASSERT_EQ(0, mover_start(self, &m));
 		away = take(self, &m, seen);
-		/* The first batch is what counts. */
+		/* Only the first batch counts. */
 		ferry_write(FERRY_DEBUGFS "inject/delay_in_chunk_us", "0");
 		ferry_write(FERRY_DEBUGFS "inject/delay_after_submit_us", "0");
 		over = over_in(&m, PATIENCE_MS);
@@ -348,7 +357,7 @@ TEST_F(stolen, mover_goes_on)
 		race_count_end(&c);
 		cut = race_grown(&c, "waits_cut");
 		parked = race_parked();
-		/* Only now. */
+		/* The CPU comes back only now. */
 		ASSERT_EQ(0, gdb_go_on(self->gdb, -1));
 		pthread_join(m.thread, NULL);
 		ferry_note("CPU %s; mover %s; %ld waits given up, %ld folios parked",

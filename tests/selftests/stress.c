@@ -6,13 +6,13 @@
  *
  *	stress [--seed N] [--seconds N] [--only storm,storm...] [--not storm,...] [--list]
  *
- * Each storm is a thread with memory of its own, every page of which it checks byte for
- * byte again and again. Two threads move the memory of all of them between two nodes all
- * the time. The seed is printed; the same seed gives the same decisions, if not the same
- * timing. FERRY_SECONDS is the time limit, 60 by default and 20 with FERRY_SHORT=1.
+ * Each storm is a thread with memory of its own, and checks every page of it byte for byte
+ * again and again. Two threads move the memory of all of them between two nodes all the time.
+ * The seed is printed; the same seed gives the same decisions, but not the same timing.
+ * FERRY_SECONDS is the time limit, 60 by default and 20 with FERRY_SHORT=1.
  *
- * One result for each storm: it did something, and lost nothing. What the machine lacks
- * is skipped, with the reason.
+ * One result for each storm: it has made rounds, and lost nothing. A storm for which the
+ * machine lacks something is skipped, with the reason.
  */
 #include <dirent.h>
 #include <linux/udmabuf.h>
@@ -49,11 +49,11 @@
 struct storm {
 	const char *name;
 	void (*fn)(struct storm *s);
-	bool keeps_going;	/* rounds are not the point: it may do nothing at all */
-	/* what it has */
-	char *mem;		/* what is to be moved; the movers read it, too */
+	bool keeps_going;	/* may make no round at all */
+	/* input */
+	char *mem;		/* memory to be moved; the movers read it, too */
 	unsigned int r;
-	/* what became of it */
+	/* results */
 	long rounds;
 	size_t bad;
 	char skip[100];
@@ -70,7 +70,10 @@ static int nodes[FERRY_MAX_NODES];
 static const char *module;
 static bool disk_ready;
 
-/* The time is up; who has not done anything yet on a slow machine gets some more. */
+/*
+ * Returns true if the time is up. A storm without a round on a slow machine gets GRACE_NS
+ * more.
+ */
 static bool over(void)
 {
 	u64 now = ferry_now_ns();
@@ -100,7 +103,10 @@ static void publish(struct storm *s, char *mem)
 	__atomic_store_n(&s->mem, mem, __ATOMIC_RELEASE);
 }
 
-/* Private anonymous memory, known to the movers; half of it as large folios, if they are on. */
+/*
+ * Maps private anonymous memory and publishes it to the movers. It has large folios if they
+ * are on.
+ */
 static char *own(struct storm *s, size_t len)
 {
 	char *p = ferry_map_anon(len, ALIGN);
@@ -136,7 +142,7 @@ static void storm_write(struct storm *s)
 		return;
 	fill(s, p, LEN, gen);
 	while (!over()) {
-		/* Page by page, so that a page is written while it is anywhere. */
+		/* Page by page, so that each page is written at every stage of its migration. */
 		for (off = 0; off < LEN && !over(); off += FERRY_PAGE) {
 			s->bad += ferry_verify_at(p + off, FERRY_PAGE,
 						  (uintptr_t)s & 0xffff, gen, off);
@@ -171,7 +177,7 @@ static void storm_fork(struct storm *s)
 			bad += ferry_verify(p, LEN, (uintptr_t)s & 0xffff, gen + 77);
 			_exit(!!bad);
 		}
-		/* Half of it is copied on write here, the other half there. */
+		/* Half of it is copied on write here, the other half in the child. */
 		check(s, p, LEN, gen);
 		fill(s, p, LEN / 2, gen + 1);
 		check(s, p, LEN / 2, gen + 1);
@@ -192,7 +198,7 @@ static void storm_mremap(struct storm *s)
 		return skip(s, "no memory");
 	for (gen = 0; !over(); gen++) {
 		fill(s, p, LEN, gen);
-		/* What it leaves behind stays ours: nobody else may map there. */
+		/* The former place stays mapped, so that no other thread can map there. */
 		q = mremap(p, LEN, LEN,
 			   MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, to);
 		if (q == MAP_FAILED) {
@@ -218,7 +224,7 @@ static void storm_munmap(struct storm *s)
 		fill(s, p, LEN, gen);
 		ferry_sleep_ms(rnd(s, 10));
 		check(s, p, LEN, gen);
-		/* In two parts, the first one out of the middle of a folio. */
+		/* In two parts, the first one from the middle of a folio. */
 		munmap(p + LEN / 2, LEN / 2);
 		check(s, p, LEN / 2, gen);
 		munmap(p, LEN / 2);
@@ -264,7 +270,7 @@ static void storm_madvise(struct storm *s)
 						  ALIGN / 2);
 			break;
 		case 1:
-			/* What is free may be zero or what it was, page by page. */
+			/* A page that is free may be zero or have its former content. */
 			madvise(p, ALIGN, MADV_FREE);
 			for (off = 0; off < ALIGN; off += FERRY_PAGE) {
 				u64 first = *(u64 *)(p + off);
@@ -319,7 +325,7 @@ static void storm_ksm(struct storm *s)
 		for (i = 0; i < n; i++)
 			memset(p + i * FERRY_PAGE, (gen + i % 4) & 0x7f, FERRY_PAGE);
 		ferry_sleep_ms(50);
-		/* Merged by now; some are written to and come apart. */
+		/* The pages are merged by now; some are written to and come apart. */
 		for (i = 0; i < n; i += 3)
 			p[i * FERRY_PAGE + 9] = 0x55;
 		for (i = 0; i < n; i++) {
@@ -355,7 +361,7 @@ static void storm_swap(struct storm *s)
 		if (gen & 1)
 			ferry_sleep_ms(5);
 		check(s, p, LEN / 2, gen);
-		/* The other half comes back because swap goes. */
+		/* The other half comes back because swap is turned off. */
 		if (on && gen % 4 == 3 && !swapoff(ZRAM))
 			on = false;
 		check(s, p, LEN, gen);
@@ -418,7 +424,10 @@ static void *uffd_fn(void *arg)
 				.len = FERRY_PAGE,
 			};
 
-			/* Who faulted tries again if it was in the way of a change. */
+			/*
+			 * The faulting thread tries again if the fault met a change of the
+			 * mapping.
+			 */
 			if (ioctl(u->fd, UFFDIO_COPY, &copy) && errno == EAGAIN) {
 				struct uffdio_range range = { at, FERRY_PAGE };
 
@@ -460,7 +469,7 @@ static void storm_uffd(struct storm *s)
 	for (gen = 0; !over(); gen++) {
 		fill(s, u.from, LEN, gen);
 		madvise(p, LEN, MADV_DONTNEED);
-		/* Every page of it comes from there, copied or moved. */
+		/* Every page comes from the handler, copied or moved. */
 		check(s, p, LEN, gen);
 	}
 	__atomic_store_n(&u.stop, true, __ATOMIC_RELEASE);
@@ -587,7 +596,7 @@ static void storm_cpu(struct storm *s)
 	char path[80];
 	int cpu;
 
-	/* The first CPU cannot go. */
+	/* The first CPU cannot go offline. */
 	cpu = ferry_node_cpu(nodes[1]);
 	snprintf(path, sizeof(path), "/sys/devices/system/cpu/cpu%d/online", cpu);
 	if (cpu <= 0 || access(path, W_OK))
@@ -704,7 +713,7 @@ static void storm_knobs(struct storm *s)
 	while (!over()) {
 		k = rnd(s, ARRAY_SIZE(knobs));
 		snprintf(path, sizeof(path), FERRY_SYSCTL "%s", knobs[k].name);
-		/* The module may be gone at the moment. */
+		/* The module may not be loaded at the moment. */
 		s->rounds += !ferry_write(path, "%s", knobs[k].values[rnd(s, 4)]);
 		if (!rnd(s, 4))
 			ferry_write(FERRY_SYSCTL "migrator", "%s",
@@ -769,7 +778,7 @@ static struct storm storms[] = {
 	{ "module", storm_module, .keeps_going = true },
 };
 
-/* Moves what the storms have, a random part at a time. */
+/* A thread that moves the memory of the storms, a random part at a time. */
 struct mover {
 	pthread_t thread;
 	unsigned int seed;
@@ -843,7 +852,7 @@ static bool in_list(const char *list, const char *name)
 	return false;
 }
 
-/* Remembers everything the storms change, so that it goes back at the end. */
+/* Saves everything that the storms change, so that it is restored at the end. */
 static void remember(void)
 {
 	static const char * const paths[] = {
@@ -905,7 +914,7 @@ int main(int argc, char **argv)
 	log = race_log_open();
 	ferry_quiet();
 	remember();
-	/* Large folios as they come. */
+	/* Large folios where the kernel finds them. */
 	ferry_set(FERRY_THP "hugepages-64kB/enabled", "always");
 	ferry_set(FERRY_THP "enabled", "always");
 	disk_ready = !ferry_ext4(FERRY_DISK, MNT);

@@ -2,11 +2,11 @@
 /*
  * Invariant: I9
  *
- * A migrator is selected and left, knobs change and the module comes and goes at any time
- * under load; a batch ends with the migrator it began with.
+ * A migrator is selected and left, knobs change, and the module is removed and loaded at any
+ * time under load; a batch ends with the migrator with which it began.
  *
  * A batch is held open (delay_after_submit_us): "off", and removing the module, must not
- * come back before it is over.
+ * return before it is over.
  *
  * FERRY_MODULE names the module for the tests that remove it and load it again.
  */
@@ -47,14 +47,14 @@ FIXTURE_TEARDOWN(switching)
 {
 	if (self->mem != MAP_FAILED)
 		munmap(self->mem, LEN);
-	/* What was set is set again only if there is a module to set it in. */
+	/* Values can be restored only if there is a module. */
 	if (access(FERRY_SYSCTL, F_OK))
 		race_load();
 	ferry_restore();
 	ferry_write(FERRY_SYSCTL "migrator", "%s", ferry_migrator());
 }
 
-/* Opens a batch for HOLD_MS in another thread; false if none was opened. */
+/* Opens a batch for HOLD_MS in another thread. Returns false if none was opened. */
 static bool open_batch(struct __test_metadata *_metadata, FIXTURE_DATA(switching) * self,
 		       struct race_move *m)
 {
@@ -86,7 +86,7 @@ TEST_F(switching, off_waits_for_open_batches)
 	ASSERT_EQ(0, race_move_end(&m));
 	ferry_note("off took %llu ms with a batch open for %d ms", (unsigned long long)ms,
 		   HOLD_MS);
-	/* The batch was open when we looked, for less than HOLD_MS. */
+	/* The batch was already open at the first look, so less than HOLD_MS were left. */
 	EXPECT_GE(ms, HOLD_MS / 2);
 	EXPECT_EQ(0, ferry_verify(self->mem, LEN, 9, 1));
 	EXPECT_TRUE(race_all_on(self->mem, LEN, self->nodes[1]));
@@ -144,7 +144,7 @@ TEST_F(switching, knobs_and_switches_under_load)
 	ASSERT_EQ(0, race_movers_start(m, ARRAY_SIZE(m), self->nodes));
 	for (k = 0; k < ARRAY_SIZE(knobs); k++)
 		ASSERT_EQ(0, ferry_set_knob(knobs[k].name, "%s", knobs[k].values[0]));
-	/* Selecting takes its time on a slow kernel. */
+	/* Selecting a migrator is slow on a slow kernel. */
 	while (ferry_now_ns() < end || (changes <= 10 && ferry_now_ns() < latest)) {
 		r = r * 1103515245 + 12345;
 		k = (r >> 8) % ARRAY_SIZE(knobs);
@@ -174,7 +174,10 @@ TEST_F(switching, module_comes_and_goes_under_load)
 {
 	u64 end = ferry_now_ns() + ferry_iters(10, 5) * 1000000000ULL;
 	u64 latest = end + 120 * 1000000000ULL;
-	/* On the debug kernel, KUnit and the tests of channels make loading take half a minute. */
+	/*
+	 * On the debug kernel, KUnit and the tests of channels make loading take half a
+	 * minute.
+	 */
 	const long enough = ferry_iters(4, 2);
 	long rounds, loads = 0, busy = 0;
 	struct race_mover m[2];
@@ -184,7 +187,7 @@ TEST_F(switching, module_comes_and_goes_under_load)
 	if (!getenv("FERRY_MODULE"))
 		SKIP(return, "needs FERRY_MODULE");
 	ASSERT_EQ(0, race_movers_start(m, ARRAY_SIZE(m), self->nodes));
-	/* Taking the module out waits for batches, which take their time on a slow kernel. */
+	/* Removing the module waits for batches, which are slow on a slow kernel. */
 	while (ferry_now_ns() < end || (loads < enough && ferry_now_ns() < latest)) {
 		ret = race_unload();
 		if (ret == -EAGAIN || ret == -EBUSY) {
@@ -239,8 +242,8 @@ static void release_all(void)
 }
 
 /*
- * Seen red on a kernel without the patch of rust/kernel/debugfs: the module goes, and then
- * there is an oops in full_proxy_release() at the first close().
+ * Seen red on a kernel without the patch of rust/kernel/debugfs: the module is removed, and
+ * then the first close() leads to an oops in full_proxy_release().
  */
 TEST_F(switching, open_files_keep_the_module)
 {
@@ -251,12 +254,12 @@ TEST_F(switching, open_files_keep_the_module)
 		SKIP(return, "needs FERRY_MODULE");
 	hold_all();
 	EXPECT_GE(held.n, 10);
-	/* Every other one with output that is left over. */
+	/* Every other file with output that has not been read yet. */
 	for (i = 0; i < held.n; i += 2)
 		begun += read(held.fds[i], buf, 1) == 1;
 	EXPECT_GT(begun, 3);
 	EXPECT_EQ(-EAGAIN, race_unload());
-	/* Nothing has happened to them. */
+	/* The files still work. */
 	EXPECT_EQ(0, access(FERRY_DEBUGFS "state", R_OK));
 	for (i = 0, begun = 0; i < held.n; i += 2)
 		begun += read(held.fds[i], buf, 1) == 1;
@@ -283,7 +286,7 @@ static void *read_all(void *arg)
 			if (read(held.fds[i], buf, sizeof(buf)) > 0)
 				atomic_fetch_add(&opened, 1);
 		release_all();
-		/* Else the module could hardly ever go. */
+		/* Without a pause the module could hardly ever be removed. */
 		ferry_sleep_ms(1);
 	}
 	return NULL;

@@ -3,21 +3,21 @@
  * Invariant: I12
  *
  * The same work with the migrator and with "off" leaves the same counters: events
- * (/proc/vmstat), what is on each node (vmstat of nodes), what a control group has
- * (memory.stat, memory.numa_stat), those of each size of THP, and the pools of hugetlb; the
+ * (/proc/vmstat), memory on each node (vmstat of nodes), memory of a control group
+ * (memory.stat, memory.numa_stat), events of each size of THP, and the pools of hugetlb; the
  * same status of every page, and the same trace of every event of migration in the same
- * order. Good pages, holes, and pages that cannot move, in folios of all kinds, by
- * move_pages(2), mbind(2) and migrate_pages(2). Without ferry.ko the stock kernel is
+ * order. The work has good pages, holes, and pages that cannot move, in folios of all kinds,
+ * by move_pages(2), mbind(2) and migrate_pages(2). Without ferry.ko the stock kernel is
  * compared with itself, which shows that the work is repeatable.
  *
- * The work is done by a child: migrate_pages(2) without CAP_SYS_NICE leaves alone what
- * others map, too, so that of all that the child has inherited nothing moves. Mappings are at
- * fixed addresses, as these are in the trace. Counters of what is counted by CPU are
- * folded before they are read, and pages that are on their way to LRU lists are put there.
+ * A child does the work: migrate_pages(2) without CAP_SYS_NICE leaves alone pages that other
+ * processes map, too, so none of the memory that the child has inherited moves. Mappings are
+ * at fixed addresses, because the trace has them. Per-CPU parts of counters are folded before
+ * they are read, and pages that are on their way to LRU lists are put there.
  *
  * Seen red, in a scratch copy: with lruvec_stat_mod_folio(dst, NR_FILE_MAPPED, 1) for each
  * folio that moves copied, file_mapped of the group and nr_mapped of the node to which
- * move_pages() went had 2998 more, and in all five attempts 13 counters and more differed.
+ * move_pages() moved had 2998 more, and in all five attempts 13 counters and more differed.
  */
 #include <dirent.h>
 #include <fcntl.h>
@@ -60,7 +60,10 @@ static const char * const events[] = {
 	"thp/set_migration_pmd", "thp/remove_migration_pmd",
 };
 
-/* Of a node. What is not here changes by itself: free pages, slabs, page tables, stacks. */
+/*
+ * Counters of a node. Those that change by themselves are missing: free pages, slabs, page
+ * tables, stacks.
+ */
 static const char * const of_nodes[] = {
 	"nr_inactive_anon", "nr_active_anon", "nr_inactive_file", "nr_active_file",
 	"nr_unevictable", "nr_mlock", "nr_isolated_anon", "nr_isolated_file",
@@ -73,7 +76,7 @@ static const char * const of_nodes[] = {
 	"pgdemote_proactive",
 };
 
-/* Of a control group, in all and on each node. */
+/* Counters of a control group, in all and on each node. */
 static const char * const of_groups[] = {
 	"anon", "file", "shmem", "file_mapped", "file_dirty", "file_writeback", "swapcached",
 	"anon_thp", "file_thp", "shmem_thp", "inactive_anon", "active_anon", "inactive_file",
@@ -94,7 +97,7 @@ static const struct {
 	unsigned int kib;
 	enum kind kind;
 } kinds[KINDS] = {
-	/* First, as it takes a fork, after which nothing that was there before is ours alone. */
+	/* The first one, because it forks, after which no earlier memory is the child's alone. */
 	{ "anonymous 4K in the swap cache", 4, SWAPCACHE },
 	{ "anonymous 2M", 2048, PRIVATE },
 	{ "shared 2M", 2048, SHARED },
@@ -123,7 +126,7 @@ struct counts {
 
 struct result {
 	long vmstat[ARRAY_SIZE(counters)];
-	/* How much more there is than before the first call. */
+	/* The growth since before the first call. */
 	struct counts after[CALLS];
 	long ret[CALLS][KINDS];
 	int status[KINDS][PAGES];
@@ -134,7 +137,7 @@ struct result {
 FIXTURE(vmstat_equal)
 {
 	int nodes[FERRY_MAX_NODES];
-	/* Shared with those who do the work, and mapped by us, too. */
+	/* Shared with the processes that do the work, and mapped by the parent, too. */
 	struct result *a, *b;
 	char *trace_a, *trace_b;
 	struct trc trace;
@@ -152,10 +155,10 @@ FIXTURE_SETUP(vmstat_equal)
 	self->first = 1;
 	if (ferry_cpu_nodes(self->nodes) < 2)
 		SKIP(return, "needs two nodes with memory and CPUs");
-	/* So that buffers are mappings that come and go, and the heap stays as it is. */
+	/* Large buffers are mappings of their own, so that the heap stays as it is. */
 	mallopt(M_MMAP_THRESHOLD, 32 << 10);
 	ASSERT_EQ(0, ferry_quiet());
-	/* The child changes them, and we put back what was there before. */
+	/* The child changes these values, and the parent restores them. */
 	ASSERT_EQ(0, ferry_mthp_only(0));
 	ASSERT_EQ(0, ferry_shmem_only(0));
 	for (i = 0; i < 2; i++) {
@@ -179,7 +182,7 @@ FIXTURE_SETUP(vmstat_equal)
 	ASSERT_NE(MAP_FAILED, self->a);
 	memset(self->a, 0, 2 * sizeof(*self->a));
 	self->b = self->a + 1;
-	/* One CPU: the trace is in order, and the LRU caches are the same ones. */
+	/* One CPU, so that the trace is in order and the same LRU caches are used. */
 	ASSERT_EQ(0, ferry_pin_cpu(ferry_node_cpu(self->nodes[0])));
 }
 
@@ -215,7 +218,7 @@ static bool among(const char *key, const char * const *keys, int n)
 	return false;
 }
 
-/* Lines "KEY VALUE" or "KEY N0=VALUE N1=VALUE" with one of these keys. */
+/* Adds lines "KEY VALUE" or "KEY N0=VALUE N1=VALUE" with one of these keys. */
 static void add_lines(struct counts *c, const char *path, const char *whose,
 		      const char * const *keys, int n)
 {
@@ -237,7 +240,7 @@ static void add_lines(struct counts *c, const char *path, const char *whose,
 	free(text);
 }
 
-/* Counters of all sizes of THP, in the order of sizes, and names as they come. */
+/* Adds the counters of all sizes of THP, in ascending order of sizes. */
 static void add_thp(struct counts *c)
 {
 	unsigned int kib[16];
@@ -270,11 +273,11 @@ static void count(struct counts *c, const int *nodes, const char *group)
 	char *mem;
 
 	c->n = 0;
-	/* Of no page, but it drains the LRU caches of all CPUs. */
+	/* This moves no page, but drains the LRU caches of all CPUs. */
 	ferry_move_pages(0, 0, (void **)&mem, nodes, &i, MPOL_MF_MOVE);
 	/*
-	 * Counters of a group are up to date when they are read if so many changes were
-	 * made since the last time (MEMCG_CHARGE_BATCH for each CPU). Make them.
+	 * Counters of a group are up to date when they are read if enough changes were made
+	 * since the last time (MEMCG_CHARGE_BATCH for each CPU). This makes them.
 	 */
 	mem = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_ANONYMOUS | MAP_PRIVATE, -1, 0);
 	if (mem != MAP_FAILED) {
@@ -285,7 +288,7 @@ static void count(struct counts *c, const int *nodes, const char *group)
 	add_lines(c, path, "group", of_groups, ARRAY_SIZE(of_groups));
 	snprintf(path, sizeof(path), "%s/memory.numa_stat", group);
 	add_lines(c, path, "group", of_groups, ARRAY_SIZE(of_groups));
-	/* What CPUs have not yet added to the counters of nodes. */
+	/* Changes that CPUs have not yet added to the counters of nodes. */
 	ferry_write("/proc/sys/vm/stat_refresh", "1");
 	for (i = 0; i < 2; i++) {
 		snprintf(whose, sizeof(whose), "node%d", nodes[i]);
@@ -299,7 +302,7 @@ static void count(struct counts *c, const int *nodes, const char *group)
 	add_thp(c);
 }
 
-/* Leaves what came since @before. */
+/* Subtracts @before. Returns false if the two have different names. */
 static bool since(struct counts *c, const struct counts *before)
 {
 	int i;
@@ -314,7 +317,7 @@ static bool since(struct counts *c, const struct counts *before)
 	return true;
 }
 
-/* Does a counter whose name ends with @name differ from what it was? */
+/* Returns true if a counter with a name that ends with @name has changed. */
 static bool moved(const struct counts *c, const char *name)
 {
 	size_t len = strlen(name), at;
@@ -331,7 +334,7 @@ static bool moved(const struct counts *c, const char *name)
 
 /* ---- the work ---- */
 
-/* What is not the same from run to run goes: time, CPU, page table entries. */
+/* Removes the parts that differ from run to run: time, CPU, page table entries. */
 static char *tidy(char *trace, pid_t pid)
 {
 	char mark[32], *line, *next = NULL, *out = trace, *text, *pte, *end;
@@ -363,8 +366,8 @@ static char *tidy(char *trace, pid_t pid)
 }
 
 /*
- * Memory goes out, and comes back by reading. It stays in the swap cache for as long as
- * somebody else has it swapped out: @holder, which does nothing.
+ * Swaps the memory out and reads it in again. It stays in the swap cache while another
+ * process has it swapped out: @holder, which does nothing.
  */
 static int through_swap(char *mem, int node, pid_t *holder)
 {
@@ -391,7 +394,7 @@ static int through_swap(char *mem, int node, pid_t *holder)
 		for (;;)
 			pause();
 	}
-	/* From here on it has done all that it will. */
+	/* From here on the holder allocates no more. */
 	ret = read(sync[0], &c, 1) == 1 ? 0 : -EIO;
 	close(sync[0]);
 	close(sync[1]);
@@ -399,7 +402,7 @@ static int through_swap(char *mem, int node, pid_t *holder)
 	for (off = 0; off < REGION; off += FERRY_PAGE)
 		race_touch(mem + off);
 	ret = ret ?: ferry_set_mempolicy(MPOL_DEFAULT, -1);
-	/* Which of them are active would depend on how long they were out. */
+	/* The pages that are active would depend on how long they were swapped out. */
 	return ret ?: madvise(mem, REGION, MADV_COLD) ? -errno : 0;
 }
 
@@ -448,7 +451,7 @@ static void map(struct __test_metadata *_metadata, int i, int from, int turn, pi
 
 static void call(struct result *r, int which, int i, char *mem, int from, int to)
 {
-	/* Each page of a hugetlb folio that cannot move would be a try of its own. */
+	/* Each page of a hugetlb folio that cannot move would be a separate attempt. */
 	int step = kinds[i].kind == HUGETLB ? FERRY_PMD / FERRY_PAGE : 1, n, p;
 	static void *pages[PAGES];
 	static int nodes[PAGES];
@@ -463,11 +466,11 @@ static void call(struct result *r, int which, int i, char *mem, int from, int to
 	else if (which == MBIND)
 		r->ret[which][i] = ferry_mbind(mem, REGION, MPOL_BIND, from,
 					       MPOL_MF_MOVE | MPOL_MF_STRICT);
-	else if (i == KINDS - 1) /* All at once. */
+	else if (i == KINDS - 1) /* All kinds at once. */
 		r->ret[which][i] = ferry_migrate_pages(0, from, to);
 }
 
-/* There, back by another system call, and there by a third one. */
+/* Moves to the other node, back by another system call, and there by a third one. */
 static void child(struct __test_metadata *_metadata, FIXTURE_DATA(vmstat_equal) * self,
 		  struct result *r, int turn)
 {
@@ -489,12 +492,12 @@ static void child(struct __test_metadata *_metadata, FIXTURE_DATA(vmstat_equal) 
 	for (i = self->first; i < KINDS; i++) {
 		mem[i] = (char *)BASE + i * 2 * REGION;
 		map(_metadata, i, from, turn, &holder);
-		/* One page of each cannot move. */
+		/* One page of each kind cannot move. */
 		iov.iov_base = mem[i] + 700 * FERRY_PAGE;
 		iov.iov_len = FERRY_PAGE;
 		ASSERT_EQ(0, pipe(fds[i]));
 		ASSERT_EQ(FERRY_PAGE, vmsplice(fds[i][1], &iov, 1, 0));
-		/* In the small ones, some are not there. */
+		/* In the 4K kinds, some pages are absent. */
 		if (kinds[i].kib == 4)
 			ASSERT_EQ(0, madvise(mem[i] + 32 * FERRY_PAGE, 5 * FERRY_PAGE,
 					     kinds[i].kind == SHARED ? MADV_REMOVE :
@@ -503,7 +506,7 @@ static void child(struct __test_metadata *_metadata, FIXTURE_DATA(vmstat_equal) 
 			r->status[i][p] = -12345;
 	}
 	ASSERT_EQ(0, ferry_mthp_only(0));
-	/* What there is of our own besides is where it was in all turns. */
+	/* The rest of the child's own memory is on the same node in all turns. */
 	ASSERT_LE(0, ferry_migrate_pages(0, to, from));
 	if (!self->first)
 		r->swapcache = in_swapcache(mem[0]);
@@ -548,9 +551,9 @@ static void work(struct __test_metadata *_metadata, FIXTURE_DATA(vmstat_equal) *
 	pid_t pid;
 
 	/*
-	 * A new one: the stock kernel adds pages of the swap cache to the NR_FILE_PAGES of a
-	 * node only, but moves them in those of the group, too, which get below 0, and
-	 * are shown as 0. From the same beginning they do so each time.
+	 * A new group: the stock kernel adds pages of the swap cache to the NR_FILE_PAGES of
+	 * a node only, but moves them in those of the group, too, which get below 0, and are
+	 * shown as 0. From the same start they do so each time.
 	 */
 	ASSERT_EQ(0, ferry_cgroup_create("vmstat_equal", "+memory", self->group));
 	fflush(NULL);
@@ -598,9 +601,9 @@ static void say_difference(const char *a, const char *b)
 }
 
 /*
- * Pages of the child's own, which migrate_pages() moves, too, are the group's or not by who
- * wrote first to what a fork had made common: the child, its parent, or the holder. Nodes count
- * them all the same.
+ * Pages of the child's own, which migrate_pages() moves, too, are charged to the group or
+ * not, depending on the process that wrote first to memory that a fork had made common: the
+ * child, its parent, or the holder. Nodes count them in any case.
  */
 static bool is_noise(int which, const char *name, long difference)
 {
@@ -662,7 +665,7 @@ static int differing_traces(const char *a, const char *b)
 	return 1;
 }
 
-/* There was something to count. */
+/* Expects that the work has changed the counters. */
 static void look(struct __test_metadata *_metadata, FIXTURE_DATA(vmstat_equal) * self,
 		 const struct result *r, const char *trace)
 {
@@ -692,9 +695,9 @@ static void look(struct __test_metadata *_metadata, FIXTURE_DATA(vmstat_equal) *
 }
 
 /*
- * A reference that somebody else takes for a moment (a PFN walker, a deferred split) can
- * make the stock kernel retry, and then its own two runs differ. So a turn may be
- * repeated; what Ferry changed would differ every time.
+ * A transient reference by another task (a PFN walker, a deferred split) can make the stock
+ * kernel retry, and then its own two runs differ. So a turn may be repeated; a difference
+ * that Ferry makes would show every time.
  */
 TEST_F(vmstat_equal, off_and_migrator)
 {

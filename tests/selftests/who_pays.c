@@ -1,25 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Workers' time is charged to the control group of the task that migrates, and to nobody
- * else: what its cpu.stat grows by, above what its own tasks ran, is what the threads of
- * the workers ran for it.
+ * Workers' time is charged to the control group of the task that migrates, and to no other
+ * group: the growth of the group's cpu.stat, above the time of its own tasks, is the time
+ * that the threads of the workers ran for it.
  *
- * This is an account, not a timing: all three figures are times that the scheduler, or
- * the workers by the same clock, have counted, however fast the machine is. What they may
- * differ by: a worker cannot count the time between its wake-up and its first look at the
- * clock, nor that from its last look until it is off its CPU; and what it spun for after
- * its last batch it passes on to the next one of the same group, or to nobody
- * (worker_unpaid_ns). That is up to SPIN_NS for each worker at the begin and at the end of
- * a measurement, and up to READ_NS between two readings that should be one; the rest is
- * less than 5 % (TOLERANCE). Workers run for ENOUGH_NS, so that SPIN_NS is small against
+ * This is an account, not a timing: all three figures are times that the scheduler, or the
+ * workers by the same clock, have counted, however fast the machine is. The permitted
+ * difference: a worker cannot count the time between its wake-up and its first look at the
+ * clock, nor the time from its last look until it is off its CPU; and it passes the time that
+ * it spun after its last batch on to the next batch of the same group, or charges it to no
+ * group (worker_unpaid_ns). That is up to SPIN_NS for each worker at the beginning and at the
+ * end of a measurement, and up to READ_NS between two readings that should be one; the rest
+ * is less than 5 % (TOLERANCE). Workers run for ENOUGH_NS, so that SPIN_NS is small against
  * it.
  *
  * A host that takes a virtual CPU away for long just when a worker spins makes that spin as
- * long, so there are TRIES measurements, of which one has to agree: an account that is
- * wrong is wrong in all of them.
+ * long, so there are TRIES measurements, of which one has to agree: a wrong account is wrong
+ * in all of them.
  *
- * Seen red, in a scratch copy: with half of what Meter::chunk() returns all measurements
- * of the_group_that_migrates and two_groups disagreed (2004 ms run, 963 ms charged).
+ * Seen red, in a scratch copy: with half of the time that CpuTime::take() returns all
+ * measurements of the_group_that_migrates and two_groups disagreed (2004 ms run, 963 ms
+ * charged).
  */
 #include <time.h>
 #include <dirent.h>
@@ -34,22 +35,22 @@
 #define SPIN_NS		2500000LL
 #define READ_NS		5000000LL
 #define TRIES		5
-#define TOLERANCE	20		/* one part in so many */
-#define MAX_HELPERS	64
+#define TOLERANCE	20		/* the permitted difference is 1/TOLERANCE */
+#define MAX_WORKERS	64
 #define LIMIT_MS	180000
 
 FIXTURE(who_pays)
 {
 	int nodes[FERRY_MAX_NODES];
 	char a[256], b[256];
-	pid_t workers[MAX_HELPERS];
+	pid_t workers[MAX_WORKERS];
 	int nr;
 	char *mem;
 	int gen;
 };
 
-/* The kernel threads of the workers. */
-static int find_helpers(pid_t *pids, int max)
+/* Finds the kernel threads of the workers. Returns their number. */
+static int find_workers(pid_t *pids, int max)
 {
 	char path[300], comm[64];
 	struct dirent *e;
@@ -77,11 +78,11 @@ FIXTURE_SETUP(who_pays)
 	if (!ferry_loaded())
 		SKIP(return, "needs ferry.ko");
 	ASSERT_EQ(0, race_prepare(self->nodes));
-	/* What the kernel migrates on its own is paid by others. */
+	/* Time for migrations by the kernel itself would be charged to other groups. */
 	ASSERT_EQ(0, ferry_set_knob("reasons", "syscall"));
 	ASSERT_EQ(0, ferry_cgroup_create("ferry-a", "+cpu", self->a));
 	ASSERT_EQ(0, ferry_cgroup_create("ferry-b", "+cpu", self->b));
-	self->nr = find_helpers(self->workers, MAX_HELPERS);
+	self->nr = find_workers(self->workers, MAX_WORKERS);
 	if (ferry_active())
 		ASSERT_LT(0, self->nr);
 	self->mem = ferry_map_anon(LEN, FERRY_PMD);
@@ -100,7 +101,7 @@ FIXTURE_TEARDOWN(who_pays)
 	ferry_restore();
 }
 
-/* What a process has run, as the scheduler counts it. */
+/* Returns the time that a process has run, as the scheduler counts it, in ns. */
 static long long ran_ns(pid_t pid)
 {
 	struct timespec t = {};
@@ -112,7 +113,7 @@ static long long ran_ns(pid_t pid)
 	return t.tv_sec * 1000000000LL + t.tv_nsec;
 }
 
-/* A line of cpu.stat, in nanoseconds. */
+/* Returns a line of cpu.stat, in ns. */
 static long long cpu_stat(const char *group, const char *key)
 {
 	char path[300], text[2048], *line;
@@ -124,13 +125,13 @@ static long long cpu_stat(const char *group, const char *key)
 	return line ? atoll(line + strlen(key)) * 1000 : -1;
 }
 
-/* Times so far, while nobody helps. */
+/* Times so far, in ns, while all workers are asleep. */
 struct account {
-	long long real;		/* the workers' threads ran */
-	long long own;		/* this process ran */
-	long long a, b;		/* groups used, and system time of it */
+	long long real;		/* of the workers' threads */
+	long long own;		/* of this process */
+	long long a, b;		/* usage of the groups */
 	long long a_system, b_system;
-	long paid, unpaid;	/* Ferry says */
+	long paid, unpaid;	/* by Ferry's counters */
 	long others;
 };
 
@@ -138,11 +139,11 @@ static void account(FIXTURE_DATA(who_pays) * self, struct account *t)
 {
 	int i;
 
-	ferry_wait(ferry_helpers_asleep, NULL, 10000);
+	ferry_wait(ferry_workers_asleep, NULL, 10000);
 	memset(t, 0, sizeof(*t));
 	for (i = 0; i < self->nr; i++)
 		t->real += ran_ns(self->workers[i]);
-	/* Asking for our own time brings that of our group up to date. */
+	/* Reading our own time brings the time of our group up to date. */
 	t->own = ran_ns(0);
 	t->a = cpu_stat(self->a, "usage_usec ");
 	t->b = cpu_stat(self->b, "usage_usec ");
@@ -153,7 +154,7 @@ static void account(FIXTURE_DATA(who_pays) * self, struct account *t)
 	t->others = ferry_stat("chunks_by_others");
 }
 
-/* How much since @from; adds to @sum. */
+/* Adds the difference between two accounts to @sum. */
 static void add(struct account *sum, const struct account *from, const struct account *to)
 {
 	sum->real += to->real - from->real;
@@ -178,7 +179,7 @@ static void say(const char *what, const struct account *t)
 
 /*
  * Moves 4K and 2M folios there and back in group @path (NULL: the root), until workers have
- * run for @ns more, or for @moves of them where nobody helps; what that cost is added to @sum.
+ * run for @ns more, or for @moves of them without a migrator. Adds the cost to @sum.
  */
 static void moves(struct __test_metadata *_metadata, FIXTURE_DATA(who_pays) * self,
 		  const char *path, long long ns, int moves, struct account *sum)
@@ -206,7 +207,10 @@ static void moves(struct __test_metadata *_metadata, FIXTURE_DATA(who_pays) * se
 	ASSERT_EQ(0, ferry_cgroup_enter(NULL, 0));
 }
 
-/* @is is what workers ran (@real), with @ends begins and ends of measurements. */
+/*
+ * Returns true if @is agrees with the time that workers ran (@real), with @ends beginnings
+ * and ends of measurements.
+ */
 static bool agree(FIXTURE_DATA(who_pays) * self, long long is, long long real, int ends)
 {
 	long long off = real / TOLERANCE + ends * (self->nr * SPIN_NS + READ_NS);
@@ -235,11 +239,11 @@ TEST_F(who_pays, the_group_that_migrates)
 		return;
 	EXPECT_GT(t.others, 0);
 	EXPECT_GE(t.real, enough);
-	/* It is system time: user time is our own. */
+	/* Workers use system time; user time is the process's own. */
 	EXPECT_LE(t.a - t.a_system, t.own + t.real / TOLERANCE);
 }
 
-/* Each in turn pays for its own. */
+/* Each group pays for its own migrations in turn. */
 TEST_F(who_pays, two_groups)
 {
 	struct account in_a, in_b;
@@ -283,7 +287,7 @@ TEST_F(who_pays, not_for_the_root)
 		EXPECT_GT(t.others, 0);
 }
 
-/* cgroup_workers limits who helps groups, and only those. */
+/* cgroup_workers limits the workers of groups, and no others. */
 TEST_F(who_pays, helpers_of_groups_are_limited)
 {
 	struct account t = {};
@@ -295,7 +299,7 @@ TEST_F(who_pays, helpers_of_groups_are_limited)
 	race_count(&c);
 	moves(_metadata, self, self->a, 0, 8, &t);
 	race_count_end(&c);
-	say("nobody", &t);
+	say("none", &t);
 	EXPECT_EQ(0, race_grown(&c, "workers_woken"));
 	EXPECT_EQ(0, t.others);
 	EXPECT_EQ(0, t.paid);
@@ -305,7 +309,7 @@ TEST_F(who_pays, helpers_of_groups_are_limited)
 	say("root", &t);
 	EXPECT_GT(t.others, 0);
 
-	/* One for each batch and each folio in place, of 2M at most. */
+	/* One worker for each batch and each folio in place, of 2M at most. */
 	ASSERT_EQ(0, ferry_set_knob("cgroup_workers", "1"));
 	memset(&t, 0, sizeof(t));
 	race_count(&c);
