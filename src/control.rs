@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The files of an administrator: `/proc/sys/vm/ferry` and debugfs `ferry/`.
+//! The files for administrators: `/proc/sys/vm/ferry` and debugfs `ferry/`.
 //!
 //! Documentation/ABI has the list.
 //!
-//! Lock order: as the registry's; [`Debug::kinds`] is taken with none of these held.
+//! Lock order: as in the registry. [`Debug::kinds`] is taken with none of its locks held, and the
+//! registry's lock is not taken below it.
 
 use crate::{
     kapi::{
@@ -14,7 +15,7 @@ use crate::{
             Directory, //
         },
     },
-    knobs::NUMBERS,
+    knobs::KNOBS,
     migrate_copy::{
         batch,
         provider, //
@@ -49,11 +50,40 @@ use kernel::{
     uaccess::UserSliceReader, //
 };
 
-/// The files of `/proc/sys/vm/ferry` before the numbers.
-const AVAILABLE: usize = 0;
-const MIGRATOR: usize = 1;
-const REASONS: usize = 2;
-const FIRST_NUMBER: usize = 3;
+/// A file of `/proc/sys/vm/ferry`.
+#[derive(Copy, Clone)]
+enum SysctlFile {
+    /// The list of the migrators that can be selected.
+    AvailableMigrators,
+    /// The selected migrator.
+    Migrator,
+    /// The reasons of migrations whose batches are taken.
+    Reasons,
+    /// The knob with this index in [`KNOBS`].
+    Knob(usize),
+}
+
+/// The files that are no knobs, with their names and modes. The files of [`KNOBS`] follow them, and
+/// the position of a file is its id.
+const FILES_BEFORE_KNOBS: [(SysctlFile, &CStr, u16); 3] = [
+    (
+        SysctlFile::AvailableMigrators,
+        c"available_migrators",
+        0o444,
+    ),
+    (SysctlFile::Migrator, c"migrator", 0o644),
+    (SysctlFile::Reasons, c"reasons", 0o644),
+];
+
+impl SysctlFile {
+    /// Returns the file with this id. There may be no knob with the index of a [`Self::Knob`].
+    fn with_id(id: usize) -> Self {
+        match FILES_BEFORE_KNOBS.get(id) {
+            Some((file, ..)) => *file,
+            None => Self::Knob(id.saturating_sub(FILES_BEFORE_KNOBS.len())),
+        }
+    }
+}
 
 /// Logs the reason for which a value was refused.
 fn refuse(why: fmt::Arguments<'_>) {
@@ -70,18 +100,26 @@ pub(crate) struct Sysctls {
 }
 
 impl Sysctls {
-    /// Registers them.
+    /// Registers the files.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM` if memory is short.
+    ///
+    /// # Context
+    ///
+    /// May sleep. Takes no locks of this module.
     pub(crate) fn register(
         shared: Arc<Shared>,
         registry: Arc<Registry>,
         debug: Arc<Debug>,
     ) -> Result<Directory<Sysctls>> {
         let mut files: KVec<(&'static CStr, u16)> =
-            KVec::with_capacity(FIRST_NUMBER + NUMBERS.len(), GFP_KERNEL)?;
-        files.push((c"available_migrators", 0o444), GFP_KERNEL)?;
-        files.push((c"migrator", 0o644), GFP_KERNEL)?;
-        files.push((c"reasons", 0o644), GFP_KERNEL)?;
-        for (name, _) in NUMBERS {
+            KVec::with_capacity(FILES_BEFORE_KNOBS.len() + KNOBS.len(), GFP_KERNEL)?;
+        for (_, name, mode) in FILES_BEFORE_KNOBS {
+            files.push((name, mode), GFP_KERNEL)?;
+        }
+        for (name, _) in KNOBS {
             files.push((name, 0o644), GFP_KERNEL)?;
         }
         let handler = Arc::new(
@@ -98,25 +136,22 @@ impl Sysctls {
 
 impl sysctl::Handler for Sysctls {
     fn show(&self, id: usize, f: &mut dyn fmt::Write) -> fmt::Result {
-        match id {
-            AVAILABLE => self.registry.show_available(f),
-            MIGRATOR => show_selected(&self.registry, f),
-            REASONS => write!(f, "{}", self.shared.knobs.reasons()),
-            _ => {
-                let index = id.wrapping_sub(FIRST_NUMBER);
-                match (NUMBERS.get(index), self.shared.knobs.number(index)) {
-                    (Some((_, knob)), Some(value)) => {
-                        write!(f, "{}", knob.shown(value.load(Relaxed)))
-                    }
-                    _ => Err(fmt::Error),
-                }
-            }
+        match SysctlFile::with_id(id) {
+            SysctlFile::AvailableMigrators => self.registry.show_available(f),
+            SysctlFile::Migrator => show_selected(&self.registry, f),
+            SysctlFile::Reasons => write!(f, "{}", self.shared.knobs.reasons()),
+            SysctlFile::Knob(index) => match self.shared.knobs.knob(index) {
+                Some((knob, value)) => write!(f, "{}", knob.shown(value.load(Relaxed))),
+                None => Err(fmt::Error),
+            },
         }
     }
 
     fn store(&self, id: usize, text: &str) -> Result {
-        match id {
-            MIGRATOR => {
+        match SysctlFile::with_id(id) {
+            // Its mode allows no writes.
+            SysctlFile::AvailableMigrators => return Err(EINVAL),
+            SysctlFile::Migrator => {
                 let selected = self.registry.select(text).inspect_err(|e| {
                     if *e == EINVAL {
                         refuse(fmt!(
@@ -130,20 +165,15 @@ impl sysctl::Handler for Sysctls {
                 self.debug.show_kinds(&self.registry);
                 return selected;
             }
-            REASONS => match ReasonMask::parse(text) {
+            SysctlFile::Reasons => match ReasonMask::parse(text) {
                 Ok(reasons) => self.shared.knobs.set_reasons(reasons),
                 Err(e) => {
                     refuse(format_args!("reasons: {e}"));
                     return Err(EINVAL);
                 }
             },
-            _ => {
-                let index = id.wrapping_sub(FIRST_NUMBER);
-                let (Some((_, knob)), Some(value)) =
-                    (NUMBERS.get(index), self.shared.knobs.number(index))
-                else {
-                    return Err(EINVAL);
-                };
+            SysctlFile::Knob(index) => {
+                let (knob, value) = self.shared.knobs.knob(index).ok_or(EINVAL)?;
                 match knob.parse(text) {
                     Ok(new) => value.store(new, Relaxed),
                     Err(e) => {
@@ -221,7 +251,7 @@ fn reset_stats(view: &View, _: &mut UserSliceReader) -> Result {
     Ok(())
 }
 
-/// Releases what was quarantined when anything is written, to be tried again.
+/// Releases quarantined channels when anything is written, to be tried again.
 fn rearm(view: &View, _: &mut UserSliceReader) -> Result {
     view.registry.rearm()
 }
@@ -229,7 +259,7 @@ fn rearm(view: &View, _: &mut UserSliceReader) -> Result {
 /// The files of one migrator.
 type Files = Pin<KBox<Scope<View>>>;
 
-/// The files of debugfs. Dropped before what they show.
+/// The files of debugfs. They are dropped before the objects that they show.
 #[pin_data]
 pub(crate) struct Debug {
     /// The files of migrators that have been selected; the indices are those of
@@ -248,7 +278,11 @@ impl Debug {
         &self.dir
     }
 
-    /// Creates the files.
+    /// Creates the files of all migrators together.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM` if memory is short. A file that debugfs cannot create is left out without an error.
     pub(crate) fn new(
         shared: &Arc<Shared>,
         registry: &Arc<Registry>,
@@ -302,6 +336,10 @@ impl Debug {
 
     /// Creates the files of migrators that have none yet. If memory is short, they are created when
     /// the next migrator is selected.
+    ///
+    /// # Context
+    ///
+    /// May sleep. Takes [`Debug::kinds`].
     pub(crate) fn show_kinds(&self, registry: &Arc<Registry>) {
         let mut kinds = self.kinds.lock();
         for (kind, name) in registry.kinds() {

@@ -2,8 +2,8 @@
 
 //! The values of the sysctls below `vm.ferry` that are numbers, words or reasons.
 //!
-//! Relaxed atomics that pair with nothing: each is read where it is needed, and any mixture of old
-//! and new values is a valid one.
+//! They are relaxed atomics that pair with nothing: each value is read where it is needed, and any
+//! mixture of old and new values is valid.
 
 use ferry_core::{
     knob,
@@ -34,11 +34,11 @@ macro_rules! knobs {
             reasons: Atomic<u32>,
         }
 
-        /// Numbers and words, with their names in `/proc/sys/vm/ferry`.
-        pub(crate) const NUMBERS: &[(&CStr, &Knob)] = &[$(($name, &knob::$knob),)*];
+        /// The knobs, with their names in `/proc/sys/vm/ferry`.
+        pub(crate) const KNOBS: &[(&CStr, &Knob)] = &[$(($name, &knob::$knob),)*];
 
         impl Knobs {
-            /// Creates the defaults.
+            /// Creates the values that the knobs have when the module is loaded.
             pub(crate) fn new() -> Self {
                 Self {
                     $($field: Atomic::new(knob::$knob.default),)*
@@ -46,9 +46,10 @@ macro_rules! knobs {
                 }
             }
 
-            /// Returns the number with this index in [`NUMBERS`].
-            pub(crate) fn number(&self, index: usize) -> Option<&Atomic<u64>> {
-                [$(&self.$field,)*].get(index).copied()
+            /// Returns the knob with this index in [`KNOBS`], and its value; `None` if there is
+            /// none.
+            pub(crate) fn knob(&self, index: usize) -> Option<(&'static Knob, &Atomic<u64>)> {
+                [$((&knob::$knob, &self.$field),)*].get(index).copied()
             }
 
             $($(#[$doc])* pub(crate) fn $field(&self) -> $type {
@@ -70,7 +71,7 @@ knobs! {
     /// Returns the bytes of the smallest folio that workers or an engine copy in place with the
     /// mover.
     min_folio_bytes: u64 = MIN_FOLIO_BYTES, c"min_folio_bytes";
-    /// Returns how many bytes CPU workers run ahead of the mover.
+    /// Returns by how many bytes CPU workers may be ahead of the mover.
     lookahead_bytes: u64 = LOOKAHEAD_BYTES, c"lookahead_bytes";
     /// Returns the most CPU workers for one batch.
     workers: u64 = CPU_WORKERS, c"cpu_workers";
@@ -80,7 +81,7 @@ knobs! {
     node: CpuNode = CPU_NODE, c"cpu_node";
     /// Returns how CPUs copy.
     routine: CopyRoutine = COPY_ROUTINE, c"copy_routine";
-    /// Returns the part of a batch that an engine gets.
+    /// Returns the share of a batch that an engine copies.
     engine_share: EngineShare = ENGINE_SHARE, c"engine_share";
     /// Returns the most channels of one driver that are held.
     dma_channels: u64 = DMA_CHANNELS, c"dma_channels";
