@@ -60,15 +60,18 @@ use kernel::{
     },
 };
 
-/// Nanoseconds for which a worker stays with a batch while it is as far ahead as it may be.
+/// Nanoseconds for which a worker stays with a batch while it is as far ahead as it may be: longer
+/// than a mover usually takes to move on by a chunk, so that no other worker has to be woken for
+/// the next one, and short, because the worker only spins.
 const AHEAD_SPIN_NS: u64 = 200_000;
 
-/// How long a mover waits for the worker or engine that has claimed a chunk of its batch.
+/// The limit on a mover's waits for the workers and engines that have claimed chunks of its batch.
 #[derive(Copy, Clone, PartialEq, Eq)]
 pub(crate) enum Patience {
-    /// Until the timeout says that there is no answer.
+    /// The mover waits until the timeout (`timeout_ms`).
     Timeout,
-    /// Not longer than it would have taken to copy the batch itself: it must not block (I15).
+    /// The mover must not block: it waits no longer than it would have taken to copy the batch
+    /// itself (I15).
     Copy,
 }
 
@@ -85,8 +88,9 @@ struct Free {
 /// migration can be nested in the allocations of another one, and several run at the same time;
 /// when the pool is empty the batch is declined.
 ///
-/// Each batch object has a reference to the free ones, to which it goes back. Dropping the pool
-/// frees those, and with them these references; a batch that comes back later is freed then.
+/// Each batch object has a reference to [`Free`], to which it returns. Dropping the pool frees the
+/// objects that are there, and their references with them; an object that is still in use then is
+/// freed when its last user drops it.
 pub(crate) struct Pool {
     total: usize,
     free: Arc<Free>,
@@ -94,6 +98,10 @@ pub(crate) struct Pool {
 
 impl Pool {
     /// Allocates `total` batch objects.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM` if memory is short.
     pub(crate) fn new(total: usize, shared: &Arc<Shared>) -> Result<Self> {
         let empty = KVec::with_capacity(total, GFP_KERNEL)?;
         let free = Arc::pin_init(
@@ -117,7 +125,7 @@ impl Pool {
         (self.free.batches.lock().len(), self.total)
     }
 
-    /// Takes a batch object, if one is free; `stats` are the counters of its migrator.
+    /// Takes a batch object, for the migrator with the counters `stats`; `None` if none is free.
     pub(crate) fn take(&self, stats: &Arc<Stats>) -> Option<Pin<UniqueArc<Batch>>> {
         let mut batch = self.free.batches.lock().pop()?;
         batch.start(stats.clone());
@@ -128,7 +136,7 @@ impl Pool {
 impl Drop for Pool {
     fn drop(&mut self) {
         let batches = mem::take(&mut *self.free.batches.lock());
-        // Not under the lock.
+        // The lock is not held any more: freeing takes other locks.
         drop(batches);
     }
 }
@@ -136,19 +144,20 @@ impl Drop for Pool {
 impl Free {
     /// Takes back a batch object.
     fn put(&self, batch: Pin<UniqueArc<Batch>>) {
-        // There is room for all that have been taken. If the pool has gone, the object is freed.
+        // There is room for every object that has been taken. If the pool was dropped, there is
+        // none, and the object is freed.
         let rest = self.batches.lock().push_within_capacity(batch);
         drop(rest);
     }
 }
 
-/// A batch.
+/// A batch object: the folios and chunks of a batch, and what its mover and its workers note of it.
 pub(crate) struct Batch {
     raw: MigrateCopyBatch,
     shared: Arc<Shared>,
-    /// The counters of the migrator that it was begun for last.
+    /// The counters of the migrator that the batch was begun for last.
     stats: Arc<Stats>,
-    /// The free objects, to which it returns.
+    /// The free objects, to which this one returns.
     home: Arc<Free>,
     /// The time at which it was begun, in nanoseconds of the clock of the mover's CPU.
     begun: u64,
@@ -159,9 +168,9 @@ pub(crate) struct Batch {
     cpu: topology::Cpu,
     mover: usize,
     payer: u64,
-    /// How CPUs copy it.
+    /// The routine with which CPUs copy the batch.
     routine: Routine,
-    /// How long its mover waits.
+    /// The limit on the waits of the mover.
     patience: Patience,
     /// Its class, if its duration is to be measured.
     class: Option<BatchClass>,
@@ -261,7 +270,7 @@ impl Batch {
         }
     }
 
-    /// Puts a batch back that has not been shared.
+    /// Puts a batch back into the pool that has not been shared.
     pub(crate) fn give_back(mut batch: Pin<UniqueArc<Self>>) {
         // No other reference exists, so no worker and no engine writes to its folios: the proof
         // that I7 asks for.

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The dispatcher, which the shim calls: it decides whether a batch or a folio is worth copying
-//! here, gives it to the migrator, and accounts for it.
+//! The dispatcher, which the shim calls: it decides whether Ferry copies a batch or a folio, gives
+//! it to the migrator, and counts the results.
 //!
-//! Takes no locks but the pool's, a leaf.
+//! Lock order: the dispatcher takes no locks but the pool's, a leaf.
 
 use crate::{
     batch::{
@@ -56,15 +56,17 @@ use kernel::{
     },
 };
 
-/// Nanoseconds for which the mover leaves a folio to workers with `workers_only`; the bound
-/// keeps a mover from hanging where no worker comes.
+/// The longest time, in nanoseconds, for which the mover leaves a folio to workers with
+/// `workers_only`. It is far longer than a worker takes to wake up, and keeps a mover from hanging
+/// where no worker comes.
 const WORKERS_ONLY_NS: u64 = 50_000_000;
 
-/// Bytes of the smallest folio that its mover copies here even without workers: in longer runs than
-/// the stock copy, which goes page by page. For smaller folios that makes no difference.
+/// The size, in bytes, of the smallest folio that its mover copies here even without workers: in
+/// longer runs than the stock copy, which goes page by page. Smaller folios gain nothing from that.
 const MIN_ALONE_BYTES: u64 = 16 << 10;
 
-/// Bytes of such a folio that are copied before the CPU is offered to other tasks.
+/// The bytes of a folio that its mover copies alone before it offers the CPU to other tasks: half
+/// of the largest chunk, for the same reason ([`ferry_core::knob::MAX_CHUNK_BYTES`]).
 const ALONE_STEP_BYTES: u64 = 128 << 10;
 
 /// The provider that is registered with the shim.
@@ -78,8 +80,10 @@ impl Dispatcher {
         Self { session }
     }
 
-    /// Returns `true` if the migrator may be used where the caller is: in reclaim, or where it must
-    /// not block.
+    /// Returns `true` if the migrator may be used for this call: its [`Limits`] may exclude
+    /// callers in reclaim and callers that must not block.
+    ///
+    /// [`Limits`]: crate::migrator::Limits
     fn may_use_migrator(&self, call: Call) -> bool {
         let limits = self.session.migrator.limits();
         (limits.in_reclaim || !sched::in_reclaim())
@@ -248,7 +252,7 @@ impl Provider for Dispatcher {
     }
 }
 
-/// How CPUs copy a folio, and how long its mover waits for them.
+/// The routine with which CPUs copy a folio, and the patience of its mover.
 #[derive(Copy, Clone)]
 struct CpuCopy {
     routine: Routine,
@@ -329,8 +333,8 @@ impl Dispatcher {
     }
 }
 
-/// Returns how long the caller may wait for workers and engines: it must not block if its reason
-/// says so, or if it reclaims memory.
+/// Returns how long the caller may wait for workers and engines: it must not block if migrations
+/// for its reason must not, or if it reclaims memory.
 fn patience(call: Call) -> Patience {
     if sched::in_reclaim() || !reasons::may_block(call.reason) {
         Patience::Copy
@@ -339,7 +343,7 @@ fn patience(call: Call) -> Patience {
     }
 }
 
-/// Gives workers the time to take the folio first. Bounded by [`WORKERS_ONLY_NS`].
+/// Waits until a lane has claimed the first chunk of entry `i`, for [`WORKERS_ONLY_NS`] at most.
 fn leave_to_workers(batch: &Batch, i: u32) {
     let Some(chunk) = batch.raw().first_chunk(i) else {
         return;

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Ferry: moves the content of folios during page migration.
+//! Ferry copies the content of folios during page migration.
 //!
 //! Dependencies run one way, which `scripts/lint layers` checks: `src/layers` names the floors.
-//! Unsafe code is in five places: `kapi`, `migrate_copy`, `engine::channel`, `dmaengine::channel`
+//! Unsafe code is in five modules: `kapi`, `migrate_copy`, `engine::channel`, `dmaengine::channel`
 //! and `sdxi::hw`.
 
 #![deny(unsafe_code)]
-// Without engines, what only they use is built all the same.
+// Code that only engines use is built without engines, too.
 #![cfg_attr(not(any(CONFIG_DMA_ENGINE, CONFIG_PCI)), allow(dead_code))]
 
 mod batch;
@@ -64,16 +64,19 @@ module! {
     },
 }
 
-/// The number of batch objects for each CPU: for a migration nested in the allocations of another
-/// one.
+/// The number of batch objects for each possible CPU: one for a migration, and one for a migration
+/// that is nested in the allocations of the first one.
 const BATCHES_PER_CPU: usize = 2;
 
-/// The fewest and the most batch objects; each takes about 64 KiB.
+/// The fewest batch objects. Migrations may sleep, so that more of them can run at the same time
+/// than a machine of few CPUs would get objects for.
 const MIN_BATCHES: usize = 8;
+
+/// The most batch objects: each takes about 64 KiB, so that all of them take 8 MiB.
 const MAX_BATCHES: usize = 128;
 
-/// The module. Fields are dropped in this order: first its control files go, then no migrator is
-/// selected, and the pool goes with the registry.
+/// The module. Fields are dropped in this order: first the control files are removed, then no
+/// migrator is selected any more, and the pool is dropped with the registry.
 struct Ferry {
     #[cfg(CONFIG_PCI)]
     _sdxi: sdxi::Sdxi,

@@ -2,8 +2,8 @@
 
 //! Fault injection: delays and failures at the steps where an invariant could break.
 //!
-//! Plain numbers in debugfs `ferry/inject/`, all 0 at load. They are relaxed atomics and pair with
-//! nothing: a batch sees a new value sooner or later.
+//! The values are numbers in debugfs `ferry/inject/`, all 0 when the module is loaded. They are
+//! relaxed atomics that pair with nothing: a batch sees a new value sooner or later.
 
 use kernel::{
     prelude::*,
@@ -81,11 +81,11 @@ inject! {
 /// The fault of a folio after it has been settled.
 #[derive(Copy, Clone, PartialEq, Eq)]
 pub(crate) enum MoveFault {
-    /// Nothing.
+    /// The folio has no fault.
     None,
-    /// It fails for good.
+    /// The folio fails for good.
     Fail,
-    /// Its destination is spoiled and it has to be retried.
+    /// The destination of the folio is spoiled, and the folio has to be retried.
     Again,
 }
 
@@ -151,12 +151,12 @@ impl Inject {
         }
     }
 
-    /// Lets time pass between the look at which migrator is selected and the limits that follow
-    /// from it.
+    /// Waits for `delay_limits_us`, between the check which migrator is selected and the setting of
+    /// the limits that follow from it.
     ///
     /// # Context
     ///
-    /// Sleeps.
+    /// May sleep.
     pub(crate) fn delay_limits(&self) {
         let us = self.delay_limits_us.load(Relaxed);
         if us != 0 {

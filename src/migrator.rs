@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The interface of a migrator.
+//! The interface of a migrator, which copies chunks of batches for movers.
 //!
-//! Takes no locks.
+//! Lock order: there are no locks here. What an implementation may take is said at [`Migrator`].
 
 use crate::batch::Batch;
 use ferry_core::{
@@ -31,40 +31,40 @@ pub(crate) struct Limits {
     pub(crate) in_async: bool,
 }
 
-/// The answer to whether anything of a migrator still touches a batch.
+/// The presence or absence of a proof that nothing of a migrator touches an entry any more.
 #[derive(Copy, Clone, PartialEq, Eq)]
 pub(crate) enum Quiet {
-    /// It is proven that nothing of the migrator does, or will.
+    /// It is proven that nothing of the migrator touches the entry, now or later.
     Yes,
     /// There is no proof.
     No,
 }
 
-/// How a batch is to be copied, with or without help for the mover.
+/// The plan for copying a batch, with or without help for the mover.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(crate) enum CopyPlan {
-    /// By the stock code.
+    /// The stock code copies the batch.
     Decline,
-    /// By the mover alone, chunk by chunk, to measure what that costs.
+    /// The mover copies the batch alone, chunk by chunk, so that the cost of that is measured.
     MoverOnly,
-    /// By the mover and workers.
+    /// The mover and workers copy the batch.
     Workers {
-        /// The number of workers, at most; not 0.
+        /// The largest number of workers; not 0.
         count: u32,
-        /// The duration is to be measured.
+        /// `true` if the duration is to be measured.
         measure: bool,
     },
-    /// By the mover and an engine.
+    /// The mover and an engine copy the batch.
     Engine {
-        /// The part of the chunks that the engine gets.
+        /// The part of the chunks that the engine copies.
         part: Fraction,
-        /// The duration is to be measured.
+        /// `true` if the duration is to be measured.
         measure: bool,
     },
 }
 
 impl CopyPlan {
-    /// Returns `true` if the duration is to be measured.
+    /// Returns `true` if the duration of the batch is to be measured.
     pub(crate) fn measures(self) -> bool {
         match self {
             Self::Decline => false,
@@ -76,28 +76,30 @@ impl CopyPlan {
 
 /// A copier of chunks of batches.
 ///
-/// All of it is called on the path of migration: nothing may allocate in a way that can enter
-/// reclaim, or take anything but leaf locks.
+/// # Context
+///
+/// All methods but [`Self::rearm()`] and [`Self::show()`] are called on the path of migration: they
+/// must not allocate in a way that can enter reclaim, and take no locks but leaves. None of them
+/// but [`Self::wait()`] and [`Self::quiesce()`] waits for a copy.
 pub(crate) trait Migrator: Send + Sync {
-    /// Returns its limits.
+    /// Returns the limits of the migrator.
     fn limits(&self) -> Limits;
 
-    /// Returns `true` if something of the migrator could begin at once with folios of this route.
+    /// Returns `true` if a worker or a channel could begin at once with folios of this route.
     ///
-    /// Asked before anything is done for a batch, so that one that gets no help costs nothing.
+    /// The dispatcher asks this before it does anything for a batch, so that a batch without help
+    /// costs nothing.
     fn ready(&self, route: Route) -> bool;
 
     /// Decides how to copy a batch of this class with this number of chunks, from the measurements
-    /// of such batches. `payer` is the cgroup that pays for workers.
+    /// of such batches. `payer` is the number of the cgroup that pays for workers, 0 for the root.
     fn choose(&self, class: BatchClass, chunks: u32, payer: u64) -> CopyPlan;
 
     /// Learns from a batch of this class, whose duration was to be measured and is `ns`.
     fn learn(&self, class: BatchClass, batch: &Batch, ns: u64);
 
-    /// Gives a batch to the workers or channels that copy it with the mover, as planned. Never
-    /// waits for a copy.
-    ///
-    /// Returns `false` if none of them has taken it: the caller then has the only reference.
+    /// Gives a batch to the workers or channels that copy it with the mover, as planned. Returns
+    /// `false` if none of them has taken it: the caller then has the only reference.
     fn submit(&self, batch: &Arc<Batch>, plan: CopyPlan) -> bool;
 
     /// Waits until entry `i`, which the mover needs and of which another lane has claimed `chunk`,
@@ -105,25 +107,30 @@ pub(crate) trait Migrator: Send + Sync {
     ///
     /// # Errors
     ///
-    /// `ETIMEDOUT` if it is not done in time; [`Migrator::quiesce()`] may say more then.
-    /// `ECANCELED` if it has been given up without proof of quiet, and whatever has given it up
-    /// takes nothing any more.
+    /// `ETIMEDOUT` if the entry is not done in time; [`Self::quiesce()`] may find a proof then.
+    /// `ECANCELED` if the driver of an engine has given the copy up without a proof of quiet; its
+    /// channel is quarantined then.
+    ///
+    /// # Context
+    ///
+    /// May sleep, for a time that `timeout_ns` bounds, and with none of Ferry's locks.
     fn wait(&self, batch: &Batch, i: u32, chunk: u32, timeout_ns: u64) -> Result;
 
     /// Proves that nothing of this migrator touches entry `i` of `chunk` any more, which has ended
-    /// then, or reports that there is no proof. Called when the mover has waited in vain.
+    /// then, or reports that there is no proof. The mover calls this when it has waited in vain.
     ///
     /// # Context
     ///
     /// May sleep, because [`Limits`] keep out migrations that must not: for `timeout_ns` at most,
-    /// less what the batch has [waited](Batch::waited_ns()) already, and with no lock.
+    /// less the time that the batch has [waited](Batch::waited_ns()) already, and with none of
+    /// Ferry's locks.
     fn quiesce(&self, batch: &Batch, i: u32, chunk: u32, timeout_ns: u64) -> Quiet;
 
     /// Tells the migrator that the mover has finished with the batch: no worker needs to look at it
     /// any more.
     fn batch_done(&self, batch: &Arc<Batch>);
 
-    /// Releases what was quarantined, to be tried again.
+    /// Releases quarantined channels, to be tried again.
     ///
     /// # Errors
     ///
@@ -136,7 +143,7 @@ pub(crate) trait Migrator: Send + Sync {
     fn show(&self, f: &mut dyn fmt::Write) -> fmt::Result;
 }
 
-/// The resources that live while a migrator is selected, and end with it: threads, channels.
+/// The resources that exist while a migrator is selected, such as threads or channels.
 pub(crate) trait Keep: Send {}
 
 /// A new migrator, with the resources that it needs.

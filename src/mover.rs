@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The mover's side of a batch: the mover copies, waits for the workers and engines that copy for
-//! it, and settles.
+//! The mover's side of a batch: the mover copies chunks, waits for the workers and engines that
+//! copy other chunks, and settles the folios.
 //!
 //! The mover is the task that migrates. It takes a batch from the pool, gives it to the migrator,
 //! and is the only one that waits for anything. Everything here runs in it.
 //!
-//! Takes no locks but those of the migrator and the pool's, all of them leaves.
+//! Lock order: a mover takes no locks here but those of the migrator and the pool's, all of them
+//! leaves.
 
 use crate::{
     batch::{
@@ -53,7 +54,8 @@ use kernel::{
     },
 };
 
-/// A selected migrator, as movers use it: a batch ends with the session that it began with.
+/// A selected migrator with all that movers need to use it. A batch ends with the session that it
+/// began with.
 pub(crate) struct Session {
     pub(crate) migrator: Arc<dyn Migrator>,
     pub(crate) stats: Arc<Stats>,
@@ -77,7 +79,7 @@ impl Session {
         }
     }
 
-    /// Takes a batch object, if one is free.
+    /// Takes a batch object; `None` if none is free.
     pub(crate) fn take(&self) -> Option<Pin<UniqueArc<Batch>>> {
         if self.shared.inject.exhaust_pool() {
             return None;
@@ -85,13 +87,13 @@ impl Session {
         self.pool.take(&self.stats)
     }
 
-    /// Hands a batch to the workers or channels that copy it with the mover. Returns `false` if none
-    /// of them has taken it; a batch that is planned for the mover alone needs none.
+    /// Hands a batch to the workers or channels that copy it with the mover. Returns `false` if
+    /// none of them has taken it; a batch that is planned for the mover alone needs none.
     pub(crate) fn submit(&self, batch: &Arc<Batch>, plan: CopyPlan) -> bool {
         plan == CopyPlan::MoverOnly || self.migrator.submit(batch, plan)
     }
 
-    /// Copies one chunk.
+    /// Copies the chunk of a claim, and counts it.
     fn copy(&self, batch: &Batch, mut claim: Claim<'_>) {
         let from = sched::clock();
         let copied = claim.copy(batch.routine(), 0);
@@ -103,7 +105,7 @@ impl Session {
         batch.account(copied, ok);
     }
 
-    /// Copies all chunks that it can claim, in move order.
+    /// Copies, in move order, all chunks that no other lane has claimed.
     pub(crate) fn copy_all(&self, batch: &Batch) {
         while let Some(chunk) = batch.raw().take(u32::MAX) {
             if let Some(claim) = batch.raw().claim(chunk, Lane::MOVER) {
@@ -113,11 +115,11 @@ impl Session {
         }
     }
 
-    /// Copies a chunk whose turn has not come, where the mover would have to wait. Returns `true`
-    /// if it has found one.
+    /// Copies a chunk whose turn has not come, where the mover would otherwise have to wait.
+    /// Returns `true` if there was one.
     ///
-    /// Otherwise the mover and the worker would go on in step: the mover would always be where the
-    /// worker is, and as fast.
+    /// Without this the mover and a worker would go on in step: the mover would reach each chunk
+    /// just when the worker copies it, and wait for it.
     fn copy_ahead(&self, batch: &Batch) -> bool {
         if self.shared.inject.workers_only() {
             return false;
@@ -134,12 +136,12 @@ impl Session {
         false
     }
 
-    /// Settles an entry: copies, waits, or gives up. With `help` false, the folio is about to fail,
-    /// so that nothing more is copied.
+    /// Settles an entry: copies its free chunks, waits for those in flight, or gives up. If `help`
+    /// is `false`, the folio is about to fail, so that nothing more of it is copied.
     ///
     /// # Context
     ///
-    /// Sleeps, for a bounded time ([`Patience`]).
+    /// May sleep, for a bounded time ([`Patience`]), and with none of Ferry's locks.
     pub(crate) fn settle(&self, batch: &Batch, i: u32, help: bool) -> Settled {
         // Bounded: each round completes a chunk of the entry, or copies another one of the batch.
         loop {
@@ -159,8 +161,8 @@ impl Session {
         }
     }
 
-    /// Waits for a chunk in flight, for entry `i`. Returns `false` if nothing proves that it is
-    /// quiet.
+    /// Waits until a chunk in flight is done, or at least entry `i` of it. Returns `false` if
+    /// nothing proves that the lane does not touch the entry any more.
     fn wait(&self, batch: &Batch, i: u32, chunk: u32) -> bool {
         let Some(lane) = batch.raw().in_flight(chunk) else {
             return true;
@@ -185,7 +187,7 @@ impl Session {
         let result = self.migrator.wait(batch, i, chunk, timeout);
         let answered = result.is_ok();
         let given_up = result == Err(ECANCELED);
-        // Counts for what is left of the timeout.
+        // This time counts towards the timeout of the batch.
         batch.waited(from);
         let mut quiet = answered;
         if given_up {

@@ -14,6 +14,7 @@ pub(crate) struct Name {
 }
 
 impl Name {
+    /// The bytes of the longest name and its NUL. The ABI limits names to 15 characters.
     const ROOM: usize = 16;
 
     /// Creates a name, or returns `None` if an administrator could not write it into the sysctl.
@@ -58,7 +59,7 @@ const MAX_DRIVERS: usize = 8;
 pub(crate) struct DmaDrivers([Option<Name>; MAX_DRIVERS]);
 
 impl DmaDrivers {
-    /// Adds a name, unless it is there already or the list is full.
+    /// Adds a name, unless the list has it already or is full.
     pub(crate) fn add(&mut self, name: Name) {
         if self.iter().all(|n| *n != name) {
             if let Some(room) = self.0.iter_mut().find(|n| n.is_none()) {

@@ -39,8 +39,8 @@ use kernel::{
     },
 };
 
-/// Bytes in a page of the batch limit.
-const PAGE: u64 = kernel::page::PAGE_SIZE as u64;
+/// Bytes of a page: the unit in which the shim takes the limit of a batch in bytes.
+const PAGE_BYTES: u64 = kernel::page::PAGE_SIZE as u64;
 
 /// The name of the migrator that is always available.
 const CPU: &str = "cpu";
@@ -49,7 +49,8 @@ const CPU: &str = "cpu";
 /// own.
 pub(crate) const MAX_KINDS: usize = 8;
 
-/// A name, and the counters of its migrator, which outlive its selection.
+/// A migrator with counters: its name, which is set when it is selected for the first time, and its
+/// counters, which outlive its selection.
 struct Kind {
     name: SetOnce<Name>,
     stats: Arc<Stats>,
@@ -68,8 +69,8 @@ fn is_own(name: &str) -> bool {
     name == OFF || name == CPU
 }
 
-/// A selected migrator. Fields are dropped in this order: first no migration uses it any more, then
-/// none of its threads uses a batch, then it goes.
+/// A selected migrator. Fields are dropped in this order: first no migration uses the migrator any
+/// more, then none of its threads and channels uses a batch, then the migrator itself is dropped.
 struct Current {
     _registration: provider::Registration<Dispatcher>,
     _keep: KBox<dyn Keep>,
@@ -77,7 +78,7 @@ struct Current {
     name: Name,
 }
 
-/// The migrators, and which one is selected.
+/// The migrators, and the selected one.
 #[pin_data]
 pub(crate) struct Registry {
     shared: Arc<Shared>,
@@ -91,6 +92,10 @@ pub(crate) struct Registry {
 
 impl Registry {
     /// Creates a registry with no migrator selected.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM` if memory is short.
     pub(crate) fn new(shared: Arc<Shared>, pool: Arc<Pool>) -> Result<impl PinInit<Self>> {
         let kind = || -> Result<Kind> {
             Ok(Kind {
@@ -121,14 +126,15 @@ impl Registry {
         }))
     }
 
-    /// Returns the counters for a name, if there is room for one more.
+    /// Returns the counters of the migrator with this name; `None` if it has none yet and no more
+    /// can be added.
     ///
     /// # Context
     ///
     /// The caller holds the lock of `current`.
     fn stats_of(&self, name: &Name) -> Option<&Arc<Stats>> {
         self.kinds.iter().find_map(|kind| {
-            // No other task populates it meanwhile, as we hold the lock.
+            // No other task populates it meanwhile, because the caller holds the lock.
             kind.name.populate(*name);
             (kind.name.as_ref() == Some(name)).then_some(&kind.stats)
         })
@@ -139,11 +145,13 @@ impl Registry {
     /// # Errors
     ///
     /// `EINVAL` for an unknown name, `ENOSPC` if no counters are left, or the error of creating the
-    /// migrator. The selected one stays, unless it had to make room.
+    /// migrator or registering it. The migrator that was selected stays selected, unless the error
+    /// is one of registering: then none is selected.
     ///
     /// # Context
     ///
-    /// Sleeps.
+    /// Sleeps until the migrations that began with the old migrator have ended. Takes the lock of
+    /// `current`. Must not be called in reclaim.
     pub(crate) fn select(&self, name: &str) -> Result {
         let mut current = self.current.lock();
         let selected = self.select_in(&mut current, name);
@@ -171,7 +179,7 @@ impl Registry {
             GFP_KERNEL,
         )?;
         let dispatcher = Arc::new(Dispatcher::new(session.clone()), GFP_KERNEL)?;
-        // There is one provider at a time. What has begun with the old one ends with it first.
+        // There is one provider at a time. Batches that began with the old one end with it first.
         *current = None;
         *current = Some(Current {
             _registration: provider::Registration::new(dispatcher)?,
@@ -183,13 +191,18 @@ impl Registry {
     }
 
     /// Sets the size of batches as the knobs say.
+    ///
+    /// # Context
+    ///
+    /// May sleep. Takes the lock of `current`.
     pub(crate) fn apply_limits(&self) {
         self.set_limits(&self.current.lock());
     }
 
     /// Sets the size of batches: as the knobs say, or the stock size while no migrator is selected.
     ///
-    /// `current` is borrowed from under its lock, so that this is one step with what it depends on.
+    /// `current` is borrowed from under its lock, so that the limits are those of the migrator that
+    /// is selected when they are set.
     fn set_limits(&self, current: &Option<Current>) {
         let knobs = &self.shared.knobs;
         let selected = current.is_some();
@@ -198,7 +211,7 @@ impl Registry {
             provider::set_limits(provider::BatchLimits::STOCK);
             return;
         }
-        let pages = (knobs.batch_bytes() / PAGE).max(1);
+        let pages = (knobs.batch_bytes() / PAGE_BYTES).max(1);
         provider::set_limits(provider::BatchLimits {
             folios: u32::try_from(knobs.batch_folios()).unwrap_or(u32::MAX),
             pages: u32::try_from(pages).unwrap_or(u32::MAX),
@@ -215,7 +228,7 @@ impl Registry {
         self.current.lock().as_ref().map(|c| c.name)
     }
 
-    /// Writes the names that can be selected, now.
+    /// Writes the names that can be selected at the moment.
     pub(crate) fn show_available(&self, f: &mut dyn fmt::Write) -> fmt::Result {
         write!(f, "{OFF} {CPU}")?;
         let selected = self.selected();
@@ -225,13 +238,14 @@ impl Registry {
             write!(f, " {}", name.as_str())?;
         }
         match selected {
-            // The module holds all of its channels, or the driver has none at the moment.
+            // Its driver has no free channel: Ferry holds all of them, or there are none.
             Some(name) if !listed => write!(f, " {}", name.as_str()),
             _ => Ok(()),
         }
     }
 
-    /// Returns the migrators that have been selected so far, with their indices.
+    /// Returns the names of the migrators that have been selected so far, and of `cpu`, with their
+    /// indices.
     pub(crate) fn kinds(&self) -> impl Iterator<Item = (usize, &Name)> {
         self.kinds
             .iter()
@@ -244,7 +258,7 @@ impl Registry {
         self.kinds.iter().map(|kind| &*kind.stats).enumerate()
     }
 
-    /// Makes the selected migrator try again what it has quarantined.
+    /// Makes the selected migrator try its quarantined channels again.
     ///
     /// # Errors
     ///
@@ -282,7 +296,7 @@ impl Registry {
         self.sdxi.populate(functions);
     }
 
-    /// Returns the engines that are available now.
+    /// Returns the names of the engines that are available at the moment.
     fn providers(&self) -> DmaDrivers {
         #[cfg(CONFIG_DMA_ENGINE)]
         let all = DmaDrivers::look(|name| !is_own(name));
@@ -303,7 +317,12 @@ impl Registry {
         all
     }
 
-    /// Creates the migrator of an engine. The name determines the kind: no name has two.
+    /// Creates the migrator of an engine. No name stands for two engines: [`is_own()`] keeps
+    /// dmaengine drivers with names of other selections out.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if no engine with this name is available, or the error of creating the migrator.
     fn engine(&self, name: &Name) -> Result<Made> {
         if !self.providers().iter().any(|n| n == name) {
             return Err(EINVAL);

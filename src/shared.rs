@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The state that all migrators share, for as long as the module is loaded.
-//!
-//! Takes no locks.
+//! The state that all migrators share, for as long as the module is loaded. It has no locks.
 
 use crate::{
     inject::Inject,
@@ -11,7 +9,7 @@ use crate::{
 use ferry_core::pace::CopyPace;
 use kernel::sync::atomic::Atomic;
 
-/// Knobs, fault injection, and the pace at which this machine copies.
+/// The knobs, the fault injection, and the pace at which this machine copies.
 pub(crate) struct Shared {
     pub(crate) knobs: Knobs,
     pub(crate) inject: Inject,
@@ -20,7 +18,7 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// Returns the defaults: nothing is injected, and nothing has been learnt.
+    /// Creates the state at load: the knobs have their defaults, and nothing is injected or learnt.
     pub(crate) fn new() -> Self {
         Self {
             knobs: Knobs::new(),

@@ -2,8 +2,8 @@
 
 //! Counters and histograms of one migrator.
 //!
-//! The migrator's slot in the registry owns them, so that they outlive its selection. All counters
-//! are relaxed atomics: they order nothing and pair with nothing.
+//! The registry owns them, so that they outlive the selection of their migrator. All counters are
+//! relaxed atomics: they order nothing and pair with nothing.
 
 use crate::kapi::trace;
 use ferry_core::hist;
@@ -39,7 +39,8 @@ counters! {
     DeclinedBusy => "batches_declined_busy",
     /// Batches declined: such batches gain nothing from workers.
     DeclinedGain => "batches_declined_gain",
-    /// Batches declined: in reclaim, or must not block.
+    /// Batches declined: the migrator cannot be used in reclaim, or where the migration must not
+    /// block.
     DeclinedContext => "batches_declined_context",
     /// Batches declined: reason filtered.
     DeclinedReason => "batches_declined_reason",
@@ -51,7 +52,7 @@ counters! {
     CopiedEarly => "folios_copied_early",
     /// Folios not copied early because of a reference (I1).
     Referenced => "folios_referenced",
-    /// Folios that the provider was asked about and the mover copied.
+    /// Folios that the mover had to copy when their turn came.
     NotCopied => "folios_not_copied",
     /// Folios failed because a worker or an engine could still write to them (I7).
     NotQuiet => "folios_not_quiet",
@@ -104,7 +105,7 @@ counters! {
     Mappings => "engine_mappings",
     /// Times that the lock of a channel was taken to make descriptors; each keeps preemption off.
     EngineSections => "engine_sections",
-    /// Times that a channel was told of new descriptors.
+    /// Times that new descriptors were submitted to a channel.
     EngineSubmits => "engine_submits",
     /// Times that an engine did not answer before the timeout.
     EngineTimeouts => "engine_timeouts",
@@ -201,7 +202,7 @@ pub(crate) struct Stats {
     pub(crate) wait: Hist,
     /// The waits of migrations that must not block.
     pub(crate) wait_async: Hist,
-    /// From the end of the flush to the turn of the first folio of a batch.
+    /// The times from the end of the flush to the turn of the first folio of a batch.
     pub(crate) first_folio: Hist,
 }
 
