@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A client of dmaengine that does what dmatest does not: many descriptors at a
- * time, results, polling beside interrupts, terminating what is in flight.
+ * A client of dmaengine that tests cases that dmatest does not: many descriptors at a time,
+ * results, polling beside interrupts, and terminating descriptors in flight.
  *
- * "MODE CHANNEL COUNT LENGTH" written to the parameter run makes COUNT copies of
- * LENGTH bytes on the channel, in the way that the mode says; what was seen is
- * then read from the same parameter, as words: what the mode has to say, and how
- * many copies were good, failed, were said to be good and were not (lies; by the
- * state of the cookie: status_lies), had no callback (lost) or several (twice), or
- * completed before an earlier one (disorder), and which failed. The scripts beside
- * this file know what it should be.
+ * "MODE CHANNEL COUNT LENGTH" written to the parameter run makes COUNT copies of LENGTH bytes
+ * on the channel, in the way of the mode. The results are then read from the same parameter,
+ * as words: the mode's own ones, and the number of copies that were good, failed, were
+ * reported as good and were not (lies; by the state of the cookie: status_lies), had no
+ * callback (lost) or several (twice), or completed before an earlier one (disorder), and the
+ * list of those that failed. The scripts beside this file compare them with the expected
+ * values.
  *
- * A copy's content is looked at in its callback, so that one that comes too
- * early is noticed. Everything runs under the mutex of the parameters, and owns
- * its copies until it has proof that the engine does not, or for ever.
+ * The callback compares a copy's content, so that a callback that comes too early is noticed.
+ * Everything runs under the mutex of the parameters. The client owns its copies until there
+ * is proof that the engine does not, or for ever.
  */
 #include <linux/completion.h>
 #include <linux/delay.h>
@@ -28,7 +28,7 @@
 
 #define MOST_COPIES	256
 #define MOST_LENGTH	SZ_256K
-/* A copy that has not ended by then does not end by itself. */
+/* The bound of waits in ms; a copy that has not ended by then does not end by itself. */
 #define WAIT_MS		6000
 #define FILL		0xee
 
@@ -40,7 +40,7 @@ struct copy {
 	dma_cookie_t cookie;
 	struct completion done;
 	atomic_t calls;
-	/* Of the last callback */
+	/* Set by the last callback. */
 	int result;
 	u32 residue;
 	bool same;
@@ -65,7 +65,7 @@ struct mode {
 
 static char text[SZ_2K];
 static struct seq_buf report;
-/* Between the modes hold and drop, and drop and late. */
+/* held lives from mode hold to drop, dropped from drop to late. */
 static struct client *held;
 static struct client *dropped;
 
@@ -160,7 +160,7 @@ static enum dma_status poll(struct client *client, struct copy *copy)
 	return status;
 }
 
-/* All at once. */
+/* Submits all copies at once. */
 static int run_copy(struct client *client)
 {
 	int ret = submit_all(client, DMA_PREP_INTERRUPT);
@@ -170,7 +170,7 @@ static int run_copy(struct client *client)
 	return ret;
 }
 
-/* Issued one by one. */
+/* Issues the copies one by one. */
 static int run_each(struct client *client)
 {
 	unsigned int i;
@@ -187,7 +187,7 @@ static int run_each(struct client *client)
 	return 0;
 }
 
-/* Issued one by one, and only the last one asks for an interrupt. */
+/* Issues the copies one by one; only the last one requests an interrupt. */
 static int run_last(struct client *client)
 {
 	unsigned int i;
@@ -205,7 +205,7 @@ static int run_last(struct client *client)
 	return 0;
 }
 
-/* The second, which asks for no interrupt, is prepared before the first starts. */
+/* Prepares the second copy, which requests no interrupt, before the first one starts. */
 static int run_flip(struct client *client)
 {
 	struct copy *first = &client->copies[0], *second = &client->copies[1];
@@ -228,7 +228,7 @@ static int run_flip(struct client *client)
 	return 0;
 }
 
-/* The first is prepared first and submitted last. */
+/* Prepares the first copy first and submits it last. */
 static int run_skip(struct client *client)
 {
 	struct copy *first = &client->copies[0];
@@ -254,7 +254,7 @@ static int run_skip(struct client *client)
 	return 0;
 }
 
-/* Without interrupts. */
+/* Copies without interrupts. */
 static int run_poll(struct client *client)
 {
 	int ret = submit_all(client, 0);
@@ -300,8 +300,8 @@ static int terminate(struct client *client)
 }
 
 /*
- * Terminates copies in flight: the later content of the memory stays, and no callback is
- * called any more.
+ * Terminates copies in flight: later content of the memory stays, and no callback is called
+ * any more.
  */
 static int run_terminate(struct client *client)
 {
@@ -326,7 +326,10 @@ static int run_terminate(struct client *client)
 	return ret;
 }
 
-/* An engine that does not finish; the waiter for the second word ends it. */
+/*
+ * An engine that does not end a descriptor. The word "again" is 0 if the driver has ended it
+ * by then.
+ */
 static int run_stuck(struct client *client)
 {
 	int ret = submit_all(client, DMA_PREP_INTERRUPT);
@@ -342,7 +345,7 @@ static int run_stuck(struct client *client)
 	return ret;
 }
 
-/* Nothing is copied between pause and resume. */
+/* Expects no copy between pause and resume. */
 static int run_pause(struct client *client)
 {
 	int ret;
@@ -359,7 +362,7 @@ static int run_pause(struct client *client)
 	return ret;
 }
 
-/* Paused while a copy is in the engine, and resumed before it ends. */
+/* Pauses while a copy is in the engine, and resumes before it ends. */
 static int run_resume(struct client *client)
 {
 	int ret = submit_all(client, DMA_PREP_INTERRUPT);
@@ -372,7 +375,7 @@ static int run_resume(struct client *client)
 	return ret;
 }
 
-/* Descriptors that no sound engine carries out. */
+/* Submits a descriptor that no sound engine carries out. */
 static int run_zero(struct client *client)
 {
 	int ret = prepare(&client->copies[0], 0, DMA_PREP_INTERRUPT);
@@ -398,7 +401,7 @@ static int run_limits(struct client *client)
 	return dmaengine_terminate_sync(client->chan);
 }
 
-/* Held while its driver is unbound. */
+/* Holds the channel while its driver is unbound. */
 static int run_hold(struct client *client)
 {
 	int ret = submit_all(client, DMA_PREP_INTERRUPT);
@@ -485,7 +488,7 @@ static struct client *open_client(char *channel, unsigned int count, size_t leng
 	return client;
 }
 
-/* Says whether the engine is through with the copies. */
+/* Closes the channel. Returns true if the engine has proven to have finished with the copies. */
 static bool close_channel(struct client *client)
 {
 	bool quiet = !dmaengine_terminate_sync(client->chan) &&
@@ -510,7 +513,7 @@ static void close_client(struct client *client)
 		free_copies(client);
 }
 
-/* Reports the memory as its next owner would see it. */
+/* Reports whether the memory was written to after it had been taken back. */
 static void report_late(struct client *client)
 {
 	unsigned int i, written = 0;

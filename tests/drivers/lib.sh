@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
 #
-# What the tests of drivers of DMA engines share. Sourced in a guest that
-# scripts/vm has started with --device. A test is a function; run_tests prints
-# KTAP. A check that fails says why, and the test goes on.
+# Functions that the tests of DMA drivers share. Sourced in a guest that scripts/vm has
+# started with --device. A test is a function; run_tests prints KTAP. A check that fails
+# prints the reason, and the test goes on.
 #
-# FERRY_KERNEL is the kernel's name (base), FERRY_DMA_DRIVERS a directory with
-# other builds of the drivers to test (laid out as drivers/dma).
+# FERRY_KERNEL is the kernel's name (base), FERRY_DMA_DRIVERS a directory with other builds of
+# the drivers to test (laid out as drivers/dma).
 
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd -P)
 kernel=${FERRY_KERNEL:-base}
@@ -26,13 +26,13 @@ bad() {
 	failures=$((failures + 1))
 }
 
-# expect WHAT GOT WANTED
+# expect WHAT GOT WANTED: fails unless the two are equal.
 expect() {
 	[ "$2" = "$3" ] || bad "$1 is '$2', not '$3'"
 }
 
-# run_tests NAME...: a name is a function, and its arguments after colons. What
-# the program is called with is run in place of all.
+# run_tests NAME...: runs the tests. A name is a function, followed by its arguments after
+# colons. The arguments of a script replace its list of all tests.
 run_tests() {
 	local n=0 rc=0 t words
 
@@ -56,7 +56,7 @@ run_tests() {
 	exit $rc
 }
 
-# Models and QEMU's monitor, through ports: port NAME puts its descriptor in fd.
+# port NAME: opens the port of a model, or of QEMU's monitor, and puts its descriptor in fd.
 declare -A ports
 port() {
 	local p n
@@ -75,12 +75,12 @@ port() {
 	return 1
 }
 
-# Whether the guest has a model of this kind.
+# has_model KIND: succeeds if the guest has a model of this kind.
 has_model() {
 	grep -qs "^ferry\.dev[0-9]*\.$1$" /sys/class/virtio-ports/*/name
 }
 
-# ctl KIND REQUEST: asks a model; its answer is in answer.
+# ctl KIND REQUEST: sends a request to a model, and puts the answer in answer.
 ctl() {
 	local fd
 
@@ -91,18 +91,18 @@ ctl() {
 	[[ $answer == *'"ok":true'* ]] || bad "$1 says '$answer' to $2"
 }
 
-# inject KIND CHANNEL NTH TIMES FAULT
+# inject KIND CHANNEL NTH TIMES FAULT: injects a fault from the NTH descriptor on.
 inject() {
 	ctl "$1" "{\"cmd\":\"inject\",\"channel\":$2,\"nth\":$3,\"times\":$4,\"fault\":{$5}}"
 }
 
-# Whether the fault that waited has come.
+# struck KIND: succeeds if each injected fault has struck.
 struck() {
 	ctl "$1" '{"cmd":"faults"}'
 	[[ $answer == *'"armed":[]'* ]]
 }
 
-# No fault is left to the next test.
+# Clears faults and limits, so that none is left to the next test.
 kinds="ptdma ae4dma"
 calm() {
 	local k
@@ -114,7 +114,7 @@ calm() {
 	done
 }
 
-# qmp REQUEST: asks QEMU; events in between go by.
+# try_qmp REQUEST: sends a request to QEMU, and skips events. Succeeds if QEMU carried it out.
 try_qmp() {
 	local fd first=${ports[qmp]:-none}
 
@@ -137,8 +137,8 @@ qmp() {
 	return 1
 }
 
-# plug_in NUMBER: plugs a model in again that has been unplugged. QEMU takes the
-# name again when it has forgotten the device that has gone.
+# plug_in NUMBER: plugs a model in that has been unplugged. QEMU accepts the name again only
+# when it has forgotten the former device.
 plug_in() {
 	local vm
 
@@ -150,7 +150,7 @@ plug_in() {
 	bad "QEMU says '$answer'"
 }
 
-# wait_for WHAT COMMAND...: up to 20 seconds.
+# wait_for WHAT COMMAND...: waits up to 20 seconds until the command succeeds.
 wait_for() {
 	local what=$1
 
@@ -163,7 +163,8 @@ wait_for() {
 	return 1
 }
 
-# The PCI function of a driver, and its channels.
+# function_of DRIVER, channels_of DRIVER: print the PCI function of a driver, and its
+# channels.
 function_of() {
 	local f
 
@@ -180,7 +181,7 @@ channels_of() {
 	done | sort -V
 }
 
-# The first of them.
+# first DRIVER: prints the first channel.
 first() {
 	channels_of "$1" | head -n1
 }
@@ -202,12 +203,12 @@ load() {
 	[ -d "/sys/module/$1" ] || insmod "$2" "${@:3}" || bad "$1 does not load"
 }
 
-# What AMD's drivers are built on, whatever build of them is tested.
+# Loads the module on which AMD's drivers are built, for any build of them.
 load_library() {
 	load virt_dma "$top/build/kernel-$kernel/drivers/dma/virt-dma.ko"
 }
 
-# load_drivers [QUEUES]
+# load_drivers [QUEUES]: loads the drivers and the client.
 load_drivers() {
 	load_library
 	load ptdma "$drivers/amd/ptdma/ptdma.ko"
@@ -218,7 +219,8 @@ load_drivers() {
 	load dmaclient "$client_ko"
 }
 
-# seen_of MODE CHANNEL COUNT LENGTH, drop or late: what the client saw is in seen.
+# seen_of MODE CHANNEL COUNT LENGTH, drop or late: runs the client, and puts its report in
+# seen.
 seen_of() {
 	seen=""
 	echo "$*" >"$client" || bad "dmaclient: $* failed"
@@ -226,18 +228,18 @@ seen_of() {
 	note "$seen"
 }
 
-# word NAME: a word of it.
+# word NAME: prints a word of the report.
 word() {
 	[[ " $seen " =~ \ $1=([^ ]*)\  ]] && echo "${BASH_REMATCH[1]}"
 }
 
-# all_good COUNT: all copies were made, and said so once.
+# all_good COUNT: all copies were made, and each was reported once.
 all_good() {
 	expect "copies that were good" "$(word good)" "$1"
 	honest
 }
 
-# Nothing was said to be done that was not.
+# No copy was reported as done that was not.
 honest() {
 	expect "copies wrongly said to be good" "$(word lies)" 0
 	expect "copies wrongly said to be complete" "$(word status_lies)" 0
@@ -245,7 +247,7 @@ honest() {
 	expect "copies out of order" "$(word disorder)" 0
 }
 
-# dmatest_on ITERATIONS POLLED SIZE CHANNEL...
+# dmatest_on ITERATIONS POLLED SIZE CHANNEL...: runs dmatest on the channels.
 dmatest_on() {
 	local c good
 

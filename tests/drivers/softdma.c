@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A dmaengine driver whose engine is a work item. It stands for drivers that are not part of this
- * project, and shows how clients and such drivers get on. It is a platform device with its driver,
- * or (sdxi=1) a driver that binds PCI functions of SDXI's class, and does nothing else to them.
+ * A dmaengine driver whose engine is a work item. It stands for drivers that are not part of
+ * this project, and shows how clients work with such drivers. It is a platform device with
+ * its driver, or (sdxi=1) a driver that binds PCI functions of SDXI's class, and does not
+ * access them otherwise.
  *
- * The parameters "tells" and "fault" set its reports on descriptors, and if they are true, at
- * any time. Behind an IOMMU it reaches only memory that its device reaches at that moment. It
- * refuses a copy of no bytes, and counts such requests, as there are drivers that warn of them.
+ * The parameters "tells" and "fault" set its reports on descriptors, and whether they are
+ * true, at any time. Behind an IOMMU it reaches only memory that its device reaches at that
+ * moment. It refuses a copy of no bytes, and counts such requests, because some drivers warn
+ * about them.
  */
 #include <linux/delay.h>
 #include <linux/dma-mapping.h>
@@ -24,10 +26,10 @@
 
 #define CLASS_SDXI	0x120100
 #define MOST_CHANNELS	16
-/* What a late write leaves. */
+/* The byte that a late write stores. */
 #define LATE_FILL	0xdb
 
-/* A parameter that is one of several words. */
+/* A parameter with one of several words as its value. */
 struct word {
 	const char *const *words;
 	int value;
@@ -72,17 +74,17 @@ enum { TELLS_FAILED, TELLS_ABORTED, TELLS_NOTHING };
 static const char *const tells_words[] = { "failed", "aborted", "nothing", NULL };
 static struct word tells = { tells_words };
 module_param_cb(tells, &word_ops, &tells, 0644);
-MODULE_PARM_DESC(tells, "the result of a copy that has failed: failed, aborted, or nothing: none");
+MODULE_PARM_DESC(tells, "result of a failed copy: failed, aborted, or nothing (success)");
 
 enum { FAULT_NONE, FAULT_ERROR, FAULT_LATE };
 static const char *const fault_words[] = { "none", "error", "late", NULL };
 static struct word fault = { fault_words };
 module_param_cb(fault, &word_ops, &fault, 0644);
-MODULE_PARM_DESC(fault, "what copies that are struck do: error: fail; late: be aborted, and write later");
+MODULE_PARM_DESC(fault, "error: struck copies fail; late: they are aborted, and write later");
 
 static unsigned int every = 3;
 module_param(every, uint, 0644);
-MODULE_PARM_DESC(every, "every n-th copy is struck (3)");
+MODULE_PARM_DESC(every, "number n of which every n-th copy is struck (3)");
 
 static unsigned int late_ms = 300;
 module_param(late_ms, uint, 0644);
@@ -92,7 +94,7 @@ MODULE_PARM_DESC(late_ms, "delay of late writes, in milliseconds (300)");
 static DEFINE_SPINLOCK(count_lock);
 static unsigned int empty, copied, struck, pending, stopped, kept, reused;
 module_param(empty, uint, 0444);
-MODULE_PARM_DESC(empty, "copies of no bytes that were asked for");
+MODULE_PARM_DESC(empty, "copies of no bytes that were requested");
 module_param(copied, uint, 0444);
 MODULE_PARM_DESC(copied, "copies that were made");
 module_param(struck, uint, 0444);
@@ -100,11 +102,11 @@ MODULE_PARM_DESC(struck, "copies that were struck");
 module_param(pending, uint, 0444);
 MODULE_PARM_DESC(pending, "late writes that are still to come");
 module_param(stopped, uint, 0444);
-MODULE_PARM_DESC(stopped, "pages that a late write did not reach, for the IOMMU");
+MODULE_PARM_DESC(stopped, "pages that a late write did not reach because of the IOMMU");
 module_param(kept, uint, 0444);
-MODULE_PARM_DESC(kept, "pages that a late write reached, and that had no other owner");
+MODULE_PARM_DESC(kept, "pages that a late write reached while they had no new owner");
 module_param(reused, uint, 0444);
-MODULE_PARM_DESC(reused, "pages that a late write reached after they had been given to others");
+MODULE_PARM_DESC(reused, "pages that a late write reached after they had got a new owner");
 
 static void count_by(unsigned int *counter, int by)
 {
@@ -139,7 +141,10 @@ struct soft {
 	struct dma_device dma;
 	struct iommu_domain *domain;
 	struct workqueue_struct *wq;
-	/* Late writes to come; the last one frees nothing, so a waiter may poll. */
+	/*
+	 * The number of late writes to come. The last one frees nothing, so unbind may poll
+	 * it.
+	 */
 	atomic_t late;
 	unsigned int nr;
 	struct soft_chan chans[] __counted_by(nr);
@@ -157,7 +162,7 @@ static struct soft_chan *to_soft(struct dma_chan *chan)
 	return container_of(chan, struct soft_chan, chan);
 }
 
-/* Where the device comes out at an address, now; NULL if it does not. */
+/* Returns the memory that the device reaches at an address now, or NULL without any. */
 static void *reach(struct soft *soft, dma_addr_t dma)
 {
 	phys_addr_t phys = soft->domain ? iommu_iova_to_phys(soft->domain, dma) : dma;
@@ -195,7 +200,7 @@ static void write_late(struct work_struct *work)
 			count(&stopped);
 			continue;
 		}
-		/* A destination that is kept aside is locked. */
+		/* A parked destination is locked. */
 		count(folio_test_locked(virt_to_folio(to)) ? &kept : &reused);
 		memset(to, LATE_FILL, min(late->len - done, PAGE_SIZE));
 	}
@@ -417,7 +422,7 @@ static void soft_unbind(struct device *dev)
 
 	for (i = 0; i < soft->nr; i++)
 		soft_free_chan(&soft->chans[i].chan);
-	/* Nothing else waits for late writes, of which each comes in time. */
+	/* Only this waits for late writes, each of which comes in bounded time. */
 	while (atomic_read(&soft->late))
 		msleep(20);
 	dma_async_device_unregister(&soft->dma);
