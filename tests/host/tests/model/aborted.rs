@@ -5,7 +5,7 @@
 //! Behind an IOMMU, the device is cut off from the memory and the descriptor has failed: the mover
 //! copies. Without one, the slot says that the descriptor was given up; the mover parks the folio
 //! and goes on, and a proof that the engine is quiet ends the descriptor later. The slot has the
-//! states of `src/engine/channel.rs`; the chunk and its count are the code of the module.
+//! states of `src/engine/channel/slot.rs`; the chunk and its count are the code of the module.
 
 use crate::support::*;
 use ferry_core::{

@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Slots: the states of a descriptor in flight, and its end.
+//!
+//! Takes no locks but that of the channel's wait queue. [`Slot::state`] says which party has
+//! [`Slot::job`]; the part of it that is under the lock of the ring is at each function.
+
+use crate::migrate_copy::batch::{
+    MigrateCopyBatch,
+    Pooled, //
+};
+use core::{
+    cell::UnsafeCell,
+    ptr::NonNull, //
+};
+use ferry_bindings as fb;
+use ferry_core::{
+    extent::Extent,
+    Lane, //
+};
+use kernel::{
+    bindings,
+    sync::{
+        atomic::{
+            Acquire,
+            Atomic,
+            Relaxed,
+            Release, //
+        },
+        Arc, //
+    },
+    types::Opaque, //
+};
+
+const FREE: u32 = 0;
+pub(super) const BUSY: u32 = 1;
+pub(super) const ENDING: u32 = 2;
+const ENDED: u32 = 3;
+/// The driver says nothing more of the descriptor, and nothing proves that the engine is through
+/// with it.
+pub(super) const GIVEN_UP: u32 = 4;
+
+/// A descriptor in flight.
+pub(super) struct Job<B> {
+    pub(super) batch: Arc<B>,
+    pub(super) extent: Extent,
+    pub(super) dst: u64,
+    pub(super) src: u64,
+}
+
+#[repr(C)]
+pub(super) struct Slot<B> {
+    /// First, so that a pointer to it is one to the slot.
+    pub(super) end: fb::ferry_end,
+    /// Stored BUSY with release after `job` was written. A party that takes it to ENDING, from BUSY
+    /// or from GIVEN_UP, has read that with acquire and has `job` to itself. ENDED and GIVEN_UP are
+    /// stored with release after its last use of `job`, and read with acquire by the party that has
+    /// `job` next.
+    state: Atomic<u32>,
+    common: NonNull<Common>,
+    job: UnsafeCell<Option<Job<B>>>,
+}
+
+/// The part of a channel that its slots refer to, at a stable address.
+pub(super) struct Common {
+    lane: Lane,
+    pub(super) waiters: Opaque<bindings::wait_queue_head>,
+    pub(super) device: Atomic<usize>,
+    /// Its node; negative for none.
+    pub(super) node: Atomic<i32>,
+    /// Bytes in flight.
+    pub(super) bytes: Atomic<u64>,
+    /// Descriptors that were GIVEN_UP since the channel was opened. Added to with release after the
+    /// slot says so, read with acquire by a mover that then looks at the slots.
+    pub(super) given_up: Atomic<u32>,
+    /// Bytes of addresses that were taken from the device for good since it came. Orders nothing.
+    pub(super) cut: Atomic<u64>,
+    /// Descriptors that have failed, all and since the last good one.
+    pub(super) errors: Atomic<u64>,
+    pub(super) row: Atomic<u32>,
+    /// Bytes that have been copied since it was opened.
+    pub(super) good: Atomic<u64>,
+    /// What [`Queue::look_ns()`] says.
+    pub(super) look_ns: Atomic<u64>,
+    /// What [`Queue::can_prove()`] says.
+    pub(super) provable: Atomic<bool>,
+    /// Ends of descriptors that had ended before.
+    pub(super) strange: Atomic<u64>,
+}
+
+impl Common {
+    /// The part of a channel with this lane that has no device; before it is used, its wait queue
+    /// is to be initialised where it stays.
+    pub(super) fn new(lane: Lane, look_ns: u64) -> Self {
+        Self {
+            lane,
+            waiters: Opaque::new(Default::default()),
+            device: Atomic::new(0),
+            node: Atomic::new(-1),
+            bytes: Atomic::new(0),
+            given_up: Atomic::new(0),
+            cut: Atomic::new(0),
+            errors: Atomic::new(0),
+            row: Atomic::new(0),
+            good: Atomic::new(0),
+            look_ns: Atomic::new(look_ns),
+            provable: Atomic::new(false),
+            strange: Atomic::new(0),
+        }
+    }
+
+    fn device(&self) -> *mut bindings::device {
+        self.device.load(Relaxed) as *mut bindings::device
+    }
+
+    /// Subtracts `bytes` from the bytes in flight.
+    pub(super) fn took(&self, bytes: u64) {
+        // Wraps around, as there is no subtraction: the sum is right.
+        self.bytes.add(bytes.wrapping_neg(), Relaxed);
+    }
+
+    fn wake(&self) {
+        // SAFETY: Initialised by `Channel::new()`.
+        unsafe { fb::ferry_wake(self.waiters.get()) };
+    }
+}
+
+/// Takes note that the driver has given a descriptor up.
+///
+/// # Safety
+///
+/// As for [`ended()`].
+unsafe extern "C" fn given_up<B: Pooled>(end: *const fb::ferry_end) {
+    // SAFETY: By the requirement of this function; `end` is the first field.
+    let slot = unsafe { &*end.cast::<Slot<B>>() };
+    slot.give_up();
+}
+
+/// Ends a descriptor that the queue reports as ended.
+///
+/// # Safety
+///
+/// `end` is the first field of a `Slot<B>` of a channel that lives.
+unsafe extern "C" fn ended<B: Pooled>(end: *const fb::ferry_end, ok: bool) {
+    // SAFETY: By the requirement of this function; `end` is the first field.
+    let slot = unsafe { &*end.cast::<Slot<B>>() };
+    slot.end(ok, true);
+}
+
+impl<B: Pooled> Slot<B> {
+    /// A slot that is free, of the channel with `common`, which lives as long as the slot.
+    pub(super) fn new(common: NonNull<Common>) -> Self {
+        Self {
+            end: fb::ferry_end {
+                fn_: Some(ended::<B>),
+                given_up: Some(given_up::<B>),
+            },
+            state: Atomic::new(FREE),
+            common,
+            job: UnsafeCell::new(None),
+        }
+    }
+
+    fn common(&self) -> &Common {
+        // SAFETY: `common` lives as long as the channel, which the slot is a part of.
+        unsafe { self.common.as_ref() }
+    }
+
+    /// Returns whether the descriptor has not ended, and is not being ended just now.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.state.load(Relaxed), BUSY | GIVEN_UP)
+    }
+
+    /// Returns `true` if the slot is free: the holder of the lock of the ring has `job`.
+    pub(super) fn is_free(&self) -> bool {
+        self.state.load(Acquire) == FREE
+    }
+
+    /// Returns `true` if the descriptor has ended: the holder of the lock of the ring has `job`.
+    pub(super) fn has_ended(&self) -> bool {
+        self.state.load(Acquire) == ENDED
+    }
+
+    /// Stores the job of a descriptor that is about to be passed to the queue.
+    ///
+    /// # Safety
+    ///
+    /// The caller holds the lock of the ring, and the slot [is free](Self::is_free()).
+    pub(super) unsafe fn fill(&self, job: Job<B>) {
+        // SAFETY: The slot is FREE, and only the holder of the lock of the ring makes something
+        // else of it.
+        unsafe { *self.job.get() = Some(job) };
+        self.state.store(BUSY, Release);
+    }
+
+    /// Takes the job out, and frees the slot.
+    ///
+    /// # Safety
+    ///
+    /// The caller holds the lock of the ring. The descriptor [has ended](Self::has_ended()), or the
+    /// queue has not taken it, so that no callback knows of the slot.
+    pub(super) unsafe fn empty(&self) -> Option<Job<B>> {
+        // SAFETY: By the requirements of this function, only its caller uses `job`.
+        let job = unsafe { (*self.job.get()).take() };
+        self.state.store(FREE, Relaxed);
+        job
+    }
+
+    /// Keeps the batch of a descriptor that has not ended for ever.
+    ///
+    /// # Safety
+    ///
+    /// The caller has the channel to itself, and its queue has gone, so that no callback uses `job`
+    /// any more.
+    pub(super) unsafe fn leak(&self) {
+        if self.is_open() {
+            // SAFETY: By the requirements of this function.
+            if let Some(job) = unsafe { (*self.job.get()).take() } {
+                core::mem::forget(job);
+            }
+        }
+    }
+
+    /// Returns `true` if `f` accepts the state and the job of the slot.
+    ///
+    /// # Safety
+    ///
+    /// The caller holds the lock of the ring.
+    pub(super) unsafe fn is(&self, f: impl Fn(u32, &Job<B>) -> bool) -> bool {
+        // SAFETY: A job is written and taken under the lock of the ring only; the party that ends
+        // it reads it.
+        let job = unsafe { (*self.job.get()).as_ref() };
+        // Acquire: a caller that sees ENDED sees what has become of the entries.
+        job.is_some_and(|job| f(self.state.load(Acquire), job))
+    }
+
+    /// Ends the descriptor, if it has not ended. With `bound` its device has a driver, so that it
+    /// can be unmapped.
+    pub(super) fn end(&self, ok: bool, bound: bool) {
+        let taken = self.state.cmpxchg(BUSY, ENDING, Acquire).is_ok()
+            || self.state.cmpxchg(GIVEN_UP, ENDING, Acquire).is_ok();
+        if taken {
+            self.finish(ok, bound);
+        } else {
+            self.common().strange.add(1u64, Relaxed);
+        }
+    }
+
+    /// Takes note that the driver has given the descriptor up: ends it as failed if the device can
+    /// be cut off from its memory, and keeps it as one that the engine may be at if not.
+    fn give_up(&self) {
+        let common = self.common();
+        if self.state.cmpxchg(BUSY, ENDING, Acquire).is_err() {
+            common.strange.add(1u64, Relaxed);
+            return;
+        }
+        // SAFETY: The slot has been taken to ENDING, so `job` is this function's until it says
+        // otherwise.
+        let cut = unsafe { &*self.job.get() }.as_ref().and_then(|job| {
+            let len = job.extent.len;
+            // SAFETY: Both were mapped for this device by `submit()`, which it outlives by the
+            // reference of the channel. If this succeeds they are not unmapped: `finish()` is told
+            // so.
+            unsafe { fb::ferry_dma_cut(common.device(), job.src, job.dst, len as usize) }
+                .then_some(len)
+        });
+        if let Some(len) = cut {
+            // Those of the source and those of the destination.
+            common.cut.add(len.saturating_mul(2), Relaxed);
+            self.finish(false, false);
+            return;
+        }
+        self.state.store(GIVEN_UP, Release);
+        common.given_up.fetch_add(1u32, Release);
+        common.wake();
+    }
+
+    /// Ends the descriptor, whose slot the caller has taken to ENDING. With `unmap` its memory is
+    /// unmapped; without it, the device has no driver any more or has been cut off from the memory.
+    fn finish(&self, ok: bool, unmap: bool) {
+        let common = self.common();
+        // SAFETY: The slot has been taken to ENDING, so `job` is this function's until ENDED.
+        if let Some(job) = unsafe { &*self.job.get() } {
+            if unmap {
+                let len = job.extent.len as usize;
+                // SAFETY: Both were mapped for this device by `submit()`, which it outlives by the
+                // reference of the channel.
+                unsafe {
+                    fb::ferry_dma_unmap(common.device(), job.src, len, false);
+                    fb::ferry_dma_unmap(common.device(), job.dst, len, true);
+                }
+            }
+            common.took(job.extent.len);
+            if ok {
+                common.row.store(0, Relaxed);
+                common.good.add(job.extent.len, Relaxed);
+                job.batch.copied(job.extent.len);
+            } else {
+                common.errors.add(1u64, Relaxed);
+                common.row.add(1u32, Relaxed);
+            }
+            let raw: &MigrateCopyBatch = (*job.batch).as_ref();
+            // SAFETY: `try_make()` was called for it after `reference()`. The callers know that the
+            // engine does not access its memory any more: the queue has said so, or it was proven.
+            unsafe { raw.release_extent(&job.extent, common.lane, ok) };
+        }
+        self.state.store(ENDED, Release);
+        common.wake();
+    }
+}
