@@ -47,7 +47,7 @@ use kernel::{
 };
 
 /// The channels of one driver.
-struct Driver {
+struct DriverChannels {
     name: Name,
     /// The bus that devices come and go on: the first one's.
     bus: SetOnce<Bus>,
@@ -59,28 +59,28 @@ impl Keep for Watch<ChannelManager> {}
 /// Requests the channels of a provider, tests them, and makes a migrator of them.
 pub(crate) fn make(name: &Name, shared: &Arc<Shared>) -> Result<Made> {
     let most = usize::try_from(shared.knobs.dma_channels()).unwrap_or(usize::MAX);
-    let driver = Driver {
+    let source = DriverChannels {
         name: *name,
         bus: SetOnce::new(),
         shared: shared.clone(),
     };
-    let channels = driver.channels(most)?;
+    let channels = source.channels(most)?;
     let first = channels.first().ok_or(EIO)?;
-    let manager = ChannelManager::new(*name, most, KBox::new(driver, GFP_KERNEL)?)?;
+    let manager = ChannelManager::new(*name, most, KBox::new(source, GFP_KERNEL)?)?;
     // It does nothing before there are channels.
     let watch = KBox::new(Watch::new(first.bus(), manager.clone())?, GFP_KERNEL)?;
     for channel in channels {
-        manager.take(KBox::new(channel, GFP_KERNEL)?);
+        manager.add(KBox::new(channel, GFP_KERNEL)?);
     }
     engine::make(manager, watch, shared)
 }
 
-impl Driver {
+impl DriverChannels {
     /// Up to `most` channels that are free, and work. `ENODEV` if none is free.
     fn channels(&self, most: usize) -> Result<KVec<DmaChannel>> {
         // All of them first: one that does not work would be found again.
         let mut found = KVec::new();
-        let mut strangers = KVec::new();
+        let mut others = KVec::new();
         while found.len() < most {
             let Some(channel) = DmaChannel::request(&self.name) else {
                 break;
@@ -97,7 +97,7 @@ impl Driver {
                     channel.name(),
                     self.name
                 );
-                strangers.push(channel, GFP_KERNEL)?;
+                others.push(channel, GFP_KERNEL)?;
                 continue;
             }
             found.push(channel, GFP_KERNEL)?;
@@ -107,7 +107,7 @@ impl Driver {
         }
         let mut good = KVec::with_capacity(found.len(), GFP_KERNEL)?;
         for mut channel in found {
-            if self.works(&mut channel)? {
+            if self.is_usable(&mut channel)? {
                 good.push(channel, GFP_KERNEL)?;
             }
         }
@@ -115,29 +115,29 @@ impl Driver {
     }
 
     /// Tests a channel. An error if the provider must not be used at all.
-    fn works(&self, channel: &mut DmaChannel) -> Result<bool> {
+    fn is_usable(&self, channel: &mut DmaChannel) -> Result<bool> {
         let (name, which) = (&self.name, channel.name());
         if channel.bounces() {
-            return Err(engine::bounces(name.as_str()));
+            return Err(engine::refuse_bounces(name.as_str()));
         }
         let verdict = channel.self_test(name)?;
         let what = match verdict {
             Verdict::Good => {
-                channel.believe(true);
+                channel.set_trust(true);
                 return Ok(true);
             }
-            Verdict::Lies => "reports success for a copy that must fail",
-            Verdict::Unknown => {
+            Verdict::FalseSuccess => "reports success for a copy that must fail",
+            Verdict::RefusesTest => {
                 "takes no copy that must fail, so it is not known whether it reports failures"
             }
-            Verdict::Untried => {
+            Verdict::Untestable => {
                 "is not known to report failures, and no copy that must fail can be tried: no IOMMU translates for it, and not every driver bears a copy of 0 bytes"
             }
             Verdict::Broken => {
                 pr_warn!("{which}: {name} does not copy; left alone\n");
                 return Ok(false);
             }
-            Verdict::Silent => {
+            Verdict::NoAnswer => {
                 pr_warn!("{which}: {name} does not answer; left alone\n");
                 return Ok(false);
             }
@@ -149,12 +149,12 @@ impl Driver {
             return Err(EOPNOTSUPP);
         }
         pr_warn!("{which}: {name} {what}: taken all the same, data loss possible\n");
-        channel.believe(false);
+        channel.set_trust(false);
         Ok(true)
     }
 }
 
-impl ChannelSource for Driver {
+impl ChannelSource for DriverChannels {
     fn find(&self, most: usize) -> Result<KVec<KBox<dyn Queue>>> {
         let channels = self.channels(most)?;
         let mut queues = KVec::with_capacity(channels.len(), GFP_KERNEL)?;

@@ -82,7 +82,7 @@ use kernel::{
 };
 
 /// What a byte may take, in nanoseconds, on top of the timeout of a batch: 16 MB/s.
-const SLOWEST_NS: u64 = 64;
+const SLOWEST_NS_PER_BYTE: u64 = 64;
 
 /// How long the mover looks for the end of what has been copied, before it leaves that to the
 /// manager.
@@ -97,20 +97,20 @@ struct Engine {
     channel_tuners: KVec<WorkerTuner<Atomic<u32>>>,
     /// How fast they are.
     pace: ChannelPace<Atomic<u32>>,
-    seen: Atomic<u32>,
+    known_changes: Atomic<u32>,
     shared: Arc<Shared>,
 }
 
 /// What ends with the selection.
-struct Held {
+struct Selection {
     watch: Option<KBox<dyn Keep>>,
     thread: Option<Kthread<ChannelManager>>,
     manager: Arc<ChannelManager>,
 }
 
-impl Keep for Held {}
+impl Keep for Selection {}
 
-impl Drop for Held {
+impl Drop for Selection {
     fn drop(&mut self) {
         // First nothing is told to the manager, then its thread ends, then the channels go.
         self.watch = None;
@@ -134,19 +134,19 @@ pub(crate) fn make(
             tuners,
             channel_tuners,
             pace: ChannelPace::new(Atomic::new(0)),
-            seen: Atomic::new(0),
+            known_changes: Atomic::new(0),
             shared: shared.clone(),
         },
         GFP_KERNEL,
     )?;
     let thread = Kthread::new(topology::Cpu::current().number(), manager.clone())?;
     // Movers wait for its proofs.
-    thread.hurry();
+    thread.use_default_nice();
     manager.set_waker(thread.waker());
     Ok(Made {
         migrator: engine,
         keep: KBox::new(
-            Held {
+            Selection {
                 watch: Some(watch),
                 thread: Some(thread),
                 manager,
@@ -157,7 +157,7 @@ pub(crate) fn make(
 }
 
 /// The error of an engine for which a CPU would copy first, which is logged.
-pub(crate) fn bounces(name: &str) -> Error {
+pub(crate) fn refuse_bounces(name: &str) -> Error {
     pr_err!(
         "{name}: memory would be copied by a CPU first (swiotlb=force, or out of the reach of the device)\n"
     );
@@ -169,7 +169,7 @@ impl Engine {
     fn idle(&self, route: Route, busy_too: bool) -> impl Iterator<Item = &ChannelSlot> {
         let near = move |slot: &&ChannelSlot| route.touches(slot.channel().node());
         let usable = move |slot: &&ChannelSlot| {
-            slot.state() == State::Active && (busy_too || slot.channel().load() == 0)
+            slot.state() == State::Active && (busy_too || slot.channel().bytes_in_flight() == 0)
         };
         let slots = self.manager.slots();
         Iterator::chain(
@@ -194,10 +194,10 @@ impl Engine {
     }
 
     /// What has been learnt was of other channels, if they have changed.
-    fn forget_others(&self) {
+    fn forget_if_changed(&self) {
         let now = self.manager.changes();
-        if self.seen.load(Relaxed) != now {
-            self.seen.store(now, Relaxed);
+        if self.known_changes.load(Relaxed) != now {
+            self.known_changes.store(now, Relaxed);
             self.tuners.iter().for_each(EngineTuner::forget);
             self.channel_tuners.iter().for_each(WorkerTuner::forget);
             self.pace.forget();
@@ -225,7 +225,7 @@ impl Migrator for Engine {
     }
 
     fn choose(&self, class: BatchClass, _chunks: u32, _payer: u64) -> CopyPlan {
-        self.forget_others();
+        self.forget_if_changed();
         if self.takes_all() {
             return CopyPlan::Engine {
                 part: Fraction::ALL,
@@ -320,9 +320,9 @@ impl Migrator for Engine {
             return Ok(());
         };
         let slot = self.slot(lane.index().into()).ok_or(EINVAL)?;
-        let load = slot.channel().load();
+        let load = slot.channel().bytes_in_flight();
         // All that the mover waits for engines in this batch, proofs included.
-        let all = timeout_ns.saturating_add(load.saturating_mul(SLOWEST_NS));
+        let all = timeout_ns.saturating_add(load.saturating_mul(SLOWEST_NS_PER_BYTE));
         let left = all.saturating_sub(batch.waited_ns());
         let channel = slot.channel();
         // A channel that has kept a mover waiting for too long gets no more time. Where there
@@ -335,7 +335,7 @@ impl Migrator for Engine {
         let waited = channel.wait(batch.raw(), i, chunk, left.min(patience));
         let waited_ns = batch.waited_ns();
         if waited == Err(ECANCELED) && self.manager.quarantine(slot, State::Aborted, waited_ns) {
-            self.manager.hurry();
+            self.manager.request_proofs();
         }
         waited
     }
@@ -349,16 +349,17 @@ impl Migrator for Engine {
         };
         // Whatever else has something of this batch has had it for as long: all of them are asked
         // at the same time, and once. `wait()` has no patience with them afterwards.
-        let mut news = false;
+        let mut newly_quarantined = false;
         for slot in self.manager.slots() {
-            if batch.is_given(slot.lane().index().into()) && slot.channel().is_at(batch) {
-                news |= self
-                    .manager
-                    .quarantine(slot, State::TimedOut, batch.waited_ns());
+            if batch.is_given(slot.lane().index().into()) && slot.channel().has_unfinished_of(batch)
+            {
+                newly_quarantined |=
+                    self.manager
+                        .quarantine(slot, State::TimedOut, batch.waited_ns());
             }
         }
-        if news {
-            self.manager.hurry();
+        if newly_quarantined {
+            self.manager.request_proofs();
             batch.stats().add(Counter::EngineTimeouts, 1);
         }
         if !slot.channel().can_prove() {
@@ -374,7 +375,7 @@ impl Migrator for Engine {
     }
 
     fn batch_done(&self, batch: &Arc<Batch>) {
-        let mut left = false;
+        let mut unreaped = false;
         for slot in self.manager.slots() {
             if !batch.is_given(slot.lane().index().into()) {
                 continue;
@@ -383,23 +384,23 @@ impl Migrator for Engine {
                 trace::engine_error(slot.lane().index().into(), EIO.to_errno());
             }
             if slot.channel().is_failing() && self.manager.quarantine(slot, State::Faulted, 0) {
-                self.manager.hurry();
+                self.manager.request_proofs();
             }
             // The callback for the end of the last descriptor may still be running.
             let from = sched::clock();
             loop {
                 slot.channel().reap();
-                if !slot.channel().has(batch) {
+                if !slot.channel().has_jobs_of(batch) {
                     break;
                 }
                 if sched::clock().saturating_sub(from) > REAP_NS {
-                    left = true;
+                    unreaped = true;
                     break;
                 }
                 kernel::processor::cpu_relax();
             }
         }
-        if left {
+        if unreaped {
             self.manager.kick();
         }
     }

@@ -299,7 +299,7 @@ impl Registry {
     /// Returns the names of the engines that are available at the moment.
     fn providers(&self) -> DmaDrivers {
         #[cfg(CONFIG_DMA_ENGINE)]
-        let all = DmaDrivers::look(|name| !is_own(name));
+        let all = DmaDrivers::find_all(|name| !is_own(name));
         #[cfg(not(CONFIG_DMA_ENGINE))]
         let all = DmaDrivers::default();
         #[cfg(CONFIG_PCI)]

@@ -40,7 +40,7 @@ use kernel::{
 
 impl DmaDrivers {
     /// Looks around, now, for names that are wanted.
-    pub(crate) fn look(wanted: fn(&str) -> bool) -> Self {
+    pub(crate) fn find_all(wanted: fn(&str) -> bool) -> Self {
         /// The names so far, and which are wanted.
         struct Found(DmaDrivers, fn(&str) -> bool);
         /// # Safety
@@ -76,11 +76,11 @@ pub(crate) fn offers(device: DeviceId, name: &Name) -> bool {
 #[derive(Copy, Clone, PartialEq, Eq)]
 pub(crate) struct Trust {
     /// It tells of failures: it has passed the self-test.
-    pub(crate) results: bool,
+    pub(crate) reports_failures: bool,
     /// Its driver says that it proves quiet (`quiet_on_terminate` of `struct dma_device`), and it
     /// tells of failures: a terminate that succeeds is proof, and what has been aborted has ended.
     /// A name is no proof: drivers of one name differ from kernel to kernel.
-    pub(crate) terminate: bool,
+    pub(crate) terminate_is_proof: bool,
 }
 
 /// What the self-test has found.
@@ -89,15 +89,15 @@ pub(crate) enum Verdict {
     /// It copies, and tells of a failure.
     Good,
     /// A copy that cannot be made was said to be good.
-    Lies,
+    FalseSuccess,
     /// It takes no copy that cannot be made, so that one does not know.
-    Unknown,
+    RefusesTest,
     /// There is no copy that could be tried on it, so that one does not know.
-    Untried,
+    Untestable,
     /// A plain copy failed, or its content is wrong.
     Broken,
     /// It did not answer in time.
-    Silent,
+    NoAnswer,
 }
 
 /// Drivers that can be asked for a copy of no bytes. They check lengths for the upper limit only
@@ -105,41 +105,41 @@ pub(crate) enum Verdict {
 /// of these: PTDMA and AE4DMA report an error of the queue, and PLX writes the descriptor back
 /// without the bit that says that it is good. A driver has every right to object to being asked, or
 /// to warn. The list says that asking is safe; what they answer is seen then.
-const TAKE_EMPTY: [&str; 3] = ["ptdma", "ae4dma", "plx_dma"];
+const EMPTY_COPY_IS_SAFE: [&str; 3] = ["ptdma", "ae4dma", "plx_dma"];
 
 /// A copy that a channel is tested with.
-enum Trial {
+enum TestCopy {
     /// One that can be made.
-    Plain,
+    Valid,
     /// One of no bytes.
     Empty,
     /// One from where the device reads nothing.
-    FromHole(Hole),
+    FromUnmapped(UnmappedRange),
 }
 
 /// Addresses that lead the device nowhere, as an IOMMU translates them: taken, so that nothing else
 /// is mapped there, and with nothing behind them.
-struct Hole {
+struct UnmappedRange {
     /// Outlives this, as that of the channel that is tested.
     device: NonNull<bindings::device>,
     dma: u64,
 }
 
-impl Hole {
+impl UnmappedRange {
     /// Takes as many as a copy of a self-test has bytes. None without an IOMMU that translates.
     fn new(device: NonNull<bindings::device>) -> Option<Self> {
         let mut dma = 0;
         // SAFETY: The caller holds a channel of the device.
-        let taken = unsafe { fb::ferry_dma_take_hole(device.as_ptr(), PROBE_BYTES, &mut dma) };
+        let taken = unsafe { fb::ferry_dma_take_hole(device.as_ptr(), TEST_BYTES, &mut dma) };
         // Made only if it was taken, as dropping it gives it back.
         taken.then(|| Self { device, dma })
     }
 }
 
-impl Drop for Hole {
+impl Drop for UnmappedRange {
     fn drop(&mut self) {
         // SAFETY: Taken by `new()` for the same length, and nothing was ever mapped there.
-        unsafe { fb::ferry_dma_free_hole(self.device.as_ptr(), self.dma, PROBE_BYTES) };
+        unsafe { fb::ferry_dma_free_hole(self.device.as_ptr(), self.dma, TEST_BYTES) };
     }
 }
 
@@ -175,18 +175,18 @@ impl DmaChannel {
             chan,
             device,
             trust: Trust {
-                results: false,
-                terminate: false,
+                reports_failures: false,
+                terminate_is_proof: false,
             },
             cookie: 0,
         };
         // For the self-test: without results nothing of it is believed after that.
-        channel.trust.terminate = channel.says_quiet();
+        channel.trust.terminate_is_proof = channel.declares_quiet();
         Some(channel)
     }
 
     /// Returns whether its driver says that it proves quiet.
-    fn says_quiet(&self) -> bool {
+    fn declares_quiet(&self) -> bool {
         // SAFETY: We hold the channel.
         unsafe { fb::ferry_dma_says_quiet(self.chan.as_ptr()) }
     }
@@ -215,165 +215,160 @@ impl DmaChannel {
     }
 
     /// Sets what is believed of it.
-    pub(crate) fn believe(&mut self, results: bool) {
+    pub(crate) fn set_trust(&mut self, reports_failures: bool) {
         self.trust = Trust {
-            results,
-            terminate: results && self.says_quiet(),
+            reports_failures,
+            terminate_is_proof: reports_failures && self.declares_quiet(),
         };
     }
 
     /// Finds out whether the provider of this name tells of failures, and copies. Sleeps.
     pub(crate) fn self_test(&mut self, driver: &Name) -> Result<Verdict> {
         // Reading, as a device is not told of a write that the IOMMU has not let through.
-        let failing = match Hole::new(self.device()) {
-            Some(hole) => Some(self.probe(Trial::FromHole(hole))?),
-            None if TAKE_EMPTY.contains(&driver.as_str()) => Some(self.probe(Trial::Empty)?),
+        let failing = match UnmappedRange::new(self.device()) {
+            Some(range) => Some(self.run_test(TestCopy::FromUnmapped(range))?),
+            None if EMPTY_COPY_IS_SAFE.contains(&driver.as_str()) => {
+                Some(self.run_test(TestCopy::Empty)?)
+            }
             None => None,
         };
-        if matches!(failing, Some(Probed::Silent)) {
-            return Ok(Verdict::Silent);
+        if matches!(failing, Some(TestOutcome::NoAnswer)) {
+            return Ok(Verdict::NoAnswer);
         }
         // Afterwards: a channel that does not go on after a failure is of no use.
-        let plain = self.probe(Trial::Plain)?;
+        let plain = self.run_test(TestCopy::Valid)?;
         Ok(match (plain, failing) {
-            (Probed::Silent, _) => Verdict::Silent,
-            (Probed::Good, Some(Probed::Failed)) => Verdict::Good,
-            (Probed::Good, Some(Probed::Good)) => Verdict::Lies,
-            (Probed::Good, Some(Probed::Refused)) => Verdict::Unknown,
-            (Probed::Good, None) => Verdict::Untried,
+            (TestOutcome::NoAnswer, _) => Verdict::NoAnswer,
+            (TestOutcome::Good, Some(TestOutcome::Failed)) => Verdict::Good,
+            (TestOutcome::Good, Some(TestOutcome::Good)) => Verdict::FalseSuccess,
+            (TestOutcome::Good, Some(TestOutcome::Refused)) => Verdict::RefusesTest,
+            (TestOutcome::Good, None) => Verdict::Untestable,
             _ => Verdict::Broken,
         })
     }
 
     /// Makes one copy.
-    fn probe(&mut self, trial: Trial) -> Result<Probed> {
-        let probe = Probe::new()?;
-        let from = KVec::from_elem(0x5au8, PROBE_BYTES, GFP_KERNEL)?;
-        let mut to = KVec::from_elem(0xa5u8, PROBE_BYTES, GFP_KERNEL)?;
+    fn run_test(&mut self, test: TestCopy) -> Result<TestOutcome> {
+        let completion = TestCompletion::new()?;
+        let from = KVec::from_elem(0x5au8, TEST_BYTES, GFP_KERNEL)?;
+        let mut to = KVec::from_elem(0xa5u8, TEST_BYTES, GFP_KERNEL)?;
         let device = self.device().as_ptr();
         let (mut src, mut dst) = (0, 0);
         // SAFETY: The device lives, and the buffers until they are unmapped, or for ever. They are
         // pages of their own, as kmalloc() aligns powers of two.
         unsafe {
             let phys = fb::ferry_virt_phys(from.as_ptr().cast());
-            to_result(fb::ferry_dma_map(
-                device,
-                phys,
-                PROBE_BYTES,
-                false,
-                &mut src,
-            ))?;
+            to_result(fb::ferry_dma_map(device, phys, TEST_BYTES, false, &mut src))?;
             let phys = fb::ferry_virt_phys(to.as_mut_ptr().cast());
-            if let Err(e) = to_result(fb::ferry_dma_map(device, phys, PROBE_BYTES, true, &mut dst))
-            {
-                fb::ferry_dma_unmap(device, src, PROBE_BYTES, false);
+            if let Err(e) = to_result(fb::ferry_dma_map(device, phys, TEST_BYTES, true, &mut dst)) {
+                fb::ferry_dma_unmap(device, src, TEST_BYTES, false);
                 return Err(e);
             }
         }
-        let (from_dma, len) = match &trial {
-            Trial::Plain => (src, PROBE_BYTES as u64),
-            Trial::Empty => (src, 0),
-            Trial::FromHole(hole) => (hole.dma, PROBE_BYTES as u64),
+        let (from_dma, len) = match &test {
+            TestCopy::Valid => (src, TEST_BYTES as u64),
+            TestCopy::Empty => (src, 0),
+            TestCopy::FromUnmapped(range) => (range.dma, TEST_BYTES as u64),
         };
         let mut silent = false;
         // SAFETY: Mapped above for at least `len` bytes, but for a hole, where nothing is read; the
-        // probe lives until it has been told, or the queue is quiet, or for ever.
-        let made = unsafe { self.copy(dst, from_dma, len, true, &raw const probe.end) };
+        // completion lives until it has been told, or the queue is quiet, or for ever.
+        let made = unsafe { self.copy(dst, from_dma, len, true, &raw const completion.end) };
         if made.is_ok() {
             self.issue();
-            if !probe.wait() {
-                if !(self.trust.terminate && self.quiesce()) {
+            if !completion.wait() {
+                if !(self.trust.terminate_is_proof && self.quiesce()) {
                     // It may still be at it: none of this is ever used again.
-                    core::mem::forget((probe, from, to, trial));
-                    return Ok(Probed::Silent);
+                    core::mem::forget((completion, from, to, test));
+                    return Ok(TestOutcome::NoAnswer);
                 }
                 silent = true;
             }
-            if probe.told.load(Relaxed) == TOLD_GIVEN_UP {
+            if completion.result.load(Relaxed) == RESULT_GIVEN_UP {
                 // The hole stays taken as well: the engine may still read there.
-                core::mem::forget(trial);
+                core::mem::forget(test);
                 // SAFETY: Both were mapped above, and are not unmapped after this.
-                if !unsafe { fb::ferry_dma_cut(device, src, dst, PROBE_BYTES) } {
+                if !unsafe { fb::ferry_dma_cut(device, src, dst, TEST_BYTES) } {
                     core::mem::forget((from, to));
                 }
-                return Ok(Probed::Failed);
+                return Ok(TestOutcome::Failed);
             }
         }
         // SAFETY: Mapped above; the engine is through with it, or is quiet, or never got it.
         unsafe {
-            fb::ferry_dma_unmap(device, src, PROBE_BYTES, false);
-            fb::ferry_dma_unmap(device, dst, PROBE_BYTES, true);
+            fb::ferry_dma_unmap(device, src, TEST_BYTES, false);
+            fb::ferry_dma_unmap(device, dst, TEST_BYTES, true);
         }
         // What is to fail leaves nothing to compare.
-        let right = !matches!(trial, Trial::Plain) || *to == *from;
-        Ok(match (made, probe.told.load(Relaxed)) {
-            _ if silent => Probed::Silent,
-            (Err(_), _) => Probed::Refused,
-            (Ok(()), TOLD_GOOD) if right => Probed::Good,
-            _ => Probed::Failed,
+        let right = !matches!(test, TestCopy::Valid) || *to == *from;
+        Ok(match (made, completion.result.load(Relaxed)) {
+            _ if silent => TestOutcome::NoAnswer,
+            (Err(_), _) => TestOutcome::Refused,
+            (Ok(()), RESULT_GOOD) if right => TestOutcome::Good,
+            _ => TestOutcome::Failed,
         })
     }
 }
 
 /// Bytes of the copy of a self-test.
-const PROBE_BYTES: usize = 4096;
+const TEST_BYTES: usize = 4096;
 
 /// How long a self-test waits for a copy.
-const PROBE_MS: u32 = 2_000;
+const TEST_TIMEOUT_MS: u32 = 2_000;
 
-const TOLD_GOOD: u32 = 1;
-const TOLD_FAILED: u32 = 2;
-const TOLD_GIVEN_UP: u32 = 3;
+const RESULT_GOOD: u32 = 1;
+const RESULT_FAILED: u32 = 2;
+const RESULT_GIVEN_UP: u32 = 3;
 
 /// What became of the copy of a self-test.
-enum Probed {
+enum TestOutcome {
     Good,
     Failed,
     Refused,
-    Silent,
+    NoAnswer,
 }
 
 /// A copy of a self-test.
 #[repr(C)]
-struct Probe {
-    /// First, so that a pointer to it is one to the probe.
+struct TestCompletion {
+    /// First, so that a pointer to it is one to the completion.
     end: fb::ferry_end,
     /// Stored before `done` is, read after it was waited for, which orders them.
-    told: Atomic<u32>,
-    /// Who waits for it frees the probe: that is why it is not a wait queue, which its waker still
+    result: Atomic<u32>,
+    /// Who waits for it frees the completion: that is why it is not a wait queue, which its waker still
     /// uses when the waiter has seen all it wants to see.
     done: Opaque<bindings::completion>,
 }
 
-impl Probe {
+impl TestCompletion {
     fn new() -> Result<Pin<KBox<Self>>> {
-        let probe = KBox::pin(
+        let completion = KBox::pin(
             Self {
                 end: fb::ferry_end {
-                    fn_: Some(probed),
-                    given_up: Some(probe_given_up),
+                    fn_: Some(test_ended),
+                    given_up: Some(test_given_up),
                 },
-                told: Atomic::new(0),
+                result: Atomic::new(0),
                 done: Opaque::new(Default::default()),
             },
             GFP_KERNEL,
         )?;
         // SAFETY: Pinned, and not used by anybody yet.
-        unsafe { bindings::init_completion(probe.done.get()) };
-        Ok(probe)
+        unsafe { bindings::init_completion(completion.done.get()) };
+        Ok(completion)
     }
 
-    /// Says what has become of the copy, once. Nothing of the probe is used after this.
-    fn tell(&self, told: u32) {
-        self.told.store(told, Relaxed);
+    /// Says what has become of the copy, once. Nothing of the completion is used after this.
+    fn complete(&self, result: u32) {
+        self.result.store(result, Relaxed);
         // SAFETY: Initialised by `new()`.
         unsafe { bindings::complete(self.done.get()) };
     }
 
-    /// Returns whether something was told in time. If so, `tell()` uses the probe no more:
+    /// Returns whether something was told in time. If so, `complete()` uses the completion no more:
     /// `complete()` keeps the completion's lock until it is through with it, and this takes it.
     fn wait(&self) -> bool {
-        let limit = msecs_to_jiffies(PROBE_MS);
+        let limit = msecs_to_jiffies(TEST_TIMEOUT_MS);
         // SAFETY: Initialised by `new()`; callers can sleep.
         unsafe { bindings::wait_for_completion_timeout(self.done.get(), limit) != 0 }
     }
@@ -383,22 +378,22 @@ impl Probe {
 ///
 /// # Safety
 ///
-/// `end` is the first field of a `Probe` that lives until it has been told, or the queue is quiet.
-unsafe extern "C" fn probed(end: *const fb::ferry_end, ok: bool) {
+/// `end` is the first field of a `TestCompletion` that lives until it has been told, or the queue is quiet.
+unsafe extern "C" fn test_ended(end: *const fb::ferry_end, ok: bool) {
     // SAFETY: By the requirement of this function.
-    let probe = unsafe { &*end.cast::<Probe>() };
-    probe.tell(if ok { TOLD_GOOD } else { TOLD_FAILED });
+    let completion = unsafe { &*end.cast::<TestCompletion>() };
+    completion.complete(if ok { RESULT_GOOD } else { RESULT_FAILED });
 }
 
 /// Takes note that the driver has given up the copy of a self-test.
 ///
 /// # Safety
 ///
-/// As for [`probed()`].
-unsafe extern "C" fn probe_given_up(end: *const fb::ferry_end) {
+/// As for [`test_ended()`].
+unsafe extern "C" fn test_given_up(end: *const fb::ferry_end) {
     // SAFETY: By the requirement of this function.
-    let probe = unsafe { &*end.cast::<Probe>() };
-    probe.tell(TOLD_GIVEN_UP);
+    let completion = unsafe { &*end.cast::<TestCompletion>() };
+    completion.complete(RESULT_GIVEN_UP);
 }
 
 // SAFETY: dmaengine calls back once for each descriptor, when the engine is through with it, or the
@@ -428,7 +423,7 @@ unsafe impl Queue for DmaChannel {
         let len = usize::try_from(len).map_err(|_| EINVAL)?;
         // Other providers have been seen to forget the interrupt of one descriptor for the sake of
         // the next one.
-        let interrupt = interrupt || !self.trust.terminate;
+        let interrupt = interrupt || !self.trust.terminate_is_proof;
         // SAFETY: By the requirements of this function; we are the only one who submits.
         to_result(unsafe {
             fb::ferry_dma_copy(
@@ -437,7 +432,7 @@ unsafe impl Queue for DmaChannel {
                 src,
                 len,
                 interrupt,
-                self.trust.terminate,
+                self.trust.terminate_is_proof,
                 end,
                 &mut self.cookie,
             )
@@ -451,14 +446,14 @@ unsafe impl Queue for DmaChannel {
 
     fn poll(&mut self) {
         // With others, polling may complete the wrong descriptor.
-        if self.trust.results {
+        if self.trust.reports_failures {
             // SAFETY: We hold the channel.
             unsafe { fb::ferry_dma_poll(self.chan.as_ptr(), self.cookie) };
         }
     }
 
     fn quiesce(&mut self) -> bool {
-        if !self.trust.terminate {
+        if !self.trust.terminate_is_proof {
             return false;
         }
         // SAFETY: We hold the channel, and are allowed to sleep.
@@ -466,7 +461,7 @@ unsafe impl Queue for DmaChannel {
     }
 
     fn can_prove(&self) -> bool {
-        self.trust.terminate
+        self.trust.terminate_is_proof
     }
 
     fn is_bound(&self) -> bool {
@@ -474,7 +469,7 @@ unsafe impl Queue for DmaChannel {
         unsafe { fb::ferry_device_is_bound(self.device().as_ptr()) }
     }
 
-    fn is_of(&self, device: DeviceId) -> bool {
+    fn belongs_to(&self, device: DeviceId) -> bool {
         // SAFETY: We hold the channel; the other pointer is only compared.
         unsafe { fb::ferry_dma_is_of(self.chan.as_ptr(), device.as_ptr()) }
     }

@@ -50,7 +50,7 @@ mod wait;
 pub(crate) use self::queue::Queue;
 
 use self::{
-    queue::LOST_NS,
+    queue::LOST_INTERRUPT_NS,
     slot::{
         Common,
         Job,
@@ -92,10 +92,10 @@ const SLOTS: usize = 256;
 /// Bytes of addresses that may be taken from a device for good before its channel counts as
 /// failing: they are never used again. So small that sixteen channels of a device leave half of the
 /// addresses that 32 bits have.
-const MOST_CUT: u64 = 128 << 20;
+const MAX_LOST_ADDRESS_BYTES: u64 = 128 << 20;
 
 /// Counters of a channel, for debugfs.
-pub(crate) struct Seen {
+pub(crate) struct ChannelCounters {
     /// Descriptors.
     pub(crate) descriptors: u64,
     /// Their bytes.
@@ -151,7 +151,7 @@ unsafe impl<B: Pooled> Sync for Channel<B> {}
 impl<B: Pooled> Channel<B> {
     /// A channel without a queue.
     pub(crate) fn new(lane: Lane) -> Result<Arc<Self>> {
-        let common = KBox::pin(Common::new(lane, LOST_NS), GFP_KERNEL)?;
+        let common = KBox::pin(Common::new(lane, LOST_INTERRUPT_NS), GFP_KERNEL)?;
         // SAFETY: Pinned, and not used by anybody yet.
         unsafe { fb::ferry_wait_init(common.waiters.get()) };
         let mut slots = KVec::with_capacity(SLOTS, GFP_KERNEL)?;
@@ -208,16 +208,18 @@ impl<B: Pooled> Channel<B> {
         let device = unsafe { fb::ferry_device_get(queue.device().as_ptr()) };
         let old = self.common.device.xchg(device as usize, Relaxed);
         if old != device as usize {
-            self.forget_cut();
+            self.forget_lost_addresses();
         }
         // SAFETY: As above.
         let node = unsafe { fb::ferry_device_node(device) };
         self.common.node.store(node, Relaxed);
-        self.common.row.store(0, Relaxed);
+        self.common.errors_in_a_row.store(0, Relaxed);
         self.common.given_up.store(0, Relaxed);
-        self.common.good.store(0, Relaxed);
-        let look_ns = queue.look_ns().min(LOST_NS);
-        self.common.look_ns.store(look_ns, Relaxed);
+        self.common.good_bytes.store(0, Relaxed);
+        let poll_interval_ns = queue.poll_interval_ns().min(LOST_INTERRUPT_NS);
+        self.common
+            .poll_interval_ns
+            .store(poll_interval_ns, Relaxed);
         self.common.provable.store(queue.can_prove(), Relaxed);
         ring.queue = Some(queue);
         ring.open = true;
@@ -236,7 +238,7 @@ impl<B: Pooled> Channel<B> {
     /// Lets movers submit again.
     pub(crate) fn reopen(&self) {
         let mut ring = self.ring.lock();
-        self.common.row.store(0, Relaxed);
+        self.common.errors_in_a_row.store(0, Relaxed);
         ring.open = ring.queue.is_some();
     }
 
@@ -260,46 +262,47 @@ impl<B: Pooled> Channel<B> {
     }
 
     /// Bytes in flight.
-    pub(crate) fn load(&self) -> u64 {
-        self.common.bytes.load(Relaxed)
+    pub(crate) fn bytes_in_flight(&self) -> u64 {
+        self.common.bytes_in_flight.load(Relaxed)
     }
 
     /// Returns how many bytes it has copied since it was opened.
     pub(crate) fn good_bytes(&self) -> u64 {
-        self.common.good.load(Relaxed)
+        self.common.good_bytes.load(Relaxed)
     }
 
     /// Returns whether the last queue that it had was of this device, which maps its memory.
-    pub(crate) fn was_of(&self, device: DeviceId) -> bool {
+    pub(crate) fn had_queue_of(&self, device: DeviceId) -> bool {
         self.common.device.load(Relaxed) == device.id()
     }
 
     /// Descriptors that have failed since the last good one.
     pub(crate) fn errors_in_a_row(&self) -> u32 {
-        self.common.row.load(Relaxed)
+        self.common.errors_in_a_row.load(Relaxed)
     }
 
     /// Returns whether its queue fails too often, or at the expense of too many addresses.
     pub(crate) fn is_failing(&self) -> bool {
         let row = self.errors_in_a_row();
-        self.is_costly() || row != 0 && self.with_queue(|queue| queue.is_failing(row)) == Some(true)
+        self.lost_too_many_addresses()
+            || row != 0 && self.with_queue(|queue| queue.is_failing(row)) == Some(true)
     }
 
     /// Returns whether it has cost its device too many addresses.
-    pub(crate) fn is_costly(&self) -> bool {
-        self.common.cut.load(Relaxed) > MOST_CUT
+    pub(crate) fn lost_too_many_addresses(&self) -> bool {
+        self.common.lost_address_bytes.load(Relaxed) > MAX_LOST_ADDRESS_BYTES
     }
 
     /// From here on addresses that its device has lost do not count: it gets another domain, or an
     /// administrator says so.
-    pub(crate) fn forget_cut(&self) {
-        self.common.cut.store(0, Relaxed);
+    pub(crate) fn forget_lost_addresses(&self) {
+        self.common.lost_address_bytes.store(0, Relaxed);
     }
 
     /// Returns the counters, for debugfs.
-    pub(crate) fn seen(&self) -> Seen {
+    pub(crate) fn counters(&self) -> ChannelCounters {
         let ring = self.ring.lock();
-        Seen {
+        ChannelCounters {
             descriptors: ring.descriptors,
             bytes: ring.bytes,
             busy: ring.head.wrapping_sub(ring.tail),
@@ -349,12 +352,12 @@ impl<B: Pooled> Channel<B> {
     }
 
     /// Returns `true` if descriptors of `batch` are in flight, or wait to be reaped.
-    pub(crate) fn has(&self, batch: &B) -> bool {
+    pub(crate) fn has_jobs_of(&self, batch: &B) -> bool {
         self.any(|_, job| core::ptr::eq(&*job.batch, batch))
     }
 
     /// Returns `true` if descriptors of `batch` are in flight that have not ended.
-    pub(crate) fn is_at(&self, batch: &B) -> bool {
+    pub(crate) fn has_unfinished_of(&self, batch: &B) -> bool {
         self.any(|state, job| matches!(state, BUSY | GIVEN_UP) && core::ptr::eq(&*job.batch, batch))
     }
 
@@ -363,8 +366,11 @@ impl<B: Pooled> Channel<B> {
         let ring = self.ring.lock();
         let mut n = ring.tail;
         while n != ring.head {
-            // SAFETY: `ring` holds the lock of the ring.
-            if self.slot(n).is_some_and(|slot| unsafe { slot.is(&f) }) {
+            let found = self.slot(n).is_some_and(|slot| {
+                // SAFETY: `ring` holds the lock of the ring.
+                unsafe { slot.job_matches(&f) }
+            });
+            if found {
                 return true;
             }
             n = n.wrapping_add(1);
@@ -414,7 +420,7 @@ impl<B: Pooled> Channel<B> {
         }
     }
 
-    /// Asks for proof of quiet, and [gives up](Self::give_up()) the queue. Returns the number of
+    /// Asks for proof of quiet, and [detaches](Self::detach()) the queue. Returns the number of
     /// leaked descriptors.
     ///
     /// # Context
@@ -422,7 +428,7 @@ impl<B: Pooled> Channel<B> {
     /// May sleep.
     pub(crate) fn close(&self) -> u64 {
         self.quiesce();
-        self.give_up()
+        self.detach()
     }
 
     /// Detaches the queue. Leaks the descriptors that are not proven complete and returns their
@@ -431,7 +437,7 @@ impl<B: Pooled> Channel<B> {
     /// # Context
     ///
     /// May sleep.
-    pub(crate) fn give_up(&self) -> u64 {
+    pub(crate) fn detach(&self) -> u64 {
         // Not under the lock: letting a queue go may sleep.
         let queue = self.ring.lock().queue.take();
         drop(queue);

@@ -70,7 +70,7 @@ const DRAIN_STEP_US: i64 = 1000;
 
 /// How often the thread looks again while something is left to do, and how many times between two
 /// attempts to prove that a channel is quiet.
-const AGAIN_US: i64 = 10_000;
+const ROUND_US: i64 = 10_000;
 const PROVE_EVERY: u32 = 100;
 
 /// Nanoseconds of a millisecond.
@@ -78,7 +78,7 @@ const MS: u64 = 1_000_000;
 
 /// Descriptors of channels that were given back without proof that they are quiet, since the module
 /// was loaded: they outlive the manager.
-static LOST: Atomic<u64> = Atomic::new(0);
+static LEAKED: Atomic<u64> = Atomic::new(0);
 
 /// What state a slot is in.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -147,12 +147,12 @@ pub(super) struct ChannelSlot {
     /// to the reader of the state.
     state: Atomic<u32>,
     /// It is to be tried again as soon as it is quiet, whatever pause it has.
-    again: Atomic<u32>,
+    retry_when_quiet: Atomic<u32>,
     quarantines: Atomic<u32>,
     /// Times are those of [`ChannelManager::now()`]. When the channel came. With
     /// [`ChannelManager::admin`] held.
-    came_at: Atomic<u64>,
-    /// When the wait began that ended in quarantine, or what failed was seen.
+    opened_at: Atomic<u64>,
+    /// When the wait began that ended in quarantine, or the failure was seen.
     failed_at: Atomic<u64>,
     /// When it is tried again; 0 if that is not to be. Of slots that are quarantined and quiet, and
     /// of those that have become empty because a try failed. Written with [`ChannelManager::admin`]
@@ -161,7 +161,7 @@ pub(super) struct ChannelSlot {
     pauses: Pauses<Atomic<u32>>,
     /// The device that it has been taken from, until that has gone; 0 for none. With
     /// [`ChannelManager::admin`] held.
-    leaver: Atomic<usize>,
+    removed_from: Atomic<usize>,
 }
 
 impl ChannelSlot {
@@ -205,63 +205,63 @@ impl ChannelSlot {
     fn forget(&self) {
         self.due.store(0, Relaxed);
         self.pauses.forget();
-        self.channel.forget_cut();
+        self.channel.forget_lost_addresses();
     }
 }
 
 /// Asks for proof that a channel is quiet, beside others.
 #[pin_data]
-struct Prover {
+struct ProofRequest {
     channel: Arc<Channel<Batch>>,
     /// The thread has begun. Its own, and orders nothing.
-    begun: Atomic<u32>,
+    started: Atomic<u32>,
     #[pin]
     done: Completion,
 }
 
-impl ThreadFn for Prover {
+impl ThreadFn for ProofRequest {
     fn pending(&self) -> bool {
-        self.begun.load(Relaxed) == 0
+        self.started.load(Relaxed) == 0
     }
 
     fn run(&self) {
-        if self.begun.xchg(1, Relaxed) == 0 {
+        if self.started.xchg(1, Relaxed) == 0 {
             self.channel.quiesce();
             self.done.complete_all();
         }
     }
 }
 
-/// A [`Prover`] and its thread. Dropping it waits for the answer, which takes as long as the
+/// A [`ProofRequest`] and its thread. Dropping it waits for the answer, which takes as long as the
 /// driver.
-struct Proving {
-    prover: Arc<Prover>,
+struct ProofThread {
+    request: Arc<ProofRequest>,
     // Dropped after `drop()` has waited: one that has not begun would not begin any more.
-    _thread: Kthread<Prover>,
+    _thread: Kthread<ProofRequest>,
 }
 
-impl Proving {
+impl ProofThread {
     fn new(channel_slot: &ChannelSlot) -> Result<Self> {
-        let prover = Arc::pin_init(
-            pin_init!(Prover {
+        let request = Arc::pin_init(
+            pin_init!(ProofRequest {
                 channel: channel_slot.channel.clone(),
-                begun: Atomic::new(0),
+                started: Atomic::new(0),
                 done <- Completion::new(),
             }),
             GFP_KERNEL,
         )?;
-        let thread = Kthread::new(topology::Cpu::current().number(), prover.clone())?;
-        thread.hurry();
+        let thread = Kthread::new(topology::Cpu::current().number(), request.clone())?;
+        thread.use_default_nice();
         Ok(Self {
-            prover,
+            request,
             _thread: thread,
         })
     }
 }
 
-impl Drop for Proving {
+impl Drop for ProofThread {
     fn drop(&mut self) {
-        self.prover.done.wait_for_completion();
+        self.request.done.wait_for_completion();
     }
 }
 
@@ -281,23 +281,23 @@ pub(crate) struct ChannelManager {
     waker: SetOnce<Waker>,
     /// Not 0 if there is something to do. Stored with release by [`ChannelManager::kick()`], read
     /// with acquire by the thread.
-    called: Atomic<u32>,
+    kicked: Atomic<u32>,
     /// New channels are to be looked for.
     rescan_wanted: Atomic<u32>,
     /// The number of rescans, for debugfs.
     rescans: Atomic<u32>,
-    /// A mover waits for a proof, which has not been asked for. Ordered by `called`, which is
+    /// A mover waits for a proof, which has not been asked for. Ordered by `kicked`, which is
     /// stored after it.
-    hurry: Atomic<u32>,
+    proofs_wanted: Atomic<u32>,
     /// How often channels have come or gone.
     changes: Atomic<u32>,
     /// The selection is over.
-    over: Atomic<u32>,
+    stopped: Atomic<u32>,
     /// The machine sleeps, or goes down: nothing is tried. Written with `admin` held; the thread
     /// looks again with it.
-    asleep: Atomic<u32>,
+    suspended: Atomic<u32>,
     /// What times are counted from.
-    begun: Instant<Monotonic>,
+    epoch: Instant<Monotonic>,
     /// Rounds of the thread.
     rounds: Atomic<u32>,
     /// Held while channels are opened, closed or quiesced, and never on the path of migration.
@@ -318,13 +318,13 @@ impl ChannelManager {
                 ChannelSlot {
                     channel: Channel::new(Lane::new(lane))?,
                     state: Atomic::new(State::Empty as u32),
-                    again: Atomic::new(0),
+                    retry_when_quiet: Atomic::new(0),
                     quarantines: Atomic::new(0),
-                    came_at: Atomic::new(0),
+                    opened_at: Atomic::new(0),
                     failed_at: Atomic::new(0),
                     due: Atomic::new(0),
                     pauses: Pauses::new(Atomic::new(0)),
-                    leaver: Atomic::new(0),
+                    removed_from: Atomic::new(0),
                 },
                 GFP_KERNEL,
             )?;
@@ -335,14 +335,14 @@ impl ChannelManager {
                 slots,
                 source,
                 waker: SetOnce::new(),
-                called: Atomic::new(0),
+                kicked: Atomic::new(0),
                 rescan_wanted: Atomic::new(0),
                 rescans: Atomic::new(0),
-                hurry: Atomic::new(0),
+                proofs_wanted: Atomic::new(0),
                 changes: Atomic::new(0),
-                over: Atomic::new(0),
-                asleep: Atomic::new(0),
-                begun: Instant::now(),
+                stopped: Atomic::new(0),
+                suspended: Atomic::new(0),
+                epoch: Instant::now(),
                 rounds: Atomic::new(0),
                 admin <- new_mutex!((), "ferry::admin"),
             }),
@@ -365,25 +365,25 @@ impl ChannelManager {
 
     /// Returns the time in nanoseconds, by the kernel's monotonic clock. Never 0.
     fn now(&self) -> u64 {
-        let ns = u64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(0);
+        let ns = u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(0);
         ns.max(1)
     }
 
     /// Wakes the thread.
     pub(crate) fn kick(&self) {
-        self.called.store(1, Release);
+        self.kicked.store(1, Release);
         if let Some(waker) = self.waker.as_ref() {
             waker.wake();
         }
     }
 
     /// Takes a channel that has been tested.
-    pub(crate) fn take(&self, queue: KBox<dyn Queue>) {
+    pub(crate) fn add(&self, queue: KBox<dyn Queue>) {
         let _admin = self.admin.lock();
-        self.take_locked(queue);
+        self.add_locked(queue);
     }
 
-    fn take_locked(&self, queue: KBox<dyn Queue>) {
+    fn add_locked(&self, queue: KBox<dyn Queue>) {
         // First where a channel is being tried, then where none is to be tried later.
         let now = self.now();
         let place = |slot: &&ChannelSlot| match slot.due() {
@@ -403,16 +403,16 @@ impl ChannelManager {
                     slot.lane().index()
                 );
             }
-            slot.again.store(0, Relaxed);
+            slot.retry_when_quiet.store(0, Relaxed);
             slot.due.store(0, Relaxed);
-            slot.came_at.store(now, Relaxed);
+            slot.opened_at.store(now, Relaxed);
             slot.set(State::Active);
             self.changes.add(1u32, Relaxed);
         }
     }
 
     /// Keeps movers from submitting to a channel whose quiet is to be proven: see
-    /// [`ChannelManager::hurry()`]. Returns `true` if they could before. `waited_ns` is the time for
+    /// [`ChannelManager::request_proofs()`]. Returns `true` if they could before. `waited_ns` is the time for
     /// which a mover has waited for the channel.
     pub(super) fn quarantine(&self, slot: &ChannelSlot, why: State, waited_ns: u64) -> bool {
         if !slot.channel.shut() {
@@ -426,7 +426,7 @@ impl ChannelManager {
         self.changes.add(1u32, Relaxed);
         slot.quarantines.add(1u32, Relaxed);
         if log::allowed() {
-            let next = match slot.channel.is_costly() {
+            let next = match slot.channel.lost_too_many_addresses() {
                 true => "write to debugfs ferry/rearm to retry",
                 false => "it is tested again after a pause, once it is proven quiet",
             };
@@ -443,8 +443,8 @@ impl ChannelManager {
     /// Has the thread ask at once for the proofs of what was quarantined. To be called when all
     /// that is asked at the same time has been: the thread may be awake, and would ask for the
     /// first alone.
-    pub(super) fn hurry(&self) {
-        self.hurry.store(1, Relaxed);
+    pub(super) fn request_proofs(&self) {
+        self.proofs_wanted.store(1, Relaxed);
         self.kick();
     }
 
@@ -459,8 +459,8 @@ impl ChannelManager {
         for slot in &self.slots {
             slot.pauses.forget();
             if slot.state().is_quarantined() {
-                slot.channel.forget_cut();
-                slot.again.store(1, Relaxed);
+                slot.channel.forget_lost_addresses();
+                slot.retry_when_quiet.store(1, Relaxed);
             }
         }
         self.rescan_wanted.store(1, Relaxed);
@@ -470,7 +470,7 @@ impl ChannelManager {
     /// The selection is over, and so is the thread: gives all channels back.
     pub(super) fn stop(&self) {
         let _admin = self.admin.lock();
-        self.over.store(1, Relaxed);
+        self.stopped.store(1, Relaxed);
         self.drain(|slot| !slot.state().is_quarantined());
         self.prove(|_| true);
         for slot in &self.slots {
@@ -509,10 +509,10 @@ impl ChannelManager {
         let mut count = 1;
         for slot in slots {
             count += 1;
-            match Proving::new(slot) {
-                Ok(proving) => {
+            match ProofThread::new(slot) {
+                Ok(thread) => {
                     // Without room it is dropped, and so waited for, here.
-                    let _ = others.push(proving, GFP_KERNEL);
+                    let _ = others.push(thread, GFP_KERNEL);
                 }
                 Err(_) => {
                     slot.channel.quiesce();
@@ -537,19 +537,19 @@ impl ChannelManager {
         if !slot.has_channel() {
             return;
         }
-        let lost = match slot.channel.reap() {
+        let leaked = match slot.channel.reap() {
             true => slot.channel.close(),
             // It would be as long again.
-            false => slot.channel.give_up(),
+            false => slot.channel.detach(),
         };
-        if lost == 0 {
+        if leaked == 0 {
             slot.set(State::Empty);
             return;
         }
-        LOST.add(lost, Relaxed);
+        LEAKED.add(leaked, Relaxed);
         slot.set(State::Leaked);
         pr_err!(
-            "{}: channel {} given back without proof that it is quiet: {lost} descriptors, and the memory they write to, are lost\n",
+            "{}: channel {} given back without proof that it is quiet: {leaked} descriptors, and the memory they write to, are lost\n",
             self.name,
             slot.lane().index()
         );
@@ -562,15 +562,17 @@ impl ChannelManager {
     /// not, see [`Self::device_removed()`].
     pub(crate) fn device_removing(&self, device: DeviceId) {
         let _admin = self.admin.lock();
-        let goes =
-            |slot: &ChannelSlot| slot.channel.with_queue(|queue| queue.is_of(device)) == Some(true);
+        let goes = |slot: &ChannelSlot| {
+            slot.channel.with_queue(|queue| queue.belongs_to(device)) == Some(true)
+        };
         for slot in self.slots.iter().filter(|slot| goes(slot)) {
-            slot.leaver.store(device.id(), Relaxed);
+            slot.removed_from.store(device.id(), Relaxed);
             slot.forget();
             slot.set(State::Removing);
         }
         // What was given back to it is not tried any more.
-        let was = |slot: &&ChannelSlot| slot.state() == State::Empty && slot.channel.was_of(device);
+        let was =
+            |slot: &&ChannelSlot| slot.state() == State::Empty && slot.channel.had_queue_of(device);
         self.slots.iter().filter(was).for_each(ChannelSlot::forget);
         self.drain(goes);
         for slot in self.slots.iter().filter(|slot| goes(slot)) {
@@ -586,10 +588,10 @@ impl ChannelManager {
         let _admin = self.admin.lock();
         let mut ours = false;
         for slot in &self.slots {
-            if slot.leaver.load(Relaxed) != device.id() {
+            if slot.removed_from.load(Relaxed) != device.id() {
                 continue;
             }
-            slot.leaver.store(0, Relaxed);
+            slot.removed_from.store(0, Relaxed);
             ours = true;
             if slot.state() == State::Removing {
                 slot.set(State::Removed);
@@ -609,7 +611,7 @@ impl ChannelManager {
     /// The machine sleeps, or goes down: a late write would hit what comes after.
     pub(crate) fn halt(&self) {
         let _admin = self.admin.lock();
-        self.asleep.store(1, Relaxed);
+        self.suspended.store(1, Relaxed);
         for slot in &self.slots {
             slot.change(State::Active, State::Suspended);
         }
@@ -620,7 +622,7 @@ impl ChannelManager {
     /// It is back.
     pub(crate) fn resume(&self) {
         let _admin = self.admin.lock();
-        self.asleep.store(0, Relaxed);
+        self.suspended.store(0, Relaxed);
         for slot in &self.slots {
             if slot.state() != State::Suspended {
                 continue;
@@ -641,10 +643,10 @@ impl ChannelManager {
     /// Looks for channels that were not there before, and for those that are tried again.
     fn rescan(&self) {
         let _admin = self.admin.lock();
-        if self.over.load(Relaxed) != 0 {
+        if self.stopped.load(Relaxed) != 0 {
             return;
         }
-        if self.asleep.load(Relaxed) != 0 {
+        if self.suspended.load(Relaxed) != 0 {
             // `resume()` kicks the thread.
             self.rescan_wanted.store(1, Relaxed);
             return;
@@ -653,12 +655,12 @@ impl ChannelManager {
         self.rescans.add(1u32, Relaxed);
         // Whatever is wrong with them has been said.
         for queue in self.source.find(empty().count()).into_iter().flatten() {
-            self.take_locked(queue);
+            self.add_locked(queue);
         }
         // All that are free have been tried, also those whose time had not come. No mover waited.
         for slot in empty().filter(|slot| slot.due().is_some()) {
             if slot.channel.can_prove() {
-                self.rest(slot, 0);
+                self.pause(slot, 0);
                 continue;
             }
             slot.due.store(0, Relaxed);
@@ -671,7 +673,7 @@ impl ChannelManager {
     }
 
     /// Has a channel rest that has cost a mover `lost_ns`.
-    fn rest(&self, slot: &ChannelSlot, lost_ns: u64) {
+    fn pause(&self, slot: &ChannelSlot, lost_ns: u64) {
         let ms = slot.pauses.next(lost_ns);
         let pause = u64::from(ms).saturating_mul(MS);
         slot.due.store(self.now().saturating_add(pause), Relaxed);
@@ -687,7 +689,7 @@ impl ChannelManager {
     /// Deals with what was quarantined or goes. Says whether there is something left to do.
     fn service(&self, prove: bool) -> bool {
         let _admin = self.admin.lock();
-        let asleep = self.asleep.load(Relaxed) != 0;
+        let suspended = self.suspended.load(Relaxed) != 0;
         self.prove(|slot| match slot.state() {
             State::TimedOut | State::Faulted | State::Aborted => prove,
             // What the driver has not ended by now it does not end by itself.
@@ -708,40 +710,40 @@ impl ChannelManager {
                 continue;
             }
             left |= !quiet;
-            if asleep || !quiet {
+            if suspended || !quiet {
                 continue;
             }
             if state == State::Empty && slot.is_due(self.now()) {
                 self.rescan_wanted.store(1, Relaxed);
             }
             if state.is_quarantined() {
-                self.rest_or_try(slot);
+                self.pause_or_retry(slot);
             }
         }
         left
     }
 
     /// Lets a channel rest that is in quarantine and quiet, or tries it again when it has.
-    fn rest_or_try(&self, slot: &ChannelSlot) {
+    fn pause_or_retry(&self, slot: &ChannelSlot) {
         let now = self.now();
-        if slot.again.xchg(0, Relaxed) != 0 || slot.is_due(now) {
+        if slot.retry_when_quiet.xchg(0, Relaxed) != 0 || slot.is_due(now) {
             // It is given back, as the test needs it to itself: `rescan()` requests it.
             if slot.channel.close() == 0 {
                 slot.due.store(now, Relaxed);
                 slot.set(State::Empty);
                 self.rescan_wanted.store(1, Relaxed);
             }
-        } else if slot.due().is_none() && !slot.channel.is_costly() {
+        } else if slot.due().is_none() && !slot.channel.lost_too_many_addresses() {
             let failed_at = slot.failed_at.load(Relaxed);
-            let used_ns = failed_at.saturating_sub(slot.came_at.load(Relaxed));
+            let used_ns = failed_at.saturating_sub(slot.opened_at.load(Relaxed));
             slot.pauses.worked(used_ns, slot.channel.good_bytes());
-            self.rest(slot, now.saturating_sub(failed_at));
+            self.pause(slot, now.saturating_sub(failed_at));
         }
     }
 
     /// Returns in how many nanoseconds the next channel is tried again, if any is.
-    fn next_try(&self) -> Option<u64> {
-        if self.asleep.load(Relaxed) != 0 {
+    fn next_retry_ns(&self) -> Option<u64> {
+        if self.suspended.load(Relaxed) != 0 {
             return None;
         }
         let due = self.slots.iter().filter_map(ChannelSlot::due).min()?;
@@ -751,11 +753,11 @@ impl ChannelManager {
     pub(super) fn show(&self, f: &mut dyn fmt::Write) -> fmt::Result {
         let live = self.slots.iter().filter(|l| l.state() == State::Active);
         writeln!(f, "channels {}", live.count())?;
-        writeln!(f, "leaked {}", LOST.load(Relaxed))?;
+        writeln!(f, "leaked {}", LEAKED.load(Relaxed))?;
         writeln!(f, "rescans {}", self.rescans.load(Relaxed))?;
         for slot in &self.slots {
-            let seen = slot.channel.seen();
-            if slot.state() == State::Empty && seen.descriptors == 0 {
+            let counters = slot.channel.counters();
+            if slot.state() == State::Empty && counters.descriptors == 0 {
                 continue;
             }
             write!(
@@ -764,12 +766,12 @@ impl ChannelManager {
                 slot.lane().index(),
                 slot.state().text(),
                 slot.channel.node(),
-                seen.descriptors,
-                seen.bytes,
-                seen.busy,
-                seen.errors,
+                counters.descriptors,
+                counters.bytes,
+                counters.busy,
+                counters.errors,
                 slot.quarantines.load(Relaxed),
-                seen.strange,
+                counters.strange,
             )?;
             if let Some(due) = slot.due() {
                 let left = due.saturating_sub(self.now()) / MS;
@@ -783,30 +785,30 @@ impl ChannelManager {
 
 impl ThreadFn for ChannelManager {
     fn pending(&self) -> bool {
-        self.called.load(Acquire) != 0 || self.next_try() == Some(0)
+        self.kicked.load(Acquire) != 0 || self.next_retry_ns() == Some(0)
     }
 
-    fn rest_ms(&self) -> Option<u32> {
+    fn sleep_limit_ms(&self) -> Option<u32> {
         // Rounded up: what is left of a millisecond is slept, too.
-        let ms = self.next_try()?.div_ceil(MS);
+        let ms = self.next_retry_ns()?.div_ceil(MS);
         Some(u32::try_from(ms).unwrap_or(u32::MAX))
     }
 
     fn run(&self) {
-        if self.called.xchg(0, Acquire) == 0 && self.next_try() != Some(0) {
+        if self.kicked.xchg(0, Acquire) == 0 && self.next_retry_ns() != Some(0) {
             return;
         }
         let round = self.rounds.load(Relaxed);
         self.rounds.store(round.wrapping_add(1), Relaxed);
-        let hurry = self.hurry.xchg(0, Relaxed) != 0;
-        let left = self.service(hurry || round % PROVE_EVERY == 0);
+        let wanted = self.proofs_wanted.xchg(0, Relaxed) != 0;
+        let left = self.service(wanted || round % PROVE_EVERY == 0);
         if self.rescan_wanted.xchg(0, Relaxed) != 0 {
             self.rescan();
         }
         if left {
             // Until there is proof, or the thread has to stop, which is asked between two rounds.
-            fsleep(Delta::from_micros(AGAIN_US));
-            self.called.store(1, Release);
+            fsleep(Delta::from_micros(ROUND_US));
+            self.kicked.store(1, Release);
         }
     }
 }

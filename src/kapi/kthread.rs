@@ -28,7 +28,7 @@ pub(crate) trait ThreadFn: Send + Sync + 'static {
     /// Returns for how many milliseconds the thread may sleep without a wakeup, or `None` if there
     /// is no limit. Asked before [`ThreadFn::pending()`]; code that makes the time shorter wakes
     /// the thread.
-    fn rest_ms(&self) -> Option<u32> {
+    fn sleep_limit_ms(&self) -> Option<u32> {
         None
     }
 }
@@ -68,7 +68,7 @@ unsafe extern "C" fn thread<B: ThreadFn>(data: *mut ffi::c_void) -> ffi::c_int {
     // SAFETY: We are a kthread.
     while !unsafe { bindings::kthread_should_stop() } {
         body.run();
-        let jiffies = body.rest_ms().map_or(MAX_SCHEDULE_TIMEOUT, |ms| {
+        let jiffies = body.sleep_limit_ms().map_or(MAX_SCHEDULE_TIMEOUT, |ms| {
             // One more, as the present one is not whole.
             let jiffies = ffi::c_long::try_from(msecs_to_jiffies(ms));
             jiffies.map_or(MAX_SCHEDULE_TIMEOUT, |j| j.saturating_add(1))
@@ -102,7 +102,7 @@ impl<B: ThreadFn> Kthread<B> {
     }
 
     /// Gives the thread the nice value 0 from here on, because other tasks wait for it.
-    pub(crate) fn hurry(&self) {
+    pub(crate) fn use_default_nice(&self) {
         // SAFETY: We hold a reference to the task.
         unsafe { bindings::set_user_nice(self.task.as_ptr(), 0) };
     }

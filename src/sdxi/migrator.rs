@@ -103,7 +103,7 @@ impl FunctionList {
 fn queue_of(function: &Arc<Function>, context: &Arc<Context>) -> Result<Option<KBox<dyn Queue>>> {
     let dev = function.dev();
     if ContextQueue::bounces(dev) {
-        return Err(engine::bounces(dev.name().to_str()?));
+        return Err(engine::refuse_bounces(dev.name().to_str()?));
     }
     let Some(claim) = ContextLease::new(context) else {
         return Ok(None);
@@ -198,7 +198,7 @@ pub(crate) fn make(functions: &Arc<Functions>, shared: &Arc<Shared>) -> Result<M
         return Err(ENODEV);
     }
     for queue in queues {
-        manager.take(queue);
+        manager.add(queue);
     }
     engine::make(manager, watch, shared)
 }

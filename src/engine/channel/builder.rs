@@ -3,10 +3,10 @@
 //! The making of descriptors for chunks that are claimed.
 //!
 //! Lock order: that of [`channel`](super). The lock of the ring is taken here in sections, see
-//! [`Maker`].
+//! [`DescriptorBuilder`].
 
 use super::{
-    queue::MAX_EXTENT,
+    queue::MAX_EXTENT_BYTES,
     slot::Job,
     Channel,
     Ring,
@@ -37,7 +37,7 @@ use kernel::{
 };
 
 /// Bytes of descriptors after which one requests an interrupt; the last descriptor always does.
-const INTERRUPT_EVERY: u64 = 512 << 10;
+const INTERRUPT_BYTES: u64 = 512 << 10;
 
 /// How long a mover that makes descriptors holds the lock of the ring at a time, which keeps
 /// preemption off; the descriptor that it is at comes on top. As long as a chunk takes to copy.
@@ -45,7 +45,7 @@ const SECTION_NS: u64 = 50_000;
 
 /// What became of an attempt to submit.
 #[derive(Copy, Clone, Default)]
-pub(crate) struct Submitted {
+pub(crate) struct SubmitCounts {
     /// Chunks that were claimed.
     pub(crate) chunks: u32,
     /// Descriptors.
@@ -72,49 +72,52 @@ impl<B: Pooled> Channel<B> {
         range: Range<u32>,
         fail: impl Fn() -> bool,
         delay_ns: u64,
-    ) -> Submitted {
+    ) -> SubmitCounts {
         let Some(ring) = self.ring.try_lock() else {
-            return Submitted::default();
+            return SubmitCounts::default();
         };
         let (true, Some(queue)) = (ring.open, ring.queue.as_ref()) else {
-            return Submitted::default();
+            return SubmitCounts::default();
         };
         if !queue.is_ready() {
-            return Submitted::default();
+            return SubmitCounts::default();
         }
-        let mut merger = ExtentMerger::new(queue.longest().min(MAX_EXTENT));
+        let mut merger = ExtentMerger::new(queue.max_len().min(MAX_EXTENT_BYTES));
         let raw: &MigrateCopyBatch = (**batch).as_ref();
         let mut claims = EngineClaims::new(raw, self.lane, range.start);
-        let mut maker = Maker::new(self, batch, ring, delay_ns);
+        let mut builder = DescriptorBuilder::new(self, batch, ring, delay_ns);
         let mut referenced = 0;
         for chunk in range {
             // With the extent that is not finished, and the one that is held back.
-            if maker.free() <= u64::from(raw.entries_of(chunk)) + 2 {
+            if builder.free() <= u64::from(raw.entries_of(chunk)) + 2 {
                 break;
             }
             if claims.claim_next() != Some(chunk) {
                 // The mover is here: what follows is its own.
                 break;
             }
-            maker.did.chunks += 1;
+            builder.counts.chunks += 1;
             let whole = !fail()
                 && claims.segments(chunk, &mut referenced, |segment| {
                     if let Some(extent) = merger.push(segment) {
-                        maker.add(&claims, extent);
+                        builder.add(&claims, extent);
                     }
                 });
             if let Some(extent) = merger.end_chunk(whole) {
-                maker.add(&claims, extent);
+                builder.add(&claims, extent);
             }
             if !whole {
                 claims.fail(chunk);
             }
         }
         if let Some(extent) = merger.finish() {
-            maker.add(&claims, extent);
+            builder.add(&claims, extent);
         }
-        let did = maker.finish(&claims);
-        Submitted { referenced, ..did }
+        let counts = builder.finish(&claims);
+        SubmitCounts {
+            referenced,
+            ..counts
+        }
     }
 }
 
@@ -138,7 +141,7 @@ impl<'a> Section<'a> {
         (SLOTS as u64).saturating_sub(self.ring.head.wrapping_sub(self.ring.tail))
     }
 
-    fn is_long(&self) -> bool {
+    fn is_used_up(&self) -> bool {
         sched::clock().saturating_sub(self.since) > SECTION_NS
     }
 }
@@ -149,22 +152,22 @@ impl<'a> Section<'a> {
 /// and mapping behind an IOMMU takes long. Between two sections the channel may be shut. The engine
 /// is told of all descriptors at once, at the end: each time costs a doorbell. [`Channel::shut()`]
 /// tells it of those that have been made until then.
-struct Maker<'a, B: Pooled> {
+struct DescriptorBuilder<'a, B: Pooled> {
     channel: &'a Channel<B>,
     batch: &'a Arc<B>,
     section: Option<Section<'a>>,
     /// The channel has been shut meanwhile.
     shut: bool,
     /// The last extent so far: only the last one of all needs an interrupt of its own.
-    held: Option<Extent>,
+    pending: Option<Extent>,
     /// Bytes since the last interrupt.
-    quiet_bytes: u64,
+    bytes_since_interrupt: u64,
     /// How long each descriptor takes in addition, for fault injection.
     delay_ns: u64,
-    did: Submitted,
+    counts: SubmitCounts,
 }
 
-impl<'a, B: Pooled> Maker<'a, B> {
+impl<'a, B: Pooled> DescriptorBuilder<'a, B> {
     /// Begins, with the lock of a ring that is open.
     fn new(
         channel: &'a Channel<B>,
@@ -177,12 +180,12 @@ impl<'a, B: Pooled> Maker<'a, B> {
             batch,
             section: Some(Section::new(ring)),
             shut: false,
-            held: None,
-            quiet_bytes: 0,
+            pending: None,
+            bytes_since_interrupt: 0,
             delay_ns,
-            did: Submitted {
+            counts: SubmitCounts {
                 sections: 1,
-                ..Submitted::default()
+                ..SubmitCounts::default()
             },
         }
     }
@@ -190,7 +193,7 @@ impl<'a, B: Pooled> Maker<'a, B> {
     /// Lets others have the lock if it has been held for long, and gets it where it is not held.
     /// None if the channel takes nothing any more.
     fn section(&mut self) -> Option<&mut Section<'a>> {
-        if self.section.as_ref().is_some_and(Section::is_long) {
+        if self.section.as_ref().is_some_and(Section::is_used_up) {
             self.section = None;
         }
         if self.section.is_none() && !self.shut {
@@ -199,7 +202,7 @@ impl<'a, B: Pooled> Maker<'a, B> {
             let ready = ring.queue.as_ref().is_some_and(|queue| queue.is_ready());
             if ring.open && ready {
                 self.section = Some(Section::new(ring));
-                self.did.sections += 1;
+                self.counts.sections += 1;
             } else {
                 self.shut = true;
                 // Else `shut()` has done that.
@@ -218,35 +221,36 @@ impl<'a, B: Pooled> Maker<'a, B> {
 
     /// Adds an extent, which is made a descriptor when it is known whether it is the last one.
     fn add(&mut self, claims: &EngineClaims<'_>, extent: Extent) {
-        if let Some(before) = self.held.replace(extent) {
-            self.make(claims, &before, false);
+        if let Some(before) = self.pending.replace(extent) {
+            self.build(claims, &before, false);
         }
     }
 
     /// Makes the last descriptor, tells the engine of all of them, and lets the lock go.
-    fn finish(mut self, claims: &EngineClaims<'_>) -> Submitted {
-        if let Some(extent) = self.held.take() {
-            self.make(claims, &extent, true);
+    fn finish(mut self, claims: &EngineClaims<'_>) -> SubmitCounts {
+        if let Some(extent) = self.pending.take() {
+            self.build(claims, &extent, true);
         }
         if let Some(section) = &mut self.section {
             section.ring.issue();
         }
-        self.did
+        self.counts
     }
 
     /// Makes a descriptor for an extent. What goes wrong is a failure of its chunks.
-    fn make(&mut self, claims: &EngineClaims<'_>, extent: &Extent, last: bool) {
+    fn build(&mut self, claims: &EngineClaims<'_>, extent: &Extent, last: bool) {
         claims.reference(extent);
-        if self.try_make(extent, last).is_err() {
-            // SAFETY: It was referenced above, and `try_make()` has failed, so that no engine has
+        if self.try_build(extent, last).is_err() {
+            // SAFETY: It was referenced above, and `try_build()` has failed, so that no engine has
             // it.
             unsafe { claims.unmake(extent) };
         }
     }
 
-    fn try_make(&mut self, extent: &Extent, last: bool) -> Result {
+    fn try_build(&mut self, extent: &Extent, last: bool) -> Result {
         let (channel, batch, delay_ns) = (self.channel, self.batch, self.delay_ns);
-        let interrupt = last || self.quiet_bytes.saturating_add(extent.len) >= INTERRUPT_EVERY;
+        let interrupt =
+            last || self.bytes_since_interrupt.saturating_add(extent.len) >= INTERRUPT_BYTES;
         let section = self.section().ok_or(ENODEV)?;
         let free = section.free();
         let ring = &mut *section.ring;
@@ -284,12 +288,12 @@ impl<'a, B: Pooled> Maker<'a, B> {
         // SAFETY: `section` holds the lock of the ring, and the slot is free, as seen above.
         unsafe { slot.fill(job) };
         let common = &channel.common;
-        common.bytes.add(extent.len, Relaxed);
+        common.bytes_in_flight.add(extent.len, Relaxed);
         // SAFETY: Both are mapped for as long as the slot is not ended; slots live as long as the
         // channel, which closes the queue before.
         let made = unsafe { queue.copy(dst, src, extent.len, interrupt, &raw const slot.end) };
         if let Err(e) = made {
-            common.took(extent.len);
+            common.sub_in_flight(extent.len);
             // SAFETY: As for `fill()`; the queue has not taken the descriptor.
             let job = unsafe { slot.empty() };
             // The caller has a reference, so this is not the last one.
@@ -305,14 +309,14 @@ impl<'a, B: Pooled> Maker<'a, B> {
         ring.descriptors = ring.descriptors.wrapping_add(1);
         ring.bytes = ring.bytes.wrapping_add(extent.len);
         ring.unissued = true;
-        self.quiet_bytes = if interrupt {
+        self.bytes_since_interrupt = if interrupt {
             0
         } else {
-            self.quiet_bytes.saturating_add(extent.len)
+            self.bytes_since_interrupt.saturating_add(extent.len)
         };
-        self.did.mappings += 2;
-        self.did.descriptors += 1;
-        self.did.bytes = self.did.bytes.saturating_add(extent.len);
+        self.counts.mappings += 2;
+        self.counts.descriptors += 1;
+        self.counts.bytes = self.counts.bytes.saturating_add(extent.len);
         Ok(())
     }
 }

@@ -14,13 +14,13 @@ use kernel::{
 };
 
 /// The longest descriptor. A mover that needs the first page of it waits for the last one.
-pub(super) const MAX_EXTENT: u64 = 4 << 20;
+pub(super) const MAX_EXTENT_BYTES: u64 = 4 << 20;
 
 /// How long it sleeps before it has the queue look for a completion whose interrupt has been lost.
-pub(super) const LOST_NS: u64 = 50_000_000;
+pub(super) const LOST_INTERRUPT_NS: u64 = 50_000_000;
 
 /// Failed descriptors in a row from which a channel counts as failing.
-const MOST_ERRORS: u32 = 8;
+const MAX_ERRORS_IN_A_ROW: u32 = 8;
 
 /// How descriptors get to an engine, and what it says of them.
 ///
@@ -65,14 +65,14 @@ pub(crate) unsafe trait Queue: Send {
     fn poll(&mut self);
 
     /// Returns how long a waiter relies on the completion interrupt before it polls the queue, in
-    /// ns. Capped at [`LOST_NS`].
-    fn look_ns(&self) -> u64 {
-        LOST_NS
+    /// ns. Capped at [`LOST_INTERRUPT_NS`].
+    fn poll_interval_ns(&self) -> u64 {
+        LOST_INTERRUPT_NS
     }
 
     /// The longest copy that it takes.
-    fn longest(&self) -> u64 {
-        MAX_EXTENT
+    fn max_len(&self) -> u64 {
+        MAX_EXTENT_BYTES
     }
 
     /// Returns `true` if the queue takes copies now.
@@ -82,7 +82,7 @@ pub(crate) unsafe trait Queue: Send {
 
     /// Returns `true` if the queue fails too often, where `row` descriptors in a row have failed.
     fn is_failing(&self, row: u32) -> bool {
-        row >= MOST_ERRORS
+        row >= MAX_ERRORS_IN_A_ROW
     }
 
     /// Ends the engine's copies. Returns `true` if there is proof that the engine touches no memory
@@ -102,5 +102,5 @@ pub(crate) unsafe trait Queue: Send {
     fn is_bound(&self) -> bool;
 
     /// Returns `true` if the queue belongs to `device`.
-    fn is_of(&self, device: DeviceId) -> bool;
+    fn belongs_to(&self, device: DeviceId) -> bool;
 }

@@ -69,19 +69,19 @@ pub(super) struct Common {
     /// Its node; negative for none.
     pub(super) node: Atomic<i32>,
     /// Bytes in flight.
-    pub(super) bytes: Atomic<u64>,
+    pub(super) bytes_in_flight: Atomic<u64>,
     /// Descriptors that were GIVEN_UP since the channel was opened. Added to with release after the
     /// slot says so, read with acquire by a mover that then looks at the slots.
     pub(super) given_up: Atomic<u32>,
     /// Bytes of addresses that were taken from the device for good since it came. Orders nothing.
-    pub(super) cut: Atomic<u64>,
+    pub(super) lost_address_bytes: Atomic<u64>,
     /// Descriptors that have failed, all and since the last good one.
     pub(super) errors: Atomic<u64>,
-    pub(super) row: Atomic<u32>,
+    pub(super) errors_in_a_row: Atomic<u32>,
     /// Bytes that have been copied since it was opened.
-    pub(super) good: Atomic<u64>,
-    /// What [`Queue::look_ns()`] says.
-    pub(super) look_ns: Atomic<u64>,
+    pub(super) good_bytes: Atomic<u64>,
+    /// What [`Queue::poll_interval_ns()`] says.
+    pub(super) poll_interval_ns: Atomic<u64>,
     /// What [`Queue::can_prove()`] says.
     pub(super) provable: Atomic<bool>,
     /// Ends of descriptors that had ended before.
@@ -91,19 +91,19 @@ pub(super) struct Common {
 impl Common {
     /// The part of a channel with this lane that has no device; before it is used, its wait queue
     /// is to be initialised where it stays.
-    pub(super) fn new(lane: Lane, look_ns: u64) -> Self {
+    pub(super) fn new(lane: Lane, poll_interval_ns: u64) -> Self {
         Self {
             lane,
             waiters: Opaque::new(Default::default()),
             device: Atomic::new(0),
             node: Atomic::new(-1),
-            bytes: Atomic::new(0),
+            bytes_in_flight: Atomic::new(0),
             given_up: Atomic::new(0),
-            cut: Atomic::new(0),
+            lost_address_bytes: Atomic::new(0),
             errors: Atomic::new(0),
-            row: Atomic::new(0),
-            good: Atomic::new(0),
-            look_ns: Atomic::new(look_ns),
+            errors_in_a_row: Atomic::new(0),
+            good_bytes: Atomic::new(0),
+            poll_interval_ns: Atomic::new(poll_interval_ns),
             provable: Atomic::new(false),
             strange: Atomic::new(0),
         }
@@ -114,9 +114,9 @@ impl Common {
     }
 
     /// Subtracts `bytes` from the bytes in flight.
-    pub(super) fn took(&self, bytes: u64) {
+    pub(super) fn sub_in_flight(&self, bytes: u64) {
         // Wraps around, as there is no subtraction: the sum is right.
-        self.bytes.add(bytes.wrapping_neg(), Relaxed);
+        self.bytes_in_flight.add(bytes.wrapping_neg(), Relaxed);
     }
 
     fn wake(&self) {
@@ -226,7 +226,7 @@ impl<B: Pooled> Slot<B> {
     /// # Safety
     ///
     /// The caller holds the lock of the ring.
-    pub(super) unsafe fn is(&self, f: impl Fn(u32, &Job<B>) -> bool) -> bool {
+    pub(super) unsafe fn job_matches(&self, f: impl Fn(u32, &Job<B>) -> bool) -> bool {
         // SAFETY: A job is written and taken under the lock of the ring only; the party that ends
         // it reads it.
         let job = unsafe { (*self.job.get()).as_ref() };
@@ -266,7 +266,9 @@ impl<B: Pooled> Slot<B> {
         });
         if let Some(len) = cut {
             // Those of the source and those of the destination.
-            common.cut.add(len.saturating_mul(2), Relaxed);
+            common
+                .lost_address_bytes
+                .add(len.saturating_mul(2), Relaxed);
             self.finish(false, false);
             return;
         }
@@ -290,17 +292,17 @@ impl<B: Pooled> Slot<B> {
                     fb::ferry_dma_unmap(common.device(), job.dst, len, true);
                 }
             }
-            common.took(job.extent.len);
+            common.sub_in_flight(job.extent.len);
             if ok {
-                common.row.store(0, Relaxed);
-                common.good.add(job.extent.len, Relaxed);
+                common.errors_in_a_row.store(0, Relaxed);
+                common.good_bytes.add(job.extent.len, Relaxed);
                 job.batch.copied(job.extent.len);
             } else {
                 common.errors.add(1u64, Relaxed);
-                common.row.add(1u32, Relaxed);
+                common.errors_in_a_row.add(1u32, Relaxed);
             }
             let raw: &MigrateCopyBatch = (*job.batch).as_ref();
-            // SAFETY: `try_make()` was called for it after `reference()`. The callers know that the
+            // SAFETY: `try_build()` was called for it after `reference()`. The callers know that the
             // engine does not access its memory any more: the queue has said so, or it was proven.
             unsafe { raw.release_extent(&job.extent, common.lane, ok) };
         }

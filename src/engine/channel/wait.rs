@@ -5,7 +5,7 @@
 //! Takes the lock of the ring to look at the slots and the queue, and that of the wait queue.
 
 use super::{
-    queue::LOST_NS,
+    queue::LOST_INTERRUPT_NS,
     slot::{
         Common,
         Job,
@@ -36,7 +36,7 @@ use kernel::{
 const POLL_NS: u64 = 10_000;
 
 /// What a sleeping mover waits for.
-struct Waiting<'a> {
+struct WaitCondition<'a> {
     batch: &'a MigrateCopyBatch,
     entry: u32,
     chunk: u32,
@@ -47,10 +47,10 @@ struct Waiting<'a> {
 
 /// # Safety
 ///
-/// `data` is a `Waiting` that lives until this returns.
-unsafe extern "C" fn no_more_waiting(data: *mut ffi::c_void) -> bool {
+/// `data` is a `WaitCondition` that lives until this returns.
+unsafe extern "C" fn wait_is_over(data: *mut ffi::c_void) -> bool {
     // SAFETY: By the requirement of this function.
-    let w = unsafe { &*data.cast::<Waiting<'_>>() };
+    let w = unsafe { &*data.cast::<WaitCondition<'_>>() };
     !w.batch.waiting(w.entry, w.chunk) || w.common.given_up.load(Relaxed) != w.given_up
 }
 
@@ -58,7 +58,7 @@ impl<B: Pooled> Channel<B> {
     /// Returns whether the driver has given up what entry `i` of this chunk needs: a descriptor for
     /// a part of the entry, or one that keeps the chunk from ending while none in flight has a part
     /// of the entry.
-    fn gave_up(&self, batch: &MigrateCopyBatch, i: u32, chunk: u32) -> bool {
+    fn is_given_up(&self, batch: &MigrateCopyBatch, i: u32, chunk: u32) -> bool {
         let has = |(first, last): (u32, u32), n| (first..=last).contains(&n);
         let of_chunk = |job: &Job<B>| {
             core::ptr::eq((*job.batch).as_ref(), batch) && has(job.extent.chunks, chunk)
@@ -85,17 +85,17 @@ impl<B: Pooled> Channel<B> {
     ) -> Result {
         let from = sched::clock();
         let passed = || sched::clock().saturating_sub(from);
-        let look_ns = self.common.look_ns.load(Relaxed);
+        let poll_interval_ns = self.common.poll_interval_ns.load(Relaxed);
         while passed() < POLL_NS {
             if !batch.waiting(i, chunk) {
                 return Ok(());
             }
-            if look_ns < LOST_NS {
+            if poll_interval_ns < LOST_INTERRUPT_NS {
                 self.poll();
             }
             kernel::processor::cpu_relax();
         }
-        let mut waiting = Waiting {
+        let mut waiting = WaitCondition {
             batch,
             entry: i,
             chunk,
@@ -106,22 +106,23 @@ impl<B: Pooled> Channel<B> {
         // and one for each descriptor that is given up meanwhile.
         loop {
             waiting.given_up = self.common.given_up.load(Acquire);
-            let given_up = waiting.given_up != 0 && self.gave_up(batch, i, chunk);
+            let given_up = waiting.given_up != 0 && self.is_given_up(batch, i, chunk);
             // Afterwards: what was in flight may have ended between two looks at the slots.
             if given_up && batch.waiting(i, chunk) {
                 return Err(ECANCELED);
             }
             let left = timeout_ns.saturating_sub(passed());
             let data: *mut ffi::c_void = (&raw mut waiting).cast();
-            // SAFETY: The wait queue lives as long as the channel; `no_more_waiting()` gets what it
+            // SAFETY: The wait queue lives as long as the channel; `wait_is_over()` gets what it
             // expects until this returns.
             let done = unsafe {
                 fb::ferry_wait(
                     self.common.waiters.get(),
-                    Some(no_more_waiting),
+                    Some(wait_is_over),
                     data,
                     // What has taken long may take a little longer.
-                    left.min(look_ns.max(passed() / 4)).min(LOST_NS),
+                    left.min(poll_interval_ns.max(passed() / 4))
+                        .min(LOST_INTERRUPT_NS),
                 )
             };
             if !done {

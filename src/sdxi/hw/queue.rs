@@ -123,11 +123,11 @@ unsafe impl Queue for ContextQueue {
         self.claim.notify();
     }
 
-    fn look_ns(&self) -> u64 {
+    fn poll_interval_ns(&self) -> u64 {
         LOOK_NS
     }
 
-    fn longest(&self) -> u64 {
+    fn max_len(&self) -> u64 {
         self.longest
     }
 
@@ -154,7 +154,7 @@ unsafe impl Queue for ContextQueue {
         unsafe { fb::ferry_device_is_bound(self.dev.as_raw_device()) }
     }
 
-    fn is_of(&self, device: DeviceId) -> bool {
+    fn belongs_to(&self, device: DeviceId) -> bool {
         self.dev.id() == device
     }
 }
