@@ -3,9 +3,10 @@
  * Copying folio content during migration with a registered provider.
  *
  * migrate_pages_batch() hands the folios that it has unmapped and flushed to
- * the provider, which copies some of them while the mover is still moving
- * others; and whatever the mover has to copy itself it offers to the provider
- * folio by folio. Documentation/mm/page_migration.rst describes migration.
+ * the provider, which copies some of them while the mover, the task that
+ * migrates, is still moving others. The mover offers each large folio that it
+ * has to copy itself to the provider, too. Documentation/mm/page_migration.rst
+ * describes migration.
  *
  * Lock order: migrate_copy_mutex -> cpu_hotplug_lock (static key), SRCU
  * synchronisation. hugetlb_lock and migrate_copy_parked_lock are leaves, taken
@@ -29,6 +30,7 @@
 #include <linux/srcu.h>
 #include <linux/swap.h>
 
+/* A registered provider. */
 struct migrate_copy_provider {
 	const struct migrate_copy_ops *ops;
 	void *ctx;
@@ -36,8 +38,9 @@ struct migrate_copy_provider {
 
 DEFINE_STATIC_KEY_FALSE(migrate_copy_key);
 /*
- * Entered for each large folio that is copied in place: its fast flavour has no
- * full barriers, which would wait for the stores of the copy to drain.
+ * Protects the provider. It is entered for each large folio that is copied in
+ * place, so it is of the fast flavour: full barriers would wait until the stores
+ * of the copy have drained.
  */
 DEFINE_STATIC_SRCU_FAST(migrate_copy_srcu);
 
@@ -53,32 +56,33 @@ static struct migrate_copy_provider migrate_copy_provider_obj;
 static struct migrate_copy_provider __rcu *migrate_copy_provider;
 
 /*
- * Most folios and most base pages in one batch of migrate_pages(), 0 for
- * NR_MAX_BATCHED_MIGRATION. Written by migrate_copy_set_limits(), read once for
- * each call of migrate_pages().
+ * The most folios and the most base pages in one batch of migrate_pages(); 0 stands
+ * for NR_MAX_BATCHED_MIGRATION. migrate_copy_set_limits() writes them, and
+ * migrate_pages() reads them once for each call.
  */
 unsigned int migrate_copy_max_folios __read_mostly;
 unsigned int migrate_copy_max_pages __read_mostly;
 
 /*
- * Batches with destinations that may still be written, and the number of these;
- * with the bitmaps of these batches under migrate_copy_parked_lock.
+ * The batches with destinations that may still be written, and the number of these
+ * destinations. Both are under migrate_copy_parked_lock, and so are the bitmaps of
+ * these batches.
  *
- * Two parties have to let go of a destination: the batch, when nothing that has
- * to do with it can write any more, and the migration, which fails because of
- * it. If the migration comes first, it finds the destination parked and leaves
- * it (the bit in &migrate_copy_batch.left), and the batch frees it. If the batch
- * comes first, the migration finds nothing, and frees the destination as usual.
+ * A parked destination is freed by the later of two parties: the batch, when no lane
+ * that copies for it can write any more, and the migration of the folio, which fails.
+ * If the migration comes first, it finds the destination parked, sets its bit in
+ * &migrate_copy_batch.left and leaves it, and the batch frees it. If the batch comes
+ * first, the migration finds nothing parked, and frees the destination as usual.
  */
 static LIST_HEAD(migrate_copy_parked_batches);
 static DEFINE_SPINLOCK(migrate_copy_parked_lock);
 unsigned int migrate_copy_nr_parked;
 
 /*
- * Held for reading by the mover from submit to finish, where it may wait for
- * claims and where other migrations can be nested, and exclusively by each task
- * that copies for it while it holds a claim, so that lockdep sees what a claim
- * may not wait for.
+ * The mover holds this for reading from submit to finish, where it may wait for
+ * claims and where other migrations can be nested. Each worker that copies for it
+ * holds this exclusively while it holds a claim. So lockdep reports a worker that
+ * waits for a lock that a mover may hold, or for reclaim, while it holds a claim.
  */
 #ifdef CONFIG_LOCKDEP
 struct lockdep_map migrate_copy_map =
@@ -87,10 +91,10 @@ EXPORT_SYMBOL_GPL(migrate_copy_map);
 #endif
 
 /*
- * May the content of this folio be copied before its references are checked
- * for the last time? Only if all who write to such folios through references
- * that do not come from a present page table entry lock the folio after
- * taking the reference. See migrate_copy_may_claim().
+ * Returns true if the content of this folio may be copied before its references
+ * are checked for the last time. That requires that all code that writes to such
+ * folios through references that do not come from a present page table entry locks
+ * the folio after taking the reference. See migrate_copy_may_claim().
  */
 static bool migrate_copy_eligible(struct folio *src, struct folio *dst)
 {
@@ -104,7 +108,7 @@ static bool migrate_copy_eligible(struct folio *src, struct folio *dst)
 		return false;
 	if (folio_test_anon(src))
 		return true;
-	/* shmem obeys because memfd_pin_folios() locks what it has pinned. */
+	/* shmem obeys because memfd_pin_folios() locks the folios that it pins. */
 	mapping = src->mapping;
 	return mapping && shmem_mapping(mapping) &&
 	       !mapping_inaccessible(mapping);
@@ -120,7 +124,7 @@ __migrate_copy_submit(struct list_head *src_folios, struct folio *src,
 	struct migrate_copy_batch *batch;
 	struct srcu_ctr __percpu *reader;
 
-	/* A single folio is copied in place, in parallel, when it moves. */
+	/* A single folio is copied in place when its turn to move comes. */
 	if (list_entry_is_head(src, src_folios, lru) ||
 	    list_is_last(&src->lru, src_folios))
 		return NULL;
@@ -167,7 +171,7 @@ __migrate_copy_submit(struct list_head *src_folios, struct folio *src,
 		batch->ops->abandon(batch->ctx, batch);
 		goto unlock;
 	}
-	/* Declined, it is the provider's again, and perhaps in use already. */
+	/* A declined batch belongs to the provider again, and may be in use already. */
 	if (provider->ops->submit(provider->ctx, batch))
 		goto unlock;
 	lock_map_acquire_read(&migrate_copy_map);
@@ -202,8 +206,8 @@ int __migrate_copy_settle(struct migrate_copy_batch *batch, struct folio *dst,
 		return 0;
 	/*
 	 * Pairs with the release by the lane that copied the folio: the bytes are
-	 * there when the state says so. The provider is always asked for the
-	 * first folio, so that it knows when moving begins.
+	 * in the destination when the state says so. The provider is always asked
+	 * about the first folio, so that it knows when moving begins.
 	 */
 	if (smp_load_acquire(&batch->state[i]) == MIGRATE_COPY_COPIED && i &&
 	    !batch->ask_always)
@@ -233,7 +237,7 @@ int __migrate_copy_folio(struct folio *dst, struct folio *src)
 
 	reader = srcu_read_lock_fast(&migrate_copy_srcu);
 	provider = srcu_dereference(migrate_copy_provider, &migrate_copy_srcu);
-	/* Never let anybody read known poison. */
+	/* Known poison must not be read. */
 	if (provider && !WARN_ON_ONCE(!call) && !folio_contain_hwpoisoned_page(src)) {
 		lock_map_acquire_read(&migrate_copy_map);
 		rc = provider->ops->copy_now(provider->ctx, dst, src,
@@ -248,19 +252,20 @@ int __migrate_copy_folio(struct folio *dst, struct folio *src)
 
 /**
  * migrate_copy_register() - Register the provider of copies.
- * @ops: what it implements; must stay valid until it is unregistered.
- * @ctx: passed to each of them.
+ * @ops: the functions of the provider; must stay valid until it is unregistered.
+ * @ctx: passed to each of these functions.
  *
- * May sleep; takes the CPU hotplug lock. From here on migrations use @ops.
+ * Afterwards migrations use @ops.
  *
+ * Context: May sleep. Takes the CPU hotplug lock.
  * Return: 0, or -EBUSY if there is a provider already.
  */
 int migrate_copy_register(const struct migrate_copy_ops *ops, void *ctx)
 {
 	/*
-	 * Migration runs in reclaim: let lockdep know before the first batch, so
-	 * that waiting for reclaim while holding a claim is reported at once,
-	 * and not only when it happens under load.
+	 * Migration runs in reclaim. Tell lockdep before the first batch, so that
+	 * it reports a wait for reclaim with a claim held at once, and not only
+	 * when that happens under load.
 	 */
 	fs_reclaim_acquire(GFP_KERNEL);
 	lock_map_acquire_read(&migrate_copy_map);
@@ -281,12 +286,13 @@ EXPORT_SYMBOL_GPL(migrate_copy_register);
 
 /**
  * migrate_copy_unregister() - Unregister the provider of copies.
- * @ops: as registered; anything else is ignored.
+ * @ops: as registered; with any other value, nothing happens.
  *
- * May sleep; takes the CPU hotplug lock; waits for the batches that began with
- * the provider. When it returns, @ops and its context are not used any more.
- * Must not be called from reclaim, nor with a lock held that a provider's
- * functions take.
+ * Waits for the batches that began with the provider. When this returns, @ops and
+ * its context are not used any more.
+ *
+ * Context: May sleep. Takes the CPU hotplug lock. Must not be called in reclaim, nor
+ * with a lock held that a function of the provider takes.
  */
 void migrate_copy_unregister(const struct migrate_copy_ops *ops)
 {
@@ -303,15 +309,16 @@ EXPORT_SYMBOL_GPL(migrate_copy_unregister);
 
 /**
  * migrate_copy_park() - Keep the destination of an entry from being reused.
- * @batch: a batch of the caller, filled.
- * @i: entry whose destination may still be written. Both folios are locked, the
- *	destination is on no list but that of hugetlb folios in use.
+ * @batch: a filled batch of the caller.
+ * @i: entry with a destination that may still be written. Both folios are locked, and
+ *	the destination is on no list but that of hugetlb folios in use.
  *
  * The migration of the folio must fail with -EBUSY. The destination stays locked
- * and out of use until migrate_copy_unpark(), and the source is not freed before
- * that, as whatever writes to the one reads the other.
+ * and out of use until migrate_copy_unpark(). The source is not freed before that,
+ * because a lane that writes to the destination reads the source.
  *
- * Return: false if the entry was parked already.
+ * Context: Process context. Takes hugetlb_lock and migrate_copy_parked_lock.
+ * Return: false if the entry was parked already, else true.
  */
 bool migrate_copy_park(struct migrate_copy_batch *batch, unsigned int i)
 {
@@ -320,7 +327,7 @@ bool migrate_copy_park(struct migrate_copy_batch *batch, unsigned int i)
 	VM_WARN_ON_ONCE_FOLIO(!folio_test_locked(dst), dst);
 
 #ifdef CONFIG_HUGETLB_PAGE
-	/* A new hugetlb folio is on the list of those in use. */
+	/* A new hugetlb folio is on the list of the hugetlb folios in use. */
 	if (folio_test_hugetlb(dst)) {
 		spin_lock_irq(&hugetlb_lock);
 		list_del_init(&dst->lru);
@@ -340,14 +347,16 @@ bool migrate_copy_park(struct migrate_copy_batch *batch, unsigned int i)
 EXPORT_SYMBOL_GPL(migrate_copy_park);
 
 /**
- * migrate_copy_unpark() - Let go of the destinations parked with a batch.
- * @batch: a batch that the caller alone has, so that nothing touches its folios
- *	any more.
+ * migrate_copy_unpark() - Release the destinations that are parked with a batch.
+ * @batch: a batch to which only the caller has a reference, so that no lane touches
+ *	its folios any more.
  *
- * Frees them, but for those whose migration has not got to know yet that it
- * failed; these it frees itself. Afterwards no entry is parked.
+ * Frees each parked destination that its migration has left. A migration that has not
+ * asked migrate_copy_parked() yet frees its destination itself. Afterwards no entry is
+ * parked.
  *
- * Return: how many entries were parked.
+ * Context: Process context. Takes migrate_copy_parked_lock.
+ * Return: the number of entries that were parked.
  */
 unsigned int migrate_copy_unpark(struct migrate_copy_batch *batch)
 {
@@ -397,11 +406,13 @@ bool __migrate_copy_parked(struct folio *dst)
 
 /**
  * migrate_copy_set_limits() - Set the size of a batch of migrate_pages().
- * @folios: most folios, 0 for the stock value.
- * @pages: most base pages, 0 for the stock value.
+ * @folios: the most folios, 0 for the stock value.
+ * @pages: the most base pages, 0 for the stock value.
  *
- * A batch ends with the folio that reaches either. Takes effect with the next
- * call of migrate_pages().
+ * A batch ends with the folio that reaches either limit. New limits take effect with
+ * the next call of migrate_pages().
+ *
+ * Context: Any.
  */
 void migrate_copy_set_limits(unsigned int folios, unsigned int pages)
 {
@@ -411,11 +422,12 @@ void migrate_copy_set_limits(unsigned int folios, unsigned int pages)
 EXPORT_SYMBOL_GPL(migrate_copy_set_limits);
 
 /**
- * migrate_copy_cpu_idle() - Would a helper woken on this CPU run at once?
+ * migrate_copy_cpu_idle() - Check if a worker that is woken on a CPU runs at once.
  * @cpu: CPU number.
  *
- * Return: true if @cpu is idle, and not taken away by a hypervisor; a snapshot,
- * for placement only.
+ * Context: Any.
+ * Return: true if @cpu is idle, and not taken away by a hypervisor. This is a
+ * snapshot, for placement only.
  */
 bool migrate_copy_cpu_idle(int cpu)
 {
@@ -424,16 +436,16 @@ bool migrate_copy_cpu_idle(int cpu)
 EXPORT_SYMBOL_GPL(migrate_copy_cpu_idle);
 
 /*
- * Charges the caller's cgroup for the time of helpers: adds to the system time in
- * its cpu.stat. The root's cpu.stat is the machine's, where the helpers' own
- * ticks count already.
+ * Charges the cgroup of the caller for the time of workers: adds @ns to the system
+ * time in its cpu.stat. The root is not charged: its cpu.stat is that of the machine,
+ * in which the ticks of the workers themselves are counted already.
  */
 void __migrate_copy_charge(u64 ns)
 {
 #ifdef CONFIG_CGROUPS
 	struct cgroup *cgrp;
 
-	/* The functions below count for this CPU. */
+	/* The functions below change counters of this CPU. */
 	guard(preempt)();
 	guard(rcu)();
 	cgrp = task_dfl_cgroup(current);

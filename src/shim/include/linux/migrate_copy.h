@@ -2,10 +2,11 @@
 /*
  * Copying folio content during migration with a registered provider.
  *
- * mm/migrate.c calls the migrate_copy_*() functions of the first half; a
- * provider, a module, uses those of the second half. Without a registered
+ * mm/migrate.c calls the migrate_copy_*() functions of the first half. A provider,
+ * which is a module, uses the functions of the second half. Without a registered
  * provider each call in mm/migrate.c costs one static branch, and each call of
- * migrate_pages() a few stores.
+ * migrate_pages() a few stores. The mover is the task that migrates; a lane is the
+ * mover, or a worker or an engine of the provider.
  */
 #ifndef _LINUX_MIGRATE_COPY_H
 #define _LINUX_MIGRATE_COPY_H
@@ -21,8 +22,8 @@ struct migrate_copy_ops;
 struct srcu_ctr;
 
 /**
- * enum migrate_copy_state - what became of one folio of a batch
- * @MIGRATE_COPY_PENDING: not copied, or not yet.
+ * enum migrate_copy_state - the state of one folio of a batch
+ * @MIGRATE_COPY_PENDING: the folio has not been copied yet, and may never be.
  * @MIGRATE_COPY_COPIED: the whole content is in the destination. Stored with
  *	release semantics after the bytes, and after a store fence if they were
  *	written with non-temporal stores; read with acquire semantics.
@@ -49,31 +50,35 @@ struct migrate_copy_entry {
 /**
  * struct migrate_copy_batch - the unmapped folios of one migrate_pages_batch()
  * @ops: the provider that this batch began with and ends with.
- * @ctx: its context, as registered; valid until the batch is finished.
+ * @ctx: the context of the provider, as registered; valid until the batch is
+ *	finished.
  * @entries: array of @max entries from the provider's pool, in move order.
  * @state: array of @max enum migrate_copy_state, one for each entry; written by
- *	the provider, read by the mover. Apart from @entries, so that few cache
- *	lines go back and forth.
+ *	the provider, read by the mover. It is apart from @entries, so that few
+ *	cache lines go back and forth.
  * @parked: bitmap of @max bits, one for each entry: its destination may still be
  *	written, see migrate_copy_park(). Empty when the batch begins.
- * @left: bitmap of @max bits: parked entries whose migration has failed already.
+ * @left: bitmap of @max bits, one for each entry: it is parked, and its migration
+ *	has failed already.
  * @parked_node: links the batches with parked entries.
- * @nr_parked: bits that are set in @parked.
+ * @nr_parked: number of bits that are set in @parked.
  * @max: capacity of @entries, @state, @parked and @left.
- * @nr: entries in use; folios of the list beyond it are the stock kernel's.
- * @nr_anon: anonymous folios among them whose content may be copied early.
- * @nr_shmem: shmem folios among them whose content may be copied early.
- * @cursor: the entry whose turn to move comes next; others may read it with
+ * @nr: number of entries in use; the stock code copies all further folios of the
+ *	list.
+ * @nr_anon: number of anonymous folios among them that may be copied early.
+ * @nr_shmem: number of shmem folios among them that may be copied early.
+ * @cursor: index of the entry that is moved next; other tasks may read it with
  *	READ_ONCE() to see how far the mover is.
- * @reader: of the SRCU read-side section that lasts as long as the batch.
+ * @reader: the SRCU read-side section, which lasts as long as the batch.
  * @mode: enum migrate_mode of the call of migrate_pages().
- * @reason: its enum migrate_reason.
- * @ask_always: ask &migrate_copy_ops.settle even where @entries already says
+ * @reason: enum migrate_reason of the call of migrate_pages().
+ * @ask_always: call &migrate_copy_ops.settle even where @state already is
  *	%MIGRATE_COPY_COPIED (fault injection).
  *
- * The provider embeds it in its own batch object, and provides the arrays and
- * the bitmaps. Written by the mover only; @parked, @left, @parked_node and
- * @nr_parked by mm/migrate_copy.c, under its lock.
+ * The provider embeds this structure in its own batch object, and provides the
+ * arrays and the bitmaps. Only the mover writes to it, except that mm/migrate_copy.c
+ * writes @parked, @left, @parked_node and @nr_parked under its lock, and the provider
+ * writes the array @state.
  */
 struct migrate_copy_batch {
 	const struct migrate_copy_ops *ops;
@@ -96,36 +101,38 @@ struct migrate_copy_batch {
 };
 
 /**
- * struct migrate_copy_ops - what a provider of copies implements
- * @begin: Takes a batch object from a pool, or returns NULL to decline, before
- *	a batch is filled whose first folio is @src, for a call of migrate_pages()
- *	with this mode and reason. The provider sets @entries,
- *	@state, @parked, @left, @max and @ask_always of it.
- * @submit: Makes the filled batch known to those lanes that copy, and returns at once.
+ * struct migrate_copy_ops - the functions of a provider of copies
+ * @begin: Takes a batch object from a pool, or returns NULL to decline. It is called
+ *	before a batch with the first folio @src is filled, for a call of
+ *	migrate_pages() with this mode and reason. The provider sets @entries,
+ *	@state, @parked, @left, @max and @ask_always of the batch.
+ * @submit: Makes the filled batch known to the lanes that copy, and returns at once.
  *	An error declines the batch: nothing of it will be copied, and the batch
  *	object belongs to the provider again, as after @abandon.
  * @abandon: Takes back a batch that has not been offered to @submit.
- * @settle: The turn to move of entry @i has come and its state was not
- *	%MIGRATE_COPY_COPIED, or it is the first one. @help is false where the
- *	folio is about to fail its reference check, so that copying more of it
- *	would be wasted. When it returns, nothing reads the source or writes the
- *	destination any more, whatever it returns: 1 if the whole content is in
+ * @settle: Settles entry @i, which is moved next. It is called if the state of the
+ *	entry was not %MIGRATE_COPY_COPIED, and for the first entry. @help is false
+ *	where the folio is about to fail its reference check, so that copying more
+ *	of it would be wasted. When it returns, no lane reads the source or writes
+ *	the destination any more, whatever it returns: 1 if the whole content is in
  *	the destination, 0 if the folio must be copied, a negative errno if the
- *	folio must fail with it. An entry whose destination may still be written
- *	has been given to migrate_copy_park() and fails with -EBUSY.
- * @finish: All entries have been settled. When it returns, no folio of the
- *	batch can be claimed and none is claimed, and the batch object belongs
- *	to the provider again.
- * @copy_now: Copies one locked folio whose references have just been checked.
+ *	folio must fail with it. There is one exception: a destination that may
+ *	still be written has been given to migrate_copy_park(), and its entry fails
+ *	with -EBUSY.
+ * @finish: Ends a batch in which all entries have been settled. When it returns, no
+ *	folio of the batch is claimed or can be claimed, and the batch object
+ *	belongs to the provider again.
+ * @copy_now: Copies one locked folio after its references have been checked.
  *	@mode and @reason are those of the call of migrate_pages(). Returns 0 if
- *	all of it has been copied, 1 to have the caller copy it (whatever was
- *	copied already), or a negative errno to fail the folio, its destination
- *	parked. Nothing touches either folio afterwards unless it is parked.
+ *	all of the folio has been copied, 1 to let the caller copy it (whatever was
+ *	copied already), or a negative errno to fail the folio, with its destination
+ *	parked. No lane touches the folios afterwards unless the destination is
+ *	parked.
  *
- * The first parameter of each is the context that was registered. All are called
- * inside one SRCU read-side section, in process context, and possibly in reclaim:
- * they must not allocate in a way that can enter reclaim, take anything but leaf
- * locks, or wait without bound. Where the call of migrate_pages() is
+ * The first parameter of each function is the context that was registered. All
+ * functions are called inside one SRCU read-side section, in process context, and
+ * possibly in reclaim: they must not allocate in a way that can enter reclaim, take
+ * locks other than leaves, or wait without bound. Where the call of migrate_pages() is
  * %MIGRATE_ASYNC they must not wait for longer than a CPU would need to copy the
  * same bytes.
  *
@@ -149,12 +156,13 @@ struct migrate_copy_ops {
 #ifdef CONFIG_MIGRATE_COPY
 
 /**
- * struct migrate_copy_call - a call of migrate_pages() that goes on
- * @outer: the call of the same task that this one is nested in, or NULL.
- * @mode: its mode. The first attempt of migrate_pages_batch() is %MIGRATE_ASYNC
- *	for every caller, so this is what tells which of them must not block.
- * @reason: its reason.
- * @worker_ns: CPU time that others have spent for it.
+ * struct migrate_copy_call - a call of migrate_pages() in progress
+ * @outer: the call of the same task in which this one is nested, or NULL.
+ * @mode: the mode of the call. The first attempt of migrate_pages_batch() is
+ *	%MIGRATE_ASYNC for every caller, so that attempt does not tell which callers
+ *	must not block.
+ * @reason: the reason of the call.
+ * @worker_ns: CPU time in nanoseconds that workers have spent for the call.
  */
 struct migrate_copy_call {
 	struct migrate_copy_call *outer;
@@ -182,12 +190,12 @@ extern unsigned int migrate_copy_max_pages;
 extern unsigned int migrate_copy_nr_parked;
 
 /**
- * migrate_copy_folio() - folio_mc_copy(), in parallel if a provider can.
+ * migrate_copy_folio() - Copy a folio as folio_mc_copy() does, or by a provider.
  * @dst: destination folio.
  * @src: source folio, locked, its references checked.
  *
- * Return: as folio_mc_copy(), or -EBUSY if @dst may still be written and has
- * been parked.
+ * Return: the return value of folio_mc_copy(), or -EBUSY if @dst may still be written
+ * and has been parked.
  */
 static inline int migrate_copy_folio(struct folio *dst, struct folio *src)
 {
@@ -197,13 +205,14 @@ static inline int migrate_copy_folio(struct folio *dst, struct folio *src)
 }
 
 /**
- * migrate_copy_submit() - Start copying the folios of a batch early.
+ * migrate_copy_submit() - Begin to copy the folios of a batch early.
  * @src_folios: list of source folios, locked, unmapped, flushed.
- * @src: the first of them that is meant, or the head of the list for none.
- * @dst: its destination folio; those of the others follow in the same order.
+ * @src: the first of these folios that belongs to the batch; the head of the list if
+ *	none does.
+ * @dst: the destination of @src; the other destinations follow in the same order.
  *
- * Return: the batch, to be settled folio by folio in list order and then
- * finished, or NULL where everything goes as without it.
+ * Return: the batch, which the caller has to settle folio by folio in list order and
+ * then finish, or NULL if the provider copies nothing early.
  */
 static inline struct migrate_copy_batch *
 migrate_copy_submit(struct list_head *src_folios, struct folio *src,
@@ -215,7 +224,7 @@ migrate_copy_submit(struct list_head *src_folios, struct folio *src,
 }
 
 /**
- * migrate_copy_settle() - The next folio of a batch is about to be moved.
+ * migrate_copy_settle() - Settle the next folio of a batch before it is moved.
  * @batch: the batch or NULL.
  * @dst: destination folio.
  * @src: source folio.
@@ -232,7 +241,7 @@ static inline int migrate_copy_settle(struct migrate_copy_batch *batch,
 }
 
 /**
- * migrate_copy_finish() - All folios of a batch have had their turn.
+ * migrate_copy_finish() - Finish a batch after all its folios have been settled.
  * @batch: the batch or NULL.
  */
 static inline void migrate_copy_finish(struct migrate_copy_batch *batch)
@@ -242,11 +251,11 @@ static inline void migrate_copy_finish(struct migrate_copy_batch *batch)
 }
 
 /**
- * migrate_copy_parked() - Is this destination kept from being reused?
+ * migrate_copy_parked() - Check if a destination is kept from being reused.
  * @dst: destination folio of a migration that failed.
  *
- * To be asked once for a folio, by who would free it. It was parked by the same
- * task, if at all, so that the count cannot be read too early.
+ * The code that would free the folio calls this, once for each folio. Only the same
+ * task can have parked the folio, so the count cannot be read too early.
  *
  * Return: true if @dst may still be written. It then belongs to the batch that
  * it was parked with: it must neither be unlocked nor freed.
@@ -258,14 +267,15 @@ static inline bool migrate_copy_parked(struct folio *dst)
 }
 
 /**
- * migrate_copy_begin() - A call of migrate_pages() begins.
- * @call: of the caller, until migrate_copy_end().
- * @mode: its mode.
- * @reason: its reason.
+ * migrate_copy_begin() - Record the mode and reason of a call of migrate_pages().
+ * @call: memory of the caller, in use until migrate_copy_end().
+ * @mode: the mode of the call.
+ * @reason: the reason of the call.
  *
- * A folio that is copied in place is several calls away from those who know these
- * two, some of the calls in filesystems (&address_space_operations.migrate_folio).
- * Calls nest: the allocation of a destination can enter reclaim, which demotes.
+ * Mode and reason are not passed on to the code that copies a folio in place, which
+ * is several calls further down, some of them in filesystems
+ * (&address_space_operations.migrate_folio). Calls of migrate_pages() can be nested:
+ * the allocation of a destination can enter reclaim, which demotes.
  */
 static inline void migrate_copy_begin(struct migrate_copy_call *call,
 				      enum migrate_mode mode,
@@ -279,7 +289,7 @@ static inline void migrate_copy_begin(struct migrate_copy_call *call,
 }
 
 /**
- * migrate_copy_end() - A call of migrate_pages() ends.
+ * migrate_copy_end() - End a call of migrate_pages(), and charge for its workers.
  * @call: as for migrate_copy_begin().
  */
 static inline void migrate_copy_end(struct migrate_copy_call *call)
@@ -299,9 +309,10 @@ void migrate_copy_set_limits(unsigned int folios, unsigned int pages);
 bool migrate_copy_cpu_idle(int cpu);
 
 /**
- * migrate_copy_charge() - The caller's call of migrate_pages() had help.
- * @ns: CPU time in nanoseconds that others have spent for it. The cgroup of the
- *	caller is charged with it when the call ends.
+ * migrate_copy_charge() - Charge the caller for the time of workers.
+ * @ns: CPU time in nanoseconds that workers have spent for the caller's call of
+ *	migrate_pages(). The cgroup of the caller is charged with it when the call
+ *	ends.
  */
 static inline void migrate_copy_charge(u64 ns)
 {
@@ -314,7 +325,7 @@ extern struct lockdep_map migrate_copy_map;
 #endif
 
 /**
- * migrate_copy_lockdep_claim() - The caller holds a claim for another task.
+ * migrate_copy_lockdep_claim() - Tell lockdep that the caller claims for a mover.
  */
 static inline void migrate_copy_lockdep_claim(void)
 {
@@ -322,7 +333,7 @@ static inline void migrate_copy_lockdep_claim(void)
 }
 
 /**
- * migrate_copy_lockdep_release() - The caller has completed its claim.
+ * migrate_copy_lockdep_release() - Tell lockdep that the caller's claim has ended.
  */
 static inline void migrate_copy_lockdep_release(void)
 {
@@ -330,15 +341,16 @@ static inline void migrate_copy_lockdep_release(void)
 }
 
 /**
- * migrate_copy_may_claim() - May the content of an entry be copied early, now?
+ * migrate_copy_may_claim() - Check if an entry may be copied early at this moment.
  * @e: entry of a submitted batch.
  *
  * The content of an eligible folio is final from any moment on at which the
- * folio is locked and unmapped and holds no reference beyond the expected
- * ones: each writer through a reference that does not come from a present page
- * table entry takes the folio lock after taking the reference.
+ * folio is locked and unmapped and has no reference beyond the expected ones:
+ * each writer through a reference that does not come from a present page table
+ * entry takes the folio lock after taking the reference.
  *
- * Return: true if it may; the bytes are then read after that moment.
+ * Return: true if the entry may be copied; the caller then reads the bytes after
+ * that moment.
  */
 static inline bool migrate_copy_may_claim(const struct migrate_copy_entry *e)
 {
