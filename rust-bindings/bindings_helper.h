@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* What bindgen reads for the crate ferry_bindings. */
+/* The input of bindgen for the crate ferry_bindings. */
 #include <linux/migrate_copy.h>
 
 #include "dmaengine.h"

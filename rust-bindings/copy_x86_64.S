@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Copying with non-temporal stores, on x86-64. Another architecture has a file
+ * Copying with non-temporal stores, on x86-64. Another architecture needs a file
  * like this one.
  */
 #include <linux/linkage.h>
 #include <asm/asm.h>
 
 /*
- * A machine check while content is read ends the copy, as in copy_mc_64.S. So
- * does a page fault, where poison has been taken out of the direct map. In a
- * kernel that is a user process there are neither.
+ * A machine check while content is read ends the copy, as in copy_mc_64.S. A
+ * page fault ends it, too, where poisoned memory has been taken out of the direct
+ * map. A kernel that is a user process has neither.
  */
 #ifdef CONFIG_UML
 #define LOAD(from, reg)		movq from, reg
@@ -22,11 +22,12 @@
 /*
  * unsigned long ferry_copy_nt(void *dst, const void *src, unsigned long len)
  *
- * @dst, @src and @len are multiples of 64. Loads are of 8 aligned bytes, so none
- * crosses a cache line, and poison is met in the line where it is.
+ * @dst, @src and @len are multiples of 64. Each load reads 8 aligned bytes, so
+ * that none crosses a cache line, and a load fails only in the line with the
+ * poison.
  *
- * Returns how many bytes were not copied. All stores are done before any later
- * one of this CPU.
+ * Returns how many bytes were not copied. All stores are visible before any later
+ * store of this CPU.
  */
 SYM_FUNC_START(ferry_copy_nt)
 	shrq	$6, %rdx
@@ -53,12 +54,12 @@ SYM_FUNC_START(ferry_copy_nt)
 	decq	%rdx
 	jnz	.Lline
 .Lcopied:
-	/* No release orders these stores. */
+	/* A release does not order non-temporal stores. */
 	sfence
 	xorl	%eax, %eax
 	RET
 .Lfailed:
-	/* Half a line may be there; it counts as not copied. */
+	/* A part of the line may have been copied; the line counts as not copied. */
 	sfence
 	shlq	$6, %rdx
 	movq	%rdx, %rax

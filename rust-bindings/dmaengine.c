@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* The client side of dmaengine, and word of devices that go. */
+/* The client side of dmaengine, and notifiers of drivers and of the machine. */
 #include <linux/device/bus.h>
 #include <linux/dmaengine.h>
 #include <linux/reboot.h>
@@ -7,7 +7,7 @@
 
 #include "dmaengine.h"
 
-/* Never looked into by others. */
+/* Only this file looks into a channel. */
 static struct dma_chan *of(struct ferry_dma_chan *chan)
 {
 	return (struct dma_chan *)chan;
@@ -31,7 +31,7 @@ static bool collect(struct dma_chan *chan, void *param)
 
 	if (chan->device->device_prep_dma_memcpy)
 		to->fn(to->data, driver_of(chan));
-	/* This is a look around: none of them is wanted. */
+	/* All channels are listed, and none is requested. */
 	return false;
 }
 
@@ -53,11 +53,14 @@ static bool note_offer(struct dma_chan *chan, void *param)
 
 	if (chan->device->dev == offer->dev)
 		offer->found |= is_of_driver(chan, (void *)offer->driver);
-	/* This is a look around, too. */
+	/* As in collect(). */
 	return false;
 }
 
-/* Has the device channels of this provider that can copy and are free? Takes a mutex. */
+/*
+ * Returns true if the device has a free channel of this driver that can copy. Takes
+ * the mutex of dmaengine.
+ */
 bool ferry_dma_offers(const struct device *dev, const char *driver)
 {
 	struct offer offer = { .dev = dev, .driver = driver };
@@ -69,7 +72,10 @@ bool ferry_dma_offers(const struct device *dev, const char *driver)
 	return offer.found;
 }
 
-/* Calls fn() with the driver of each channel that can copy and is free, under a mutex. */
+/*
+ * Calls fn() with the name of the driver of each free channel that can copy, with the
+ * mutex of dmaengine held.
+ */
 void ferry_dma_providers(ferry_dma_driver_fn_t fn, void *data)
 {
 	struct collector to = { .fn = fn, .data = data };
@@ -80,7 +86,10 @@ void ferry_dma_providers(ferry_dma_driver_fn_t fn, void *data)
 	__dma_request_channel(&mask, collect, &to, NULL);
 }
 
-/* A channel of a provider of its own, private or not; NULL if none is free. */
+/*
+ * Requests a channel of a driver that can copy, whether it is DMA_PRIVATE or not, and
+ * returns it; NULL if none is free. Takes the mutex of dmaengine.
+ */
 struct ferry_dma_chan *ferry_dma_request(const char *driver)
 {
 	dma_cap_mask_t mask;
@@ -91,46 +100,49 @@ struct ferry_dma_chan *ferry_dma_request(const char *driver)
 							      (void *)driver, NULL);
 }
 
-/* Lets a channel go; what it still has is terminated by the provider. May sleep. */
+/* Releases a channel; the driver terminates the descriptors that it still has. May sleep. */
 void ferry_dma_release(struct ferry_dma_chan *chan)
 {
-	/* Else the provider does it with the mutex held that all clients need. */
+	/* Otherwise the driver would wait with the mutex held that all clients need. */
 	ferry_dma_quiesce(chan);
 	dma_release_channel(of(chan));
 }
 
+/* Returns the name of the channel, as in sysfs. */
 const char *ferry_dma_name(struct ferry_dma_chan *chan)
 {
 	return dma_chan_name(of(chan));
 }
 
 /*
- * Returns the device to map for, with a reference to it. To be asked while the
- * driver is there: struct dma_chan_dev, which may be it, is freed when the driver
- * unregisters, though the channel is held.
+ * Returns the device to map memory for, with a reference to it. The driver has to be
+ * bound: the device may be part of struct dma_chan_dev, which is freed when the driver
+ * unregisters, although the channel is held.
  */
 struct device *ferry_dma_get_device(struct ferry_dma_chan *chan)
 {
 	return get_device(dmaengine_get_dma_device(of(chan)));
 }
 
+/* Drops the reference that ferry_dma_get_device() has taken. */
 void ferry_dma_put_device(struct device *dev)
 {
 	put_device(dev);
 }
 
-/* The bus of the device whose driver is the provider. */
+/* Returns the bus of the device that the channel belongs to. */
 const struct bus_type *ferry_dma_bus(struct ferry_dma_chan *chan)
 {
 	return of(chan)->device->dev->bus;
 }
 
+/* Returns true if the channel belongs to this device. */
 bool ferry_dma_is_of(struct ferry_dma_chan *chan, const struct device *dev)
 {
 	return of(chan)->device->dev == dev;
 }
 
-/* What addresses and lengths have to be multiples of. */
+/* Returns the alignment in bytes of which addresses and lengths have to be multiples. */
 u32 ferry_dma_align(struct ferry_dma_chan *chan)
 {
 	return 1u << min_t(u32, of(chan)->device->copy_align, 31);
@@ -144,8 +156,8 @@ static void ended(void *param, const struct dmaengine_result *result)
 }
 
 /*
- * For providers whose engines may still be at a descriptor that they have given up: it
- * has not ended then.
+ * Takes the result of a driver whose engine may still execute a descriptor that the
+ * driver has given up: an aborted descriptor has not ended.
  */
 static void ended_unless_aborted(void *param, const struct dmaengine_result *result)
 {
@@ -158,8 +170,15 @@ static void ended_unless_aborted(void *param, const struct dmaengine_result *res
 }
 
 /*
- * Prepares and submits; the caller is the only one who does so on this channel.
- * @aborts: the provider aborts nothing that its engine may still be at.
+ * Prepares and submits a copy. The caller has to serialise all calls for a channel.
+ *
+ * @interrupt: the engine is to interrupt at the end of this descriptor.
+ * @aborts: the driver aborts no descriptor that its engine may still execute.
+ * @end: called when the descriptor has ended; must stay valid until then.
+ * @cookie: receives the cookie of the descriptor.
+ *
+ * Returns 0, -EAGAIN if the driver has no descriptor left, or an error of
+ * dmaengine_submit().
  */
 int ferry_dma_copy(struct ferry_dma_chan *chan, u64 dst, u64 src, size_t len,
 		   bool interrupt, bool aborts, const struct ferry_end *end,
@@ -178,21 +197,26 @@ int ferry_dma_copy(struct ferry_dma_chan *chan, u64 dst, u64 src, size_t len,
 	return dma_submit_error(*cookie);
 }
 
+/* Tells the driver to start the submitted descriptors. */
 void ferry_dma_issue(struct ferry_dma_chan *chan)
 {
 	dma_async_issue_pending(of(chan));
 }
 
 /*
- * Has the provider look for what has completed without an interrupt. With softirqs
- * off: there are providers that take a lock of their tasklet as it is.
+ * Makes the driver look for descriptors that have ended without an interrupt. The
+ * caller has disabled softirqs: some drivers take a lock of their tasklet without doing
+ * so.
  */
 void ferry_dma_poll(struct ferry_dma_chan *chan, s32 cookie)
 {
 	dmaengine_tx_status(of(chan), cookie, NULL);
 }
 
-/* Says whether the driver proves that a channel is quiet: ferry_dma_quiesce() works. */
+/*
+ * Returns true if the driver can prove that a channel is quiet, so that
+ * ferry_dma_quiesce() works.
+ */
 bool ferry_dma_says_quiet(struct ferry_dma_chan *chan)
 {
 #ifdef FERRY_DMA_QUIESCE
@@ -203,8 +227,9 @@ bool ferry_dma_says_quiet(struct ferry_dma_chan *chan)
 }
 
 /*
- * Terminates what the channel has, and waits for the end of it. Returns 0 if its
- * engine accesses none of that any more. May sleep for seconds.
+ * Terminates all descriptors of the channel, and waits until they have ended. Returns 0
+ * if the engine accesses none of their memory any more, -EOPNOTSUPP if the driver cannot
+ * prove it. May sleep for seconds.
  */
 int ferry_dma_quiesce(struct ferry_dma_chan *chan)
 {
@@ -256,12 +281,15 @@ static int on_reboot(struct notifier_block *nb, unsigned long action, void *data
 {
 	struct ferry_watch *watch = container_of(nb, struct ferry_watch, reboot_nb);
 
-	/* A late write would hit the next kernel. */
+	/* A late write would reach the memory of the next kernel. */
 	watch->fn(watch->data, FERRY_HALT, NULL);
 	return NOTIFY_DONE;
 }
 
-/* Calls fn(), which may sleep, for devices of the bus and for the machine. */
+/*
+ * Calls fn(), which may sleep, for each event of a device of the bus and of the machine,
+ * until ferry_unwatch(). Returns 0 or a negative errno. May sleep.
+ */
 int ferry_watch(struct ferry_watch *watch, const struct bus_type *bus,
 		ferry_watch_fn_t fn, void *data)
 {
@@ -293,7 +321,7 @@ no_pm:
 	return ret;
 }
 
-/* Waits for calls of fn(). */
+/* Ends the calls of fn(), and waits for those in progress. May sleep. */
 void ferry_unwatch(struct ferry_watch *watch)
 {
 	unregister_reboot_notifier(&watch->reboot_nb);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* The client side of dmaengine, and word of devices that go. */
+/* The client side of dmaengine, and notifiers of drivers and of the machine. */
 #ifndef _FERRY_DMAENGINE_H
 #define _FERRY_DMAENGINE_H
 
@@ -7,9 +7,10 @@
 
 #include "engine.h"
 
-/* A struct dma_chan that is held exclusively. */
+/* A struct dma_chan that Ferry holds exclusively. */
 struct ferry_dma_chan;
 
+/* Receives the name of the driver of a channel. */
 typedef void (*ferry_dma_driver_fn_t)(void *data, const char *driver);
 
 void ferry_dma_providers(ferry_dma_driver_fn_t fn, void *data);
@@ -30,17 +31,17 @@ void ferry_dma_poll(struct ferry_dma_chan *chan, s32 cookie);
 bool ferry_dma_says_quiet(struct ferry_dma_chan *chan);
 int ferry_dma_quiesce(struct ferry_dma_chan *chan);
 
-/* What ferry_watch() tells of. */
+/* The events that ferry_watch() reports. */
 enum ferry_event {
 	/* The driver of a device is about to be unbound. */
 	FERRY_UNBIND,
-	/* It has been unbound. */
+	/* The driver of a device has been unbound. */
 	FERRY_UNBOUND,
-	/* A driver has been bound. */
+	/* A driver has been bound to a device. */
 	FERRY_BOUND,
-	/* The machine goes to sleep, or down. */
+	/* The machine is about to suspend, hibernate or shut down. */
 	FERRY_HALT,
-	/* It has come back. */
+	/* The machine has resumed. */
 	FERRY_RESUME,
 };
 
@@ -51,6 +52,7 @@ enum ferry_event {
 typedef void (*ferry_watch_fn_t)(void *data, unsigned int event,
 				 struct device *dev);
 
+/* The registrations of ferry_watch(). */
 struct ferry_watch {
 	struct notifier_block bus_nb;
 	struct notifier_block pm_nb;

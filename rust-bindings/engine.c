@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* What engines of any kind need: mapping, and waiting. */
+/* Devices, mappings, and wait queues, for engines of any kind. */
 #include <linux/dma-mapping.h>
 #include <linux/iommu.h>
 #include <linux/iommu-dma.h>
@@ -12,37 +12,42 @@
 #include "engine.h"
 
 /*
- * Would mappings for it copy: all of them, as that is forced, or those of memory
- * that it does not reach?
+ * Returns true if mappings for the device would copy through bounce buffers: all of
+ * them, because that is forced, or those of memory that the device does not reach.
  */
 bool ferry_dma_bounces(struct device *dev)
 {
 	return is_swiotlb_force_bounce(dev) || dma_addressing_limited(dev);
 }
 
+/* Returns the node of a device, negative if it is not known. */
 int ferry_device_node(struct device *dev)
 {
 	return dev_to_node(dev);
 }
 
+/* Takes a reference to a device. */
 struct device *ferry_device_get(struct device *dev)
 {
 	return get_device(dev);
 }
 
+/* Drops a reference to a device. */
 void ferry_device_put(struct device *dev)
 {
 	put_device(dev);
 }
 
+/* Returns true if a driver is bound to the device, or is being bound; a snapshot. */
 bool ferry_device_is_bound(struct device *dev)
 {
 	return READ_ONCE(dev->driver);
 }
 
 /*
- * Maps physically contiguous memory, which is written (@from) or read. Refused if
- * it would go through a bounce buffer: two copies by a CPU to save one.
+ * Maps physically contiguous memory, which the device writes (@from) or reads. Returns 0
+ * or a negative errno. Memory that would need a bounce buffer is refused: a CPU would
+ * copy twice to be spared one copy.
  */
 int ferry_dma_map(struct device *dev, u64 phys, size_t len, bool from, u64 *dma)
 {
@@ -53,6 +58,7 @@ int ferry_dma_map(struct device *dev, u64 phys, size_t len, bool from, u64 *dma)
 	return dma_mapping_error(dev, *dma);
 }
 
+/* Undoes ferry_dma_map(), with the same @len and @from. */
 void ferry_dma_unmap(struct device *dev, u64 dma, size_t len, bool from)
 {
 	dma_unmap_phys(dev, dma, len, from ? DMA_FROM_DEVICE : DMA_TO_DEVICE,
@@ -61,20 +67,20 @@ void ferry_dma_unmap(struct device *dev, u64 dma, size_t len, bool from)
 
 #ifdef CONFIG_IOMMU_DMA
 /*
- * Returns the domain of a device whose addresses an IOMMU translates, by the DMA API;
- * NULL if there is none, or if unmapping does not cut the device off.
+ * Returns the IOMMU domain in which the DMA API maps memory for a device; NULL if there
+ * is none, or if unmapping does not cut the device off.
  */
 static struct iommu_domain *cutting_domain(struct device *dev)
 {
 	struct iommu_domain *domain;
 
-	/* The group of a device without a driver may have another domain already. */
+	/* Without a driver, the group of the device may have another domain already. */
 	if (!use_dma_iommu(dev) || !ferry_device_is_bound(dev))
 		return NULL;
 #ifdef CONFIG_PCI_ATS
 	/*
-	 * A device that translates by itself has to answer before it is cut off, and
-	 * the IOMMU's driver does not say whether it has.
+	 * A device with a translation cache of its own is not cut off before it has
+	 * answered a flush, and the IOMMU's driver does not report whether it has.
 	 */
 	if (dev_is_pci(dev) && to_pci_dev(dev)->ats_enabled)
 		return NULL;
@@ -83,6 +89,7 @@ static struct iommu_domain *cutting_domain(struct device *dev)
 	return domain && domain->cookie_type == IOMMU_COOKIE_DMA_IOVA ? domain : NULL;
 }
 
+/* Unmaps the pages of one mapping. Returns true if the device does not reach them any more. */
 static bool cut_one(struct iommu_domain *domain, u64 dma, size_t len)
 {
 	u64 granule = 1ULL << __ffs(domain->pgsize_bitmap);
@@ -90,8 +97,8 @@ static bool cut_one(struct iommu_domain *domain, u64 dma, size_t len)
 	size_t all = ALIGN(dma + len, granule) - from;
 
 	/*
-	 * Waits until the IOMMU uses nothing of it any more. Unmapping by the DMA API
-	 * leaves that for later where the domain is a lazy one.
+	 * This waits until the IOMMU does not use the old translation any more. In a
+	 * lazy domain, unmapping by the DMA API would leave the flush for later.
 	 */
 	return !WARN_ON_ONCE(iommu_unmap(domain, from, all) != all);
 }
@@ -99,12 +106,12 @@ static bool cut_one(struct iommu_domain *domain, u64 dma, size_t len)
 
 /*
  * Takes the mappings of a source and a destination from a device that may still use
- * them. Returns true if nothing that the device does reaches this memory any more;
- * false where no IOMMU can cut the device off, which has changed nothing then. In any
- * context that may unmap.
+ * them. Returns true if no access of the device reaches this memory any more; false if
+ * no IOMMU can cut the device off, in which case nothing has changed. May be called in
+ * any context in which memory may be unmapped.
  *
- * This is not unmapping: the addresses stay taken for ever. They would be given to
- * other memory else, which the device would reach by them.
+ * The DMA addresses are not freed, and stay taken for ever. Otherwise they would be
+ * given to other memory, which the device would then reach by them.
  */
 bool ferry_dma_cut(struct device *dev, u64 src, u64 dst, size_t len)
 {
@@ -118,8 +125,9 @@ bool ferry_dma_cut(struct device *dev, u64 src, u64 dst, size_t len)
 }
 
 /*
- * Takes addresses of a device that lead nowhere, as long as they are taken. False
- * if there are none: without an IOMMU that translates, all of them lead somewhere.
+ * Allocates DMA addresses of a device that are mapped to no memory as long as they are
+ * allocated. Returns false if there are none: without an IOMMU that translates, every
+ * address may be one of memory.
  */
 bool ferry_dma_take_hole(struct device *dev, size_t len, u64 *dma)
 {
@@ -131,6 +139,7 @@ bool ferry_dma_take_hole(struct device *dev, size_t len, u64 *dma)
 	return true;
 }
 
+/* Frees addresses that ferry_dma_take_hole() has allocated. */
 void ferry_dma_free_hole(struct device *dev, u64 dma, size_t len)
 {
 	struct dma_iova_state state = { .addr = dma, .__size = len };
@@ -138,23 +147,25 @@ void ferry_dma_free_hole(struct device *dev, u64 dma, size_t len)
 	dma_iova_free(dev, &state);
 }
 
+/* Returns the physical address of a folio. */
 u64 ferry_folio_phys(const struct folio *folio)
 {
 	return PFN_PHYS(folio_pfn(folio));
 }
 
-/* Of memory from kmalloc(). */
+/* Returns the physical address of memory that kmalloc() has returned. */
 u64 ferry_virt_phys(const void *address)
 {
 	return virt_to_phys((void *)address);
 }
 
+/* Initialises a wait queue. */
 void ferry_wait_init(struct wait_queue_head *wq)
 {
 	init_waitqueue_head(wq);
 }
 
-/* Sleeps until done(), at most that long. */
+/* Sleeps until done(data), for @ns nanoseconds at most. Returns the last value of done(data). */
 bool ferry_wait(struct wait_queue_head *wq, ferry_done_fn_t done, void *data,
 		u64 ns)
 {
@@ -162,6 +173,7 @@ bool ferry_wait(struct wait_queue_head *wq, ferry_done_fn_t done, void *data,
 	       done(data);
 }
 
+/* Wakes all waiters of ferry_wait(). The caller has made done(data) true before. */
 void ferry_wake(struct wait_queue_head *wq)
 {
 	/* Its barrier pairs with that of prepare_to_wait() in ferry_wait(). */
@@ -169,7 +181,7 @@ void ferry_wake(struct wait_queue_head *wq)
 		wake_up_all(wq);
 }
 
-/* Tells lockdep that a lock is taken in reclaim. */
+/* Tells lockdep that the lock that lock(data) takes is taken in reclaim. */
 void ferry_prime_lock(ferry_lock_fn_t lock, void *data)
 {
 	fs_reclaim_acquire(GFP_KERNEL);

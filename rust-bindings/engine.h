@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* What engines of any kind need: mapping, and waiting. */
+/* Devices, mappings, and wait queues, for engines of any kind. */
 #ifndef _FERRY_ENGINE_H
 #define _FERRY_ENGINE_H
 
@@ -9,18 +9,21 @@
 #include <linux/wait.h>
 
 /**
- * struct ferry_end - whom to tell that a descriptor has ended
- * @fn: called once, in any context but a hard interrupt's, with whether all of
- *	it has been copied; nothing of the engine touches its memory any more.
+ * struct ferry_end - the functions that are called at the end of a descriptor
+ * @fn: called once, in any context but a hard interrupt's, when the engine does not
+ *	touch the memory of the descriptor any more; the argument is true if all bytes
+ *	have been copied.
  * @given_up: called in place of @fn, in the same contexts, when the driver has given
- *	the descriptor up: the engine may still touch its memory.
+ *	the descriptor up although the engine may still touch its memory.
  */
 struct ferry_end {
 	void (*fn)(const struct ferry_end *end, bool ok);
 	void (*given_up)(const struct ferry_end *end);
 };
 
+/* Returns true if the condition that ferry_wait() waits for has come. */
 typedef bool (*ferry_done_fn_t)(void *data);
+/* Takes and releases a lock. */
 typedef void (*ferry_lock_fn_t)(void *data);
 
 bool ferry_dma_bounces(struct device *dev);

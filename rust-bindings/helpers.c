@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Functions for what is inline or a macro in the kernel's headers. */
+/* Functions that wrap inline functions and macros of the kernel's headers. */
 #include <linux/bottom_half.h>
 #include <linux/cgroup.h>
 #include <linux/cpumask.h>
@@ -19,17 +19,19 @@
 
 #include "helpers.h"
 
+/* Returns true if the content of an entry may be copied early now. */
 bool ferry_may_claim(const struct migrate_copy_entry *e)
 {
 	return migrate_copy_may_claim(e);
 }
 
-/* For workers only, which hold claims for a mover. */
+/* Tells lockdep that the caller, a worker, holds a claim for a mover. */
 void ferry_lockdep_claim(void)
 {
 	migrate_copy_lockdep_claim();
 }
 
+/* Tells lockdep that the caller has completed its claim. */
 void ferry_lockdep_release(void)
 {
 	migrate_copy_lockdep_release();
@@ -55,19 +57,21 @@ void ferry_charge(u64 ns)
 	migrate_copy_charge(ns);
 }
 
+/* Returns the node of a folio. */
 int ferry_folio_nid(const struct folio *folio)
 {
 	return folio_nid(folio);
 }
 
+/* Returns the size of a folio in bytes. */
 size_t ferry_folio_size(const struct folio *folio)
 {
 	return folio_size(folio);
 }
 
 /*
- * Returns how many bytes were not copied because of a machine check. The shim
- * depends on X86_64, so folios are contiguous in the direct map.
+ * Copies a part of a folio. Returns how many bytes were not copied because of a machine
+ * check. The shim depends on X86_64, so folios are contiguous in the direct map.
  */
 unsigned long ferry_copy_mc(struct folio *dst, struct folio *src,
 			    size_t offset, size_t len)
@@ -77,8 +81,8 @@ unsigned long ferry_copy_mc(struct folio *dst, struct folio *src,
 }
 
 /*
- * The same past the caches; @offset and @len are multiples of a page. The bytes
- * are visible before whatever the caller stores next.
+ * Copies as ferry_copy_mc() does, with stores that go past the caches. @offset and @len
+ * are multiples of a page. The bytes are visible before all later stores of the caller.
  */
 unsigned long ferry_copy_mc_nt(struct folio *dst, struct folio *src,
 			       size_t offset, size_t len)
@@ -93,76 +97,84 @@ unsigned long ferry_copy_mc_nt(struct folio *dst, struct folio *src,
 	return left;
 }
 
-/* Fault injection: a destination that must not be used as it is. */
+/* Overwrites a destination, so that its content must not be used (fault injection). */
 void ferry_scribble(struct folio *dst)
 {
 	memset(folio_address(dst), 0xa5, folio_size(dst));
 }
 
+/* Disables preemption. */
 void ferry_preempt_disable(void)
 {
 	preempt_disable();
 }
 
+/* Enables preemption. */
 void ferry_preempt_enable(void)
 {
 	preempt_enable();
 }
 
+/* Disables softirqs on this CPU. */
 void ferry_bh_disable(void)
 {
 	local_bh_disable();
 }
 
+/* Enables softirqs on this CPU. */
 void ferry_bh_enable(void)
 {
 	local_bh_enable();
 }
 
 /*
- * With lazy preemption a kernel thread runs on until the next tick after
- * another task has become runnable, and cond_resched() does nothing. Workers
- * shall not take that long from another task.
+ * Returns true if another task should run on this CPU. With lazy preemption a kernel
+ * thread runs on until the next tick after another task has become runnable, and
+ * cond_resched() does nothing; workers must not keep another task waiting for that long.
  */
 bool ferry_need_resched(void)
 {
 	return need_resched() || tif_test_bit(TIF_NEED_RESCHED_LAZY);
 }
 
+/* Lets another task run if one should. May sleep. */
 void ferry_give_way(void)
 {
 	if (ferry_need_resched())
 		schedule();
 }
 
+/* Lets another task run if the kernel's preemption model wants it. May sleep. */
 void ferry_cond_resched(void)
 {
 	cond_resched();
 }
 
-/* Does the caller run in reclaim, or compact for an allocation? */
+/* Returns true if the caller reclaims memory, or compacts it for an allocation. */
 bool ferry_in_reclaim(void)
 {
 	return current->flags & PF_MEMALLOC;
 }
 
 /*
- * How long the caller has run, as the scheduler counts it up to now. Off by the
- * time of interrupts where that is accounted for, by another one for each CPU.
+ * Returns the CPU time of the caller in nanoseconds, as the scheduler counts it, up to
+ * now. Where the kernel accounts for the time of interrupts, the value is off by that
+ * time, which differs between CPUs.
  */
 u64 ferry_runtime(void)
 {
 #ifdef CONFIG_UML
-	/* There the scheduler's clock counts ticks. */
+	/* In a kernel that is a user process, the scheduler's clock counts ticks. */
 	return ferry_clock();
 #else
-	/* The caller's own, so only an interrupt changes either of them meanwhile. */
+	/* The values are the caller's own, so only an interrupt could change them meanwhile. */
 	guard(irqsave)();
 	return current->se.sum_exec_runtime + local_clock() -
 	       current->se.exec_start;
 #endif
 }
 
+/* Returns the clock of this CPU in nanoseconds. Clocks of two CPUs may differ a little. */
 u64 ferry_clock(void)
 {
 	/* In a kernel that is a user process, local_clock() counts ticks. */
@@ -170,7 +182,10 @@ u64 ferry_clock(void)
 					local_clock();
 }
 
-/* One limit for all of Ferry's messages about what users or devices do. */
+/*
+ * Returns true if one more message may be printed now. The limit is common to all of
+ * Ferry's messages about events that users or devices cause.
+ */
 bool ferry_log_allowed(void)
 {
 	static DEFINE_RATELIMIT_STATE(limit, DEFAULT_RATELIMIT_INTERVAL,
@@ -179,12 +194,16 @@ bool ferry_log_allowed(void)
 	return __ratelimit(&limit);
 }
 
+/* Returns the node of a CPU. */
 int ferry_cpu_node(int cpu)
 {
 	return cpu_to_node(cpu);
 }
 
-/* The n-th CPU that can be there one day, in the order of CPU numbers. */
+/*
+ * Stores the n-th possible CPU, in the order of CPU numbers. Returns false if there are
+ * fewer.
+ */
 bool ferry_possible_cpu(unsigned int n, int *cpu)
 {
 	int c = cpumask_nth(n, cpu_possible_mask);
@@ -196,8 +215,8 @@ bool ferry_possible_cpu(unsigned int n, int *cpu)
 }
 
 /*
- * Is the CPU online, and isolated neither from other tasks nor from the noise of
- * the kernel (nohz_full=)? A snapshot.
+ * Returns true if the CPU is online, and isolated neither from other tasks nor from the
+ * noise of the kernel (nohz_full=). The result is a snapshot.
  */
 bool ferry_cpu_usable(int cpu)
 {
@@ -207,26 +226,26 @@ bool ferry_cpu_usable(int cpu)
 	       housekeeping_test_cpu(cpu, HK_TYPE_KERNEL_NOISE);
 }
 
-/* Do both CPUs have one last-level cache? */
+/* Returns true if both CPUs share a last-level cache. */
 bool ferry_cpus_share_cache(int a, int b)
 {
 #ifdef CONFIG_UML
-	/* What the host runs them on is not known. */
+	/* It is not known on which CPUs the host runs these. */
 	return true;
 #else
 	return per_cpu_llc_id(a) == per_cpu_llc_id(b);
 #endif
 }
 
-/* Are both threads of one core? Not while one of them is offline. */
+/* Returns true if both are threads of one core and online. */
 bool ferry_cpus_share_core(int a, int b)
 {
 	return cpumask_test_cpu(b, topology_sibling_cpumask(a));
 }
 
 /*
- * A thread that prefers one CPU and gives way to all user work. It is not
- * started; the caller holds a reference to it.
+ * Creates a thread that prefers one CPU and gives way to all user work. The thread is
+ * not started; the caller holds a reference to it. Returns the thread or an ERR_PTR().
  */
 struct task_struct *ferry_kthread_create(ferry_thread_fn_t fn, void *data,
 					 int cpu)
@@ -241,8 +260,9 @@ struct task_struct *ferry_kthread_create(ferry_thread_fn_t fn, void *data,
 	get_task_struct(task);
 	set_user_nice(task, MAX_NICE);
 	/*
-	 * Not kthread_bind(): if the CPU goes away, the thread must be able to
-	 * go on, and to stop, on another one. It comes back with the CPU.
+	 * kthread_bind() is not used because the thread must be able to go on,
+	 * and to stop, on another CPU if this one goes offline. It returns when
+	 * the CPU does.
 	 */
 	rc = kthread_affine_preferred(task, cpumask_of(cpu));
 	if (rc) {
@@ -254,9 +274,9 @@ struct task_struct *ferry_kthread_create(ferry_thread_fn_t fn, void *data,
 }
 
 /*
- * Sleeps until woken, for at most @jiffies, unless again(data) or the thread has to
- * stop. With MAX_SCHEDULE_TIMEOUT it is not bounded: this is a thread without work,
- * and no task waits for it.
+ * Sleeps until the thread is woken, for at most @jiffies, unless again(data) is true or
+ * the thread has to stop. With MAX_SCHEDULE_TIMEOUT the sleep is not bounded: the thread
+ * has no work, and no task waits for it.
  */
 void ferry_kthread_sleep(ferry_again_fn_t again, void *data, long jiffies)
 {

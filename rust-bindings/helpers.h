@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* Functions for what is inline or a macro in the kernel's headers. */
+/* Functions that wrap inline functions and macros of the kernel's headers. */
 #ifndef _FERRY_HELPERS_H
 #define _FERRY_HELPERS_H
 
@@ -32,7 +32,9 @@ u64 ferry_runtime(void);
 u64 ferry_clock(void);
 bool ferry_log_allowed(void);
 
+/* The function of a thread; its return value is that of kthread_stop(). */
 typedef int (*ferry_thread_fn_t)(void *data);
+/* Returns true if the thread has work, so that it must not sleep. */
 typedef bool (*ferry_again_fn_t)(void *data);
 
 struct task_struct *ferry_kthread_create(ferry_thread_fn_t fn, void *data,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* A directory of sysctls whose values are strings to this file. */
+/* A directory of sysctls. To this file all values are strings. */
 #include <linux/err.h>
 #include <linux/slab.h>
 #include <linux/string.h>
@@ -7,6 +7,7 @@
 
 #include "sysctl.h"
 
+/* A registered directory. */
 struct ferry_sysctl {
 	struct ctl_table_header *header;
 	void *ctx;
@@ -16,6 +17,7 @@ struct ferry_sysctl {
 	struct ctl_table table[] __counted_by(nr);
 };
 
+/* Reads or writes one sysctl through @show or @store of its directory. */
 static int ferry_sysctl_handler(const struct ctl_table *table, int write,
 				void *buffer, size_t *lenp, loff_t *ppos)
 {
@@ -33,7 +35,7 @@ static int ferry_sysctl_handler(const struct ctl_table *table, int write,
 		rc = s->show(s->ctx, id, text);
 		return rc ?: proc_dostring(&string, write, buffer, lenp, ppos);
 	}
-	/* proc_dostring() would cut it, and a value must be taken whole. */
+	/* proc_dostring() would cut a longer value, and a value must be taken whole. */
 	if (*ppos || *lenp >= sizeof(text))
 		return -EINVAL;
 	rc = proc_dostring(&string, write, buffer, lenp, ppos);
@@ -41,16 +43,18 @@ static int ferry_sysctl_handler(const struct ctl_table *table, int write,
 }
 
 /**
- * ferry_sysctl_register() - Make a directory of sysctls.
- * @path: below /proc/sys.
- * @names: their names; must stay valid.
- * @modes: their file modes.
- * @nr: how many.
+ * ferry_sysctl_register() - Register a directory of sysctls.
+ * @path: the path below /proc/sys.
+ * @names: the names of the sysctls; must stay valid until they are unregistered.
+ * @modes: the file modes of the sysctls.
+ * @nr: the number of sysctls.
  * @ctx: passed to @show and @store.
  * @show: formats a value.
  * @store: takes a value.
  *
- * Return: what ferry_sysctl_unregister() takes, or an ERR_PTR().
+ * May sleep.
+ *
+ * Return: the directory, for ferry_sysctl_unregister(), or an ERR_PTR().
  */
 struct ferry_sysctl *ferry_sysctl_register(const char *path,
 					   const char *const *names,
@@ -86,9 +90,9 @@ struct ferry_sysctl *ferry_sysctl_register(const char *path,
 
 /**
  * ferry_sysctl_unregister() - Remove a directory of sysctls.
- * @s: from ferry_sysctl_register().
+ * @s: the directory, from ferry_sysctl_register().
  *
- * Waits for readers and writers that are inside @show and @store.
+ * May sleep: waits for readers and writers that are inside @show and @store.
  */
 void ferry_sysctl_unregister(struct ferry_sysctl *s)
 {

@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* A directory of sysctls whose values are strings to this file. */
+/* A directory of sysctls. To this file all values are strings. */
 #ifndef _FERRY_SYSCTL_H
 #define _FERRY_SYSCTL_H
 
 #include <linux/types.h>
 
-/* Longest value, with its final NUL. */
+/*
+ * The bytes of the longest value, with its final NUL. The list of migrators can have 151
+ * characters and the list of reasons 120; the buffer is on the stack.
+ */
 #define FERRY_SYSCTL_MAX 256
 
 struct ferry_sysctl;

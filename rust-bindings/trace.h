@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* Tracepoints of Ferry; the Rust side is src/trace.rs. */
+/* Tracepoints of Ferry; the Rust side is src/kapi/trace.rs. */
 #undef TRACE_SYSTEM
 #define TRACE_SYSTEM ferry
 
@@ -8,7 +8,7 @@
 
 #include <linux/tracepoint.h>
 
-/* A batch has been made known to a migrator. */
+/* A batch has been submitted to a migrator. */
 TRACE_EVENT(ferry_submit,
 	TP_PROTO(unsigned long batch, unsigned int folios, u64 bytes,
 		 unsigned int chunks, unsigned int mode, unsigned int reason),
@@ -54,7 +54,7 @@ TRACE_EVENT(ferry_wait,
 		  __entry->chunk, __entry->ns, __entry->done)
 );
 
-/* A batch is over. */
+/* The mover has finished a batch. */
 TRACE_EVENT(ferry_finish,
 	TP_PROTO(unsigned long batch, unsigned int mover, unsigned int others,
 		 u64 worker_ns),
@@ -76,7 +76,7 @@ TRACE_EVENT(ferry_finish,
 		  __entry->worker_ns)
 );
 
-/* A batch or a folio is left to the stock copy; cause as in the counters. */
+/* A batch or a folio is left to the stock copy; the causes are those of the counters. */
 TRACE_EVENT(ferry_fallback,
 	TP_PROTO(unsigned int cause, u64 bytes),
 	TP_ARGS(cause, bytes),
@@ -99,7 +99,7 @@ TRACE_EVENT(ferry_fallback,
 		  __entry->bytes)
 );
 
-/* A lane did not answer in time, or answered with an error. */
+/* A lane has not finished in time, or has reported an error. */
 TRACE_EVENT(ferry_engine_error,
 	TP_PROTO(unsigned int lane, int error),
 	TP_ARGS(lane, error),
@@ -114,7 +114,7 @@ TRACE_EVENT(ferry_engine_error,
 	TP_printk("lane=%u error=%d", __entry->lane, __entry->error)
 );
 
-/* The driver of a channel is asked for proof that its engine is quiet, or has answered. */
+/* The driver of a channel is asked for a proof that its engine is quiet, or has answered. */
 TRACE_EVENT(ferry_engine_proof,
 	TP_PROTO(unsigned int lane, unsigned int step),
 	TP_ARGS(lane, step),
