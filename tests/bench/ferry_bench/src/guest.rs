@@ -4,6 +4,7 @@
 
 use crate::error::{in_call, Error, Result};
 use crate::sys;
+use ferry_results::UNLOADED;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -257,9 +258,6 @@ pub struct Knobs {
     /// Exact number of channels of an engine.
     pub channels: Option<u32>,
 }
-
-/// The name under which a kernel without the module is measured.
-pub const UNLOADED: &str = "unloaded";
 
 /// A file that the benchmark sets, and what was in it at the start.
 struct Own {

@@ -4,10 +4,10 @@
 
 use crate::args::Args;
 use crate::error::{Error, Result};
-use crate::guest::{is_engine, Ferry, Knobs, PAGE, UNLOADED};
+use crate::guest::{is_engine, Ferry, Knobs, PAGE};
 use crate::model::Model;
 use crate::variant::{Variant, BATCH_BYTES};
-use ferry_results::{size_name, Part};
+use ferry_results::{size_name, Part, UNLOADED};
 use std::collections::BTreeMap;
 
 /// Rounds below which a median says little.

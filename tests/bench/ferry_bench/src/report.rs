@@ -2,14 +2,14 @@
 
 //! From series to the results file and the table.
 
-use crate::guest::{is_engine, UNLOADED};
+use crate::guest::is_engine;
 use crate::measure::Series;
 use crate::plan::Step;
 use crate::variant::{Variant, BATCH_BYTES};
 use ferry_results::bench_tables::{name, ratio, sections};
 use ferry_results::engine::{self, Cost, Counted, Engine};
 use ferry_results::stats::{interval_of_median, median, percentile};
-use ferry_results::{size_name, Direction, Part, Quantiles, Range, Results, Run};
+use ferry_results::{size_name, Direction, Part, Quantiles, Range, Results, Run, UNLOADED};
 use std::collections::BTreeMap;
 
 /// One run for each variant of a step; ratios are to the variant that is off, else to the first.

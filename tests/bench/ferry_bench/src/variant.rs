@@ -2,8 +2,9 @@
 
 //! The variants that a run compares: a migrator each, with the knobs it is measured at.
 
-use crate::guest::{Knobs, PAGE, UNLOADED};
+use crate::guest::{Knobs, PAGE};
 use ferry_results::bench_tables::Label;
+use ferry_results::UNLOADED;
 
 /// Bytes of a batch of the stock kernel: `NR_MAX_BATCHED_MIGRATION` base pages.
 pub const BATCH_BYTES: u64 = 512 * PAGE;

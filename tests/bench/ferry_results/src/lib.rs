@@ -15,9 +15,13 @@ use std::collections::BTreeMap;
 pub mod bench_tables;
 pub mod engine;
 pub mod native;
+pub mod native_tables;
 pub mod stats;
 pub mod table;
 pub mod time;
+
+/// The migrator's name for a kernel without the module.
+pub const UNLOADED: &str = "unloaded";
 
 /// Smallest, median and largest value of a series.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
