@@ -36,6 +36,9 @@ dmaclient-debug: kernel-debug ## the same for the debug kernel (build/drivers-de
 bench: kernel module devices bench-tools ## the demo's long form: workers, batch limits, a busy machine, engines (35 minutes)
 	@$(in_env) scripts/bench
 
+results: env ## the figures in the documents, from the result files; NAMES="bench native" takes those of build/results first
+	@$(in_env) scripts/results $(NAMES)
+
 soak: kernel module kernel-debug module-debug selftests ## 30 minutes of migration on the plain kernel, 8 with kmemleak: nothing lost, nothing leaked
 	@$(in_env) scripts/soak
 
@@ -128,5 +131,5 @@ distclean: ## remove build/
 
 .PHONY: help devices dmaclient dmaclient-debug demo check check-quick check-debug kernel kernel-debug kernel-cfi kernel-rt kernel-um module \
 	module-cfi module-rt \
-	module-debug module-um selftests soak bench bench-tools bench-native host-tests \
+	module-debug module-um selftests soak bench bench-tools bench-native results host-tests \
 	objcheck lint shell env series series-test patch-kernel modules clean distclean
