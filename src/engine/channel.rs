@@ -2,35 +2,37 @@
 
 //! Channels of engines: descriptors that copy chunks of batches, from claim to completion.
 //!
-//! A [`Channel`] owns a [`Queue`], which is how descriptors get to one engine (a channel of
-//! dmaengine, a context of SDXI), and a ring of slots, one for each descriptor in flight. A slot
-//! holds a reference to its batch until the engine is known not to touch the memory of the
-//! descriptor any more:
+//! A [`Channel`] owns a [`Queue`], by which descriptors get to one engine (a channel of dmaengine,
+//! a context of SDXI), and a ring of slots, one for each descriptor in flight. A slot holds a
+//! reference to its batch until the engine is known not to access the memory of the descriptor any
+//! more:
 //!
 //! ```text
-//!          submit()                told, or proven               reap()
+//!          submit()              reported, or proven              reap()
 //!   Free ------------> Busy ------------------------> Ending -> Ended -------> Free
 //! ```
 //!
-//! Busy to Ending is a compare-and-exchange, so that a descriptor ends once, however many
-//! parties report its end. What the engine wrote is visible before the chunk is completed: unmapping comes first (I11).
+//! Busy to Ending is a compare-and-exchange, so a descriptor ends once, however often its end is
+//! reported. The engine's writes are visible before the chunk is completed, because the memory is
+//! unmapped first (I11).
 //!
 //! A descriptor that the driver has given up has not ended by that. Where an IOMMU translates, the
-//! mappings are taken from the device for good, which ends it as failed. Elsewhere nothing is
-//! proven:
+//! mappings are taken from the device for good, which ends the descriptor as failed. Elsewhere
+//! nothing is proven:
 //!
 //! ```text
 //!          submit()         given up              proven               reap()
 //!   Free ------------> Busy --------> Given up ---------> Ending -> Ended -------> Free
 //! ```
 //!
-//! A mover that needs such a descriptor is told so, as nothing more will be said of it.
+//! A mover that needs such a descriptor gets an error, because its driver reports nothing more
+//! about it.
 //!
-//! # Why DMA touches nothing else
+//! # Why DMA touches no other memory
 //!
 //! Addresses come from `EngineClaims::segments()`, of chunks that are claimed for this channel.
-//! Such a chunk is completed when all of its descriptors have ended, and a slot ends only when the
-//! queue says so (see [`Queue`]), after [`Queue::quiesce()`] has said that there is proof, or when
+//! Such a chunk is completed when all of its descriptors have ended. A slot ends only when the
+//! queue reports the end (see [`Queue`]), after [`Queue::quiesce()`] has returned `true`, or when
 //! the device does not reach the memory any more. Until then the shim does not get the folios back:
 //! the mover waits, or parks them (I7).
 //!
@@ -39,8 +41,8 @@
 //! [`Channel::ring`] is taken by movers and by the manager of the channels, never by the callbacks
 //! for the end of a descriptor; inside it are only the locks of the queue's driver. It keeps
 //! preemption off, so movers hold it for `SECTION_NS` at a time, and softirqs do not run inside
-//! it. Batches are let go outside it. Telling lockdep that it is taken in reclaim is done by
-//! [`Channel::new()`].
+//! it. References to batches are dropped outside it. [`Channel::new()`] tells lockdep that it is
+//! taken in reclaim.
 
 mod builder;
 mod queue;
@@ -86,34 +88,35 @@ use kernel::{
     },
 };
 
-/// Descriptors of one channel that can be in flight.
+/// The number of descriptors of one channel that can be in flight. A batch that needs more leaves
+/// the rest of its chunks to the mover.
 const SLOTS: usize = 256;
 
-/// Bytes of addresses that may be taken from a device for good before its channel counts as
-/// failing: they are never used again. So small that sixteen channels of a device leave half of the
-/// addresses that 32 bits have.
+/// The bytes of addresses that may be taken from a device for good before its channel counts as
+/// failing, because these addresses are never used again. With this value sixteen channels of a
+/// device use up no more than half of the addresses of 32 bits.
 const MAX_LOST_ADDRESS_BYTES: u64 = 128 << 20;
 
 /// Counters of a channel, for debugfs.
 pub(crate) struct ChannelCounters {
-    /// Descriptors.
+    /// Descriptors that were passed to the queue.
     pub(crate) descriptors: u64,
-    /// Their bytes.
+    /// Bytes of these descriptors.
     pub(crate) bytes: u64,
-    /// Those in flight.
+    /// Descriptors that are in flight, or have ended and were not reaped.
     pub(crate) busy: u64,
-    /// Those that failed.
+    /// Descriptors that failed.
     pub(crate) errors: u64,
-    /// Those that were told to have ended more than once.
+    /// Reports of the end of a descriptor that had ended before.
     pub(crate) strange: u64,
 }
 
-/// The queue, and which slots are in use: `tail..head`.
+/// The queue, and the range of slots that are in use: `tail..head`.
 struct Ring {
     queue: Option<KBox<dyn Queue>>,
-    /// Movers submit only while it is set.
+    /// Movers may submit.
     open: bool,
-    /// There are descriptors that the engine has not been told of. Only while `open`.
+    /// The queue has descriptors that were not issued to the engine. Only while `open`.
     unissued: bool,
     head: u64,
     tail: u64,
@@ -122,8 +125,8 @@ struct Ring {
 }
 
 impl Ring {
-    /// Tells the engine of the descriptors that it has not been told of. The ring is open, so the
-    /// driver is there.
+    /// Issues the descriptors that were not issued to the engine yet. The ring is open, so the
+    /// driver is bound.
     fn issue(&mut self) {
         if let (true, Some(queue)) = (self.unissued, self.queue.as_mut()) {
             queue.issue();
@@ -132,7 +135,7 @@ impl Ring {
     }
 }
 
-/// A channel of an engine, with what it has in flight for batches of type `B`.
+/// A channel of an engine, with its descriptors in flight for batches of type `B`.
 #[pin_data(PinnedDrop)]
 pub(crate) struct Channel<B: Pooled> {
     lane: Lane,
@@ -149,10 +152,18 @@ unsafe impl<B: Pooled> Send for Channel<B> {}
 unsafe impl<B: Pooled> Sync for Channel<B> {}
 
 impl<B: Pooled> Channel<B> {
-    /// A channel without a queue.
+    /// Creates a channel without a queue.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
     pub(crate) fn new(lane: Lane) -> Result<Arc<Self>> {
         let common = KBox::pin(Common::new(lane, LOST_INTERRUPT_NS), GFP_KERNEL)?;
-        // SAFETY: Pinned, and not used by anybody yet.
+        // SAFETY: Pinned, and not used by any other code yet.
         unsafe { fb::ferry_wait_init(common.waiters.get()) };
         let mut slots = KVec::with_capacity(SLOTS, GFP_KERNEL)?;
         for _ in 0..SLOTS {
@@ -191,13 +202,17 @@ impl<B: Pooled> Channel<B> {
         Ok(channel)
     }
 
-    /// Its lane.
+    /// Returns the lane of the channel.
     pub(crate) fn lane(&self) -> Lane {
         self.lane
     }
 
-    /// Gives it a queue, in place of none, and lets movers submit. Says whether there was none, and
-    /// nothing is in flight.
+    /// Gives the channel its queue, and lets movers submit. Returns `false`, and drops the queue,
+    /// if the channel has a queue already, or descriptors of the last one in flight.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
     pub(crate) fn open(&self, queue: KBox<dyn Queue>) -> bool {
         self.reap();
         let mut ring = self.ring.lock();
@@ -235,7 +250,7 @@ impl<B: Pooled> Channel<B> {
         }
     }
 
-    /// Lets movers submit again.
+    /// Lets movers submit again, if the channel has a queue.
     pub(crate) fn reopen(&self) {
         let mut ring = self.ring.lock();
         self.common.errors_in_a_row.store(0, Relaxed);
@@ -245,56 +260,59 @@ impl<B: Pooled> Channel<B> {
     /// Keeps movers from submitting from here on. Returns `true` if they could before.
     pub(crate) fn shut(&self) -> bool {
         let mut ring = self.ring.lock();
-        // A mover that is between two sections cannot: the driver may have gone before it is back.
+        // A mover that is between two sections cannot issue: the driver may have gone before the
+        // mover has the lock again.
         ring.issue();
         core::mem::replace(&mut ring.open, false)
     }
 
-    /// Looks at its queue, if it has one.
+    /// Calls `f` with the queue, and the lock of the ring held. Returns `None` if there is no
+    /// queue.
     pub(crate) fn with_queue<R>(&self, f: impl FnOnce(&mut dyn Queue) -> R) -> Option<R> {
         let mut ring = self.ring.lock();
         ring.queue.as_mut().map(|queue| f(&mut **queue))
     }
 
-    /// The node of its device; negative for none.
+    /// Returns the node of the device, or a negative value if it has none.
     pub(crate) fn node(&self) -> i32 {
         self.common.node.load(Relaxed)
     }
 
-    /// Bytes in flight.
+    /// Returns the number of bytes in flight.
     pub(crate) fn bytes_in_flight(&self) -> u64 {
         self.common.bytes_in_flight.load(Relaxed)
     }
 
-    /// Returns how many bytes it has copied since it was opened.
+    /// Returns the number of bytes that were copied since the channel was opened.
     pub(crate) fn good_bytes(&self) -> u64 {
         self.common.good_bytes.load(Relaxed)
     }
 
-    /// Returns whether the last queue that it had was of this device, which maps its memory.
+    /// Returns `true` if the last queue of the channel belonged to this device, which maps its
+    /// memory.
     pub(crate) fn had_queue_of(&self, device: DeviceId) -> bool {
         self.common.device.load(Relaxed) == device.id()
     }
 
-    /// Descriptors that have failed since the last good one.
+    /// Returns the number of descriptors that have failed since the last good one.
     pub(crate) fn errors_in_a_row(&self) -> u32 {
         self.common.errors_in_a_row.load(Relaxed)
     }
 
-    /// Returns whether its queue fails too often, or at the expense of too many addresses.
+    /// Returns `true` if the queue fails too often, or its device has lost too many addresses.
     pub(crate) fn is_failing(&self) -> bool {
         let row = self.errors_in_a_row();
         self.lost_too_many_addresses()
             || row != 0 && self.with_queue(|queue| queue.is_failing(row)) == Some(true)
     }
 
-    /// Returns whether it has cost its device too many addresses.
+    /// Returns `true` if more than [`MAX_LOST_ADDRESS_BYTES`] were taken from the device for good.
     pub(crate) fn lost_too_many_addresses(&self) -> bool {
         self.common.lost_address_bytes.load(Relaxed) > MAX_LOST_ADDRESS_BYTES
     }
 
-    /// From here on addresses that its device has lost do not count: it gets another domain, or an
-    /// administrator says so.
+    /// Sets the count of lost addresses to 0: the device gets another domain, or an administrator
+    /// has asked for it.
     pub(crate) fn forget_lost_addresses(&self) {
         self.common.lost_address_bytes.store(0, Relaxed);
     }
@@ -315,10 +333,10 @@ impl<B: Pooled> Channel<B> {
         self.slots.get((n % SLOTS as u64) as usize)
     }
 
-    /// Has the queue look for what has completed without telling.
+    /// Polls the queue for descriptors that have completed without an interrupt.
     pub(crate) fn poll(&self) {
-        // The queue may find ends that softirqs tell of. They run when they are allowed again,
-        // which is when the lock has been let go.
+        // The queue may find ends that softirqs report. They run when they are allowed again, which
+        // is after the lock was released.
         let softirqs = NoSoftirqs::new();
         if let Some(queue) = &mut self.ring.lock().queue {
             queue.poll();
@@ -326,9 +344,12 @@ impl<B: Pooled> Channel<B> {
         drop(softirqs);
     }
 
-    /// Lets go of the batches of descriptors that have ended. Says whether none is in flight.
+    /// Drops the references to the batches of descriptors that have ended, in the order of the
+    /// ring. Returns `true` if none is in flight any more.
     ///
-    /// In process context.
+    /// # Context
+    ///
+    /// Process context.
     pub(crate) fn reap(&self) -> bool {
         loop {
             let mut ring = self.ring.lock();
@@ -383,8 +404,13 @@ impl<B: Pooled> Channel<B> {
         self.common.provable.load(Relaxed)
     }
 
-    /// Ends what is in flight, if there is proof that the engine does not touch it any more. The
-    /// channel is shut, and only one caller at a time does this. Sleeps.
+    /// Shuts the channel, and ends the descriptors in flight if there is proof that the engine does
+    /// not access their memory any more. Returns `true` if none is in flight afterwards. Only one
+    /// caller at a time does this.
+    ///
+    /// # Context
+    ///
+    /// May sleep for long.
     pub(crate) fn quiesce(&self) -> bool {
         self.shut();
         let Some(mut queue) = self.ring.lock().queue.take() else {
@@ -403,7 +429,7 @@ impl<B: Pooled> Channel<B> {
         self.reap()
     }
 
-    /// Ends what has not ended: the engine is quiet.
+    /// Ends the descriptors that have not ended, as failed: the engine is quiet.
     fn end_all(&self, bound: bool) {
         let (head, tail) = {
             let ring = self.ring.lock();
@@ -438,7 +464,7 @@ impl<B: Pooled> Channel<B> {
     ///
     /// May sleep.
     pub(crate) fn detach(&self) -> u64 {
-        // Not under the lock: letting a queue go may sleep.
+        // Not under the lock: dropping a queue may sleep.
         let queue = self.ring.lock().queue.take();
         drop(queue);
         self.reap();
@@ -450,8 +476,9 @@ impl<B: Pooled> Channel<B> {
 #[pinned_drop]
 impl<B: Pooled> PinnedDrop for Channel<B> {
     fn drop(self: Pin<&mut Self>) {
-        // The queue has been closed, so that no mover submits. What has not ended has no proof of quiet:
-        // its batches, with what they have parked, are kept for ever (I7).
+        // The queue has been closed, so that no mover submits. There is no proof for descriptors
+        // that have not ended: their batches, with the folios that they have parked, are kept for
+        // ever (I7).
         self.reap();
         for slot in &self.slots {
             // SAFETY: This is the last use of the channel, and the queue has gone.

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The making of descriptors for chunks that are claimed.
+//! The making of descriptors for claimed chunks.
 //!
-//! Lock order: that of [`channel`](super). The lock of the ring is taken here in sections, see
+//! Lock order: that of [`channel`](super). The lock of the ring is held in sections here, see
 //! [`DescriptorBuilder`].
 
 use super::{
@@ -36,36 +36,45 @@ use kernel::{
     },
 };
 
-/// Bytes of descriptors after which one requests an interrupt; the last descriptor always does.
+/// The number of bytes of descriptors after which one of them requests an interrupt. The last
+/// descriptor of a call always does.
 const INTERRUPT_BYTES: u64 = 512 << 10;
 
-/// How long a mover that makes descriptors holds the lock of the ring at a time, which keeps
-/// preemption off; the descriptor that it is at comes on top. As long as a chunk takes to copy.
+/// The time, in ns, for which a mover that makes descriptors holds the lock of the ring, which
+/// keeps preemption off; the current descriptor comes on top. About the time that a CPU takes to
+/// copy a chunk, which has preemption off as well.
 const SECTION_NS: u64 = 50_000;
 
-/// What became of an attempt to submit.
+/// The result of [`Channel::submit()`]: what was claimed and passed to the queue.
 #[derive(Copy, Clone, Default)]
 pub(crate) struct SubmitCounts {
     /// Chunks that were claimed.
     pub(crate) chunks: u32,
-    /// Descriptors.
+    /// Descriptors that were made.
     pub(crate) descriptors: u32,
-    /// Mappings made, two for each descriptor.
+    /// Mappings that were made, two for each descriptor.
     pub(crate) mappings: u32,
-    /// Times that the lock of the ring was taken for them.
+    /// Sections: how often the lock of the ring was taken for the descriptors.
     pub(crate) sections: u32,
-    /// Bytes of them.
+    /// Bytes of the descriptors.
     pub(crate) bytes: u64,
-    /// Folios that were left out, because of a reference that is not expected (I1).
+    /// Folios that were left out because another task has a reference to them (I1).
     pub(crate) referenced: u32,
 }
 
 impl<B: Pooled> Channel<B> {
-    /// Claims chunks of this range that are free, from the first on, and has the engine copy them.
+    /// Claims free chunks of `range`, from the first on, and passes descriptors for them to the
+    /// engine.
     ///
-    /// Stops where descriptors run out. Claims nothing if another mover has the lock of the ring: an
-    /// engine that is busy is not waited for. For fault injection, a chunk for which `fail()` says so fails after it
-    /// was claimed, and `delay_ns` pass with each descriptor.
+    /// Stops when slots run out. Claims nothing if another mover holds the lock of the ring,
+    /// because the mover copies itself instead of waiting for a busy channel. For fault injection,
+    /// a chunk for which `fail()` returns `true` fails after it was claimed, and the making of each
+    /// descriptor takes `delay_ns` longer.
+    ///
+    /// # Context
+    ///
+    /// Process context, in which preemption may be off for a section. Does not allocate in a way
+    /// that can enter reclaim (I8).
     pub(crate) fn submit(
         &self,
         batch: &Arc<B>,
@@ -88,12 +97,12 @@ impl<B: Pooled> Channel<B> {
         let mut builder = DescriptorBuilder::new(self, batch, ring, delay_ns);
         let mut referenced = 0;
         for chunk in range {
-            // With the extent that is not finished, and the one that is held back.
+            // Two more: the extent that is not finished, and the one that is held back.
             if builder.free() <= u64::from(raw.entries_of(chunk)) + 2 {
                 break;
             }
             if claims.claim_next() != Some(chunk) {
-                // The mover is here: what follows is its own.
+                // The mover has claimed this chunk: it has got as far, and copies what follows.
                 break;
             }
             builder.counts.chunks += 1;
@@ -121,14 +130,15 @@ impl<B: Pooled> Channel<B> {
     }
 }
 
-/// A time with the lock of the ring held, for one mover to make descriptors.
+/// A section: the lock of the ring, held by one mover while it makes descriptors.
 struct Section<'a> {
     ring: SpinLockGuard<'a, Ring>,
-    /// When it began, by the clock of the CPU that it is on.
+    /// The start of the section, by the clock of this CPU, on which preemption is off.
     since: u64,
 }
 
 impl<'a> Section<'a> {
+    /// Begins a section with the lock of the ring, which is held.
     fn new(ring: SpinLockGuard<'a, Ring>) -> Self {
         Self {
             ring,
@@ -136,39 +146,40 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// Slots that are not in use.
+    /// Returns the number of slots that are not in use.
     fn free(&self) -> u64 {
         (SLOTS as u64).saturating_sub(self.ring.head.wrapping_sub(self.ring.tail))
     }
 
+    /// Returns `true` if the lock has been held for longer than [`SECTION_NS`].
     fn is_used_up(&self) -> bool {
         sched::clock().saturating_sub(self.since) > SECTION_NS
     }
 }
 
-/// Makes descriptors, for one call of [`Channel::submit()`].
+/// A maker of descriptors for one call of [`Channel::submit()`].
 ///
-/// The lock of the ring is held in sections of [`SECTION_NS`], as a spinlock keeps preemption off,
-/// and mapping behind an IOMMU takes long. Between two sections the channel may be shut. The engine
-/// is told of all descriptors at once, at the end: each time costs a doorbell. [`Channel::shut()`]
-/// tells it of those that have been made until then.
+/// The lock of the ring is held in sections of [`SECTION_NS`], because a spinlock keeps preemption
+/// off, and mapping behind an IOMMU takes long. Between two sections the channel may be shut. The
+/// descriptors are issued at once, at the end, because each time costs a doorbell.
+/// [`Channel::shut()`] issues the descriptors that have been made until then.
 struct DescriptorBuilder<'a, B: Pooled> {
     channel: &'a Channel<B>,
     batch: &'a Arc<B>,
     section: Option<Section<'a>>,
-    /// The channel has been shut meanwhile.
+    /// The channel was shut between two sections, or its queue takes nothing any more.
     shut: bool,
-    /// The last extent so far: only the last one of all needs an interrupt of its own.
+    /// The latest extent, held back because only the last one of all needs an interrupt of its own.
     pending: Option<Extent>,
-    /// Bytes since the last interrupt.
+    /// Bytes of descriptors since the last one with an interrupt.
     bytes_since_interrupt: u64,
-    /// How long each descriptor takes in addition, for fault injection.
+    /// The delay, in ns, before each descriptor is made, for fault injection.
     delay_ns: u64,
     counts: SubmitCounts,
 }
 
 impl<'a, B: Pooled> DescriptorBuilder<'a, B> {
-    /// Begins, with the lock of a ring that is open.
+    /// Begins the first section, with the lock of a ring that is open.
     fn new(
         channel: &'a Channel<B>,
         batch: &'a Arc<B>,
@@ -190,14 +201,14 @@ impl<'a, B: Pooled> DescriptorBuilder<'a, B> {
         }
     }
 
-    /// Lets others have the lock if it has been held for long, and gets it where it is not held.
-    /// None if the channel takes nothing any more.
+    /// Returns the current section, or a new one if that is used up: other movers can take the lock
+    /// between the two. Returns `None` if the channel takes no descriptors any more.
     fn section(&mut self) -> Option<&mut Section<'a>> {
         if self.section.as_ref().is_some_and(Section::is_used_up) {
             self.section = None;
         }
         if self.section.is_none() && !self.shut {
-            // Bounded: each holder of the lock has it for a section, or for less.
+            // Bounded: each holder of the lock has it for a section at most.
             let mut ring = self.channel.ring.lock();
             let ready = ring.queue.as_ref().is_some_and(|queue| queue.is_ready());
             if ring.open && ready {
@@ -205,7 +216,7 @@ impl<'a, B: Pooled> DescriptorBuilder<'a, B> {
                 self.counts.sections += 1;
             } else {
                 self.shut = true;
-                // Else `shut()` has done that.
+                // If the ring is not open, `shut()` has issued the descriptors.
                 if ring.open {
                     ring.issue();
                 }
@@ -214,19 +225,19 @@ impl<'a, B: Pooled> DescriptorBuilder<'a, B> {
         self.section.as_mut()
     }
 
-    /// Slots that are left; 0 if the channel takes nothing any more.
+    /// Returns the number of free slots, or 0 if the channel takes no descriptors any more.
     fn free(&mut self) -> u64 {
         self.section().map_or(0, |section| section.free())
     }
 
-    /// Adds an extent, which is made a descriptor when it is known whether it is the last one.
+    /// Adds an extent. Its descriptor is made when it is known whether it is the last one.
     fn add(&mut self, claims: &EngineClaims<'_>, extent: Extent) {
         if let Some(before) = self.pending.replace(extent) {
             self.build(claims, &before, false);
         }
     }
 
-    /// Makes the last descriptor, tells the engine of all of them, and lets the lock go.
+    /// Makes the last descriptor, issues all of them, and releases the lock.
     fn finish(mut self, claims: &EngineClaims<'_>) -> SubmitCounts {
         if let Some(extent) = self.pending.take() {
             self.build(claims, &extent, true);
@@ -237,7 +248,7 @@ impl<'a, B: Pooled> DescriptorBuilder<'a, B> {
         self.counts
     }
 
-    /// Makes a descriptor for an extent. What goes wrong is a failure of its chunks.
+    /// Makes the descriptor of an extent. An error is a failure of the chunks of the extent.
     fn build(&mut self, claims: &EngineClaims<'_>, extent: &Extent, last: bool) {
         claims.reference(extent);
         if self.try_build(extent, last).is_err() {
@@ -247,6 +258,13 @@ impl<'a, B: Pooled> DescriptorBuilder<'a, B> {
         }
     }
 
+    /// Maps the memory of an extent, fills a slot and passes the descriptor to the queue.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` if the channel takes no descriptors any more, `EAGAIN` if no slot is free, `EINVAL`
+    /// if the extent is not aligned for the engine, or the error of the mapping or of the queue.
+    /// Nothing is mapped and no slot is taken then.
     fn try_build(&mut self, extent: &Extent, last: bool) -> Result {
         let (channel, batch, delay_ns) = (self.channel, self.batch, self.delay_ns);
         let interrupt =
@@ -296,7 +314,7 @@ impl<'a, B: Pooled> DescriptorBuilder<'a, B> {
             common.sub_in_flight(extent.len);
             // SAFETY: As for `fill()`; the queue has not taken the descriptor.
             let job = unsafe { slot.empty() };
-            // The caller has a reference, so this is not the last one.
+            // Not the last reference, as the caller has one.
             drop(job);
             // SAFETY: Mapped above.
             unsafe {

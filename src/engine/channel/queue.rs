@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The interface between a channel and one engine: what a new engine implements.
+//! The interface between a channel and one engine, which a new kind of engine implements.
 //!
-//! Takes no locks: implementations are called with the lock of the ring, but for
-//! [`Queue::quiesce()`].
+//! Takes no locks. The channel calls the functions of a queue with the lock of its ring held, so
+//! locks of the queue are inside that one. It calls [`Queue::quiesce()`] and, after it,
+//! [`Queue::is_bound()`] without the lock, and drops the queue without it.
 
 use crate::kapi::bus::DeviceId;
 use core::ptr::NonNull;
@@ -13,38 +14,55 @@ use kernel::{
     prelude::*, //
 };
 
-/// The longest descriptor. A mover that needs the first page of it waits for the last one.
+/// The length of the longest descriptor, in bytes. A mover that needs its first page waits for its
+/// last one.
 pub(super) const MAX_EXTENT_BYTES: u64 = 4 << 20;
 
-/// How long it sleeps before it has the queue look for a completion whose interrupt has been lost.
+/// The time, in ns, that a mover sleeps before it polls the queue for a completion whose interrupt
+/// was lost. A fifth of the least patience of a mover (`ferry_core::pace`), so a lost interrupt
+/// costs no channel its place.
 pub(super) const LOST_INTERRUPT_NS: u64 = 50_000_000;
 
-/// Failed descriptors in a row from which a channel counts as failing.
+/// The number of failed descriptors in a row from which a channel counts as failing.
 const MAX_ERRORS_IN_A_ROW: u32 = 8;
 
-/// How descriptors get to an engine, and what it says of them.
+/// Passes descriptors to an engine, and reports their ends.
 ///
 /// # Safety
 ///
-/// After [`Queue::copy()`] has said `Ok`, the engine reads and writes the memory that it was given,
-/// and nothing else, until `end.fn_` is called, or [`Queue::quiesce()`] has said that it
-/// is quiet; after that it does not. `end.given_up` may be called in place of `end.fn_`, and says
-/// nothing of the engine. Either is called once, not after [`Queue::quiesce()`] has said that it is
-/// quiet, nor after the queue was dropped, nor with locks held that [`Queue::copy()`] takes. `true`
-/// is said of nothing that has not been copied as a whole.
+/// - After [`Queue::copy()`] has returned `Ok`, the engine reads `src` and writes `dst`, for `len`
+///   bytes, and accesses no other memory.
+/// - It does so at most until `end.fn_` was called, or [`Queue::quiesce()`] has returned `true`.
+/// - `end.given_up` may be called in place of `end.fn_`. It proves nothing about the engine, which
+///   may still access the memory.
+/// - At most one of the two functions of an `end` is called, and at most once; never after
+///   [`Queue::quiesce()`] has returned `true`, or the queue was dropped; and never with locks held
+///   that [`Queue::copy()`] takes.
+/// - `end.fn_` is called with `ok == true` only if all bytes were copied.
 pub(crate) unsafe trait Queue: Send {
-    /// The device that maps the memory. Lives as long as the queue.
+    /// Returns the device that maps the memory, which lives as long as the queue.
     fn device(&self) -> NonNull<bindings::device>;
 
-    /// What addresses and lengths have to be multiples of; a power of two.
+    /// Returns the alignment of addresses and lengths, in bytes: a power of two.
     fn align(&self) -> u64;
 
-    /// Prepares a copy. Nothing sleeps, or allocates in a way that can enter reclaim (I8).
+    /// Prepares a descriptor that copies `len` bytes from `src` to `dst`. With `interrupt` its end
+    /// is reported by an interrupt; otherwise the end may be reported with that of a later
+    /// descriptor.
+    ///
+    /// # Errors
+    ///
+    /// Any error, such as `EAGAIN` if the queue is full: the engine does not get the descriptor,
+    /// and no function of `end` is called.
+    ///
+    /// # Context
+    ///
+    /// Atomic. Does not allocate in a way that can enter reclaim (I8).
     ///
     /// # Safety
     ///
-    /// The addresses are mapped for the device, for that many bytes, and `end` lives until one of
-    /// its functions has been called, or the queue is quiet.
+    /// Both addresses are mapped for the device, for `len` bytes, and `end` lives, until one of the
+    /// functions of `end` has been called, or the queue is quiet.
     unsafe fn copy(
         &mut self,
         dst: u64,
@@ -54,10 +72,10 @@ pub(crate) unsafe trait Queue: Send {
         end: *const fb::ferry_end,
     ) -> Result;
 
-    /// Tells the engine of what has been prepared.
+    /// Issues the prepared descriptors to the engine: writes its doorbell.
     fn issue(&mut self);
 
-    /// Looks for what has completed without telling.
+    /// Looks for descriptors that have completed without an interrupt, and reports their ends.
     ///
     /// # Context
     ///
@@ -70,27 +88,28 @@ pub(crate) unsafe trait Queue: Send {
         LOST_INTERRUPT_NS
     }
 
-    /// The longest copy that it takes.
+    /// Returns the length of the longest copy that the engine takes, in bytes.
     fn max_len(&self) -> u64 {
         MAX_EXTENT_BYTES
     }
 
-    /// Returns `true` if the queue takes copies now.
+    /// Returns `true` if the queue takes descriptors now.
     fn is_ready(&self) -> bool {
         true
     }
 
-    /// Returns `true` if the queue fails too often, where `row` descriptors in a row have failed.
-    fn is_failing(&self, row: u32) -> bool {
-        row >= MAX_ERRORS_IN_A_ROW
+    /// Returns `true` if the queue fails too often, now that `errors_in_a_row` descriptors have
+    /// failed since the last good one.
+    fn is_failing(&self, errors_in_a_row: u32) -> bool {
+        errors_in_a_row >= MAX_ERRORS_IN_A_ROW
     }
 
-    /// Ends the engine's copies. Returns `true` if there is proof that the engine touches no memory
-    /// any more.
+    /// Stops the engine's copies. Returns `true` if there is proof that the engine does not access
+    /// the memory of any descriptor any more.
     ///
     /// # Context
     ///
-    /// May sleep for long.
+    /// May sleep for long. Called without the lock of the ring.
     fn quiesce(&mut self) -> bool;
 
     /// Returns `true` if [`Queue::quiesce()`] can prove quiet before all descriptors have ended.

@@ -2,8 +2,8 @@
 
 //! Slots: the states of a descriptor in flight, and its end.
 //!
-//! Takes no locks but that of the channel's wait queue. [`Slot::state`] says which party has
-//! [`Slot::job`]; the part of it that is under the lock of the ring is at each function.
+//! Takes no locks but that of the channel's wait queue. [`Slot::state`] decides which context may
+//! access [`Slot::job`]; functions that need the lock of the ring name it.
 
 use crate::migrate_copy::batch::{
     MigrateCopyBatch,
@@ -36,11 +36,11 @@ const FREE: u32 = 0;
 pub(super) const BUSY: u32 = 1;
 pub(super) const ENDING: u32 = 2;
 const ENDED: u32 = 3;
-/// The driver says nothing more of the descriptor, and nothing proves that the engine is through
-/// with it.
+/// The driver reports nothing more about the descriptor, and nothing proves that the engine does
+/// not access its memory any more.
 pub(super) const GIVEN_UP: u32 = 4;
 
-/// A descriptor in flight.
+/// The batch and the mappings of a descriptor in flight.
 pub(super) struct Job<B> {
     pub(super) batch: Arc<B>,
     pub(super) extent: Extent,
@@ -48,14 +48,15 @@ pub(super) struct Job<B> {
     pub(super) src: u64,
 }
 
+/// One descriptor of a channel: its state, and its job while it is in use.
 #[repr(C)]
 pub(super) struct Slot<B> {
-    /// First, so that a pointer to it is one to the slot.
+    /// The first field, so that a pointer to it is a pointer to the slot.
     pub(super) end: fb::ferry_end,
-    /// Stored BUSY with release after `job` was written. A party that takes it to ENDING, from BUSY
-    /// or from GIVEN_UP, has read that with acquire and has `job` to itself. ENDED and GIVEN_UP are
-    /// stored with release after its last use of `job`, and read with acquire by the party that has
-    /// `job` next.
+    /// BUSY is stored with release after `job` was written. The context that changes it to ENDING,
+    /// from BUSY or from GIVEN_UP, reads it with acquire and has `job` to itself. That context
+    /// stores ENDED or GIVEN_UP with release after its last access to `job`; the context that
+    /// accesses `job` next reads it with acquire.
     state: Atomic<u32>,
     common: NonNull<Common>,
     job: UnsafeCell<Option<Job<B>>>,
@@ -66,31 +67,32 @@ pub(super) struct Common {
     lane: Lane,
     pub(super) waiters: Opaque<bindings::wait_queue_head>,
     pub(super) device: Atomic<usize>,
-    /// Its node; negative for none.
+    /// The node of the device; negative for none.
     pub(super) node: Atomic<i32>,
-    /// Bytes in flight.
+    /// Bytes in flight. Orders nothing.
     pub(super) bytes_in_flight: Atomic<u64>,
     /// Descriptors that were GIVEN_UP since the channel was opened. Added to with release after the
-    /// slot says so, read with acquire by a mover that then looks at the slots.
+    /// state of the slot was stored; read with acquire by a mover that then looks at the slots.
     pub(super) given_up: Atomic<u32>,
     /// Bytes of addresses that were taken from the device for good since it came. Orders nothing.
     pub(super) lost_address_bytes: Atomic<u64>,
-    /// Descriptors that have failed, all and since the last good one.
+    /// Descriptors that have failed. Orders nothing, as the counters below.
     pub(super) errors: Atomic<u64>,
+    /// Descriptors that have failed since the last good one.
     pub(super) errors_in_a_row: Atomic<u32>,
-    /// Bytes that have been copied since it was opened.
+    /// Bytes that were copied since the channel was opened.
     pub(super) good_bytes: Atomic<u64>,
-    /// What [`Queue::poll_interval_ns()`] says.
+    /// [`Queue::poll_interval_ns()`](super::Queue::poll_interval_ns), as of opening.
     pub(super) poll_interval_ns: Atomic<u64>,
-    /// What [`Queue::can_prove()`] says.
+    /// [`Queue::can_prove()`](super::Queue::can_prove), as of opening.
     pub(super) provable: Atomic<bool>,
-    /// Ends of descriptors that had ended before.
+    /// Reports of the end of a descriptor that had ended before.
     pub(super) strange: Atomic<u64>,
 }
 
 impl Common {
-    /// The part of a channel with this lane that has no device; before it is used, its wait queue
-    /// is to be initialised where it stays.
+    /// Creates the part of a channel that has no device yet. The caller initialises the wait queue
+    /// when the object has its final address.
     pub(super) fn new(lane: Lane, poll_interval_ns: u64) -> Self {
         Self {
             lane,
@@ -115,7 +117,7 @@ impl Common {
 
     /// Subtracts `bytes` from the bytes in flight.
     pub(super) fn sub_in_flight(&self, bytes: u64) {
-        // Wraps around, as there is no subtraction: the sum is right.
+        // There is no atomic subtraction; adding the negative wraps to the same sum.
         self.bytes_in_flight.add(bytes.wrapping_neg(), Relaxed);
     }
 
@@ -125,7 +127,7 @@ impl Common {
     }
 }
 
-/// Takes note that the driver has given a descriptor up.
+/// Records that the driver has given up a descriptor.
 ///
 /// # Safety
 ///
@@ -140,7 +142,7 @@ unsafe extern "C" fn given_up<B: Pooled>(end: *const fb::ferry_end) {
 ///
 /// # Safety
 ///
-/// `end` is the first field of a `Slot<B>` of a channel that lives.
+/// `end` is the first field of a `Slot<B>` of a channel that is alive.
 unsafe extern "C" fn ended<B: Pooled>(end: *const fb::ferry_end, ok: bool) {
     // SAFETY: By the requirement of this function; `end` is the first field.
     let slot = unsafe { &*end.cast::<Slot<B>>() };
@@ -148,7 +150,7 @@ unsafe extern "C" fn ended<B: Pooled>(end: *const fb::ferry_end, ok: bool) {
 }
 
 impl<B: Pooled> Slot<B> {
-    /// A slot that is free, of the channel with `common`, which lives as long as the slot.
+    /// Creates a free slot of the channel with `common`, which lives as long as the slot.
     pub(super) fn new(common: NonNull<Common>) -> Self {
         Self {
             end: fb::ferry_end {
@@ -166,17 +168,18 @@ impl<B: Pooled> Slot<B> {
         unsafe { self.common.as_ref() }
     }
 
-    /// Returns whether the descriptor has not ended, and is not being ended just now.
+    /// Returns `true` if the descriptor has not ended, and no context is ending it just now.
     pub(super) fn is_open(&self) -> bool {
         matches!(self.state.load(Relaxed), BUSY | GIVEN_UP)
     }
 
-    /// Returns `true` if the slot is free: the holder of the lock of the ring has `job`.
+    /// Returns `true` if the slot is free: the holder of the lock of the ring may access `job`.
     pub(super) fn is_free(&self) -> bool {
         self.state.load(Acquire) == FREE
     }
 
-    /// Returns `true` if the descriptor has ended: the holder of the lock of the ring has `job`.
+    /// Returns `true` if the descriptor has ended: the holder of the lock of the ring may access
+    /// `job`.
     pub(super) fn has_ended(&self) -> bool {
         self.state.load(Acquire) == ENDED
     }
@@ -187,13 +190,13 @@ impl<B: Pooled> Slot<B> {
     ///
     /// The caller holds the lock of the ring, and the slot [is free](Self::is_free()).
     pub(super) unsafe fn fill(&self, job: Job<B>) {
-        // SAFETY: The slot is FREE, and only the holder of the lock of the ring makes something
-        // else of it.
+        // SAFETY: The slot is FREE, and only the holder of the lock of the ring, which is the
+        // caller, changes that.
         unsafe { *self.job.get() = Some(job) };
         self.state.store(BUSY, Release);
     }
 
-    /// Takes the job out, and frees the slot.
+    /// Takes the job out of the slot, and frees the slot.
     ///
     /// # Safety
     ///
@@ -206,12 +209,12 @@ impl<B: Pooled> Slot<B> {
         job
     }
 
-    /// Keeps the batch of a descriptor that has not ended for ever.
+    /// Leaks the reference to the batch of a descriptor that has not ended.
     ///
     /// # Safety
     ///
-    /// The caller has the channel to itself, and its queue has gone, so that no callback uses `job`
-    /// any more.
+    /// The caller has the channel to itself, and its queue was dropped, so that no callback
+    /// accesses `job` any more.
     pub(super) unsafe fn leak(&self) {
         if self.is_open() {
             // SAFETY: By the requirements of this function.
@@ -227,15 +230,15 @@ impl<B: Pooled> Slot<B> {
     ///
     /// The caller holds the lock of the ring.
     pub(super) unsafe fn job_matches(&self, f: impl Fn(u32, &Job<B>) -> bool) -> bool {
-        // SAFETY: A job is written and taken under the lock of the ring only; the party that ends
-        // it reads it.
+        // SAFETY: A job is written and taken out under the lock of the ring only; the context that
+        // ends the descriptor only reads it.
         let job = unsafe { (*self.job.get()).as_ref() };
-        // Acquire: a caller that sees ENDED sees what has become of the entries.
+        // Acquire: a caller that sees ENDED sees the entries as the end has marked them.
         job.is_some_and(|job| f(self.state.load(Acquire), job))
     }
 
-    /// Ends the descriptor, if it has not ended. With `bound` its device has a driver, so that it
-    /// can be unmapped.
+    /// Ends the descriptor, if it has not ended. With `bound` its device has a driver, so its
+    /// memory can be unmapped.
     pub(super) fn end(&self, ok: bool, bound: bool) {
         let taken = self.state.cmpxchg(BUSY, ENDING, Acquire).is_ok()
             || self.state.cmpxchg(GIVEN_UP, ENDING, Acquire).is_ok();
@@ -246,16 +249,17 @@ impl<B: Pooled> Slot<B> {
         }
     }
 
-    /// Takes note that the driver has given the descriptor up: ends it as failed if the device can
-    /// be cut off from its memory, and keeps it as one that the engine may be at if not.
+    /// Records that the driver has given up the descriptor: ends it as failed if its mappings can
+    /// be taken from the device, and keeps it as GIVEN_UP if not, as the engine may still access
+    /// its memory.
     fn give_up(&self) {
         let common = self.common();
         if self.state.cmpxchg(BUSY, ENDING, Acquire).is_err() {
             common.strange.add(1u64, Relaxed);
             return;
         }
-        // SAFETY: The slot has been taken to ENDING, so `job` is this function's until it says
-        // otherwise.
+        // SAFETY: This function has changed the slot to ENDING, so `job` is its own until it stores
+        // another state.
         let cut = unsafe { &*self.job.get() }.as_ref().and_then(|job| {
             let len = job.extent.len;
             // SAFETY: Both were mapped for this device by `submit()`, which it outlives by the
@@ -265,7 +269,7 @@ impl<B: Pooled> Slot<B> {
                 .then_some(len)
         });
         if let Some(len) = cut {
-            // Those of the source and those of the destination.
+            // The addresses of the source, and those of the destination.
             common
                 .lost_address_bytes
                 .add(len.saturating_mul(2), Relaxed);
@@ -277,11 +281,12 @@ impl<B: Pooled> Slot<B> {
         common.wake();
     }
 
-    /// Ends the descriptor, whose slot the caller has taken to ENDING. With `unmap` its memory is
-    /// unmapped; without it, the device has no driver any more or has been cut off from the memory.
+    /// Ends the descriptor, whose slot the caller has changed to ENDING. With `unmap` its memory is
+    /// unmapped; without it, the device has no driver any more, or its mappings were taken from it.
     fn finish(&self, ok: bool, unmap: bool) {
         let common = self.common();
-        // SAFETY: The slot has been taken to ENDING, so `job` is this function's until ENDED.
+        // SAFETY: The caller has changed the slot to ENDING, so `job` is this function's until it
+        // stores ENDED.
         if let Some(job) = unsafe { &*self.job.get() } {
             if unmap {
                 let len = job.extent.len as usize;
@@ -302,8 +307,9 @@ impl<B: Pooled> Slot<B> {
                 common.errors_in_a_row.add(1u32, Relaxed);
             }
             let raw: &MigrateCopyBatch = (*job.batch).as_ref();
-            // SAFETY: `try_build()` was called for it after `reference()`. The callers know that the
-            // engine does not access its memory any more: the queue has said so, or it was proven.
+            // SAFETY: `try_build()` was called for it after `reference()`. The callers know that
+            // the engine does not access its memory any more: the queue has reported it, or there
+            // is proof.
             unsafe { raw.release_extent(&job.extent, common.lane, ok) };
         }
         self.state.store(ENDED, Release);

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How movers wait for descriptors.
+//! The wait of a mover for the end of descriptors.
 //!
-//! Takes the lock of the ring to look at the slots and the queue, and that of the wait queue.
+//! Takes the lock of the ring to look at the slots and to poll the queue, and the lock of the wait
+//! queue to sleep.
 
 use super::{
     queue::LOST_INTERRUPT_NS,
@@ -32,19 +33,21 @@ use kernel::{
     },
 };
 
-/// How long a mover polls before it sleeps, in ns.
+/// The time, in ns, for which a mover polls before it sleeps.
 const POLL_NS: u64 = 10_000;
 
-/// What a sleeping mover waits for.
+/// The condition that a sleeping mover waits for.
 struct WaitCondition<'a> {
     batch: &'a MigrateCopyBatch,
     entry: u32,
     chunk: u32,
     common: &'a Common,
-    /// [`Common::given_up`] when the slots were looked at.
+    /// The value of [`Common::given_up`] before the mover looked at the slots.
     given_up: u32,
 }
 
+/// Returns `true` if the mover need not wait any more, or has to look at the slots again.
+///
 /// # Safety
 ///
 /// `data` is a `WaitCondition` that lives until this returns.
@@ -55,9 +58,9 @@ unsafe extern "C" fn wait_is_over(data: *mut ffi::c_void) -> bool {
 }
 
 impl<B: Pooled> Channel<B> {
-    /// Returns whether the driver has given up what entry `i` of this chunk needs: a descriptor for
-    /// a part of the entry, or one that keeps the chunk from ending while none in flight has a part
-    /// of the entry.
+    /// Returns `true` if the driver has given up a descriptor that entry `i` of this chunk needs: a
+    /// descriptor with a part of the entry, or a descriptor that keeps the chunk from ending while
+    /// no descriptor in flight has a part of the entry.
     fn is_given_up(&self, batch: &MigrateCopyBatch, i: u32, chunk: u32) -> bool {
         let has = |(first, last): (u32, u32), n| (first..=last).contains(&n);
         let of_chunk = |job: &Job<B>| {
@@ -70,12 +73,16 @@ impl<B: Pooled> Channel<B> {
                 && !self.any(|state, job| matches!(state, BUSY | ENDING) && of_entry(job))
     }
 
-    /// Waits until entry `i` is done, or its chunk, which this channel has.
+    /// Waits until entry `i` is done, or its chunk, which this channel has claimed.
     ///
     /// # Errors
     ///
-    /// `ECANCELED` if the driver has given it up, so that nothing more will be said of it;
-    /// `ETIMEDOUT` if it has not ended in time.
+    /// `ECANCELED` if the driver has given up a descriptor of it, and reports nothing more about
+    /// that; `ETIMEDOUT` if the entry is not done after `timeout_ns`.
+    ///
+    /// # Context
+    ///
+    /// Sleeps.
     pub(crate) fn wait(
         &self,
         batch: &MigrateCopyBatch,
@@ -102,25 +109,26 @@ impl<B: Pooled> Channel<B> {
             common: &self.common,
             given_up: 0,
         };
-        // Each round sleeps for a bounded time, and there are as many as the timeout has room for,
-        // and one for each descriptor that is given up meanwhile.
+        // Bounded: each round sleeps for a bounded time, and there are as many rounds as the
+        // timeout has room for, and one for each descriptor that is given up meanwhile.
         loop {
             waiting.given_up = self.common.given_up.load(Acquire);
             let given_up = waiting.given_up != 0 && self.is_given_up(batch, i, chunk);
-            // Afterwards: what was in flight may have ended between two looks at the slots.
+            // After the look at the slots: descriptors that were in flight may have ended
+            // meanwhile.
             if given_up && batch.waiting(i, chunk) {
                 return Err(ECANCELED);
             }
             let left = timeout_ns.saturating_sub(passed());
             let data: *mut ffi::c_void = (&raw mut waiting).cast();
-            // SAFETY: The wait queue lives as long as the channel; `wait_is_over()` gets what it
-            // expects until this returns.
+            // SAFETY: The wait queue lives as long as the channel; `wait_is_over()` gets a
+            // `WaitCondition` that lives until this returns.
             let done = unsafe {
                 fb::ferry_wait(
                     self.common.waiters.get(),
                     Some(wait_is_over),
                     data,
-                    // What has taken long may take a little longer.
+                    // A wait that has been long may be a quarter longer: fewer polls.
                     left.min(poll_interval_ns.max(passed() / 4))
                         .min(LOST_INTERRUPT_NS),
                 )
