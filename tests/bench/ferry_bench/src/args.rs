@@ -49,7 +49,8 @@ pub struct Args {
     /// Batches there, and the longer ones in the part `engines`: a value of vm.ferry.batch_bytes.
     #[arg(long, default_value = "64M", value_parser = parse_size)]
     pub engine_batch: u64,
-    /// In a control group of its own: shows how much of the workers' time was charged to it.
+    /// Runs in a control group of its own, and reports how much of the workers' time was charged to
+    /// it.
     #[arg(long)]
     pub charge: bool,
     /// Rounds: in each one every migrator moves the region there and back.
@@ -78,10 +79,10 @@ pub struct Args {
     /// Seed of the order of the variants; the time if not given. The results contain it.
     #[arg(long)]
     pub seed: Option<u64>,
-    /// Where the results go as JSON.
+    /// File for the results as JSON.
     #[arg(long)]
     pub json: Option<PathBuf>,
-    /// Where the table goes; to standard output if not given.
+    /// File for the table; standard output if not given.
     #[arg(long)]
     pub table: Option<PathBuf>,
     /// Commit of the tree that the kernel and the module are built from, for the results.
@@ -99,7 +100,7 @@ pub struct Args {
     /// Load average of the machine below this virtual machine, for the results.
     #[arg(long)]
     pub host_load: Option<f64>,
-    /// What to write into the results as the command; this program's own line if not given.
+    /// Command to record in the results; this program's own command line if not given.
     #[arg(long)]
     pub command: Option<String>,
 }

@@ -53,7 +53,7 @@ pub struct Series {
     pub busy_work: Both<Vec<u64>>,
     pub charge: Charge,
     pub ferry: BTreeMap<String, u64>,
-    /// Of engines: the channels held, what the model counted, and interrupts that CPUs took.
+    /// Channels that were held, if the migrator is an engine.
     pub channels: Option<u32>,
     pub model: Option<BTreeMap<String, u64>>,
     pub interrupts_taken: Option<u64>,
@@ -65,9 +65,9 @@ pub struct Series {
     pub right_size_share: f64,
     /// Microseconds from the start of the call until the first folio was back.
     pub first_us: Both<Vec<f64>>,
-    /// Microseconds it could not be read.
+    /// Microseconds for which the first folio could not be read.
     pub gap_us: Vec<f64>,
-    /// The same of pages all over the call.
+    /// Microseconds for which a page could not be read, over pages spread over the call.
     pub page_gap_us: Vec<f64>,
     pub unseen: u64,
 }

@@ -19,7 +19,7 @@ use std::sync::atomic::{
 };
 use std::sync::{Arc, Mutex};
 
-/// Reads that take longer are looked at closer: is it a fault?
+/// Ticks of a read above which the probe checks for a fault.
 const SUSPICIOUS_TICKS: u64 = 1000;
 
 /// Reads before the mover may begin.

@@ -23,7 +23,7 @@ pub struct Region {
     mapping: Arc<sys::Mapping>,
     bytes: u64,
     folio_bytes: u64,
-    /// Of each piece that moves by itself, the generation of its content.
+    /// Generation of the content of each piece that moves by itself.
     generations: Vec<u64>,
     piece_bytes: u64,
     next_generation: u64,

@@ -36,7 +36,8 @@ pub fn runs(
     runs
 }
 
-/// Where all bytes are the engine's: against the run that has one channel and the same limit.
+/// Compares each run whose bytes are all the engine's with the run that has one channel and the
+/// same limit.
 fn compare_with_linear(runs: &mut [Run]) {
     let speeds: Vec<_> = (runs.iter())
         .filter_map(|run| {

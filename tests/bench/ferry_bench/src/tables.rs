@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Levels what an emulated CPU knows of addresses, so that figures do not depend on what it did
-//! before.
+//! Levels the tables of translations of emulated CPUs, so that figures do not depend on earlier
+//! work of a CPU.
 //!
 //! QEMU's TCG keeps, for each virtual CPU, a table of translations with one place for a page, by
 //! the low bits of its number. The table grows and shrinks at flushes, by how much of it was in
@@ -23,7 +23,7 @@ const SMALLEST: u64 = 64;
 /// Bytes that the last step touches.
 const MOST_BYTES: u64 = 32 << 20;
 
-/// Does it matter to folios of this size on this machine?
+/// Returns `true` if the tables change the speed of folios of this size on this machine.
 pub fn matter(accel: &str, folio_bytes: u64) -> bool {
     accel == "tcg" && folio_bytes >= SMALLEST * guest::PAGE
 }

@@ -94,7 +94,8 @@ impl Settings {
         Ok(settings)
     }
 
-    /// For the kernel's command line; it hands on to init what it does not know.
+    /// Returns the words for the kernel's command line. The kernel hands on to init the words that
+    /// it does not know.
     pub fn for_guest(&self, set_bytes: u64) -> Vec<String> {
         let sizes: Vec<String> = self.sizes.iter().map(|&b| size_name(b)).collect();
         vec![

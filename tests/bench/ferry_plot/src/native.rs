@@ -11,7 +11,7 @@ use ferry_results::size_name;
 const LARGEST: u64 = 2 << 20;
 const SMALLEST: u64 = 4 << 10;
 
-/// Returns the plots, each with what it adds to the results' name.
+/// Returns the plots, each with the word that its file's name has beside that of the results.
 pub fn draw(results: &Native) -> panel::Result<Vec<(&'static str, String)>> {
     let plots = [
         ("size", "Copying of folios, by folio size", by_size(results)),

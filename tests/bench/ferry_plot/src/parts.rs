@@ -9,7 +9,7 @@ use crate::panel::{self, Panel, Series, Words};
 use ferry_results::engine::{Cost, Engine, ALL};
 use ferry_results::{size_name, Part, Range, Results, Run};
 
-/// Returns the plots, each with what it adds to the results' name.
+/// Returns the plots, each with the word that its file's name has beside that of the results.
 pub fn draw(results: &Results) -> panel::Result<Vec<(&'static str, String)>> {
     let mut drawn = vec![];
     for (part, title, panels) in [
@@ -82,7 +82,7 @@ fn panels(runs: &[&Run], panel: impl Fn(u64, &[&Run]) -> Panel) -> Vec<Panel> {
         .collect()
 }
 
-/// The same value at each label, for what does not depend on it.
+/// Returns a series with the same value at each label, for a figure that no label changes.
 fn level(name: String, value: Option<[f64; 3]>, labels: usize) -> Series {
     Series {
         name,

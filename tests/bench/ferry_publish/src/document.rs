@@ -157,7 +157,7 @@ fn bench_machine(results: &Results, origin: &Origin<'_>) -> String {
     text
 }
 
-/// Returns what the caption of each table ends with.
+/// Returns the end of the caption of each table: command, date and machine.
 fn measured_by(origin: &Origin<'_>) -> String {
     let date = origin.date.split('T').next().unwrap_or_default();
     format!("``{}``, {date}, {}", origin.command, escaped(origin.cpu))

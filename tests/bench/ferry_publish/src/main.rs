@@ -83,7 +83,7 @@ fn take(top: &Path, files: &[PathBuf]) -> Result<String> {
     Ok(format!("took {}", count(taken.len() as u32, "result file")))
 }
 
-/// Returns the first line of a document that is not what it has to be, with its number.
+/// Returns the first line in which a document differs from the generated text, with its number.
 fn first_difference(is: &str, has_to_be: &str) -> String {
     let (is, has_to_be): (Vec<_>, Vec<_>) = (is.lines().collect(), has_to_be.lines().collect());
     let number = (is.iter().zip(&has_to_be))
@@ -210,7 +210,7 @@ mod tests {
             assert!(error.ends_with("run scripts/results"), "{error}");
             fs::write(&path, good).unwrap();
         }
-        // What is outside the comments is nobody's but the author's.
+        // The text outside the comments is written by hand, so it may change.
         let path = top.join("Documentation/results.rst");
         let text = fs::read_to_string(&path)
             .unwrap()

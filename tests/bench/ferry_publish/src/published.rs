@@ -101,7 +101,7 @@ impl Published {
     ///
     /// # Errors
     ///
-    /// As [`Published::parse()`].
+    /// Fails like [`Published::parse()`], or if the file cannot be read.
     pub fn take(path: &Path) -> Result<Published> {
         let text = fs::read_to_string(path).map_err(in_file(path))?;
         let name = stem(path);
@@ -110,7 +110,8 @@ impl Published {
             source,
         };
         let mut value: Value = serde_json::from_str(&text).map_err(format)?;
-        // The program's own line has paths of the machine, and `command` has what it says.
+        // The program's own command line has paths of the machine. `command` is enough to measure
+        // again.
         if let Some(fields) = value.as_object_mut() {
             fields.remove("bench_command");
         }
@@ -121,7 +122,7 @@ impl Published {
     ///
     /// # Errors
     ///
-    /// Results with a figure that is no number are no JSON.
+    /// Fails if a figure is not a number, because JSON cannot hold it.
     pub fn text(&self) -> Result<String> {
         let format = |source| Error::Format {
             name: self.name.clone(),
@@ -226,7 +227,7 @@ fn path_of_machine(value: &Value) -> Option<&str> {
 ///
 /// # Errors
 ///
-/// A file that [`Published::parse()`] refuses.
+/// Fails if [`Published::parse()`] refuses a file, or if a file cannot be read.
 pub fn read_all(folder: &Path) -> Result<Vec<Published>> {
     if !folder.is_dir() {
         return Ok(vec![]);

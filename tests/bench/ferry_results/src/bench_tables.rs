@@ -67,7 +67,7 @@ pub struct Section {
     /// `None` for a run without parts.
     pub part: Option<Part>,
     pub speed: Table,
-    /// What engines needed, in the part that has them.
+    /// Descriptors, mappings, interrupts and doorbells of engines, in the part that has engines.
     pub costs: Option<Table>,
 }
 
@@ -95,7 +95,7 @@ fn seconds_of_a_round(run: &Run) -> f64 {
 
 const GIB: f64 = (1u64 << 30) as f64;
 
-/// Returns the ratio of a run to `off`: what no measurement tells from 1 is no difference.
+/// Returns the ratio of a run to `off`. A ratio whose interval includes 1 is "no difference".
 pub fn ratio(run: &Run) -> String {
     match run.ratio_interval {
         Some(interval) if interval.includes_one() => "no difference".into(),
@@ -191,8 +191,8 @@ fn of_runs(columns: &[Column], runs: &[&Run]) -> Table {
     table
 }
 
-/// Returns what engines needed, by folio size, each size with what the obvious way would have
-/// needed.
+/// Returns the costs of engines by folio size. Each size begins with the computed cost of one
+/// descriptor for each folio.
 fn of_engines(runs: &[&Run]) -> Table {
     let line = |folio: String, name: String, cost: &Cost| -> Vec<String> {
         let cells = ENGINE.iter().map(|(_, value)| {

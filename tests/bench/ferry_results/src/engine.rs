@@ -11,7 +11,7 @@ pub const ALL: &str = "all";
 const MIB: f64 = (1u64 << 20) as f64;
 const GIB: f64 = (1u64 << 30) as f64;
 
-/// Of a run whose migrator is an engine.
+/// The figures of a run whose migrator is an engine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Engine {
     /// Value of `vm.ferry.engine_share`.
@@ -44,10 +44,10 @@ pub struct Cost {
     pub descriptors_per_mib: f64,
     /// DMA mappings made.
     pub mappings_per_mib: f64,
-    /// As the model counts them, else as CPUs took them.
+    /// Interrupts, as the model counts them, or without a model as CPUs took them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interrupts_per_mib: Option<f64>,
-    /// Of batches that were handed to the engine, as the model counts.
+    /// Interrupts for each batch that was handed to the engine, as the model counts them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interrupts_per_batch: Option<f64>,
     /// Writes to the device that tell a channel of descriptors.

@@ -119,8 +119,8 @@ pub struct Run {
     pub gib_per_s: Range,
     /// Ratio of the medians over all rounds.
     pub ratio_to_off: f64,
-    /// From the start of `move_pages(2)` on one batch of 512 base pages until its first folio can
-    /// be read at its new place. Absent (`null`) when it was not measured.
+    /// Time from the start of `move_pages(2)` on one batch of 512 base pages until its first folio
+    /// can be read at its new place. Absent (`null`) when it was not measured.
     pub first_folio_us: Option<Quantiles>,
     /// System time of the process in the timed moves.
     pub sys_s: f64,
@@ -135,14 +135,14 @@ pub struct Run {
     /// The part that the run belongs to, if the benchmark has more than one part.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub part: Option<Part>,
-    /// As many workers as `workers` says were made to take part (`ferry/inject/all_workers`),
-    /// whatever they gain.
+    /// `true` if all `workers` were made to take part (`ferry/inject/all_workers`), whatever they
+    /// gain.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub all_workers: bool,
     /// Value of `vm.ferry.batch_folios` of this run, if the benchmark set it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch_folios: Option<u64>,
-    /// The same for `vm.ferry.batch_bytes`.
+    /// Value of `vm.ferry.batch_bytes` of this run, if the benchmark set it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch_bytes: Option<u64>,
     /// There-and-back rounds.
@@ -157,8 +157,8 @@ pub struct Run {
     /// Median over the rounds of (this migrator's speed / speed of `off` in the same round).
     #[serde(default)]
     pub ratio_paired: f64,
-    /// Where `ratio_paired` lies with 95 % confidence, by a bootstrap over the rounds. Absent if
-    /// there were fewer than five.
+    /// Interval that holds `ratio_paired` with 95 % confidence, by a bootstrap over the rounds.
+    /// Absent if there were fewer than five rounds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ratio_interval: Option<Interval>,
     /// Bytes of all rounds over the time of all rounds, over that of `off`: unlike a median it has
@@ -219,7 +219,7 @@ pub struct Run {
     /// there were such threads: the median over the rounds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub busy_work_per_s: Option<f64>,
-    /// The same with the slowest and the fastest round.
+    /// Steps of work per second in the slowest, the median and the fastest round.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub busy_work: Option<Range>,
     /// Ratio of the medians to `off`.
@@ -321,7 +321,7 @@ impl Results {
     }
 }
 
-/// `4K`, `64K`, `2M`: the way people write a folio's size.
+/// Returns the common name of a folio's size, such as `4K`, `64K` or `2M`.
 pub fn size_name(bytes: u64) -> String {
     match bytes {
         b if b >= 1 << 30 && b % (1 << 30) == 0 => format!("{}G", b >> 30),
@@ -446,7 +446,7 @@ mod tests {
     #[test]
     fn too_many_cpus_are_said() {
         let mut results = results();
-        assert_eq!(results.overcommit(), None, "nobody said what is below");
+        assert_eq!(results.overcommit(), None, "no CPUs of the host");
         results.host_cpus = Some(2);
         assert_eq!(results.overcommit(), None);
         results.cpus = 4;

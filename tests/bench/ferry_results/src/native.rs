@@ -36,7 +36,7 @@ impl How {
     }
 }
 
-/// With what is copied, where there is a choice: by [`How::Limit`] and by Ferry.
+/// The instructions that copy, for [`How::Limit`] and for Ferry, which have a choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Routine {
@@ -69,11 +69,12 @@ pub struct Config {
     /// `vm.ferry.cpu_workers`, or threads besides the first one.
     pub workers: u32,
     pub routine: Routine,
-    /// The same batch again and again, or more memory than the caches hold.
+    /// `true` if the same batch is copied again and again, `false` if more memory is copied than
+    /// the caches hold.
     pub warm: bool,
-    /// With the time of each folio, which costs some.
+    /// `true` if the time of each folio is taken, which slows the copy down a little.
     pub latency: bool,
-    /// While a thread on each CPU has work of its own.
+    /// `true` if a thread on each CPU has work of its own meanwhile.
     #[serde(default)]
     pub busy: bool,
 }
@@ -162,19 +163,20 @@ pub struct Run {
     pub noise: f64,
     /// Median over the rounds of the ratio to the stock loop in the same round.
     pub ratio_to_stock: Option<f64>,
-    /// The same for the median batch of each round.
+    /// Median over the rounds of the ratio between the median batches of a round.
     pub batch_ratio_to_stock: Option<f64>,
-    /// The same for the batch that a tenth of each round's were not slower than: it hardly knows
-    /// what else the machine had to do meanwhile.
+    /// Median over the rounds of the ratio between batches that are slower than just a tenth of
+    /// their round. Other work of the machine hardly slows these batches down.
     pub quiet_ratio_to_stock: Option<f64>,
-    /// As `ratio_to_stock`, to the limit of as many threads, with the same instruction.
+    /// Median over the rounds of the ratio to the limit of as many threads in the same round, with
+    /// `rep movsb`.
     pub ratio_to_limit: Option<f64>,
     pub quiet_ratio_to_limit: Option<f64>,
-    /// From the begin of a batch until its first folio was settled and copied.
+    /// Time from the begin of a batch until its first folio was settled and copied.
     pub first_us: Option<Quantiles>,
-    /// From a folio's turn until it was settled and copied.
+    /// Time from a folio's turn until the folio was settled and copied.
     pub turn_us: Option<Quantiles>,
-    /// From the begin of a batch to its end: how long its last folio cannot be reached.
+    /// Time from the begin of a batch to its end, for which its last folio cannot be reached.
     pub batch_us: Option<Quantiles>,
     /// Time that the mover takes to read the moved folios after a batch.
     #[serde(default)]
@@ -202,10 +204,11 @@ pub struct Machine {
     pub kernel: String,
     /// Last-level caches together.
     pub llc_bytes: u64,
-    /// Is it a virtual machine itself?
+    /// `true` if the machine is a virtual machine itself.
     pub hypervisor: bool,
-    /// Load average before and after: what else there was to do makes figures worse and noisier.
+    /// Load average before the run. Other work makes figures worse and noisier.
     pub load_begin: f64,
+    /// Load average after the run.
     pub load_end: f64,
     /// Share of the time of its CPUs that a hypervisor gave to others.
     pub steal: f64,
@@ -217,7 +220,7 @@ pub struct Native {
     /// [`NAME`].
     pub benchmark: String,
     pub machine: Machine,
-    /// Of the kernel that was measured.
+    /// Release of the kernel that was measured.
     pub kernel: String,
     /// CPUs of the kernel that was measured.
     pub cpus: u32,

@@ -7,7 +7,7 @@ use crate::native::{count, Config, How, Native, Routine, Run};
 use crate::size_name;
 use crate::table::{Table, NONE};
 
-/// Returns the tables that have figures, each with what it is about.
+/// Returns the tables that have figures, each with its subject.
 pub fn tables(results: &Native) -> Vec<(&'static str, Table)> {
     let all = [
         (
