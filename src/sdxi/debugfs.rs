@@ -109,7 +109,7 @@ fn contexts(view: &View, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 
 fn errors(view: &View, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     view.function.with_control(|control| {
-        for words in &control.seen {
+        for words in &control.logged {
             if let Some(entry) = Entry::decode(words) {
                 writeln!(f, "{entry}")?;
             }

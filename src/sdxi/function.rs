@@ -12,12 +12,13 @@
 //! is taken without the mutex: requesting one waits for the thread that makes threads, and freeing
 //! that of vector 0 for its own, which takes the mutex.
 
+mod recovery;
+
 use crate::{
     counters::counters,
     kapi::{
         log::allowed,
         pci::{
-            self,
             Configuration,
             Device,
             Irq,
@@ -47,28 +48,19 @@ use crate::{
 };
 use ferry_core::sdxi::{
     life::{
-        activating,
         Action,
         Recoveries,
         StartSequence,
         StopFallback,
-        StopSequence,
-        Verdict, //
+        StopSequence, //
     },
     log,
     registers::{
         Capabilities,
-        ControlRequest,
         FunctionLimits,
         FunctionState,
         Register,
-        Unfit,
-        WritableRegister,
-        ERR_STS_ALL,
-        ERR_STS_ERR,
-        ERR_STS_OVF,
-        ERR_STS_STS,
-        GONE, //
+        Unfit, //
     },
     table::ContextState, //
 };
@@ -100,11 +92,8 @@ const SOFT_STOP_MS: i64 = 100;
 /// How often it is looked at, in microseconds.
 const POLL_US: i64 = 50;
 
-/// An activation is tried so often.
-const ACTIVATIONS: u32 = 3;
-
 /// Entries of the error log that are kept to be shown.
-pub(super) const SEEN: usize = 32;
+pub(super) const LOGGED: usize = 32;
 
 /// What a function is good for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,18 +165,86 @@ pub(super) struct Control {
     memory: Option<AdminResources>,
     saved: Option<Configuration>,
     /// The last entries of the error log.
-    pub(super) seen: KVec<[u64; log::WORDS]>,
+    pub(super) logged: KVec<[u64; log::WORDS]>,
     /// What may be written to until it has stopped.
     kept: KVec<Buffer>,
     recoveries: Recoveries,
     resetter: Resetter,
 }
 
-/// What the function has been given for itself.
+impl Control {
+    /// Creates the state of a function that has stopped, with its configuration saved.
+    fn new(dev: &Device, own: AdminResources) -> Result<Self> {
+        Ok(Self {
+            mode: Mode::Broken,
+            memory: Some(own),
+            saved: Some(Configuration::save(dev)?),
+            logged: KVec::with_capacity(LOGGED, GFP_KERNEL)?,
+            kept: KVec::new(),
+            starting: StartSequence::Updated,
+            stopper: StopFallback::Hard,
+            recoveries: Recoveries::NONE,
+            resetter: Resetter::Others,
+        })
+    }
+}
+
+/// Memory of a function that is not that of a context for copies.
 struct AdminResources {
+    /// The administrative context.
     admin: ContextRing,
     tables: Tables,
     log: ErrorLog,
+}
+
+impl AdminResources {
+    fn new(bars: &Arc<Bars>, limits: &FunctionLimits) -> Result<Self> {
+        Ok(Self {
+            admin: ContextRing::new(bars, 0, None, limits)?,
+            tables: Tables::new(bars)?,
+            log: ErrorLog::new(bars)?,
+        })
+    }
+}
+
+/// Numbers of contexts and vectors that a function is used with.
+#[derive(Clone, Copy)]
+struct Sizes {
+    /// The highest context, which is 1 at least.
+    max_context: u16,
+    /// Vectors that the function can use if all contexts are open, which are 1 at least.
+    vectors: u32,
+}
+
+impl Sizes {
+    /// Allocates the vectors of a function with `contexts` contexts that have a doorbell, and
+    /// derives from their number how many contexts are used. With one vector, which is that of
+    /// errors, contexts are polled.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` if no context can be used.
+    fn allocate(dev: &Device, caps: &Capabilities, contexts: u16) -> Result<(Arc<Vectors>, Self)> {
+        let most = contexts.min(MOST_CONTEXTS).min(MAX_CONTEXT);
+        let vectors = Vectors::new(dev, 1 + u32::from(most))?;
+        let interrupts = caps.interrupts() && vectors.len() > 1;
+        let max_context = match interrupts {
+            true => most.min(u16::try_from(vectors.len() - 1).unwrap_or(u16::MAX)),
+            false => most,
+        };
+        if max_context == 0 {
+            return Err(ENODEV);
+        }
+        let usable = match interrupts {
+            true => 1 + u32::from(max_context),
+            false => 1,
+        };
+        let sizes = Self {
+            max_context,
+            vectors: usable,
+        };
+        Ok((vectors, sizes))
+    }
 }
 
 /// The interrupts that are handled: that of vector 0 always, that of a context while it is open.
@@ -218,9 +275,9 @@ pub(crate) struct Function {
 }
 
 /// Time since the begin of something.
-struct Clock(Instant<Monotonic>);
+struct Elapsed(Instant<Monotonic>);
 
-impl Clock {
+impl Elapsed {
     fn start() -> Self {
         Self(Instant::now())
     }
@@ -243,18 +300,18 @@ fn has_stopped(context: &Context) -> bool {
     )
 }
 
-fn nap() {
+fn poll_delay() {
     fsleep(Delta::from_micros(POLL_US));
 }
 
 /// Brings a function to a stop, and proves it.
 fn stop(bars: &Bars, hard: bool) -> bool {
-    let clock = Clock::start();
+    let clock = Elapsed::start();
     let mut stopping = StopSequence::new(hard);
     loop {
         match stopping.next(bars.state(), clock.ms_u32()) {
             Action::Ask(request) => bars.ask(request),
-            Action::Wait => nap(),
+            Action::Wait => poll_delay(),
             Action::Done | Action::GiveUp => return bars.prove_quiet(),
         }
     }
@@ -270,27 +327,33 @@ fn stop_or_reset(dev: &Device, bars: &Bars, hard: bool) -> bool {
     stop(bars, hard) || dev.is_present() && dev.reset_locked().is_ok() && bars.prove_quiet()
 }
 
+/// Reads the capabilities of a function.
+///
+/// # Errors
+///
+/// `ENODEV` if this driver cannot use the function.
+fn read_capabilities(dev: &Device, bars: &Bars) -> Result<Capabilities> {
+    let version = bars.read(Register::Version);
+    let read = Capabilities::read(
+        bars.read(Register::Cap0),
+        bars.read(Register::Cap1),
+        version,
+    );
+    read.map_err(|unfit| {
+        match unfit {
+            Unfit::Gone => dev_err!(dev.device(), "its registers read as ones\n"),
+            Unfit::Version(n) => dev_err!(dev.device(), "SDXI {n} is not supported\n"),
+            Unfit::Contexts => dev_err!(dev.device(), "it has one context only\n"),
+        }
+        ENODEV
+    })
+}
+
 impl Function {
     /// Binds a function. It runs then, without contexts but the administrative one.
     pub(crate) fn probe(dev: &Device) -> Result<Arc<Self>> {
         let bars = Bars::new(dev)?;
-        let version = bars.read(Register::Version);
-        let read = Capabilities::read(
-            bars.read(Register::Cap0),
-            bars.read(Register::Cap1),
-            version,
-        );
-        let caps = match read {
-            Ok(caps) => caps,
-            Err(unfit) => {
-                match unfit {
-                    Unfit::Gone => dev_err!(dev.device(), "its registers read as ones\n"),
-                    Unfit::Version(n) => dev_err!(dev.device(), "SDXI {n} is not supported\n"),
-                    Unfit::Contexts => dev_err!(dev.device(), "it has one context only\n"),
-                }
-                return Err(ENODEV);
-            }
-        };
+        let caps = read_capabilities(dev, &bars)?;
         // What ran before has tables that are not this driver's, and may still write to memory: it
         // stops before it may do so again, and before there is memory that it would have to be told
         // of.
@@ -300,59 +363,9 @@ impl Function {
         }
         bars.let_onto_bus()?;
         let doorbells = u16::try_from(bars.set_stride(caps.stride)).unwrap_or(u16::MAX);
-        let most = (caps.max_context)
-            .min(MOST_CONTEXTS)
-            .min(MAX_CONTEXT)
-            .min(doorbells.saturating_sub(1));
-        let vectors = Vectors::new(dev, 1 + u32::from(most))?;
-        // With one vector, which is that of errors, contexts are polled.
-        let interrupts = caps.interrupts() && vectors.len() > 1;
-        let max_context = match interrupts {
-            true => most.min(u16::try_from(vectors.len() - 1).unwrap_or(u16::MAX)),
-            false => most,
-        };
-        if max_context == 0 {
-            return Err(ENODEV);
-        }
-        let usable = match interrupts {
-            true => 1 + u32::from(max_context),
-            false => 1,
-        };
-        let limits = caps.limits(max_context);
-        let mut contexts = KVec::with_capacity(usize::from(max_context), GFP_KERNEL)?;
-        for number in 1..=max_context {
-            contexts.push(Context::new(number)?, GFP_KERNEL)?;
-        }
-        let own = AdminResources {
-            admin: ContextRing::new(&bars, 0, None, &limits)?,
-            tables: Tables::new(&bars)?,
-            log: ErrorLog::new(&bars)?,
-        };
-        let function = Arc::pin_init(
-            try_pin_init!(Self {
-                dev: dev.clone(),
-                bars,
-                caps,
-                limits,
-                vectors: usable,
-                contexts,
-                control <- new_mutex!(Control {
-                    mode: Mode::Broken,
-                    memory: Some(own),
-                    saved: Some(Configuration::save(dev)?),
-                    seen: KVec::with_capacity(SEEN, GFP_KERNEL)?,
-                    kept: KVec::new(),
-                    starting: StartSequence::Updated,
-                    stopper: StopFallback::Hard,
-                    recoveries: Recoveries::NONE,
-                    resetter: Resetter::Others,
-                }, "sdxi::Function::control"),
-                irqs <- new_mutex!(None, "sdxi::Function::irqs"),
-                waker <- new_mutex!(None, "sdxi::Function::waker"),
-                counters: Counters::new(),
-            }? Error),
-            GFP_KERNEL,
-        )?;
+        let contexts = caps.max_context.min(doorbells.saturating_sub(1));
+        let (vectors, sizes) = Sizes::allocate(dev, &caps, contexts)?;
+        let function = Self::new(dev, bars, caps, sizes)?;
         let bound = (|| {
             function.request_irqs(vectors)?;
             let mut control = function.control.lock();
@@ -367,10 +380,35 @@ impl Function {
             "SDXI {}.{}, {} contexts, {} vectors\n",
             caps.major,
             caps.minor,
-            max_context,
-            usable
+            sizes.max_context,
+            sizes.vectors
         );
         Ok(function)
+    }
+
+    /// Allocates all memory of a function that has stopped, which it is not told of yet.
+    fn new(dev: &Device, bars: Arc<Bars>, caps: Capabilities, sizes: Sizes) -> Result<Arc<Self>> {
+        let limits = caps.limits(sizes.max_context);
+        let mut contexts = KVec::with_capacity(usize::from(sizes.max_context), GFP_KERNEL)?;
+        for number in 1..=sizes.max_context {
+            contexts.push(Context::new(number)?, GFP_KERNEL)?;
+        }
+        let own = AdminResources::new(&bars, &limits)?;
+        Arc::pin_init(
+            try_pin_init!(Self {
+                dev: dev.clone(),
+                bars,
+                caps,
+                limits,
+                vectors: sizes.vectors,
+                contexts,
+                control <- new_mutex!(Control::new(dev, own)?, "sdxi::Function::control"),
+                irqs <- new_mutex!(None, "sdxi::Function::irqs"),
+                waker <- new_mutex!(None, "sdxi::Function::waker"),
+                counters: Counters::new(),
+            }? Error),
+            GFP_KERNEL,
+        )
     }
 
     /// Requests the interrupt for errors of the function.
@@ -553,97 +591,6 @@ impl Function {
         context.life() != Life::Failed
     }
 
-    /// Stops the function, and so all contexts, without regard to what they do.
-    fn halt(&self, control: &mut Control) {
-        for context in &self.contexts {
-            context.fail();
-        }
-        let quiet = stop(&self.bars, true);
-        control.mode = match quiet {
-            true => Mode::Broken,
-            false => Mode::Lost,
-        };
-        if quiet {
-            self.all_stopped(control);
-        } else if allowed() {
-            dev_warn!(
-                self.dev.device(),
-                "does not stop ({})\n",
-                self.state().name()
-            );
-        }
-    }
-
-    fn all_stopped(&self, control: &mut Control) {
-        if let Some(own) = &mut control.memory {
-            own.admin.abandon_commands();
-        }
-        control.kept.clear();
-        for context in &self.contexts {
-            context.stopped();
-        }
-    }
-
-    /// Brings a function that has stopped to run, and its contexts. It has stopped again if that
-    /// fails.
-    fn activate(&self, control: &mut Control) -> Result {
-        for _ in 0..ACTIVATIONS {
-            if !self.bars.prove_quiet() && !stop(&self.bars, true) {
-                control.mode = Mode::Lost;
-                return Err(EIO);
-            }
-            self.all_stopped(control);
-            control.mode = Mode::Broken;
-            if self.activate_once(control).is_ok() {
-                self.counters.activations.fetch_add(1, Relaxed);
-                control.mode = Mode::Active;
-                self.start_wanted(control);
-                if control.mode == Mode::Active {
-                    return Ok(());
-                }
-            }
-            self.counters.failed_activations.fetch_add(1, Relaxed);
-        }
-        self.halt(control);
-        if allowed() {
-            dev_err!(self.dev.device(), "cannot be activated\n");
-        }
-        Err(EIO)
-    }
-
-    fn activate_once(&self, control: &mut Control) -> Result {
-        let own = control.memory.as_mut().ok_or(ENODEV)?;
-        // Of a reset nothing is left, of a stop everything: all is written again. It has stopped,
-        // and a reset that was asked for has ended: one that has not would undo what is written
-        // now.
-        self.bars.write(WritableRegister::Ctl2, self.limits.ctl2());
-        own.tables.install();
-        own.admin.prepare()?;
-        own.tables.publish(&own.admin, &self.limits)?;
-        own.admin.set_running();
-        self.open_log(&own.log)?;
-        self.bars.ask(ControlRequest::Active);
-        let clock = Clock::start();
-        loop {
-            match activating(self.state(), clock.ms_u32()) {
-                Action::Wait => nap(),
-                Action::Done => break,
-                Action::Ask(_) | Action::GiveUp => return Err(EIO),
-            }
-        }
-        own.admin.jump_start();
-        Ok(())
-    }
-
-    fn open_log(&self, log: &ErrorLog) -> Result {
-        log.close();
-        self.bars.write(WritableRegister::ErrSts, ERR_STS_ALL);
-        self.bars.write(WritableRegister::ErrCtl, 1);
-        self.bars.write(WritableRegister::ErrWrt, 0);
-        self.bars.write(WritableRegister::ErrRd, 0);
-        log.open()
-    }
-
     /// Has the administrative context carry out the commands that `push` pushes, all of them or an
     /// error. After an error the function has to be stopped.
     fn command(
@@ -656,7 +603,7 @@ impl Function {
         push(admin).map_err(|_| Undone::Failed(EBUSY))?;
         let commands = admin.unpublished();
         admin.publish();
-        let clock = Clock::start();
+        let clock = Elapsed::start();
         let (mut done, mut good) = (0, 0);
         loop {
             admin.reap_commands(|ok| {
@@ -675,7 +622,7 @@ impl Function {
             } else if clock.ms() > COMMAND_MS {
                 Undone::Failed(ETIMEDOUT)
             } else {
-                nap();
+                poll_delay();
                 continue;
             };
             self.counters.command_errors.fetch_add(1, Relaxed);
@@ -793,7 +740,7 @@ impl Function {
 
     /// Waits for a context that has been asked to stop softly to say that it has, for a while.
     fn comes_to_a_stop(&self, context: &Context) -> bool {
-        let clock = Clock::start();
+        let clock = Elapsed::start();
         loop {
             if has_stopped(context) {
                 return true;
@@ -801,160 +748,8 @@ impl Function {
             if clock.ms() > SOFT_STOP_MS || self.state() != FunctionState::Active {
                 return false;
             }
-            nap();
+            poll_delay();
         }
-    }
-
-    /// What interrupts and others have woken the thread for. Returns whether the PCI function has
-    /// to be reset.
-    fn attend(&self, control: &mut Control) -> bool {
-        match control.mode {
-            Mode::Suspended | Mode::Removed => return false,
-            Mode::Lost | Mode::Broken => return self.recover(control),
-            Mode::Active => {}
-        }
-        match self.state() {
-            FunctionState::Active => {}
-            state => {
-                self.counters.function_errors.fetch_add(1, Relaxed);
-                if allowed() {
-                    dev_warn!(self.dev.device(), "function is {}\n", state.name());
-                }
-                self.read_log(control);
-                return self.recover(control);
-            }
-        }
-        self.read_log(control);
-        for context in &self.contexts {
-            if !context.has_failed() {
-                continue;
-            }
-            self.counters.context_errors.fetch_add(1, Relaxed);
-            if self.stop_context(control, context).is_err() {
-                return self.recover(control);
-            }
-        }
-        // What has been logged meanwhile is about contexts as they were.
-        self.read_log(control);
-        self.start_wanted(control);
-        if control.mode != Mode::Active {
-            return self.recover(control);
-        }
-        false
-    }
-
-    /// Stops the function and brings it to run again, unless it has failed too often. Returns
-    /// whether it has to be reset.
-    fn recover(&self, control: &mut Control) -> bool {
-        if control.mode == Mode::Active {
-            self.halt(control);
-        }
-        if control.mode == Mode::Lost && !self.dev.is_present() {
-            // Nothing can be tried before it is back, which is no fault of it.
-            return false;
-        }
-        let good = (self.contexts.iter())
-            .map(|c| c.counters.good.load(Relaxed))
-            .fold(0, u64::wrapping_add);
-        match control.recoveries.failed(good) {
-            Verdict::Recover => {}
-            Verdict::GiveUp => {
-                dev_err!(
-                    self.dev.device(),
-                    "fails again and again: given up until it is reset or bound again\n"
-                );
-                return false;
-            }
-            Verdict::GivenUp => return false,
-        }
-        match control.mode {
-            Mode::Lost => true,
-            _ => self.activate(control).is_err() && self.dev.is_present(),
-        }
-    }
-
-    /// Takes what is in the error log.
-    fn read_log(&self, control: &mut Control) {
-        let Some(own) = &control.memory else {
-            return;
-        };
-        let status = self.bars.read(Register::ErrSts);
-        if status == GONE || status & ERR_STS_STS == 0 {
-            return;
-        }
-        let counters = &self.counters;
-        let read = self.bars.read(Register::ErrRd);
-        // Before the write index is read, so that what comes later raises an interrupt.
-        self.bars.write(WritableRegister::ErrSts, ERR_STS_ALL);
-        let written = self.bars.read(Register::ErrWrt);
-        if status & ERR_STS_OVF != 0 {
-            counters.log_overflows.fetch_add(1, Relaxed);
-        }
-        let waiting = log::waiting(read, written);
-        for index in (read..).take(waiting.unwrap_or(0)) {
-            let words = own.log.take(index);
-            let Some(entry) = log::Entry::decode(&words) else {
-                counters.log_invalid.fetch_add(1, Relaxed);
-                continue;
-            };
-            counters.log_entries.fetch_add(1, Relaxed);
-            if let (log::Reaction::ContextStopped, Some(Ok(context))) =
-                (entry.reaction, entry.context.map(|n| self.context(n)))
-            {
-                // Its status may not say so yet.
-                context.accuse();
-            }
-            if control.seen.len() >= SEEN {
-                // There is one, and what it was is not of interest.
-                let _ = control.seen.remove(0);
-            }
-            // Has the capacity.
-            let _ = control.seen.push(words, GFP_KERNEL);
-            if allowed() {
-                dev_warn!(self.dev.device(), "{entry}\n");
-            }
-        }
-        if waiting.is_none() || status & ERR_STS_ERR != 0 {
-            // What it says is not to be trusted, or it could not be written: from the beginning.
-            counters.log_failures.fetch_add(1, Relaxed);
-            let _ = self.open_log(&own.log);
-        } else {
-            self.bars.write(WritableRegister::ErrRd, written);
-        }
-    }
-
-    /// The PCI core is about to reset it, to put it to sleep, or has lost it.
-    pub(crate) fn suspend(&self) {
-        let mut control = self.control.lock();
-        if matches!(control.mode, Mode::Suspended | Mode::Removed) {
-            return;
-        }
-        self.halt(&mut control);
-        control.mode = Mode::Suspended;
-    }
-
-    /// It has been reset, or has power again.
-    pub(crate) fn resume(&self) -> Result {
-        let mut control = self.control.lock();
-        if control.mode != Mode::Suspended {
-            return Ok(());
-        }
-        self.counters.resets.fetch_add(1, Relaxed);
-        if let Some(saved) = &control.saved {
-            saved.restore_if_lost();
-        }
-        if control.resetter == Resetter::Others {
-            // Begins anew. The driver's own resets are part of a recovery, which has been counted.
-            control.recoveries = Recoveries::NONE;
-            control.starting = StartSequence::Updated;
-            control.stopper = StopFallback::Hard;
-        }
-        control.mode = Mode::Lost;
-        if self.state() == FunctionState::Gone {
-            dev_warn!(self.dev.device(), "does not answer\n");
-            return Err(ENODEV);
-        }
-        self.activate(&mut control)
     }
 
     /// The driver leaves it. The PCI core holds its lock.
@@ -1002,33 +797,5 @@ impl Owner for Function {
 
     fn release(&self, context: &Context) {
         Self::release(self, context);
-    }
-}
-
-impl pci::Handler for Function {
-    fn interrupt(&self) -> bool {
-        self.counters.interrupts.fetch_add(1, Relaxed);
-        true
-    }
-
-    fn thread(&self) {
-        let mut control = self.control.lock();
-        if !self.attend(&mut control) {
-            return;
-        }
-        control.resetter = Resetter::Driver;
-        drop(control);
-        // The core calls suspend() and resume(). If somebody else is busy with the device, the next
-        // who needs it tries again.
-        let reset = self.dev.try_reset();
-        let mut control = self.control.lock();
-        control.resetter = Resetter::Others;
-        match reset {
-            Err(e) if e == EAGAIN && control.mode == Mode::Lost => control.recoveries.untried(),
-            Err(e) if e != EAGAIN && allowed() => {
-                dev_err!(self.dev.device(), "cannot be reset: {:?}\n", e);
-            }
-            _ => {}
-        }
     }
 }
