@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The migrator of engines of any kind: channels of one source copy the back of a batch while the
-//! mover goes on from the front.
+//! The migrator of engines of any kind: channels of one source copy the chunks at the end of a
+//! batch while the mover copies from the front.
 //!
-//! Its channels are requested when it is selected, and held. How much of a batch they get follows
-//! from what such batches have gained ([`engine_share`]); with `vm.ferry.engine_share` at `all` it
-//! is everything. Those on the nodes of source and destination come first, and those that are busy
-//! are left alone.
+//! The channels are requested when the migrator is selected, and held. The part of a batch that
+//! they get is learnt for each class of batches ([`engine_share`]); with `vm.ferry.engine_share` at
+//! `all` it is the whole batch. Channels on the nodes of source and destination come first, and
+//! busy channels are left out.
 //!
-//! A channel that does not answer, or fails again and again, is quarantined at once; the
-//! [`ChannelManager`] finds out whether it is quiet (I7), and takes it back after a pause, or when
-//! an administrator asks for it, if it passes the test of its [`manager::ChannelSource`]. Channels come and
-//! go with their devices.
+//! A channel that does not answer, or fails repeatedly, is quarantined at once. The
+//! [`ChannelManager`] asks for proof that it is quiet (I7), and opens it again after a pause, or
+//! when an administrator asks for it, if it passes the test of its [`manager::ChannelSource`].
+//! Channels come and go with their devices.
 //!
-//! Not for migrations that must not block (I15), nor in reclaim: mapping and preparing allocate
-//! there at the expense of reserves (I8).
+//! Declines migrations that must not block (I15), and migrations in reclaim, where mapping and
+//! preparing would allocate from reserves (I8).
 //!
 //! Lock order: that of [`manager`]. Movers take only the locks of channels.
 //!
@@ -81,27 +81,30 @@ use kernel::{
     },
 };
 
-/// What a byte may take, in nanoseconds, on top of the timeout of a batch: 16 MB/s.
+/// The time, in ns, that each byte in flight adds to the timeout of a batch. 64 ns are 16 MB/s,
+/// the slowest pace that counts as progress.
 const SLOWEST_NS_PER_BYTE: u64 = 64;
 
-/// How long the mover looks for the end of what has been copied, before it leaves that to the
-/// manager.
+/// The time, in ns, for which a mover tries to reap the descriptors of its batch, before it leaves
+/// that to the manager: the callback for the end of the last one may still be running.
 const REAP_NS: u64 = 200_000;
 
-/// The migrator of one source.
+/// The migrator of the channels of one source.
 struct Engine {
     manager: Arc<ChannelManager>,
-    /// What each class of batches has gained, by its index, since the channels have been these.
+    /// The engine's part for each class of batches, by index, as learnt since channels last came or
+    /// went.
     tuners: KVec<EngineTuner<Atomic<u32>>>,
-    /// How many channels each class gains most by.
+    /// The number of channels for each class of batches, by index.
     channel_tuners: KVec<WorkerTuner<Atomic<u32>>>,
-    /// How fast they are.
+    /// The pace of the channels, from which a mover's patience follows.
     pace: ChannelPace<Atomic<u32>>,
+    /// [`ChannelManager::changes()`] when something was learnt last. Orders nothing.
     known_changes: Atomic<u32>,
     shared: Arc<Shared>,
 }
 
-/// What ends with the selection.
+/// The objects that live as long as the migrator is selected.
 struct Selection {
     watch: Option<KBox<dyn Keep>>,
     thread: Option<Kthread<ChannelManager>>,
@@ -112,14 +115,23 @@ impl Keep for Selection {}
 
 impl Drop for Selection {
     fn drop(&mut self) {
-        // First nothing is told to the manager, then its thread ends, then the channels go.
+        // In this order: no more events for the manager, no more thread, no more channels.
         self.watch = None;
         self.thread = None;
         self.manager.stop();
     }
 }
 
-/// Makes a migrator of the channels that a manager has. What `watch` holds ends first with it.
+/// Creates the migrator of the channels of `manager`. `watch` is dropped before the channels are
+/// given back, so that the manager gets no more events.
+///
+/// # Errors
+///
+/// `ENOMEM`, or the error of starting the thread.
+///
+/// # Context
+///
+/// May sleep.
 pub(crate) fn make(
     manager: Arc<ChannelManager>,
     watch: KBox<dyn Keep>,
@@ -140,7 +152,7 @@ pub(crate) fn make(
         GFP_KERNEL,
     )?;
     let thread = Kthread::new(topology::Cpu::current().number(), manager.clone())?;
-    // Movers wait for its proofs.
+    // Movers wait for the proofs of this thread.
     thread.use_default_nice();
     manager.set_waker(thread.waker());
     Ok(Made {
@@ -156,16 +168,17 @@ pub(crate) fn make(
     })
 }
 
-/// The error of an engine for which a CPU would copy first, which is logged.
+/// Logs that mappings for an engine would be copied by a CPU, and returns the error for it.
 pub(crate) fn refuse_bounces(name: &str) -> Error {
     pr_err!(
-        "{name}: memory would be copied by a CPU first (swiotlb=force, or out of the reach of the device)\n"
+        "{name}: memory would be copied by a CPU first (swiotlb=force, or memory that the device does not reach): not used\n"
     );
     EOPNOTSUPP
 }
 
 impl Engine {
-    /// Lines that are open and idle, those of these nodes first.
+    /// Returns the slots whose channels are active and idle, or also busy ones with `busy_too`:
+    /// channels on the nodes of `route` first.
     fn idle(&self, route: Route, busy_too: bool) -> impl Iterator<Item = &ChannelSlot> {
         let near = move |slot: &&ChannelSlot| route.touches(slot.channel().node());
         let usable = move |slot: &&ChannelSlot| {
@@ -178,12 +191,12 @@ impl Engine {
         )
     }
 
-    /// Does the engine get everything, gain or no gain?
+    /// Returns `true` if the engine gets whole batches, whatever was learnt.
     fn takes_all(&self) -> bool {
         self.shared.knobs.engine_share() == EngineShare::All || self.shared.inject.workers_only()
     }
 
-    /// Returns how many channels a batch is worth, of at most `most`.
+    /// Returns the number of channels for a batch, `most` at most, as learnt for its class.
     fn channels(&self, batch: &Batch, most: u32) -> u32 {
         let class = batch.class();
         let tuner = class.and_then(|class| self.channel_tuners.get(class.index()));
@@ -193,7 +206,8 @@ impl Engine {
         }
     }
 
-    /// What has been learnt was of other channels, if they have changed.
+    /// Forgets what was learnt if channels have come or gone since: it was learnt of other
+    /// channels.
     fn forget_if_changed(&self) {
         let now = self.manager.changes();
         if self.known_changes.load(Relaxed) != now {
@@ -204,6 +218,7 @@ impl Engine {
         }
     }
 
+    /// Returns the slot of a lane.
     fn slot(&self, lane: u32) -> Option<&ChannelSlot> {
         // Lane 0 is the mover.
         let index = usize::try_from(lane.checked_sub(1)?).ok()?;
@@ -269,7 +284,8 @@ impl Migrator for Engine {
         if let Some(tuner) = channel_tuner.filter(|_| sample.engine_bytes != 0) {
             tuner.learn(channels, sample.engine_bytes, sample.engine_ns);
         }
-        // A descriptor that has failed may have been ended by a mover that had lost patience.
+        // A failed descriptor may have been ended by a proof, for a mover that had lost its
+        // patience.
         if did.failed.load(Relaxed) == 0 {
             self.pace
                 .learn(sample.engine_bytes, channels, sample.engine_ns);
@@ -281,7 +297,7 @@ impl Migrator for Engine {
             return false;
         };
         let planned = batch.raw().planned();
-        // At least one chunk: it is how small batches are measured.
+        // At least one chunk, because otherwise small batches would never be measured.
         let taken = part.of(planned.chunks).max(1);
         let route = batch.raw().route();
         let busy_too = self.takes_all();
@@ -289,7 +305,7 @@ impl Migrator for Engine {
         if usable == 0 {
             return false;
         }
-        // About as much as they get.
+        // An estimate: chunks differ in size.
         let bytes = policy::bytes_of(planned.bytes, taken, planned.chunks);
         let channels = self.channels(batch, engine_share::channels_for(bytes, taken, usable));
         let mut chunks = 0u32;
@@ -321,12 +337,12 @@ impl Migrator for Engine {
         };
         let slot = self.slot(lane.index().into()).ok_or(EINVAL)?;
         let load = slot.channel().bytes_in_flight();
-        // All that the mover waits for engines in this batch, proofs included.
+        // The cap for all of the mover's waiting in this batch, proofs included.
         let all = timeout_ns.saturating_add(load.saturating_mul(SLOWEST_NS_PER_BYTE));
         let left = all.saturating_sub(batch.waited_ns());
         let channel = slot.channel();
-        // A channel that has kept a mover waiting for too long gets no more time. Where there
-        // will be no proof, a folio that comes late is better than one that fails.
+        // A channel that has kept a mover waiting for too long gets no more time. Where no proof
+        // is possible, a late folio is better than a failed one.
         let patience = match slot.state() {
             State::TimedOut => 0,
             _ if channel.can_prove() => self.pace.patience_ns(load),
@@ -347,8 +363,9 @@ impl Migrator for Engine {
         let Some(slot) = self.slot(lane.index().into()) else {
             return Quiet::No;
         };
-        // Whatever else has something of this batch has had it for as long: all of them are asked
-        // at the same time, and once. `wait()` has no patience with them afterwards.
+        // All other channels with descriptors of this batch have had them for as long: the proofs
+        // of all of them are requested at the same time, and once. `wait()` has no patience with
+        // these channels afterwards.
         let mut newly_quarantined = false;
         for slot in self.manager.slots() {
             if batch.is_given(slot.lane().index().into()) && slot.channel().has_unfinished_of(batch)
@@ -365,8 +382,9 @@ impl Migrator for Engine {
         if !slot.channel().can_prove() {
             return Quiet::No;
         }
-        // With the proof the manager ends what is in flight, and the chunk has failed. Without a
-        // lock of ours or of a driver's, and bounded: the manager may need what the mover has.
+        // With the proof the manager ends the descriptors in flight, and the chunk has failed. The
+        // wait holds no lock of the module or of a driver, and is bounded, because the manager may
+        // need locks that the mover holds.
         let left = timeout_ns.saturating_sub(batch.waited_ns());
         match slot.channel().wait(batch.raw(), i, chunk, left) {
             Ok(()) => Quiet::Yes,
@@ -386,7 +404,7 @@ impl Migrator for Engine {
             if slot.channel().is_failing() && self.manager.quarantine(slot, State::Faulted, 0) {
                 self.manager.request_proofs();
             }
-            // The callback for the end of the last descriptor may still be running.
+            // Bounded by REAP_NS: the callback for the end of the last descriptor may be running.
             let from = sched::clock();
             loop {
                 slot.channel().reap();

@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The manager of an engine's channels: it takes them, gives them back, and finds out whether those
-//! that were quarantined are quiet.
+//! The manager of an engine's channels: it opens them, gives them back, and asks for proof that
+//! quarantined channels are quiet.
 //!
-//! The manager owns the slots, one for each lane: a channel, and what state it is in. Its thread
-//! does what takes long; devices that go are dealt with where they are announced, so that their
-//! channels have been given back when their drivers go.
+//! The manager owns the slots, one for each lane: a channel and its state. Its thread does the work
+//! that takes long. The removal of a device is handled in the notifier that announces it, so that
+//! the channels have been given back when the driver goes.
 //!
-//! Channels are drained together, and each is asked for proof of quiet in a thread of its own, so
-//! that many that hang take as long as one. Movers wait for a proof (see
+//! Channels are drained together, and the proof of each is requested in a thread of its own, so
+//! that many channels that hang take as long as one. Movers wait for a proof (see
 //! [`ChannelManager::quarantine()`]), for a bounded time and without any lock of the manager; hence
-//! its thread is not as nice as workers are.
+//! its thread has the default nice value, unlike workers.
 //!
-//! What was quarantined rests when it is quiet, and is then tried again ([`Pauses`]): it is given
-//! back, requested anew and tested. The thread sleeps until the next such try, and does nothing of
-//! the kind while the machine sleeps.
+//! A quarantined channel pauses when it is quiet, and is then tried again ([`Pauses`]): it is given
+//! back, requested anew and tested. The thread sleeps until the next try is due. While the machine
+//! sleeps, no channel is tried.
 //!
-//! Lock order: [`ChannelManager::admin`], then the locks of providers and of channels.
+//! Lock order: [`ChannelManager::admin`], then the locks of channel sources and of channels.
 
 use crate::{
     batch::Batch,
@@ -63,44 +63,49 @@ use kernel::{
     },
 };
 
-/// How long channels that are shut may take for what they have, all of them together: a second.
-/// What takes longer is ended by a proof, or by the driver that goes, or is lost.
+/// The time for which channels that are shut are drained, all of them together: this number of
+/// steps of [`DRAIN_STEP_US`], a second. Descriptors that take longer are ended by a proof or by
+/// the driver when it goes, or are leaked.
 const DRAIN_STEPS: u32 = 1000;
+
+/// The time between two looks at channels that drain, in microseconds.
 const DRAIN_STEP_US: i64 = 1000;
 
-/// How often the thread looks again while something is left to do, and how many times between two
-/// attempts to prove that a channel is quiet.
+/// The time between two rounds of the thread while descriptors are left in flight, in microseconds.
 const ROUND_US: i64 = 10_000;
+
+/// The number of rounds from one request for a proof to the next, a second: a proof may reset a
+/// function.
 const PROVE_EVERY: u32 = 100;
 
 /// Nanoseconds of a millisecond.
 const MS: u64 = 1_000_000;
 
 /// Descriptors of channels that were given back without proof that they are quiet, since the module
-/// was loaded: they outlive the manager.
+/// was loaded. A static, because they outlive the manager. Orders nothing.
 static LEAKED: Atomic<u64> = Atomic::new(0);
 
-/// What state a slot is in.
+/// The state of a slot.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub(super) enum State {
-    /// There is no channel.
+    /// No channel.
     Empty = 0,
-    /// In use.
+    /// The channel is in use.
     Active = 1,
-    /// The machine sleeps, or goes down.
+    /// The machine sleeps, or goes down: the channel is shut.
     Suspended = 2,
-    /// Its device goes.
+    /// The device is about to be unbound.
     Removing = 3,
-    /// Quarantined: it did not answer in time.
+    /// Quarantined: the channel did not answer in time.
     TimedOut = 4,
-    /// Quarantined: it failed again and again.
+    /// Quarantined: the channel failed repeatedly.
     Faulted = 5,
     /// The driver was unbound; descriptors still outstanding will never complete.
     Removed = 6,
-    /// It was given back without proof that it is quiet.
+    /// The channel was given back without proof that it is quiet; the lane is not used again.
     Leaked = 7,
-    /// Quarantined: its driver has given up a copy that its engine may still be at.
+    /// Quarantined: the driver has given up a copy, whose memory the engine may still access.
     Aborted = 8,
 }
 
@@ -121,6 +126,7 @@ impl State {
         .unwrap_or(Self::Empty)
     }
 
+    /// Returns the name of the state in debugfs.
     fn text(self) -> &'static str {
         match self {
             Self::Empty => "empty",
@@ -140,27 +146,29 @@ impl State {
     }
 }
 
-/// A lane, and the channel that it has.
+/// The place of one channel, with its lane, its state and its pauses.
 pub(super) struct ChannelSlot {
     channel: Arc<Channel<Batch>>,
-    /// Movers that submit look at the channel itself. [`ChannelSlot::change()`] releases `failed_at`
-    /// to the reader of the state.
+    /// A [`State`]. Whether a channel takes descriptors is decided by the channel itself.
+    /// [`ChannelSlot::change()`] stores it with release after `failed_at`; partner:
+    /// [`ChannelSlot::state()`].
     state: Atomic<u32>,
-    /// It is to be tried again as soon as it is quiet, whatever pause it has.
+    /// Set to try the channel again as soon as it is quiet, without a pause. Orders nothing.
     retry_when_quiet: Atomic<u32>,
+    /// The number of quarantines, for debugfs.
     quarantines: Atomic<u32>,
-    /// Times are those of [`ChannelManager::now()`]. When the channel came. With
-    /// [`ChannelManager::admin`] held.
+    /// The time at which the channel was opened. All times are those of [`ChannelManager::now()`].
+    /// Accessed with [`ChannelManager::admin`] held.
     opened_at: Atomic<u64>,
-    /// When the wait began that ended in quarantine, or the failure was seen.
+    /// The time at which the wait began that ended in quarantine, or the failure was seen.
     failed_at: Atomic<u64>,
-    /// When it is tried again; 0 if that is not to be. Of slots that are quarantined and quiet, and
-    /// of those that have become empty because a try failed. Written with [`ChannelManager::admin`]
-    /// held.
+    /// The time at which the channel is tried again; 0 for never. Of slots that are quarantined and
+    /// quiet, and of slots that are empty because a try failed. Written with
+    /// [`ChannelManager::admin`] held.
     due: Atomic<u64>,
     pauses: Pauses<Atomic<u32>>,
-    /// The device that it has been taken from, until that has gone; 0 for none. With
-    /// [`ChannelManager::admin`] held.
+    /// The device that is being unbound and whose channel this is, until it has gone; 0 for none.
+    /// Accessed with [`ChannelManager::admin`] held.
     removed_from: Atomic<usize>,
 }
 
@@ -178,6 +186,7 @@ impl ChannelSlot {
         State::from_word(self.state.load(Acquire))
     }
 
+    /// Returns `true` if the slot has a channel that was not given back.
     fn has_channel(&self) -> bool {
         !matches!(self.state(), State::Empty | State::Leaked)
     }
@@ -186,13 +195,13 @@ impl ChannelSlot {
         self.state.store(state as u32, Relaxed);
     }
 
-    /// Changes the state, unless it is another one already.
+    /// Changes the state to `to` if it is `from`.
     fn change(&self, from: State, to: State) {
         // Partner: `state()`.
         let _ = self.state.cmpxchg(from as u32, to as u32, Release);
     }
 
-    /// Returns when it is tried again, if it is.
+    /// Returns the time at which the channel is tried again, or `None` for never.
     fn due(&self) -> Option<u64> {
         Some(self.due.load(Relaxed)).filter(|&due| due != 0)
     }
@@ -201,7 +210,7 @@ impl ChannelSlot {
         self.due().is_some_and(|due| due <= now)
     }
 
-    /// It is not tried again, and what was learnt of it is forgotten: its device goes.
+    /// Cancels the next try and forgets the pauses and the lost addresses, because the device goes.
     fn forget(&self) {
         self.due.store(0, Relaxed);
         self.pauses.forget();
@@ -209,11 +218,11 @@ impl ChannelSlot {
     }
 }
 
-/// Asks for proof that a channel is quiet, beside others.
+/// A request for proof that a channel is quiet, made in a thread of its own.
 #[pin_data]
 struct ProofRequest {
     channel: Arc<Channel<Batch>>,
-    /// The thread has begun. Its own, and orders nothing.
+    /// Not 0 once the thread has begun. Only the thread accesses it.
     started: Atomic<u32>,
     #[pin]
     done: Completion,
@@ -232,11 +241,12 @@ impl ThreadFn for ProofRequest {
     }
 }
 
-/// A [`ProofRequest`] and its thread. Dropping it waits for the answer, which takes as long as the
-/// driver.
+/// A [`ProofRequest`] and its thread. Dropping it waits for the answer, as long as the driver
+/// takes.
 struct ProofThread {
     request: Arc<ProofRequest>,
-    // Dropped after `drop()` has waited: one that has not begun would not begin any more.
+    // Dropped after `drop()` has waited: a thread that is stopped before it has begun would not
+    // make the request any more.
     _thread: Kthread<ProofRequest>,
 }
 
@@ -265,10 +275,17 @@ impl Drop for ProofThread {
     }
 }
 
-/// Where channels come from.
+/// A source of channels: it finds free channels and tests them.
 pub(crate) trait ChannelSource: Send + Sync {
-    /// Up to `most` channels that are free, and work. An error if none may be used, which has been
-    /// logged. Sleeps.
+    /// Requests up to `most` free channels, and returns the queues of those that pass the test.
+    ///
+    /// # Errors
+    ///
+    /// The reason, which has been logged, if none of the channels may be used.
+    ///
+    /// # Context
+    ///
+    /// Sleeps. The manager holds [`ChannelManager::admin`] when it calls this.
     fn find(&self, most: usize) -> Result<KVec<KBox<dyn Queue>>>;
 }
 
@@ -279,26 +296,27 @@ pub(crate) struct ChannelManager {
     slots: KVec<ChannelSlot>,
     source: KBox<dyn ChannelSource>,
     waker: SetOnce<Waker>,
-    /// Not 0 if there is something to do. Stored with release by [`ChannelManager::kick()`], read
-    /// with acquire by the thread.
+    /// Not 0 if the thread has work. Stored with release by [`ChannelManager::kick()`], read with
+    /// acquire by the thread.
     kicked: Atomic<u32>,
-    /// New channels are to be looked for.
+    /// Not 0 if the thread is to look for new channels. Ordered by `kicked`, which is stored after
+    /// it.
     rescan_wanted: Atomic<u32>,
     /// The number of rescans, for debugfs.
     rescans: Atomic<u32>,
-    /// A mover waits for a proof, which has not been asked for. Ordered by `kicked`, which is
+    /// Not 0 if a mover waits for a proof that was not requested yet. Ordered by `kicked`, which is
     /// stored after it.
     proofs_wanted: Atomic<u32>,
-    /// How often channels have come or gone.
+    /// The number of times that a channel has come or gone. Orders nothing.
     changes: Atomic<u32>,
-    /// The selection is over.
+    /// Not 0 after the end of the selection. Accessed with `admin` held.
     stopped: Atomic<u32>,
-    /// The machine sleeps, or goes down: nothing is tried. Written with `admin` held; the thread
-    /// looks again with it.
+    /// Not 0 while the machine sleeps or goes down: no channel is tried. Written with `admin` held,
+    /// with which the thread reads it again before it acts.
     suspended: Atomic<u32>,
-    /// What times are counted from.
+    /// The origin of all times.
     epoch: Instant<Monotonic>,
-    /// Rounds of the thread.
+    /// The number of rounds of the thread. Only the thread accesses it.
     rounds: Atomic<u32>,
     /// Held while channels are opened, closed or quiesced, and never on the path of migration.
     #[pin]
@@ -307,6 +325,10 @@ pub(crate) struct ChannelManager {
 
 impl ChannelManager {
     /// Creates a manager with `most` slots, all of them empty.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
     pub(crate) fn new(
         name: Name,
         most: usize,
@@ -350,7 +372,7 @@ impl ChannelManager {
         )
     }
 
-    /// The name of the source.
+    /// Returns the name of the source.
     pub(crate) fn name(&self) -> &Name {
         &self.name
     }
@@ -359,6 +381,7 @@ impl ChannelManager {
         &self.slots
     }
 
+    /// Sets the waker of the thread, once.
     pub(super) fn set_waker(&self, waker: Waker) {
         self.waker.populate(waker);
     }
@@ -377,14 +400,15 @@ impl ChannelManager {
         }
     }
 
-    /// Takes a channel that has been tested.
+    /// Opens a channel with a queue that has been tested, in an empty slot. Drops the queue if
+    /// there is none.
     pub(crate) fn add(&self, queue: KBox<dyn Queue>) {
         let _admin = self.admin.lock();
         self.add_locked(queue);
     }
 
     fn add_locked(&self, queue: KBox<dyn Queue>) {
-        // First where a channel is being tried, then where none is to be tried later.
+        // First a slot whose try is due, then a slot that waits for no try.
         let now = self.now();
         let place = |slot: &&ChannelSlot| match slot.due() {
             Some(due) if due <= now => 0,
@@ -398,7 +422,7 @@ impl ChannelManager {
         if slot.channel.open(queue) {
             if slot.due().is_some() && log::allowed() {
                 pr_info!(
-                    "{}: channel {} has passed its test, and is used again\n",
+                    "{}: channel {} has passed its test and is used again\n",
                     self.name,
                     slot.lane().index()
                 );
@@ -411,17 +435,17 @@ impl ChannelManager {
         }
     }
 
-    /// Keeps movers from submitting to a channel whose quiet is to be proven: see
-    /// [`ChannelManager::request_proofs()`]. Returns `true` if they could before. `waited_ns` is the time for
+    /// Shuts a channel, and puts it into quarantine in state `why`. Returns `true` if it was open;
+    /// the caller then calls [`ChannelManager::request_proofs()`]. `waited_ns` is the time for
     /// which a mover has waited for the channel.
     pub(super) fn quarantine(&self, slot: &ChannelSlot, why: State, waited_ns: u64) -> bool {
         if !slot.channel.shut() {
-            // Another mover, or the manager, has.
+            // Another mover, or the manager, has shut it.
             return false;
         }
         let since = self.now().saturating_sub(waited_ns);
         slot.failed_at.store(since, Relaxed);
-        // One that goes, or is halted, meanwhile stays so.
+        // A channel that was removed or suspended meanwhile keeps that state.
         slot.change(State::Active, why);
         self.changes.add(1u32, Relaxed);
         slot.quarantines.add(1u32, Relaxed);
@@ -440,21 +464,21 @@ impl ChannelManager {
         true
     }
 
-    /// Has the thread ask at once for the proofs of what was quarantined. To be called when all
-    /// that is asked at the same time has been: the thread may be awake, and would ask for the
-    /// first alone.
+    /// Makes the thread request the proofs of all quarantined channels at once. Called after the
+    /// last of several [`ChannelManager::quarantine()`]: a thread that is awake would request the
+    /// proof of the first alone.
     pub(super) fn request_proofs(&self) {
         self.proofs_wanted.store(1, Relaxed);
         self.kick();
     }
 
-    /// How often channels have come or gone so far.
+    /// Returns the number of times that a channel has come or gone.
     pub(super) fn changes(&self) -> u32 {
         self.changes.load(Relaxed)
     }
 
-    /// Tries quarantined channels again, each as soon as it is quiet, and what has been tried in
-    /// vain. Their pauses begin anew.
+    /// Ends all quarantines and pauses: each channel is tried again as soon as it is quiet, and its
+    /// pauses begin anew.
     pub(super) fn rearm(&self) {
         for slot in &self.slots {
             slot.pauses.forget();
@@ -467,7 +491,11 @@ impl ChannelManager {
         self.kick();
     }
 
-    /// The selection is over, and so is the thread: gives all channels back.
+    /// Gives all channels back, at the end of the selection. The thread has been stopped.
+    ///
+    /// # Context
+    ///
+    /// May sleep for long.
     pub(super) fn stop(&self) {
         let _admin = self.admin.lock();
         self.stopped.store(1, Relaxed);
@@ -478,7 +506,8 @@ impl ChannelManager {
         }
     }
 
-    /// Shuts these channels, and waits until none of them has anything, for a while.
+    /// Shuts these channels, and waits until none of them has descriptors in flight, for
+    /// [`DRAIN_STEPS`] at most.
     fn drain(&self, which: impl Fn(&ChannelSlot) -> bool) {
         let slots = || self.slots.iter().filter(|slot| which(slot));
         slots().for_each(|slot| {
@@ -497,8 +526,8 @@ impl ChannelManager {
         }
     }
 
-    /// Asks for proof that these channels are quiet, all of them that have something in flight at
-    /// the same time. What has been proven has ended then.
+    /// Requests proof, at the same time, of those of these channels that have descriptors in
+    /// flight. The descriptors of each channel that is proven quiet have ended afterwards.
     fn prove(&self, which: impl Fn(&ChannelSlot) -> bool) {
         let asked = |slot: &&ChannelSlot| slot.has_channel() && which(slot) && !slot.channel.reap();
         let mut slots = self.slots.iter().filter(asked);
@@ -511,7 +540,7 @@ impl ChannelManager {
             count += 1;
             match ProofThread::new(slot) {
                 Ok(thread) => {
-                    // Without room it is dropped, and so waited for, here.
+                    // Without memory for it, it is dropped here, which waits for it.
                     let _ = others.push(thread, GFP_KERNEL);
                 }
                 Err(_) => {
@@ -520,10 +549,10 @@ impl ChannelManager {
             }
         }
         first.channel.quiesce();
-        // Waits for them.
+        // Waits for the other proofs.
         drop(others);
-        // While a device is reset for one channel, the others cannot have it reset, and say that
-        // they are not quiet.
+        // While a device is reset for one channel, the requests of its other channels fail. After
+        // the reset they can succeed.
         let again = || self.slots.iter().filter(asked);
         if again().count() < count {
             for slot in again() {
@@ -532,14 +561,14 @@ impl ChannelManager {
         }
     }
 
-    /// Gives a channel back. If it has something in flight, it has been asked for proof.
+    /// Gives a channel back. If it has descriptors in flight, the caller has requested the proof.
     fn give_back(&self, slot: &ChannelSlot) {
         if !slot.has_channel() {
             return;
         }
         let leaked = match slot.channel.reap() {
             true => slot.channel.close(),
-            // It would be as long again.
+            // Another request would take as long again.
             false => slot.channel.detach(),
         };
         if leaked == 0 {
@@ -549,17 +578,21 @@ impl ChannelManager {
         LEAKED.add(leaked, Relaxed);
         slot.set(State::Leaked);
         pr_err!(
-            "{}: channel {} given back without proof that it is quiet: {leaked} descriptors, and the memory they write to, are lost\n",
+            "{}: channel {} given back without proof that it is quiet: {leaked} descriptors and the memory that they write to are never used again; reboot to reclaim it\n",
             self.name,
             slot.lane().index()
         );
     }
 
-    /// A device is about to go, of which these channels are: it gets them back before.
+    /// Gives the channels of a device back that is about to be unbound.
     ///
-    /// A channel that hangs is left to the driver, which ends what it has when it goes: with the
-    /// device's lock held, as it is here, no driver can reset its device for a proof; or it does
-    /// not, see [`Self::device_removed()`].
+    /// A channel that hangs is left to the driver, which ends the descriptors when it goes, or does
+    /// not, see [`Self::device_removed()`]: no driver can reset its device for a proof while the
+    /// device's lock is held.
+    ///
+    /// # Context
+    ///
+    /// Sleeps, for a second at most while channels drain. The device's lock is held.
     pub(crate) fn device_removing(&self, device: DeviceId) {
         let _admin = self.admin.lock();
         let goes = |slot: &ChannelSlot| {
@@ -570,7 +603,7 @@ impl ChannelManager {
             slot.forget();
             slot.set(State::Removing);
         }
-        // What was given back to it is not tried any more.
+        // Channels that were given back to the device are not tried any more.
         let was =
             |slot: &&ChannelSlot| slot.state() == State::Empty && slot.channel.had_queue_of(device);
         self.slots.iter().filter(was).for_each(ChannelSlot::forget);
@@ -582,8 +615,9 @@ impl ChannelManager {
         }
     }
 
-    /// The device has gone. What its driver has not ended is lost; channels of others take its
-    /// place, if it had any.
+    /// Marks the channels of a device as removed that has been unbound: descriptors that the driver
+    /// has not ended are leaked. If the device had channels, the thread looks for channels of other
+    /// devices to replace them.
     pub(crate) fn device_removed(&self, device: DeviceId) {
         let _admin = self.admin.lock();
         let mut ours = false;
@@ -602,13 +636,14 @@ impl ChannelManager {
         }
     }
 
-    /// A device may have come, or one has gone that spare channels of others can stand in for.
+    /// Makes the thread look for new channels: a device may have come, or channels have gone.
     pub(crate) fn rescan_later(&self) {
         self.rescan_wanted.store(1, Relaxed);
         self.kick();
     }
 
-    /// The machine sleeps, or goes down: a late write would hit what comes after.
+    /// Shuts and drains all channels, because the machine is about to sleep or to go down: a late
+    /// write would hit the memory as it is used afterwards.
     pub(crate) fn halt(&self) {
         let _admin = self.admin.lock();
         self.suspended.store(1, Relaxed);
@@ -619,7 +654,7 @@ impl ChannelManager {
         self.prove(|slot| slot.state() == State::Suspended || slot.state().is_quarantined());
     }
 
-    /// It is back.
+    /// Opens the channels again after sleep; channels that are not quiet are quarantined.
     pub(crate) fn resume(&self) {
         let _admin = self.admin.lock();
         self.suspended.store(0, Relaxed);
@@ -628,7 +663,8 @@ impl ChannelManager {
                 continue;
             }
             if slot.channel.reap() {
-                // First the state: a mover that shuts it from here on has the last word.
+                // The state first: it must not overwrite the state of a mover that quarantines the
+                // channel as soon as it is open.
                 slot.set(State::Active);
                 slot.channel.reopen();
             } else {
@@ -636,11 +672,11 @@ impl ChannelManager {
                 slot.set(State::TimedOut);
             }
         }
-        // What hangs has to be proven quiet, and something may be due.
+        // Channels that hang need a proof, and a try may be due.
         self.kick();
     }
 
-    /// Looks for channels that were not there before, and for those that are tried again.
+    /// Looks for new channels, and for channels whose try is due.
     fn rescan(&self) {
         let _admin = self.admin.lock();
         if self.stopped.load(Relaxed) != 0 {
@@ -653,11 +689,11 @@ impl ChannelManager {
         }
         let empty = || self.slots.iter().filter(|l| l.state() == State::Empty);
         self.rescans.add(1u32, Relaxed);
-        // Whatever is wrong with them has been said.
+        // An error has been logged by the source.
         for queue in self.source.find(empty().count()).into_iter().flatten() {
             self.add_locked(queue);
         }
-        // All that are free have been tried, also those whose time had not come. No mover waited.
+        // All free channels have been tried, also those that were not due. No mover has waited.
         for slot in empty().filter(|slot| slot.due().is_some()) {
             if slot.channel.can_prove() {
                 self.pause(slot, 0);
@@ -665,34 +701,35 @@ impl ChannelManager {
             }
             slot.due.store(0, Relaxed);
             pr_warn!(
-                "{}: channel {} has failed its test, and is left alone until a driver is bound or ferry/rearm is written to: each test without an answer costs memory\n",
+                "{}: channel {} failed its test, and each test without an answer costs memory: it is not tried again; write to debugfs ferry/rearm, or bind the driver again, to retry\n",
                 self.name,
                 slot.lane().index()
             );
         }
     }
 
-    /// Has a channel rest that has cost a mover `lost_ns`.
+    /// Begins the next pause of a channel that has cost a mover `lost_ns`.
     fn pause(&self, slot: &ChannelSlot, lost_ns: u64) {
         let ms = slot.pauses.next(lost_ns);
         let pause = u64::from(ms).saturating_mul(MS);
         slot.due.store(self.now().saturating_add(pause), Relaxed);
         if log::allowed() {
             pr_info!(
-                "{}: channel {} rests, and is tried again in {ms} ms, or when ferry/rearm is written to\n",
+                "{}: channel {} is tested again in {ms} ms; write to debugfs ferry/rearm to test it now\n",
                 self.name,
                 slot.lane().index()
             );
         }
     }
 
-    /// Deals with what was quarantined or goes. Says whether there is something left to do.
+    /// Handles channels that are quarantined or removed; with `prove` it requests the proofs of the
+    /// quarantined ones. Returns `true` if a channel still has descriptors in flight.
     fn service(&self, prove: bool) -> bool {
         let _admin = self.admin.lock();
         let suspended = self.suspended.load(Relaxed) != 0;
         self.prove(|slot| match slot.state() {
             State::TimedOut | State::Faulted | State::Aborted => prove,
-            // What the driver has not ended by now it does not end by itself.
+            // The driver has gone, and ends no more descriptors by itself.
             State::Removed => true,
             State::Empty | State::Active | State::Suspended | State::Removing | State::Leaked => {
                 false
@@ -723,11 +760,12 @@ impl ChannelManager {
         left
     }
 
-    /// Lets a channel rest that is in quarantine and quiet, or tries it again when it has.
+    /// Begins the pause of a quarantined channel that is quiet, or gives the channel back for its
+    /// next try when that is due.
     fn pause_or_retry(&self, slot: &ChannelSlot) {
         let now = self.now();
         if slot.retry_when_quiet.xchg(0, Relaxed) != 0 || slot.is_due(now) {
-            // It is given back, as the test needs it to itself: `rescan()` requests it.
+            // The test needs the channel to itself: `rescan()` requests it anew.
             if slot.channel.close() == 0 {
                 slot.due.store(now, Relaxed);
                 slot.set(State::Empty);
@@ -741,7 +779,7 @@ impl ChannelManager {
         }
     }
 
-    /// Returns in how many nanoseconds the next channel is tried again, if any is.
+    /// Returns the time, in ns, until the next try of a channel is due, or `None` if none will be.
     fn next_retry_ns(&self) -> Option<u64> {
         if self.suspended.load(Relaxed) != 0 {
             return None;
@@ -789,7 +827,7 @@ impl ThreadFn for ChannelManager {
     }
 
     fn sleep_limit_ms(&self) -> Option<u32> {
-        // Rounded up: what is left of a millisecond is slept, too.
+        // Rounded up, so that the thread does not wake before the try is due.
         let ms = self.next_retry_ns()?.div_ceil(MS);
         Some(u32::try_from(ms).unwrap_or(u32::MAX))
     }
@@ -806,7 +844,8 @@ impl ThreadFn for ChannelManager {
             self.rescan();
         }
         if left {
-            // Until there is proof, or the thread has to stop, which is asked between two rounds.
+            // Rounds go on until there is proof, or the thread is stopped, which it checks between
+            // two rounds.
             fsleep(Delta::from_micros(ROUND_US));
             self.kicked.store(1, Release);
         }
