@@ -85,8 +85,8 @@ fn capabilities(view: &View, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 fn contexts(view: &View, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     for context in view.function.contexts() {
         let inside = context.with(|inner| {
-            let channel = inner.channel.as_ref();
-            channel.map(|c| (inner.life, c.state(), c.indices(), c.outstanding()))
+            let ring = inner.ring.as_ref();
+            ring.map(|c| (inner.life, c.state(), c.indices(), c.outstanding()))
         });
         let Some((life, state, (done, published, begun), outstanding)) = inside else {
             continue;
@@ -135,9 +135,9 @@ fn show_test(view: &View, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 
 /// Makes a test, if nobody else uses the context, and keeps its outcome.
 fn test(view: &View, number: u16, count: u64, length: usize) -> Result {
-    let claim = ContextLease::new(view.function.context(number)?).ok_or(EBUSY)?;
-    let outcome = selftest::run(&view.function, &claim, count, length);
-    view.function.release(&claim);
+    let lease = ContextLease::new(view.function.context(number)?).ok_or(EBUSY)?;
+    let outcome = selftest::run(&view.function, &lease, count, length);
+    view.function.release(&lease);
     let outcome = outcome?;
     if let Some(place) = (view.outcomes.lock()).get_mut(usize::from(number - 1)) {
         *place = outcome;

@@ -140,18 +140,18 @@ enum Resetter {
 }
 
 /// The reason why commands were not carried out.
-enum Undone {
+enum CommandError {
     /// The device has refused the first one after this many that were good.
     Refused(usize),
     /// They did not end, could not be given, or the function has failed.
     Failed(Error),
 }
 
-impl From<Undone> for Error {
-    fn from(undone: Undone) -> Self {
-        match undone {
-            Undone::Refused(_) => EIO,
-            Undone::Failed(e) => e,
+impl From<CommandError> for Error {
+    fn from(error: CommandError) -> Self {
+        match error {
+            CommandError::Refused(_) => EIO,
+            CommandError::Failed(e) => e,
         }
     }
 }
@@ -162,25 +162,25 @@ pub(super) struct Control {
     /// How contexts are started and stopped, as far as the device has been seen to take it.
     pub(super) starting: StartSequence,
     pub(super) stopper: StopFallback,
-    memory: Option<AdminResources>,
+    resources: Option<AdminResources>,
     saved: Option<Configuration>,
     /// The last entries of the error log.
     pub(super) logged: KVec<[u64; log::WORDS]>,
     /// What may be written to until it has stopped.
-    kept: KVec<Buffer>,
+    test_buffers: KVec<Buffer>,
     recoveries: Recoveries,
     resetter: Resetter,
 }
 
 impl Control {
     /// Creates the state of a function that has stopped, with its configuration saved.
-    fn new(dev: &Device, own: AdminResources) -> Result<Self> {
+    fn new(dev: &Device, resources: AdminResources) -> Result<Self> {
         Ok(Self {
             mode: Mode::Broken,
-            memory: Some(own),
+            resources: Some(resources),
             saved: Some(Configuration::save(dev)?),
             logged: KVec::with_capacity(LOGGED, GFP_KERNEL)?,
-            kept: KVec::new(),
+            test_buffers: KVec::new(),
             starting: StartSequence::Updated,
             stopper: StopFallback::Hard,
             recoveries: Recoveries::NONE,
@@ -293,7 +293,7 @@ impl Elapsed {
 
 /// Returns whether the status of a context, in memory, says that it has stopped.
 fn has_stopped(context: &Context) -> bool {
-    let state = context.with(|inner| inner.channel.as_ref().map(ContextRing::state));
+    let state = context.with(|inner| inner.ring.as_ref().map(ContextRing::state));
     !matches!(
         state,
         Some(ContextState::Run | ContextState::Stopping | ContextState::StoppingByFunction)
@@ -310,7 +310,7 @@ fn stop(bars: &Bars, hard: bool) -> bool {
     let mut stopping = StopSequence::new(hard);
     loop {
         match stopping.next(bars.state(), clock.ms_u32()) {
-            Action::Ask(request) => bars.ask(request),
+            Action::Ask(request) => bars.request(request),
             Action::Wait => poll_delay(),
             Action::Done | Action::GiveUp => return bars.prove_quiet(),
         }
@@ -361,7 +361,7 @@ impl Function {
             dev_err!(dev.device(), "does not stop ({})\n", bars.state().name());
             return Err(EIO);
         }
-        bars.let_onto_bus()?;
+        bars.enable_dma()?;
         let doorbells = u16::try_from(bars.set_stride(caps.stride)).unwrap_or(u16::MAX);
         let contexts = caps.max_context.min(doorbells.saturating_sub(1));
         let (vectors, sizes) = Sizes::allocate(dev, &caps, contexts)?;
@@ -393,7 +393,7 @@ impl Function {
         for number in 1..=sizes.max_context {
             contexts.push(Context::new(number)?, GFP_KERNEL)?;
         }
-        let own = AdminResources::new(&bars, &limits)?;
+        let resources = AdminResources::new(&bars, &limits)?;
         Arc::pin_init(
             try_pin_init!(Self {
                 dev: dev.clone(),
@@ -402,7 +402,7 @@ impl Function {
                 limits,
                 vectors: sizes.vectors,
                 contexts,
-                control <- new_mutex!(Control::new(dev, own)?, "sdxi::Function::control"),
+                control <- new_mutex!(Control::new(dev, resources)?, "sdxi::Function::control"),
                 irqs <- new_mutex!(None, "sdxi::Function::irqs"),
                 waker <- new_mutex!(None, "sdxi::Function::waker"),
                 counters: Counters::new(),
@@ -429,7 +429,7 @@ impl Function {
     }
 
     /// Requests the interrupt of a context, unless it has it. A context that gets none is polled.
-    fn connect(&self, context: &Arc<Context>) {
+    fn request_context_irq(&self, context: &Arc<Context>) {
         if self.vectors <= 1 {
             return;
         }
@@ -503,9 +503,9 @@ impl Function {
     }
 
     /// Keeps a buffer of a test until it has stopped.
-    pub(super) fn keep(&self, buffer: Buffer) {
+    pub(super) fn keep_until_stopped(&self, buffer: Buffer) {
         // Without room it is kept for ever.
-        let _ = self.control.lock().kept.push(buffer, GFP_KERNEL);
+        let _ = self.control.lock().test_buffers.push(buffer, GFP_KERNEL);
     }
 
     pub(super) fn with_control<R>(&self, f: impl FnOnce(&mut Control) -> R) -> R {
@@ -530,7 +530,7 @@ impl Function {
     pub(crate) fn open(&self, number: u16) -> Result<Arc<Context>> {
         let context = self.context(number)?;
         context.wanted.store(true, Relaxed);
-        self.connect(context);
+        self.request_context_irq(context);
         let mut control = self.control.lock();
         match control.mode {
             Mode::Active => {}
@@ -597,10 +597,13 @@ impl Function {
         &self,
         control: &mut Control,
         push: impl FnOnce(&mut ContextRing) -> Result<(), Refused>,
-    ) -> Result<(), Undone> {
-        let own = control.memory.as_mut().ok_or(Undone::Failed(ENODEV))?;
-        let admin = &mut own.admin;
-        push(admin).map_err(|_| Undone::Failed(EBUSY))?;
+    ) -> Result<(), CommandError> {
+        let resources = control
+            .resources
+            .as_mut()
+            .ok_or(CommandError::Failed(ENODEV))?;
+        let admin = &mut resources.admin;
+        push(admin).map_err(|_| CommandError::Failed(EBUSY))?;
         let commands = admin.unpublished();
         admin.publish();
         let clock = Elapsed::start();
@@ -613,37 +616,37 @@ impl Function {
                 done += 1;
             });
             let stopped = admin.state() != ContextState::Run;
-            let undone = if good == commands {
+            let error = if good == commands {
                 return Ok(());
             } else if self.state() != FunctionState::Active {
-                Undone::Failed(EIO)
+                CommandError::Failed(EIO)
             } else if stopped || good < done {
-                Undone::Refused(good)
+                CommandError::Refused(good)
             } else if clock.ms() > COMMAND_MS {
-                Undone::Failed(ETIMEDOUT)
+                CommandError::Failed(ETIMEDOUT)
             } else {
                 poll_delay();
                 continue;
             };
             self.counters.command_errors.fetch_add(1, Relaxed);
-            return Err(undone);
+            return Err(error);
         }
     }
 
     /// Starts a context that is idle.
     fn start(&self, control: &mut Control, context: &Context) -> Result {
         let number = context.number();
-        if context.with(|inner| inner.channel.is_none()) {
+        if context.with(|inner| inner.ring.is_none()) {
             let interrupt = (self.vectors > 1).then_some(number);
-            let channel = ContextRing::new(&self.bars, number, interrupt, &self.limits)?;
-            context.with(|inner| inner.channel = Some(channel));
+            let ring = ContextRing::new(&self.bars, number, interrupt, &self.limits)?;
+            context.with(|inner| inner.ring = Some(ring));
         }
-        let own = control.memory.as_ref().ok_or(ENODEV)?;
-        own.tables.retire(number);
-        context.with(|inner| match (&mut inner.channel, inner.life) {
-            (Some(channel), Life::Idle) => {
-                channel.prepare()?;
-                own.tables.publish(channel, &self.limits)
+        let resources = control.resources.as_ref().ok_or(ENODEV)?;
+        resources.tables.retire(number);
+        context.with(|inner| match (&mut inner.ring, inner.life) {
+            (Some(ring), Life::Idle) => {
+                ring.prepare()?;
+                resources.tables.publish(ring, &self.limits)
             }
             _ => Err(EBUSY),
         })?;
@@ -653,12 +656,12 @@ impl Function {
                 admin.push_command(Command::Update(number))?;
                 admin.push_command(Command::SyncUpdate(number))?;
             }
-            context.with(|inner| match &inner.channel {
-                Some(channel) => admin.push_start(channel),
+            context.with(|inner| match &inner.ring {
+                Some(ring) => admin.push_start(ring),
                 None => Err(Refused::Invalid),
             })
         });
-        if let Err(Undone::Refused(good)) = &started {
+        if let Err(CommandError::Refused(good)) = &started {
             control.starting = starting.refused(*good);
             if control.starting != starting && allowed() {
                 dev_warn!(
@@ -673,7 +676,7 @@ impl Function {
         }
         started?;
         let runs = context.with(|inner| {
-            let state = inner.channel.as_ref().map(ContextRing::state);
+            let state = inner.ring.as_ref().map(ContextRing::state);
             let runs = state == Some(ContextState::Run);
             if runs {
                 inner.life = Life::Running;
@@ -709,14 +712,14 @@ impl Function {
         self.command(control, |admin| {
             admin.push_command(Command::StopSoft(number))
         })?;
-        if !self.comes_to_a_stop(context) {
+        if !self.wait_stopped(context) {
             if control.stopper == StopFallback::Function {
                 return Err(EBUSY);
             }
             let stopped = self.command(control, |admin| {
                 admin.push_command(Command::StopHard(number))
             });
-            if matches!(stopped, Err(Undone::Refused(_))) {
+            if matches!(stopped, Err(CommandError::Refused(_))) {
                 control.stopper = StopFallback::Function;
                 if allowed() {
                     dev_warn!(
@@ -739,7 +742,7 @@ impl Function {
     }
 
     /// Waits for a context that has been asked to stop softly to say that it has, for a while.
-    fn comes_to_a_stop(&self, context: &Context) -> bool {
+    fn wait_stopped(&self, context: &Context) -> bool {
         let clock = Elapsed::start();
         loop {
             if has_stopped(context) {
@@ -777,15 +780,15 @@ impl Function {
         if self.bars.prove_quiet() {
             self.all_stopped(&mut control);
         }
-        if let Some(own) = control.memory.take() {
-            own.log.close();
+        if let Some(resources) = control.resources.take() {
+            resources.log.close();
         }
-        control.kept.clear();
+        control.test_buffers.clear();
         control.saved = None;
         for context in &self.contexts {
-            context.leave();
-            let channel = context.with(|inner| inner.channel.take());
-            drop(channel);
+            context.remove_listener();
+            let ring = context.with(|inner| inner.ring.take());
+            drop(ring);
         }
     }
 }

@@ -105,12 +105,12 @@ fn queue_of(function: &Arc<Function>, context: &Arc<Context>) -> Result<Option<K
     if ContextQueue::bounces(dev) {
         return Err(engine::refuse_bounces(dev.name().to_str()?));
     }
-    let Some(claim) = ContextLease::new(context) else {
+    let Some(lease) = ContextLease::new(context) else {
         return Ok(None);
     };
-    let tested = selftest::run(function, &claim, 1, TEST_BYTES);
+    let tested = selftest::run(function, &lease, 1, TEST_BYTES);
     if !tested.as_ref().is_ok_and(Outcome::is_good) {
-        function.release(&claim);
+        function.release(&lease);
     }
     if !tested?.is_good() {
         if log::allowed() {
@@ -122,7 +122,7 @@ fn queue_of(function: &Arc<Function>, context: &Arc<Context>) -> Result<Option<K
         }
         return Err(EIO);
     }
-    let queue = ContextQueue::new(dev, claim, function.clone(), function.limits.bytes());
+    let queue = ContextQueue::new(dev, lease, function.clone(), function.limits.bytes());
     Ok(Some(KBox::new(queue, GFP_KERNEL)?))
 }
 
@@ -138,19 +138,22 @@ impl ChannelSource for Contexts {
 /// Tells the manager of functions.
 struct Notifier {
     manager: Arc<ChannelManager>,
-    known: Arc<FunctionList>,
+    functions: Arc<FunctionList>,
 }
 
 impl Subscriber for Notifier {
     fn arrived(&self, function: &Arc<Function>) {
-        let pushed = (self.known.list.lock()).push(function.clone(), GFP_KERNEL);
+        let pushed = (self.functions.list.lock()).push(function.clone(), GFP_KERNEL);
         if pushed.is_ok() {
             self.manager.rescan_later();
         }
     }
 
     fn leaving(&self, function: &Arc<Function>) {
-        self.known.list.lock().retain(|f| !Arc::ptr_eq(f, function));
+        self.functions
+            .list
+            .lock()
+            .retain(|f| !Arc::ptr_eq(f, function));
         let id = function.dev().id();
         self.manager.device_removing(id);
         self.manager.rescan_later();
@@ -161,10 +164,10 @@ impl Subscriber for Notifier {
 struct Subscription(Arc<Functions>);
 
 impl Subscription {
-    fn new(functions: &Arc<Functions>, teller: Arc<Notifier>) -> Result<KBox<Self>> {
-        let watch = KBox::new(Self(functions.clone()), GFP_KERNEL)?;
-        functions.subscribe(teller);
-        Ok(watch)
+    fn new(functions: &Arc<Functions>, notifier: Arc<Notifier>) -> Result<KBox<Self>> {
+        let subscription = KBox::new(Self(functions.clone()), GFP_KERNEL)?;
+        functions.subscribe(notifier);
+        Ok(subscription)
     }
 }
 
@@ -179,26 +182,26 @@ impl Drop for Subscription {
 /// Makes the migrator of the functions that are bound. `ENODEV` if no context is free and works.
 pub(crate) fn make(functions: &Arc<Functions>, shared: &Arc<Shared>) -> Result<Made> {
     let most = usize::try_from(shared.knobs.dma_channels()).unwrap_or(usize::MAX);
-    let known = Arc::pin_init(
+    let function_list = Arc::pin_init(
         pin_init!(FunctionList {
             list <- new_mutex!(KVec::new(), "sdxi::FunctionList::list"),
         }),
         GFP_KERNEL,
     )?;
-    let provider = KBox::new(Contexts(known.clone()), GFP_KERNEL)?;
+    let source = KBox::new(Contexts(function_list.clone()), GFP_KERNEL)?;
     let name = Name::new(NAME.as_bytes()).ok_or(EINVAL)?;
-    let manager = ChannelManager::new(name, most, provider)?;
-    let teller = Notifier {
+    let manager = ChannelManager::new(name, most, source)?;
+    let notifier = Notifier {
         manager: manager.clone(),
-        known: known.clone(),
+        functions: function_list.clone(),
     };
-    let watch = Subscription::new(functions, Arc::new(teller, GFP_KERNEL)?)?;
-    let queues = known.find(most)?;
+    let subscription = Subscription::new(functions, Arc::new(notifier, GFP_KERNEL)?)?;
+    let queues = function_list.find(most)?;
     if queues.is_empty() {
         return Err(ENODEV);
     }
     for queue in queues {
         manager.add(queue);
     }
-    engine::make(manager, watch, shared)
+    engine::make(manager, subscription, shared)
 }

@@ -39,18 +39,18 @@ use kernel::{
 /// Bytes of all sources together, and of all destinations.
 const BYTES: usize = 2 << 20;
 /// Copies at the same time, at most.
-const MOST_LANES: usize = 256;
+const MAX_REGIONS: usize = 256;
 /// The longest copy.
-pub(super) const LONGEST: usize = BYTES;
+pub(super) const MAX_LENGTH: usize = BYTES;
 /// Most copies of one test.
-pub(super) const MOST: u64 = 1_000_000;
+pub(super) const MAX_COPIES: u64 = 1_000_000;
 
 /// Without progress, interrupts are waited for so long, then the context is polled.
-const PATIENCE_MS: i64 = 20;
+const INTERRUPT_WAIT_MS: i64 = 20;
 /// And so long until the copies are given up.
-const LOST_MS: i64 = 1000;
+const COPY_TIMEOUT_MS: i64 = 1000;
 /// A context that does not run is waited for so long.
-const DOWN_MS: i64 = 8000;
+const START_TIMEOUT_MS: i64 = 8000;
 
 /// What came of a test.
 #[derive(Clone, Copy, Default)]
@@ -64,7 +64,7 @@ pub(super) struct Outcome {
     failed: u64,
     /// Said to be done, and are not.
     lies: u64,
-    /// Nothing was said in time; or the device was proven to have stopped before.
+    /// Nothing was reported in time; or the device was proven to have stopped before.
     lost: u64,
     /// Not begun.
     left: u64,
@@ -116,20 +116,20 @@ const PENDING: u32 = 1;
 const GOOD: u32 = 2;
 const FAILED: u32 = 3;
 
-/// What was reported of each lane.
-struct Lanes(KVec<Atomic<u32>>);
+/// What was reported of each region.
+struct CopyStates(KVec<Atomic<u32>>);
 
-impl Lanes {
+impl CopyStates {
     fn report(&self, tag: u32, good: bool) {
-        if let Some(lane) = self.0.get(tag as usize) {
-            let said = if good { GOOD } else { FAILED };
+        if let Some(region) = self.0.get(tag as usize) {
+            let reported = if good { GOOD } else { FAILED };
             // Pairs with the load in `collect()`.
-            lane.store(said, Release);
+            region.store(reported, Release);
         }
     }
 }
 
-impl Client for Lanes {
+impl Client for CopyStates {
     fn notify(&self, context: &Context) {
         context.reap(|tag, good| self.report(tag, good));
     }
@@ -137,11 +137,11 @@ impl Client for Lanes {
 
 struct Test<'a> {
     context: &'a Context,
-    lanes: Arc<Lanes>,
+    states: Arc<CopyStates>,
     seeds: KVec<u64>,
     src: Buffer,
     dst: Buffer,
-    /// Words from one lane to the next; at least one more than a copy has.
+    /// Words from one region to the next; at least one more than a copy has.
     stride: usize,
     next: u64,
     outcome: Outcome,
@@ -152,16 +152,16 @@ impl Test<'_> {
     fn collect(&mut self, gave_up: bool) -> u64 {
         let mut n = 0;
         let length = self.outcome.length;
-        for (i, lane) in self.lanes.0.iter().enumerate() {
-            let said = lane.load(Acquire);
-            if said != GOOD && said != FAILED {
+        for (i, region) in self.states.0.iter().enumerate() {
+            let reported = region.load(Acquire);
+            if reported != GOOD && reported != FAILED {
                 continue;
             }
-            lane.store(IDLE, Relaxed);
+            region.store(IDLE, Relaxed);
             n += 1;
             let seed = self.seeds.get(i).copied().unwrap_or(0);
             let outcome = &mut self.outcome;
-            if said == GOOD {
+            if reported == GOOD {
                 match (self.dst).holds(i * self.stride, self.stride, length, seed) {
                     true => outcome.good += 1,
                     false => outcome.lies += 1,
@@ -175,12 +175,12 @@ impl Test<'_> {
         n
     }
 
-    /// Hands over as many copies as there are lanes and room for.
+    /// Hands over as many copies as there are regions and room for.
     fn submit(&mut self) -> Result<u64, Unavailable> {
         let room = self.context.free();
         let mut batch = 0;
-        for i in 0..self.lanes.0.len() {
-            let idle = self.lanes.0[i].load(Relaxed) == IDLE;
+        for i in 0..self.states.0.len() {
+            let idle = self.states.0[i].load(Relaxed) == IDLE;
             if !idle || batch >= room || self.next + batch as u64 >= self.outcome.count {
                 continue;
             }
@@ -191,7 +191,7 @@ impl Test<'_> {
             let words = self.outcome.length.div_ceil(8);
             self.src.fill(i * self.stride, words, Some(seed));
             self.dst.fill(i * self.stride, self.stride, None);
-            self.lanes.0[i].store(PENDING, Relaxed);
+            self.states.0[i].store(PENDING, Relaxed);
             batch += 1;
         }
         if batch == 0 {
@@ -201,8 +201,8 @@ impl Test<'_> {
         let length = self.outcome.length as u64;
         let mut pushed = 0;
         let submitted = self.context.submit(true, |submission| {
-            for i in 0..self.lanes.0.len() {
-                if self.seeds[i] < first || self.lanes.0[i].load(Relaxed) != PENDING {
+            for i in 0..self.states.0.len() {
+                if self.seeds[i] < first || self.states.0[i].load(Relaxed) != PENDING {
                     continue;
                 }
                 let (dst, src) = (
@@ -221,12 +221,12 @@ impl Test<'_> {
         if pushed < batch as u64 {
             // Those that did not get in.
             let mut in_ring = pushed;
-            for i in 0..self.lanes.0.len() {
+            for i in 0..self.states.0.len() {
                 if self.seeds[i] >= first && in_ring > 0 {
                     in_ring -= 1;
                 } else if self.seeds[i] >= first {
                     self.seeds[i] = 0;
-                    self.lanes.0[i].store(IDLE, Relaxed);
+                    self.states.0[i].store(IDLE, Relaxed);
                 }
             }
         }
@@ -235,8 +235,8 @@ impl Test<'_> {
 
     /// Copies that have not been looked at.
     fn pending(&self) -> u64 {
-        let pending = |lane: &&Atomic<u32>| lane.load(Relaxed) != IDLE;
-        self.lanes.0.iter().filter(pending).count() as u64
+        let pending = |region: &&Atomic<u32>| region.load(Relaxed) != IDLE;
+        self.states.0.iter().filter(pending).count() as u64
     }
 
     fn run(&mut self, function: &Function) -> Result {
@@ -258,10 +258,10 @@ impl Test<'_> {
             let waited = progress.elapsed().as_millis();
             if self.pending() == 0 {
                 // The context is down; somebody is at work on it.
-                if waited > DOWN_MS {
+                if waited > START_TIMEOUT_MS {
                     return Err(ETIMEDOUT);
                 }
-                if waited > PATIENCE_MS {
+                if waited > INTERRUPT_WAIT_MS {
                     match function.open(self.context.number()) {
                         Err(e) if e != EAGAIN => return Err(e),
                         // Says what is the matter with it later.
@@ -269,10 +269,10 @@ impl Test<'_> {
                     }
                     fsleep(Delta::from_millis(2));
                 }
-            } else if waited > LOST_MS {
+            } else if waited > COPY_TIMEOUT_MS {
                 let quiet = function.quiesce(self.context);
-                let lanes = self.lanes.clone();
-                self.context.reap(|tag, good| lanes.report(tag, good));
+                let states = self.states.clone();
+                self.context.reap(|tag, good| states.report(tag, good));
                 self.collect(true);
                 if !quiet {
                     self.outcome.lost += self.pending();
@@ -280,11 +280,11 @@ impl Test<'_> {
                     return Err(EBUSY);
                 }
                 progress = Instant::now();
-            } else if waited > PATIENCE_MS {
-                let (lanes, mut n) = (self.lanes.clone(), 0);
+            } else if waited > INTERRUPT_WAIT_MS {
+                let (states, mut n) = (self.states.clone(), 0);
                 self.context.reap(|tag, good| {
                     n += 1;
-                    lanes.report(tag, good);
+                    states.report(tag, good);
                 });
                 self.outcome.polled += n;
                 fsleep(Delta::from_millis(1));
@@ -300,7 +300,7 @@ fn open(function: &Function, number: u16) -> Result {
     let start: Instant<Monotonic> = Instant::now();
     loop {
         match function.open(number) {
-            Err(e) if e == EAGAIN && start.elapsed().as_millis() < DOWN_MS => {
+            Err(e) if e == EAGAIN && start.elapsed().as_millis() < START_TIMEOUT_MS => {
                 fsleep(Delta::from_millis(10));
             }
             result => return result.map(|_| ()),
@@ -316,7 +316,7 @@ pub(super) fn run(
     length: usize,
 ) -> Result<Outcome> {
     let number = context.number();
-    if count == 0 || count > MOST || length == 0 || length > LONGEST {
+    if count == 0 || count > MAX_COPIES || length == 0 || length > MAX_LENGTH {
         return Err(EINVAL);
     }
     let mut outcome = Outcome {
@@ -332,28 +332,30 @@ pub(super) fn run(
     }
     // A guard behind each copy, and copies that do not begin at a page.
     let stride = (length + 8).div_ceil(64) * 8;
-    let most = usize::try_from(count).unwrap_or(MOST_LANES).min(MOST_LANES);
-    let lanes = (BYTES / 8 / stride).clamp(1, most);
-    let mut states = KVec::with_capacity(lanes, GFP_KERNEL)?;
-    let mut seeds = KVec::with_capacity(lanes, GFP_KERNEL)?;
-    for _ in 0..lanes {
+    let most = usize::try_from(count)
+        .unwrap_or(MAX_REGIONS)
+        .min(MAX_REGIONS);
+    let regions = (BYTES / 8 / stride).clamp(1, most);
+    let mut states = KVec::with_capacity(regions, GFP_KERNEL)?;
+    let mut seeds = KVec::with_capacity(regions, GFP_KERNEL)?;
+    for _ in 0..regions {
         states.push(Atomic::new(IDLE), GFP_KERNEL)?;
         seeds.push(0, GFP_KERNEL)?;
     }
     let mut test = Test {
         context,
-        lanes: Arc::new(Lanes(states), GFP_KERNEL)?,
+        states: Arc::new(CopyStates(states), GFP_KERNEL)?,
         seeds,
-        src: Buffer::new(function.bars(), stride * 8 * lanes)?,
-        dst: Buffer::new(function.bars(), stride * 8 * lanes)?,
+        src: Buffer::new(function.bars(), stride * 8 * regions)?,
+        dst: Buffer::new(function.bars(), stride * 8 * regions)?,
         stride,
         next: 0,
         outcome,
     };
     let before = context.counters.interrupts.load(Relaxed);
-    context.set_client(test.lanes.clone());
+    context.set_client(test.states.clone());
     let result = test.run(function);
-    context.leave();
+    context.remove_listener();
     let mut outcome = test.outcome;
     outcome.interrupts = context
         .counters
@@ -367,23 +369,23 @@ pub(super) fn run(
     let start: Instant<Monotonic> = Instant::now();
     loop {
         context.reap(|_, _| {});
-        let idle = context.with(|inner| match &inner.channel {
-            Some(channel) => channel.outstanding() == 0,
+        let idle = context.with(|inner| match &inner.ring {
+            Some(ring) => ring.outstanding() == 0,
             None => true,
         });
-        if idle || outcome.unquiet || start.elapsed().as_millis() > LOST_MS {
+        if idle || outcome.unquiet || start.elapsed().as_millis() > COPY_TIMEOUT_MS {
             break;
         }
         fsleep(Delta::from_millis(1));
     }
     for buffer in [src, dst] {
-        let done = context.with(|inner| match &inner.channel {
-            Some(channel) => buffer.done_with(channel),
+        let done = context.with(|inner| match &inner.ring {
+            Some(ring) => buffer.done_with(ring),
             None => Err(buffer),
         });
         match done {
             Ok(unused) => drop(unused),
-            Err(buffer) => function.keep(buffer),
+            Err(buffer) => function.keep_until_stopped(buffer),
         }
     }
     Ok(outcome)

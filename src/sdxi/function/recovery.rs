@@ -78,10 +78,10 @@ impl Function {
     }
 
     pub(super) fn all_stopped(&self, control: &mut Control) {
-        if let Some(own) = &mut control.memory {
-            own.admin.abandon_commands();
+        if let Some(resources) = &mut control.resources {
+            resources.admin.abandon_commands();
         }
-        control.kept.clear();
+        control.test_buffers.clear();
         for context in &self.contexts {
             context.stopped();
         }
@@ -115,17 +115,17 @@ impl Function {
     }
 
     fn activate_once(&self, control: &mut Control) -> Result {
-        let own = control.memory.as_mut().ok_or(ENODEV)?;
+        let resources = control.resources.as_mut().ok_or(ENODEV)?;
         // Of a reset nothing is left, of a stop everything: all is written again. It has stopped,
         // and a reset that was asked for has ended: one that has not would undo what is written
         // now.
         self.bars.write(WritableRegister::Ctl2, self.limits.ctl2());
-        own.tables.install();
-        own.admin.prepare()?;
-        own.tables.publish(&own.admin, &self.limits)?;
-        own.admin.set_running();
-        self.open_log(&own.log)?;
-        self.bars.ask(ControlRequest::Active);
+        resources.tables.install();
+        resources.admin.prepare()?;
+        resources.tables.publish(&resources.admin, &self.limits)?;
+        resources.admin.set_running();
+        self.open_log(&resources.log)?;
+        self.bars.request(ControlRequest::Active);
         let clock = Elapsed::start();
         loop {
             match activating(self.state(), clock.ms_u32()) {
@@ -134,7 +134,7 @@ impl Function {
                 Action::Ask(_) | Action::GiveUp => return Err(EIO),
             }
         }
-        own.admin.jump_start();
+        resources.admin.jump_start();
         Ok(())
     }
 
@@ -149,7 +149,7 @@ impl Function {
 
     /// What interrupts and others have woken the thread for. Returns whether the PCI function has
     /// to be reset.
-    fn attend(&self, control: &mut Control) -> bool {
+    fn handle_errors(&self, control: &mut Control) -> bool {
         match control.mode {
             Mode::Suspended | Mode::Removed => return false,
             Mode::Lost | Mode::Broken => return self.recover(control),
@@ -217,7 +217,7 @@ impl Function {
 
     /// Takes what is in the error log.
     fn read_log(&self, control: &mut Control) {
-        let Some(own) = &control.memory else {
+        let Some(resources) = &control.resources else {
             return;
         };
         let status = self.bars.read(Register::ErrSts);
@@ -234,7 +234,7 @@ impl Function {
         }
         let waiting = log::waiting(read, written);
         for index in (read..).take(waiting.unwrap_or(0)) {
-            let words = own.log.take(index);
+            let words = resources.log.take(index);
             let Some(entry) = log::Entry::decode(&words) else {
                 counters.log_invalid.fetch_add(1, Relaxed);
                 continue;
@@ -244,7 +244,7 @@ impl Function {
                 (entry.reaction, entry.context.map(|n| self.context(n)))
             {
                 // Its status may not say so yet.
-                context.accuse();
+                context.mark_failed();
             }
             if control.logged.len() >= LOGGED {
                 // There is one, and what it was is not of interest.
@@ -259,7 +259,7 @@ impl Function {
         if waiting.is_none() || status & ERR_STS_ERR != 0 {
             // What it says is not to be trusted, or it could not be written: from the beginning.
             counters.log_failures.fetch_add(1, Relaxed);
-            let _ = self.open_log(&own.log);
+            let _ = self.open_log(&resources.log);
         } else {
             self.bars.write(WritableRegister::ErrRd, written);
         }
@@ -308,7 +308,7 @@ impl pci::Handler for Function {
 
     fn thread(&self) {
         let mut control = self.control.lock();
-        if !self.attend(&mut control) {
+        if !self.handle_errors(&mut control) {
             return;
         }
         control.resetter = Resetter::Driver;

@@ -23,7 +23,7 @@ pub(crate) struct Buffer {
 }
 
 /// What is in a buffer where nothing was written, and must not be.
-const SPOILED: u64 = 0xa5a5_a5a5_a5a5_a5a5;
+const UNWRITTEN: u64 = 0xa5a5_a5a5_a5a5_a5a5;
 
 /// What a test writes: differs by seed and place.
 fn pattern(seed: u64, i: usize) -> u64 {
@@ -46,7 +46,7 @@ impl Buffer {
     pub(crate) fn fill(&self, first: usize, len: usize, seed: Option<u64>) {
         for i in 0..len {
             self.words
-                .store(first + i, seed.map_or(SPOILED, |seed| pattern(seed, i)));
+                .store(first + i, seed.map_or(UNWRITTEN, |seed| pattern(seed, i)));
         }
     }
 
@@ -55,20 +55,20 @@ impl Buffer {
         (0..words).all(|i| {
             let (got, full) = (self.words.load(first + i), pattern(seed, i));
             match bytes.saturating_sub(i * 8) {
-                0 => got == SPOILED,
+                0 => got == UNWRITTEN,
                 n if n >= 8 => got == full,
                 n => {
                     let mask = (1 << (8 * n)) - 1;
-                    got == full & mask | SPOILED & !mask
+                    got == full & mask | UNWRITTEN & !mask
                 }
             }
         })
     }
 
-    /// Gives it back, if the channel that it was used with has nothing to do any more. Otherwise it
+    /// Gives it back, if the ring that it was used with has nothing to do any more. Otherwise it
     /// is kept for ever if it is dropped before the function has been proven quiet.
-    pub(crate) fn done_with(mut self, channel: &ContextRing) -> Result<Unused, Self> {
-        self.words.unused = channel.outstanding() == 0;
+    pub(crate) fn done_with(mut self, ring: &ContextRing) -> Result<Unused, Self> {
+        self.words.unused = ring.outstanding() == 0;
         match self.words.unused {
             true => Ok(Unused { _words: self.words }),
             false => Err(self),
@@ -77,7 +77,7 @@ impl Buffer {
 }
 
 /// A buffer that nobody uses any more. To be dropped where one may sleep, which freeing does behind
-/// an IOMMU (`__iommu_dma_free()`): not with the lock of the channel.
+/// an IOMMU (`__iommu_dma_free()`): not with the lock of the ring.
 #[must_use]
 pub(crate) struct Unused {
     _words: CoherentWords,

@@ -11,11 +11,11 @@
 //! source and destination any more, whether good or not.
 //!
 //! Reports have a tag, or are ends of copies ([`fb::ferry_end`]), which only this module's
-//! [`queue`](super::queue) pushes: [`Ends`] has them in the order of the ring, which is the one in
+//! [`queue`](super::queue) pushes: [`EndQueue`] has them in the order of the ring, which is that in
 //! which they are reported.
 //!
 //! Locks: the listener's, then the ring's; neither is taken in interrupts. A [`Client`] is called
-//! with the former held, and reports with the latter; ends are told with the former.
+//! with the former held, and reports with the latter; ends are called with the former.
 
 use crate::{
     counters::counters,
@@ -54,8 +54,8 @@ use kernel::{
 };
 
 /// So many errors are too many, without so many good copies in between.
-const MOST_ERRORS: u32 = 8;
-const FORGIVEN: u32 = 1024;
+const MAX_ERRORS: u32 = 8;
+const ERROR_RESET: u32 = 1024;
 
 /// What is called when an interrupt of a context has come, or its state has changed.
 pub(crate) trait Client: Send + Sync {
@@ -92,7 +92,7 @@ impl Life {
 /// What the lock of the ring protects.
 pub(crate) struct Inner {
     /// Its ring, and all of its memory. None before it is started for the first time.
-    pub(crate) channel: Option<ContextRing>,
+    pub(crate) ring: Option<ContextRing>,
     /// How far it is.
     pub(crate) life: Life,
     /// Wakes the function's thread, as long as there is one.
@@ -114,31 +114,31 @@ counters! {
 
 /// Who listens.
 enum Listener {
-    Nobody,
+    None,
     Client(Arc<dyn Client>),
     /// Whom each copy names.
-    Ends,
+    EndQueue,
 }
 
-/// The tag of a copy that is in [`Ends`].
+/// The tag of a copy that is in [`EndQueue`].
 const END: u32 = u32::MAX;
 
-/// Whom to tell of the ends of copies, in order: `told..ended` have been reported, `ended..pushed`
-/// not yet.
-struct Ends {
+/// Ends of copies that are to be called, in the order of the ring: `called..ended` have been
+/// reported, `ended..pushed` not yet.
+struct EndQueue {
     /// Pointers to [`fb::ferry_end`]; 0 if nobody wants to know any more. Bit 0: it was good.
     table: KVec<Atomic<usize>>,
     /// These two change with the lock of the ring held.
     pushed: Atomic<u64>,
     ended: Atomic<u64>,
     /// With the listener's lock.
-    told: Atomic<u64>,
+    called: Atomic<u64>,
 }
 
 const GOOD: usize = 1;
 const _: () = assert!(align_of::<fb::ferry_end>() > GOOD);
 
-impl Ends {
+impl EndQueue {
     fn new() -> Result<Self> {
         let mut table = KVec::with_capacity(SLOTS, GFP_KERNEL)?;
         for _ in 0..SLOTS {
@@ -148,7 +148,7 @@ impl Ends {
             table,
             pushed: Atomic::new(0),
             ended: Atomic::new(0),
-            told: Atomic::new(0),
+            called: Atomic::new(0),
         })
     }
 
@@ -159,7 +159,7 @@ impl Ends {
     /// Writes the next one, if there is room; it is there when [`Self::commit()`] has been called.
     fn prepare(&self, end: *const fb::ferry_end) -> bool {
         let pushed = self.pushed.load(Relaxed);
-        if pushed.wrapping_sub(self.told.load(Acquire)) >= SLOTS as u64 {
+        if pushed.wrapping_sub(self.called.load(Acquire)) >= SLOTS as u64 {
             return false;
         }
         match self.word(pushed) {
@@ -187,15 +187,15 @@ impl Ends {
     }
 
     /// Tells of those that have been reported. With the listener's lock.
-    fn tell(&self) {
+    fn call(&self) {
         loop {
-            let told = self.told.load(Relaxed);
-            if told == self.ended.load(Acquire) {
+            let called = self.called.load(Relaxed);
+            if called == self.ended.load(Acquire) {
                 return;
             }
-            let word = self.word(told).map_or(0, |word| word.load(Relaxed));
+            let word = self.word(called).map_or(0, |word| word.load(Relaxed));
             let end = (word & !GOOD) as *const fb::ferry_end;
-            // SAFETY: Who has pushed it keeps it until it has been told, which happens here and
+            // SAFETY: Who has pushed it keeps it until it has been called, which happens here and
             // once, or has given up the claim, which makes it 0 with the lock held that our caller
             // has.
             if let Some(end) = unsafe { end.as_ref() } {
@@ -204,14 +204,14 @@ impl Ends {
                     unsafe { f(end, word & GOOD != 0) };
                 }
             }
-            self.told.store(told.wrapping_add(1), Release);
+            self.called.store(called.wrapping_add(1), Release);
         }
     }
 
     /// Nobody wants to know any more. With both locks.
-    fn forget(&self) {
+    fn discard(&self) {
         let mut n = self.ended.load(Relaxed);
-        self.told.store(n, Release);
+        self.called.store(n, Release);
         while n != self.pushed.load(Relaxed) {
             if let Some(word) = self.word(n) {
                 word.store(0, Relaxed);
@@ -220,9 +220,9 @@ impl Ends {
         }
     }
 
-    /// Has everything been told that was pushed?
-    fn all_told(&self) -> bool {
-        self.told.load(Acquire) == self.pushed.load(Relaxed)
+    /// Has everything been called that was pushed?
+    fn all_called(&self) -> bool {
+        self.called.load(Acquire) == self.pushed.load(Relaxed)
     }
 }
 
@@ -234,13 +234,13 @@ pub(crate) struct Context {
     listener: SpinLock<Listener>,
     #[pin]
     inner: SpinLock<Inner>,
-    ends: Ends,
+    ends: EndQueue,
     /// There is a [`ContextLease`].
-    claimed: Atomic<bool>,
+    leased: Atomic<bool>,
     /// Somebody has asked for it: it is started again when it can be.
     pub(crate) wanted: Atomic<bool>,
     /// Errors, and good copies since the last one.
-    row: Atomic<u32>,
+    errors_in_row: Atomic<u32>,
     good: Atomic<u32>,
     /// For people.
     pub(crate) counters: Counters,
@@ -260,21 +260,21 @@ impl Deref for ContextLease {
 impl ContextLease {
     /// None if somebody else has it.
     pub(crate) fn new(context: &Arc<Context>) -> Option<Self> {
-        if context.claimed.xchg(true, Acquire) {
+        if context.leased.xchg(true, Acquire) {
             return None;
         }
-        context.row.store(0, Relaxed);
+        context.errors_in_row.store(0, Relaxed);
         Some(Self(context.clone()))
     }
 
-    /// Who is told of interrupts from now on.
+    /// Who is called of interrupts from now on.
     pub(crate) fn set_client(&self, client: Arc<dyn Client>) {
         self.0.listen(Listener::Client(client));
     }
 
-    /// Copies say themselves who is told of their ends.
-    pub(super) fn tell_ends(&self) {
-        self.0.listen(Listener::Ends);
+    /// Copies say themselves who is called of their ends.
+    pub(super) fn call_ends(&self) {
+        self.0.listen(Listener::EndQueue);
         // What was left of the one before has its place again.
         self.0.notify();
     }
@@ -282,8 +282,8 @@ impl ContextLease {
 
 impl Drop for ContextLease {
     fn drop(&mut self) {
-        self.0.leave();
-        self.0.claimed.store(false, Release);
+        self.0.remove_listener();
+        self.0.leased.store(false, Release);
     }
 }
 
@@ -309,7 +309,7 @@ impl From<Refused> for Unavailable {
 
 /// Copies that are being put together, with the lock held; handed to the device at the end.
 pub(crate) struct Submission<'a> {
-    channel: &'a mut ContextRing,
+    ring: &'a mut ContextRing,
     counters: &'a Counters,
 }
 
@@ -338,7 +338,7 @@ impl Submission<'_> {
             true => Report::Tag(tag),
             false => Report::Later,
         };
-        self.channel.push_copy(dst, src, len, report)?;
+        self.ring.push_copy(dst, src, len, report)?;
         self.counters.copies.fetch_add(1, Relaxed);
         self.counters.bytes.fetch_add(len, Relaxed);
         Ok(())
@@ -346,27 +346,27 @@ impl Submission<'_> {
 
     /// How many more copies there is room for.
     pub(crate) fn free(&self) -> usize {
-        self.channel.free().saturating_sub(1)
+        self.ring.free().saturating_sub(1)
     }
 }
 
 impl Context {
     /// A context that has not been started.
     pub(crate) fn new(number: u16) -> Result<Arc<Self>> {
-        let ends = Ends::new()?;
+        let ends = EndQueue::new()?;
         Arc::pin_init(
             pin_init!(Self {
                 number,
-                listener <- new_spinlock!(Listener::Nobody, "Context::listener"),
+                listener <- new_spinlock!(Listener::None, "Context::listener"),
                 inner <- new_spinlock!(Inner {
-                    channel: None,
+                    ring: None,
                     life: Life::Idle,
                     waker: None,
                 }, "Context::inner"),
                 ends,
-                claimed: Atomic::new(false),
+                leased: Atomic::new(false),
                 wanted: Atomic::new(false),
-                row: Atomic::new(0),
+                errors_in_row: Atomic::new(0),
                 good: Atomic::new(0),
                 counters: Counters::new(),
             }),
@@ -385,14 +385,14 @@ impl Context {
         drop(old);
     }
 
-    /// Nobody is told of anything any more.
-    pub(crate) fn leave(&self) {
+    /// Nobody is called of anything any more.
+    pub(crate) fn remove_listener(&self) {
         let old = {
             let mut listener = self.listener.lock();
             let inner = self.inner.lock();
-            self.ends.forget();
+            self.ends.discard();
             drop(inner);
-            mem::replace(&mut *listener, Listener::Nobody)
+            mem::replace(&mut *listener, Listener::None)
         };
         drop(old);
     }
@@ -401,11 +401,11 @@ impl Context {
     pub(crate) fn notify(&self) -> bool {
         let listener = self.listener.lock();
         match &*listener {
-            Listener::Nobody => return false,
+            Listener::None => return false,
             Listener::Client(client) => client.notify(self),
-            Listener::Ends => {
+            Listener::EndQueue => {
                 self.reap(|_, _| {});
-                self.ends.tell();
+                self.ends.call();
             }
         }
         true
@@ -414,8 +414,8 @@ impl Context {
     /// Room for copies; 0 if it does not run.
     pub(crate) fn free(&self) -> usize {
         let inner = self.inner.lock();
-        match (&inner.channel, inner.life) {
-            (Some(channel), Life::Running) => channel.free().saturating_sub(1),
+        match (&inner.ring, inner.life) {
+            (Some(ring), Life::Running) => ring.free().saturating_sub(1),
             _ => 0,
         }
     }
@@ -427,7 +427,7 @@ impl Context {
         if inner.life != Life::Running {
             return false;
         }
-        let ready = self.looks_good(inner);
+        let ready = self.check_running(inner);
         if !ready {
             inner.wake();
         }
@@ -436,27 +436,27 @@ impl Context {
 
     /// Has it failed again and again?
     pub(crate) fn is_failing(&self) -> bool {
-        self.row.load(Relaxed) >= MOST_ERRORS
+        self.errors_in_row.load(Relaxed) >= MAX_ERRORS
     }
 
     /// Calls `f` if it runs, with the lock of the ring.
     fn running<R>(&self, f: impl FnOnce(&mut ContextRing) -> R) -> Result<R, Unavailable> {
         match &mut *self.inner.lock() {
             Inner {
-                channel: Some(channel),
+                ring: Some(ring),
                 life: Life::Running,
                 ..
-            } => Ok(f(channel)),
+            } => Ok(f(ring)),
             _ => Err(Unavailable::Down),
         }
     }
 
-    fn publish(&self, channel: &mut ContextRing, interrupt: bool) {
-        if channel.unpublished() > 0 && interrupt {
+    fn publish(&self, ring: &mut ContextRing, interrupt: bool) {
+        if ring.unpublished() > 0 && interrupt {
             // Without, if the context has none: then it is polled.
-            let _ = channel.push_interrupt();
+            let _ = ring.push_interrupt();
         }
-        if channel.publish() {
+        if ring.publish() {
             self.counters.doorbells.fetch_add(1, Relaxed);
         }
     }
@@ -468,22 +468,23 @@ impl Context {
         interrupt: bool,
         f: impl FnOnce(&mut Submission<'_>) -> Result<R, Unavailable>,
     ) -> Result<R, Unavailable> {
-        self.running(|channel| {
+        self.running(|ring| {
             let result = f(&mut Submission {
-                channel,
+                ring,
                 counters: &self.counters,
             });
-            self.publish(channel, interrupt);
+            self.publish(ring, interrupt);
             result
         })?
     }
 
-    /// Pushes a copy; the device does not see it before [`Self::hand_over()`].
+    /// Pushes a copy; the device does not see it before [`Self::issue()`].
     ///
     /// # Safety
     ///
-    /// `end` lives until it has been called, or [`Self::leave()`] has been. Source and destination
-    /// stay mapped for this function, and are not used otherwise, until it has been called.
+    /// `end` lives until it has been called, or [`Self::remove_listener()`] has been. Source and
+    /// destination stay mapped for this function, and are not used otherwise, until it has been
+    /// called.
     pub(super) unsafe fn push(
         &self,
         dst: DeviceAddress,
@@ -491,11 +492,11 @@ impl Context {
         len: u64,
         end: *const fb::ferry_end,
     ) -> Result<(), Unavailable> {
-        self.running(|channel| {
-            if channel.free() <= 1 || !self.ends.prepare(end) {
+        self.running(|ring| {
+            if ring.free() <= 1 || !self.ends.prepare(end) {
                 return Err(Unavailable::Full);
             }
-            channel.push_copy(dst, src, len, Report::Tag(END))?;
+            ring.push_copy(dst, src, len, Report::Tag(END))?;
             self.ends.commit();
             self.counters.copies.fetch_add(1, Relaxed);
             self.counters.bytes.fetch_add(len, Relaxed);
@@ -504,14 +505,14 @@ impl Context {
     }
 
     /// Hands what was pushed to the device, with one doorbell, and one interrupt at its end.
-    pub(super) fn hand_over(&self) {
+    pub(super) fn issue(&self) {
         // One that does not run any more reports all of it when it has stopped.
-        let _ = self.running(|channel| self.publish(channel, true));
+        let _ = self.running(|ring| self.publish(ring, true));
     }
 
-    /// Has everything been told of that was pushed with an end?
-    pub(super) fn all_told(&self) -> bool {
-        self.ends.all_told()
+    /// Has everything been called of that was pushed with an end?
+    pub(super) fn all_called(&self) -> bool {
+        self.ends.all_called()
     }
 
     /// Reports what is done; of a context that has been proven to have stopped, everything. Returns
@@ -519,7 +520,7 @@ impl Context {
     pub(crate) fn reap(&self, mut report: impl FnMut(u32, bool)) -> usize {
         let mut guard = self.inner.lock();
         let inner = &mut *guard;
-        let Some(channel) = &mut inner.channel else {
+        let Some(ring) = &mut inner.ring else {
             return 0;
         };
         let counters = &self.counters;
@@ -527,7 +528,7 @@ impl Context {
         let mut count = |tag, good| {
             if good {
                 counters.good.fetch_add(1, Relaxed);
-                self.forgive();
+                self.record_success();
             } else {
                 counters.failed.fetch_add(1, Relaxed);
                 bad = true;
@@ -539,7 +540,7 @@ impl Context {
         };
         match inner.life {
             Life::Idle => 0,
-            Life::Stopped => match channel.abandon(count) {
+            Life::Stopped => match ring.abandon(count) {
                 Some(n) => {
                     inner.life = Life::Idle;
                     inner.wake();
@@ -547,12 +548,12 @@ impl Context {
                 }
                 None => 0,
             },
-            Life::Failed => channel.reap(count),
+            Life::Failed => ring.reap(count),
             Life::Running => {
-                let n = channel.reap(&mut count);
-                let stuck = n == 0 && channel.outstanding() > 0;
+                let n = ring.reap(&mut count);
+                let stuck = n == 0 && ring.outstanding() > 0;
                 // A context that has stopped says so in memory, which costs little to look at.
-                if (bad || stuck) && !self.looks_good(inner) {
+                if (bad || stuck) && !self.check_running(inner) {
                     inner.wake();
                 }
                 n
@@ -561,16 +562,16 @@ impl Context {
     }
 
     /// An error.
-    fn blame(&self) {
+    fn record_error(&self) {
         self.counters.errors.fetch_add(1, Relaxed);
-        self.row.fetch_add(1, Relaxed);
+        self.errors_in_row.fetch_add(1, Relaxed);
         self.good.store(0, Relaxed);
     }
 
     /// A good copy.
-    fn forgive(&self) {
-        if self.good.fetch_add(1, Relaxed) == FORGIVEN {
-            self.row.store(0, Relaxed);
+    fn record_success(&self) {
+        if self.good.fetch_add(1, Relaxed) == ERROR_RESET {
+            self.errors_in_row.store(0, Relaxed);
         }
     }
 
@@ -601,33 +602,33 @@ impl Context {
         }
         let mut guard = self.inner.lock();
         let inner = &mut *guard;
-        if let (Life::Stopped | Life::Idle, Some(channel)) = (inner.life, &mut inner.channel) {
+        if let (Life::Stopped | Life::Idle, Some(ring)) = (inner.life, &mut inner.ring) {
             // The proof is kept, for the next start.
-            if channel.outstanding() == 0 && channel.abandon(|_, _| {}).is_some() {
+            if ring.outstanding() == 0 && ring.abandon(|_, _| {}).is_some() {
                 inner.life = Life::Idle;
             }
         }
     }
 
     /// Does it run, says the device in memory, too? It has failed if not.
-    fn looks_good(&self, inner: &mut Inner) -> bool {
-        let (Life::Running, Some(channel)) = (inner.life, &inner.channel) else {
+    fn check_running(&self, inner: &mut Inner) -> bool {
+        let (Life::Running, Some(ring)) = (inner.life, &inner.ring) else {
             return false;
         };
-        if channel.state() == ContextState::Run {
+        if ring.state() == ContextState::Run {
             return true;
         }
         inner.life = Life::Failed;
-        self.blame();
+        self.record_error();
         false
     }
 
     /// The device has said otherwise that it has stopped it.
-    pub(crate) fn accuse(&self) {
+    pub(crate) fn mark_failed(&self) {
         let mut inner = self.inner.lock();
         if inner.life == Life::Running {
             inner.life = Life::Failed;
-            self.blame();
+            self.record_error();
         }
     }
 
@@ -635,7 +636,7 @@ impl Context {
     pub(crate) fn has_failed(&self) -> bool {
         let mut guard = self.inner.lock();
         let inner = &mut *guard;
-        self.looks_good(inner);
+        self.check_running(inner);
         inner.life == Life::Failed
     }
 

@@ -165,7 +165,7 @@ impl Bars {
 
     /// Lets the function access memory, and send interrupts, if it is proven to have nothing to do:
     /// what ran before this driver was there has tables that are not its own.
-    pub(crate) fn let_onto_bus(&self) -> Result {
+    pub(crate) fn enable_dma(&self) -> Result {
         if !self.prove_quiet() {
             return Err(EBUSY);
         }
@@ -200,7 +200,7 @@ impl Bars {
 
     /// Asks the function for something.
     #[doc(alias = "MMIO_CTL0")]
-    pub(crate) fn ask(&self, request: ControlRequest) {
+    pub(crate) fn request(&self, request: ControlRequest) {
         if request == ControlRequest::Active {
             self.quiet.store(false, Release);
         }

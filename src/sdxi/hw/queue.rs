@@ -30,7 +30,7 @@ use kernel::{
 };
 
 /// A mover that waits looks so often.
-const LOOK_NS: u64 = 50_000;
+const POLL_NS: u64 = 50_000;
 
 /// Who can have a context stopped.
 pub(crate) trait Owner: Send + Sync {
@@ -45,7 +45,7 @@ pub(crate) trait Owner: Send + Sync {
 /// A context as a queue.
 pub(crate) struct ContextQueue {
     dev: pci::Device,
-    claim: ContextLease,
+    lease: ContextLease,
     owner: Arc<dyn Owner>,
     longest: u64,
 }
@@ -54,14 +54,14 @@ impl ContextQueue {
     /// A queue of a context of this device, which takes copies of `longest` bytes at most.
     pub(crate) fn new(
         dev: &pci::Device,
-        claim: ContextLease,
+        lease: ContextLease,
         owner: Arc<dyn Owner>,
         longest: u64,
     ) -> Self {
-        claim.tell_ends();
+        lease.call_ends();
         Self {
             dev: dev.clone(),
-            claim,
+            lease,
             owner,
             longest,
         }
@@ -77,8 +77,8 @@ impl ContextQueue {
 
 impl Drop for ContextQueue {
     fn drop(&mut self) {
-        // Before the claim is, so that nobody has opened it again.
-        self.owner.release(&self.claim);
+        // Before the lease is, so that nobody has opened it again.
+        self.owner.release(&self.lease);
     }
 }
 
@@ -86,7 +86,7 @@ impl Drop for ContextQueue {
 // when the context reports, once for each copy and in their order: the completion status block says
 // that the device is through with the descriptor, or `ContextRing::abandon()` has seen proof that
 // it has stopped. That is with the listener's lock, and that of the ring, which `push()` takes, is
-// not held. `quiesce()` says that it is quiet when every end has been called. Dropping the claim
+// not held. `quiesce()` says that it is quiet when every end has been called. Dropping the lease
 // forgets the others under the listener's lock. Good is what the block says is good.
 unsafe impl Queue for ContextQueue {
     fn device(&self) -> NonNull<bindings::device> {
@@ -106,9 +106,9 @@ unsafe impl Queue for ContextQueue {
         end: *const fb::ferry_end,
     ) -> Result {
         let (dst, src) = (DeviceAddress::new(dst), DeviceAddress::new(src));
-        // SAFETY: By the requirements of this function; dropping the claim, as quiet or after it,
+        // SAFETY: By the requirements of this function; dropping the lease, as quiet or after it,
         // leaves the context.
-        unsafe { self.claim.push(dst, src, len, end) }.map_err(|why| match why {
+        unsafe { self.lease.push(dst, src, len, end) }.map_err(|why| match why {
             Unavailable::Full => EAGAIN,
             Unavailable::Invalid => EINVAL,
             Unavailable::Down => EIO,
@@ -116,15 +116,15 @@ unsafe impl Queue for ContextQueue {
     }
 
     fn issue(&mut self) {
-        self.claim.hand_over();
+        self.lease.issue();
     }
 
     fn poll(&mut self) {
-        self.claim.notify();
+        self.lease.notify();
     }
 
     fn poll_interval_ns(&self) -> u64 {
-        LOOK_NS
+        POLL_NS
     }
 
     fn max_len(&self) -> u64 {
@@ -132,21 +132,21 @@ unsafe impl Queue for ContextQueue {
     }
 
     fn is_ready(&self) -> bool {
-        self.claim.is_ready()
+        self.lease.is_ready()
     }
 
     fn is_failing(&self, _row: u32) -> bool {
         // One error fails all that the context has.
-        self.claim.is_failing()
+        self.lease.is_failing()
     }
 
     fn quiesce(&mut self) -> bool {
-        self.claim.notify();
-        if !self.claim.all_told() {
-            self.owner.quiesce(&self.claim);
-            self.claim.notify();
+        self.lease.notify();
+        if !self.lease.all_called() {
+            self.owner.quiesce(&self.lease);
+            self.lease.notify();
         }
-        self.claim.all_told()
+        self.lease.all_called()
     }
 
     fn is_bound(&self) -> bool {

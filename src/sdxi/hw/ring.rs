@@ -314,13 +314,13 @@ impl ContextRing {
     /// Has the administrative context start one that was prepared. Refused as long as there are
     /// commands that the device has not carried out: they could be taken for proof later.
     #[doc(alias = "CXT_START_NM")]
-    pub(crate) fn push_start(&mut self, channel: &Self) -> Result<(), Refused> {
-        if channel.quiet || self.ring.outstanding() != self.ring.unpublished() {
+    pub(crate) fn push_start(&mut self, ring: &Self) -> Result<(), Refused> {
+        if ring.quiet || self.ring.outstanding() != self.ring.unpublished() {
             return Err(Refused::Invalid);
         }
         let bars = &self.memory.page.bars;
-        bars.set_stop(channel.number, NOT_STOPPED);
-        let start = Descriptor::start(ContextRange::one(channel.number));
+        bars.set_stop(ring.number, NOT_STOPPED);
+        let start = Descriptor::start(ContextRange::one(ring.number));
         Ok((self.ring).push(&self.memory, &start, Report::Tag(NO_PROOF))?)
     }
 

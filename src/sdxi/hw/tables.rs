@@ -81,15 +81,11 @@ impl Tables {
     }
 
     /// The function finds this context.
-    pub(crate) fn publish(&self, channel: &ContextRing, limits: &FunctionLimits) -> Result {
-        let page = &channel.memory.page;
-        let entry = table::l1(
-            page.address(CONTROL),
-            channel.memory.akeys.address(0),
-            limits,
-        );
+    pub(crate) fn publish(&self, ring: &ContextRing, limits: &FunctionLimits) -> Result {
+        let page = &ring.memory.page;
+        let entry = table::l1(page.address(CONTROL), ring.memory.akeys.address(0), limits);
         let entry = entry.ok_or(EIO)?;
-        let at = usize::from(channel.number) * L1_WORDS;
+        let at = usize::from(ring.number) * L1_WORDS;
         for (i, word) in entry.iter().enumerate().skip(1) {
             self.l1.store(at + i, *word);
         }
