@@ -80,18 +80,19 @@ const MIN_SHARE: u32 = 16;
 /// The share that a class of batches begins with, in the unit of [`Fraction`]: one half, as no
 /// speed is known yet.
 const FIRST_SHARE: u32 = WHOLE / 2;
-/// Batches before the first decision; every other one goes without the engine, so that both costs
-/// become known.
+/// Batches before the first decision: six with the engine and six without, in turn, so that both
+/// costs become known.
 const WARM_UP: u32 = 12;
 /// The period of exploration, in batches. An engine that gains is left out once per period, to
 /// measure the cost without it; an engine that does not gain is tried again, for [`TRY_BATCHES`].
 const TRY_EVERY: u32 = 256;
-/// Batches of one period for which an engine that does not gain is tried again.
+/// Batches of one period for which an engine that does not gain is tried again: as many as it has
+/// before the first decision, and about 2% of all batches.
 const TRY_BATCHES: u32 = 6;
 /// Divisor of the distance between a sample and a cost, by which the sample moves the cost: no
 /// single batch decides.
 const SMOOTHING: u32 = 8;
-/// Cap of a sample, as a multiple of the cost that it moves.
+/// Cap of a sample, as a multiple of the cost that it moves, for the same reason.
 const MAX_RISE: u32 = 4;
 /// Divisor of the cost without the engine: the engine has to save this part of it, about 3%, or is
 /// left out.

@@ -8,7 +8,7 @@
 
 use crate::word::Word;
 
-/// The unit of a pace, in bytes: a pace is the time for this many.
+/// The unit of a pace, in bytes: a pace is the time for 64 KiB, the default size of a chunk.
 const UNIT_BYTES: u64 = 64 << 10;
 
 /// The pace before anything is known, in nanoseconds: 1 GB/s, which any CPU reaches.
@@ -84,7 +84,8 @@ pub const IDLE_PATIENCE_NS: u64 = 250_000_000;
 const SLOWEST_NS: u64 = 64;
 /// The time that a channel may take, as a multiple of the slowest of the last batches.
 const PATIENCE_FACTOR: u64 = 8;
-/// Divisor of the distance between a faster batch and the pace, by which the batch moves the pace.
+/// Divisor of the distance between a faster batch and the pace, by which the batch moves the pace:
+/// the effect of a slow batch halves with every 11 batches.
 const FADE: u32 = 16;
 
 /// The time that a channel takes for the slowest of its last batches. A channel that is silent for

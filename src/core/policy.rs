@@ -54,7 +54,8 @@ pub fn worth_submitting(bytes: u64, folios: u32, min_bytes: u64) -> bool {
     folios >= 2 && bytes >= min_bytes
 }
 
-/// The size, in bytes, of the smallest chunk that is worth being handed to another lane.
+/// The size, in bytes, of the smallest chunk that is worth being handed to another lane, which is
+/// the smallest value of `chunk_bytes`, too.
 const MIN_CHUNK_BYTES: u64 = 64 << 10;
 
 /// Returns the size of the chunks of one folio of `bytes` bytes that is copied in place.

@@ -25,23 +25,28 @@ const MAX_WORKERS: u32 = 64;
 const WARM_UP: u32 = 2;
 /// Samples after which the cost of a level counts as known. The least of them begins the median.
 const KNOWN_SAMPLES: u32 = 10;
-/// The bytes of a batch that counts as one sample.
+/// The bytes of a batch that counts as one sample: those of a batch of the stock size.
 const SAMPLE_BYTES: u64 = 2 << 20;
-/// The most samples for which a longer batch counts.
+/// The most samples for which a longer batch counts: one batch must not make a level known.
 const MAX_WEIGHT: u64 = 4;
-/// The period, in batches, after which a neighbour of the best level is tried again.
+/// The period, in batches, after which a neighbour of the best level is tried again: with
+/// [`TRY_BATCHES`], about 3% of all batches run on trial.
 const TRY_EVERY: u32 = 256;
 /// Batches in a row for which a neighbour is tried; the first [`WARM_UP`] are discarded.
 const TRY_BATCHES: u32 = 8;
-/// The period, in batches, in which a level is measured that is known and not on trial.
+/// The period, in batches, in which a level is measured that is known and not on trial: long enough
+/// to disturb few batches by measuring, and short enough to notice that the machine has changed.
 const SAMPLE_EVERY: u32 = 16;
 /// Divisor of the lowest cost: a cost that is higher by at most this part, about 6%, is as good.
 const TOLERANCE: u32 = 16;
-/// Divisor of the median, which bounds how far one sample moves it.
+/// Divisor of the median, which bounds how far one sample moves it: by about 1.6%, a quarter of
+/// what [`TOLERANCE`] allows.
 const SLOW_STEP: u32 = 64;
-/// The same after [`FAST_AFTER`] samples in a row on one side of the median: the machine changed.
+/// Divisor of the median for samples after [`FAST_AFTER`] in a row on one side of it: they mean
+/// that the machine has changed, so each moves the median by an eighth.
 const FAST_STEP: u32 = 8;
-/// Samples in a row on one side of the median after which it moves by [`FAST_STEP`].
+/// Samples in a row on one side of the median after which it moves by [`FAST_STEP`]: by chance, the
+/// first five are on one side in 1 of 16 cases.
 const FAST_AFTER: u32 = 5;
 
 /// Returns the highest level with at most this number of workers.
