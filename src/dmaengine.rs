@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! DmaDrivers of dmaengine: any of them that can copy memory is a migrator, by the name of its
-//! driver.
+//! The migrators of dmaengine: each DMA driver that can copy memory is one, by its name.
 //!
-//! Channels are requested exclusively, and tested: one that says that a copy was good that cannot
-//! be made is refused, as it would lose content (I5), unless `vm.ferry.dma_untrusted` says
-//! otherwise. So is one on which no such copy can be tried.
+//! Channels are requested exclusively, and tested. A driver that reports success for a copy that
+//! must fail is refused, because data could be lost (I5), and so is a driver on which no such copy
+//! can be tried. `vm.ferry.dma_untrusted` permits both.
 //!
 //! Lock order: that of [`manager`](crate::engine::manager), then the locks of dmaengine.
 
@@ -46,17 +45,26 @@ use kernel::{
     },
 };
 
-/// The channels of one driver.
+/// The channel source of one DMA driver.
 struct DriverChannels {
     name: Name,
-    /// The bus that devices come and go on: the first one's.
+    /// The bus of the first channel that was found, which is watched for devices.
     bus: SetOnce<Bus>,
     shared: Arc<Shared>,
 }
 
 impl Keep for Watch<ChannelManager> {}
 
-/// Requests the channels of a provider, tests them, and makes a migrator of them.
+/// Requests the channels of a driver, tests them, and creates the migrator that uses them.
+///
+/// # Errors
+///
+/// `ENODEV` if no channel is free, `EIO` if none passes the test, `EOPNOTSUPP` if the driver is
+/// refused, which has been logged, or `ENOMEM`.
+///
+/// # Context
+///
+/// Sleeps.
 pub(crate) fn make(name: &Name, shared: &Arc<Shared>) -> Result<Made> {
     let most = usize::try_from(shared.knobs.dma_channels()).unwrap_or(usize::MAX);
     let source = DriverChannels {
@@ -67,7 +75,8 @@ pub(crate) fn make(name: &Name, shared: &Arc<Shared>) -> Result<Made> {
     let channels = source.channels(most)?;
     let first = channels.first().ok_or(EIO)?;
     let manager = ChannelManager::new(*name, most, KBox::new(source, GFP_KERNEL)?)?;
-    // It does nothing before there are channels.
+    // Before the channels are added, so that the removal of none of their devices is missed. Events
+    // for a manager without channels have no effect.
     let watch = KBox::new(Watch::new(first.bus(), manager.clone())?, GFP_KERNEL)?;
     for channel in channels {
         manager.add(KBox::new(channel, GFP_KERNEL)?);
@@ -76,9 +85,14 @@ pub(crate) fn make(name: &Name, shared: &Arc<Shared>) -> Result<Made> {
 }
 
 impl DriverChannels {
-    /// Up to `most` channels that are free, and work. `ENODEV` if none is free.
+    /// Requests up to `most` free channels, and returns those that pass the test.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` if none is free; the error of [`Self::is_usable()`].
     fn channels(&self, most: usize) -> Result<KVec<DmaChannel>> {
-        // All of them first: one that does not work would be found again.
+        // All of them are requested first: a channel that fails the test and is released would be
+        // found again.
         let mut found = KVec::new();
         let mut others = KVec::new();
         while found.len() < most {
@@ -91,9 +105,9 @@ impl DriverChannels {
                 bus
             });
             if channel.bus() != bus {
-                // One bus is watched, and one driver on two of them is rare.
+                // Only one bus is watched, and a driver of two buses is rare.
                 pr_warn!(
-                    "{}: {} is on another bus; left alone\n",
+                    "{}: {} is on another bus than its first channel; channel not used\n",
                     channel.name(),
                     self.name
                 );
@@ -114,7 +128,11 @@ impl DriverChannels {
         Ok(good)
     }
 
-    /// Tests a channel. An error if the provider must not be used at all.
+    /// Tests a channel. Returns `false` if only this channel must not be used.
+    ///
+    /// # Errors
+    ///
+    /// `EOPNOTSUPP` if the driver must not be used at all, which has been logged; `ENOMEM`.
     fn is_usable(&self, channel: &mut DmaChannel) -> Result<bool> {
         let (name, which) = (&self.name, channel.name());
         if channel.bounces() {
@@ -131,20 +149,20 @@ impl DriverChannels {
                 "takes no copy that must fail, so it is not known whether it reports failures"
             }
             Verdict::Untestable => {
-                "is not known to report failures, and no copy that must fail can be tried: no IOMMU translates for it, and not every driver bears a copy of 0 bytes"
+                "is not known to report failures, and no copy that must fail can be tried: no IOMMU translates for it, and not every driver supports a copy of 0 bytes"
             }
             Verdict::Broken => {
-                pr_warn!("{which}: {name} does not copy; left alone\n");
+                pr_warn!("{which}: {name} does not copy; channel not used\n");
                 return Ok(false);
             }
             Verdict::NoAnswer => {
-                pr_warn!("{which}: {name} does not answer; left alone\n");
+                pr_warn!("{which}: {name} does not answer; channel not used\n");
                 return Ok(false);
             }
         };
         if !self.shared.knobs.dma_untrusted() {
             pr_err!(
-                "{which}: {name} {what}: refused, as data could be lost (vm.ferry.dma_untrusted=1 takes it all the same)\n"
+                "{which}: {name} {what}: refused, as data could be lost (set vm.ferry.dma_untrusted to 1 to use it all the same)\n"
             );
             return Err(EOPNOTSUPP);
         }
@@ -171,8 +189,8 @@ impl Watcher for ChannelManager {
         match event {
             Event::Unbind(device) => self.device_removing(device),
             Event::Unbound(device) => self.device_removed(device),
-            // Most devices of a bus are no engines, and looking for channels is not cheap: those
-            // that do not answer are asked again.
+            // Most devices of a bus are no engines, and a rescan is not cheap: it tests channels
+            // again that did not answer.
             Event::Bound(device) if channel::offers(device, self.name()) => self.rescan_later(),
             Event::Bound(_) => {}
             Event::Halt => self.halt(),

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The client side of dmaengine: providers that can copy, and their channels.
+//! The client side of dmaengine: drivers that can copy, and their channels.
 //!
 //! C: `drivers/dma/dmaengine.c`, `Documentation/driver-api/dmaengine/client.rst`.
 //!
-//! A [`DmaChannel`] is held exclusively, so that there is one submitter: others would come between
-//! prepare and submit. Results are believed if the provider has shown that it tells of failures
-//! ([`DmaChannel::self_test()`]); its answer to a terminate is taken for proof of quiet only if the
-//! driver says that it is one ([`Trust`]).
+//! A [`DmaChannel`] is held exclusively, so that there is one submitter between prepare and submit.
+//! Results are believed if the driver has shown that it reports failures
+//! ([`DmaChannel::self_test()`]). A terminate that succeeds is taken for proof of quiet only if the
+//! driver declares that it is one ([`Trust`]).
 //!
-//! Takes no locks but those of dmaengine and the provider.
+//! Takes no locks but those of dmaengine and of the driver.
 
 use crate::{
     engine::channel::Queue,
@@ -39,9 +39,10 @@ use kernel::{
 };
 
 impl DmaDrivers {
-    /// Looks around, now, for names that are wanted.
+    /// Finds the names of all drivers with channels that can copy, for which `wanted` returns
+    /// `true`.
     pub(crate) fn find_all(wanted: fn(&str) -> bool) -> Self {
-        /// The names so far, and which are wanted.
+        /// The names so far, and the filter.
         struct Found(DmaDrivers, fn(&str) -> bool);
         /// # Safety
         ///
@@ -58,80 +59,84 @@ impl DmaDrivers {
             }
         }
         let mut found = Found(Self::default(), wanted);
-        // SAFETY: `add()` gets what it expects, for the time of the call.
+        // SAFETY: `add()` gets a `Found` that lives for the time of the call.
         unsafe { fb::ferry_dma_providers(Some(add), (&raw mut found).cast()) };
         found.0
     }
 }
 
-/// Returns whether a device, which may be any, has free channels of a provider. May sleep.
+/// Returns `true` if a device, which may be of any kind, has free channels of the driver `name`.
 ///
-/// To be asked with the lock of the device held, so that it does not go meanwhile.
+/// # Context
+///
+/// May sleep. The lock of the device is held, so that it does not go meanwhile.
 pub(crate) fn offers(device: DeviceId, name: &Name) -> bool {
     // SAFETY: The device is only compared; the name is a string, for the time of the call.
     unsafe { fb::ferry_dma_offers(device.as_ptr(), name.as_c_str().as_char_ptr()) }
 }
 
-/// What is believed of a provider.
+/// The knowledge about a driver on which the use of its answers depends.
 #[derive(Copy, Clone, PartialEq, Eq)]
 pub(crate) struct Trust {
-    /// It tells of failures: it has passed the self-test.
+    /// The driver reports failures: it has passed the self-test.
     pub(crate) reports_failures: bool,
-    /// Its driver says that it proves quiet (`quiet_on_terminate` of `struct dma_device`), and it
-    /// tells of failures: a terminate that succeeds is proof, and what has been aborted has ended.
-    /// A name is no proof: drivers of one name differ from kernel to kernel.
+    /// The driver declares that it proves quiet (`quiet_on_terminate` of `struct dma_device`), and
+    /// reports failures: a terminate that succeeds is proof, and an aborted descriptor has ended. A
+    /// driver's name is no proof, as drivers of one name differ from kernel to kernel.
     pub(crate) terminate_is_proof: bool,
 }
 
-/// What the self-test has found.
+/// The finding of the self-test.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Verdict {
-    /// It copies, and tells of a failure.
+    /// The driver copies, and reports a failure.
     Good,
-    /// A copy that cannot be made was said to be good.
+    /// The driver reported success for a copy that must fail.
     FalseSuccess,
-    /// It takes no copy that cannot be made, so that one does not know.
+    /// The driver refuses a copy that must fail, so it is not known whether it reports failures.
     RefusesTest,
-    /// There is no copy that could be tried on it, so that one does not know.
+    /// No copy that must fail can be tried, so it is not known whether the driver reports failures.
     Untestable,
-    /// A plain copy failed, or its content is wrong.
+    /// A valid copy failed, or its content is wrong.
     Broken,
-    /// It did not answer in time.
+    /// The driver did not report an end in time.
     NoAnswer,
 }
 
-/// Drivers that can be asked for a copy of no bytes. They check lengths for the upper limit only
-/// and pass it on to their engines, which refuse it without further harm, as seen with the models
-/// of these: PTDMA and AE4DMA report an error of the queue, and PLX writes the descriptor back
-/// without the bit that says that it is good. A driver has every right to object to being asked, or
-/// to warn. The list says that asking is safe; what they answer is seen then.
+/// Drivers that can be asked for a copy of 0 bytes without harm. They check only the upper limit of
+/// lengths, and pass the copy on to their engines, which refuse it without further harm, as seen
+/// with the models of these: PTDMA and AE4DMA report an error of the queue, and PLX writes the
+/// descriptor back without the bit for success. Any other driver may rightly refuse such a copy, or
+/// warn. The list states only that asking is safe; whether the driver is believed depends on its
+/// answer.
 const EMPTY_COPY_IS_SAFE: [&str; 3] = ["ptdma", "ae4dma", "plx_dma"];
 
-/// A copy that a channel is tested with.
+/// A copy with which a channel is tested.
 enum TestCopy {
-    /// One that can be made.
+    /// A copy that the device can make.
     Valid,
-    /// One of no bytes.
+    /// A copy of 0 bytes.
     Empty,
-    /// One from where the device reads nothing.
+    /// A copy from addresses that have nothing mapped, so that it must fail.
     FromUnmapped(UnmappedRange),
 }
 
-/// Addresses that lead the device nowhere, as an IOMMU translates them: taken, so that nothing else
-/// is mapped there, and with nothing behind them.
+/// A range of the device's addresses, translated by an IOMMU, that has nothing mapped: it is taken,
+/// so that no other mapping gets it. Given back when dropped.
 struct UnmappedRange {
-    /// Outlives this, as that of the channel that is tested.
+    /// The device of the channel that is tested, which outlives this.
     device: NonNull<bindings::device>,
     dma: u64,
 }
 
 impl UnmappedRange {
-    /// Takes as many as a copy of a self-test has bytes. None without an IOMMU that translates.
+    /// Takes [`TEST_BYTES`] addresses. Returns `None` without an IOMMU that translates, or if there
+    /// are no addresses left.
     fn new(device: NonNull<bindings::device>) -> Option<Self> {
         let mut dma = 0;
         // SAFETY: The caller holds a channel of the device.
         let taken = unsafe { fb::ferry_dma_take_hole(device.as_ptr(), TEST_BYTES, &mut dma) };
-        // Made only if it was taken, as dropping it gives it back.
+        // Created only if the range was taken, because dropping it gives the range back.
         taken.then(|| Self { device, dma })
     }
 }
@@ -143,14 +148,14 @@ impl Drop for UnmappedRange {
     }
 }
 
-/// A channel that is held exclusively.
+/// A channel of dmaengine that is held exclusively.
 pub(crate) struct DmaChannel {
     chan: NonNull<fb::ferry_dma_chan>,
-    /// The device to map for, with a reference of ours: a channel whose driver has gone does not
-    /// lead there any more.
+    /// The device for which memory is mapped, with a reference of its own: a channel whose driver
+    /// has gone does not point to its device any more.
     device: NonNull<bindings::device>,
     trust: Trust,
-    /// The last one submitted.
+    /// The cookie of the last descriptor that was submitted.
     cookie: i32,
 }
 
@@ -158,12 +163,16 @@ pub(crate) struct DmaChannel {
 unsafe impl Send for DmaChannel {}
 
 impl DmaChannel {
-    /// A free channel of a provider. May sleep.
+    /// Requests a free channel of a driver. Returns `None` if there is none.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
     pub(crate) fn request(name: &Name) -> Option<Self> {
         // SAFETY: The name is a string, for the time of the call.
         let chan = unsafe { fb::ferry_dma_request(name.as_c_str().as_char_ptr()) };
         let chan = NonNull::new(chan)?;
-        // SAFETY: We hold the channel. Its driver does not go meanwhile: the caller would be asked
+        // SAFETY: We hold the channel. Its driver does not go meanwhile: the caller is notified
         // before.
         let device = NonNull::new(unsafe { fb::ferry_dma_get_device(chan.as_ptr()) });
         let Some(device) = device else {
@@ -180,32 +189,32 @@ impl DmaChannel {
             },
             cookie: 0,
         };
-        // For the self-test: without results nothing of it is believed after that.
+        // For the self-test only. `set_trust()` withdraws it if the test fails.
         channel.trust.terminate_is_proof = channel.declares_quiet();
         Some(channel)
     }
 
-    /// Returns whether its driver says that it proves quiet.
+    /// Returns `true` if the driver declares that a terminate proves quiet.
     fn declares_quiet(&self) -> bool {
         // SAFETY: We hold the channel.
         unsafe { fb::ferry_dma_says_quiet(self.chan.as_ptr()) }
     }
 
-    /// Its name, as in /sys/class/dma.
+    /// Returns the name of the channel in /sys/class/dma.
     pub(crate) fn name(&self) -> Name {
         // SAFETY: We hold the channel; its name lives as long.
         let name = unsafe { CStr::from_char_ptr(fb::ferry_dma_name(self.chan.as_ptr())) };
         Name::new(name.to_bytes()).unwrap_or_default()
     }
 
-    /// Would mappings for it copy: all of them (`swiotlb=force`), or those of memory out of its
-    /// reach?
+    /// Returns `true` if mappings for the device would copy: all of them (`swiotlb=force`), or
+    /// those of memory that the device does not reach.
     pub(crate) fn bounces(&self) -> bool {
         // SAFETY: We hold the channel.
         unsafe { fb::ferry_dma_bounces(self.device().as_ptr()) }
     }
 
-    /// The bus that it can come and go on.
+    /// Returns the bus of the device.
     pub(crate) fn bus(&self) -> Bus {
         // SAFETY: We hold the channel.
         let bus = unsafe { fb::ferry_dma_bus(self.chan.as_ptr()) };
@@ -214,7 +223,8 @@ impl DmaChannel {
         unsafe { Bus::new(bus) }
     }
 
-    /// Sets what is believed of it.
+    /// Sets the trust in the driver: whether it reports failures, without which its declaration
+    /// about a terminate does not count either.
     pub(crate) fn set_trust(&mut self, reports_failures: bool) {
         self.trust = Trust {
             reports_failures,
@@ -222,9 +232,17 @@ impl DmaChannel {
         };
     }
 
-    /// Finds out whether the provider of this name tells of failures, and copies. Sleeps.
+    /// Tests whether the channel, whose driver has this name, reports failures and copies.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`, or the error of a mapping.
+    ///
+    /// # Context
+    ///
+    /// Sleeps, for [`TEST_TIMEOUT_MS`] and a terminate at most for each of two copies.
     pub(crate) fn self_test(&mut self, driver: &Name) -> Result<Verdict> {
-        // Reading, as a device is not told of a write that the IOMMU has not let through.
+        // The copy reads there, because a device does not learn that the IOMMU has blocked a write.
         let failing = match UnmappedRange::new(self.device()) {
             Some(range) => Some(self.run_test(TestCopy::FromUnmapped(range))?),
             None if EMPTY_COPY_IS_SAFE.contains(&driver.as_str()) => {
@@ -235,7 +253,7 @@ impl DmaChannel {
         if matches!(failing, Some(TestOutcome::NoAnswer)) {
             return Ok(Verdict::NoAnswer);
         }
-        // Afterwards: a channel that does not go on after a failure is of no use.
+        // The valid copy comes second: a channel that stops after a failure cannot be used.
         let plain = self.run_test(TestCopy::Valid)?;
         Ok(match (plain, failing) {
             (TestOutcome::NoAnswer, _) => Verdict::NoAnswer,
@@ -247,15 +265,15 @@ impl DmaChannel {
         })
     }
 
-    /// Makes one copy.
+    /// Makes one copy of the self-test.
     fn run_test(&mut self, test: TestCopy) -> Result<TestOutcome> {
         let completion = TestCompletion::new()?;
         let from = KVec::from_elem(0x5au8, TEST_BYTES, GFP_KERNEL)?;
         let mut to = KVec::from_elem(0xa5u8, TEST_BYTES, GFP_KERNEL)?;
         let device = self.device().as_ptr();
         let (mut src, mut dst) = (0, 0);
-        // SAFETY: The device lives, and the buffers until they are unmapped, or for ever. They are
-        // pages of their own, as kmalloc() aligns powers of two.
+        // SAFETY: The device is alive, and so are the buffers until they are unmapped, or for ever.
+        // They are pages of their own, as kmalloc() aligns powers of two.
         unsafe {
             let phys = fb::ferry_virt_phys(from.as_ptr().cast());
             to_result(fb::ferry_dma_map(device, phys, TEST_BYTES, false, &mut src))?;
@@ -271,21 +289,22 @@ impl DmaChannel {
             TestCopy::FromUnmapped(range) => (range.dma, TEST_BYTES as u64),
         };
         let mut silent = false;
-        // SAFETY: Mapped above for at least `len` bytes, but for a hole, where nothing is read; the
-        // completion lives until it has been told, or the queue is quiet, or for ever.
+        // SAFETY: Mapped above for at least `len` bytes, but for an unmapped range, where nothing
+        // is read; the completion lives until the end was reported, or the queue is quiet, or for
+        // ever.
         let made = unsafe { self.copy(dst, from_dma, len, true, &raw const completion.end) };
         if made.is_ok() {
             self.issue();
             if !completion.wait() {
                 if !(self.trust.terminate_is_proof && self.quiesce()) {
-                    // It may still be at it: none of this is ever used again.
+                    // The engine may still access all of this: it is never used again.
                     core::mem::forget((completion, from, to, test));
                     return Ok(TestOutcome::NoAnswer);
                 }
                 silent = true;
             }
             if completion.result.load(Relaxed) == RESULT_GIVEN_UP {
-                // The hole stays taken as well: the engine may still read there.
+                // The range stays taken as well: the engine may still read there.
                 core::mem::forget(test);
                 // SAFETY: Both were mapped above, and are not unmapped after this.
                 if !unsafe { fb::ferry_dma_cut(device, src, dst, TEST_BYTES) } {
@@ -294,12 +313,12 @@ impl DmaChannel {
                 return Ok(TestOutcome::Failed);
             }
         }
-        // SAFETY: Mapped above; the engine is through with it, or is quiet, or never got it.
+        // SAFETY: Mapped above; the engine has ended the copy, or is quiet, or never got it.
         unsafe {
             fb::ferry_dma_unmap(device, src, TEST_BYTES, false);
             fb::ferry_dma_unmap(device, dst, TEST_BYTES, true);
         }
-        // What is to fail leaves nothing to compare.
+        // A copy that must fail leaves no content to compare.
         let right = !matches!(test, TestCopy::Valid) || *to == *from;
         Ok(match (made, completion.result.load(Relaxed)) {
             _ if silent => TestOutcome::NoAnswer,
@@ -310,17 +329,17 @@ impl DmaChannel {
     }
 }
 
-/// Bytes of the copy of a self-test.
+/// The length of a copy of the self-test, in bytes: a page.
 const TEST_BYTES: usize = 4096;
 
-/// How long a self-test waits for a copy.
+/// The time, in ms, for which a self-test waits for a copy of [`TEST_BYTES`].
 const TEST_TIMEOUT_MS: u32 = 2_000;
 
 const RESULT_GOOD: u32 = 1;
 const RESULT_FAILED: u32 = 2;
 const RESULT_GIVEN_UP: u32 = 3;
 
-/// What became of the copy of a self-test.
+/// The outcome of a copy of the self-test.
 enum TestOutcome {
     Good,
     Failed,
@@ -328,15 +347,16 @@ enum TestOutcome {
     NoAnswer,
 }
 
-/// A copy of a self-test.
+/// The end of a copy of the self-test, for which the tester waits.
 #[repr(C)]
 struct TestCompletion {
-    /// First, so that a pointer to it is one to the completion.
+    /// The first field, so that a pointer to it is a pointer to this object.
     end: fb::ferry_end,
-    /// Stored before `done` is, read after it was waited for, which orders them.
+    /// A `RESULT_...`, or 0. Stored before `done` is completed and read after the wait for it,
+    /// which orders them.
     result: Atomic<u32>,
-    /// Who waits for it frees the completion: that is why it is not a wait queue, which its waker still
-    /// uses when the waiter has seen all it wants to see.
+    /// Completed when `result` was stored. The waiter frees this object, so it is no wait queue,
+    /// which the waker may still access when the waiter has seen the result.
     done: Opaque<bindings::completion>,
 }
 
@@ -353,20 +373,25 @@ impl TestCompletion {
             },
             GFP_KERNEL,
         )?;
-        // SAFETY: Pinned, and not used by anybody yet.
+        // SAFETY: Pinned, and not used by any other code yet.
         unsafe { bindings::init_completion(completion.done.get()) };
         Ok(completion)
     }
 
-    /// Says what has become of the copy, once. Nothing of the completion is used after this.
+    /// Reports the end of the copy, once. Does not access the object after that.
     fn complete(&self, result: u32) {
         self.result.store(result, Relaxed);
         // SAFETY: Initialised by `new()`.
         unsafe { bindings::complete(self.done.get()) };
     }
 
-    /// Returns whether something was told in time. If so, `complete()` uses the completion no more:
-    /// `complete()` keeps the completion's lock until it is through with it, and this takes it.
+    /// Waits for the end. Returns `true` if it was reported in time; then [`Self::complete()`] does
+    /// not access the object any more: the kernel's `complete()` holds the lock of `done` until its
+    /// last access, and this function takes that lock.
+    ///
+    /// # Context
+    ///
+    /// Sleeps, for [`TEST_TIMEOUT_MS`] at most.
     fn wait(&self) -> bool {
         let limit = msecs_to_jiffies(TEST_TIMEOUT_MS);
         // SAFETY: Initialised by `new()`; callers can sleep.
@@ -374,18 +399,19 @@ impl TestCompletion {
     }
 }
 
-/// The copy of a self-test has ended.
+/// Reports that the copy of a self-test has ended.
 ///
 /// # Safety
 ///
-/// `end` is the first field of a `TestCompletion` that lives until it has been told, or the queue is quiet.
+/// `end` is the first field of a `TestCompletion` that lives until its end was reported, or the
+/// queue is quiet.
 unsafe extern "C" fn test_ended(end: *const fb::ferry_end, ok: bool) {
     // SAFETY: By the requirement of this function.
     let completion = unsafe { &*end.cast::<TestCompletion>() };
     completion.complete(if ok { RESULT_GOOD } else { RESULT_FAILED });
 }
 
-/// Takes note that the driver has given up the copy of a self-test.
+/// Reports that the driver has given up the copy of a self-test.
 ///
 /// # Safety
 ///
@@ -396,12 +422,12 @@ unsafe extern "C" fn test_given_up(end: *const fb::ferry_end) {
     completion.complete(RESULT_GIVEN_UP);
 }
 
-// SAFETY: dmaengine calls back once for each descriptor, when the engine is through with it, or the
-// provider has given it up; the latter is told as an end only of providers that have waited for the
-// engine, or reset it, which their drivers say. That a terminate is proof is said only of the same
-// ones. After a channel was released there are no callbacks, by the contract of dmaengine. What
-// failed is not said to be good by providers that have passed the self-test; who selects another
-// one has been told what that means.
+// SAFETY: dmaengine calls back once for each descriptor, when the engine has ended it, or the
+// driver has given it up; the latter is reported as an end only for drivers that have waited for
+// the engine, or reset it, as they declare. Only for the same drivers a terminate is taken for
+// proof. After a channel was released there are no callbacks, by the contract of dmaengine. Drivers
+// that have passed the self-test do not report a failed copy as good; an administrator who permits
+// another driver is warned in the log.
 unsafe impl Queue for DmaChannel {
     fn device(&self) -> NonNull<bindings::device> {
         self.device
@@ -421,10 +447,10 @@ unsafe impl Queue for DmaChannel {
         end: *const fb::ferry_end,
     ) -> Result {
         let len = usize::try_from(len).map_err(|_| EINVAL)?;
-        // Other providers have been seen to forget the interrupt of one descriptor for the sake of
-        // the next one.
+        // Drivers without proof have been seen to drop the interrupt of one descriptor when the
+        // next one came.
         let interrupt = interrupt || !self.trust.terminate_is_proof;
-        // SAFETY: By the requirements of this function; we are the only one who submits.
+        // SAFETY: By the requirements of this function; there is no other submitter.
         to_result(unsafe {
             fb::ferry_dma_copy(
                 self.chan.as_ptr(),
@@ -445,7 +471,7 @@ unsafe impl Queue for DmaChannel {
     }
 
     fn poll(&mut self) {
-        // With others, polling may complete the wrong descriptor.
+        // With drivers that do not report failures, polling may complete the wrong descriptor.
         if self.trust.reports_failures {
             // SAFETY: We hold the channel.
             unsafe { fb::ferry_dma_poll(self.chan.as_ptr(), self.cookie) };
