@@ -1,7 +1,36 @@
 // SPDX-License-Identifier: GPL-2.0
-/* hugetlb folios of 2M; see hugetlb_common.h. */
-#define HUGETLB_KIB	2048UL
-#define FOLIOS		8
+/* Eight hugetlb folios of 2M; see hugetlb_common.h. */
+#include "kselftest_harness.h"
+#include "ferry_util.h"
 #include "hugetlb_common.h"
+
+FIXTURE(hugetlb)
+{
+	struct huge_memory memory;
+};
+
+FIXTURE_VARIANT(hugetlb)
+{
+	bool file;
+	bool shared;
+};
+
+FIXTURE_VARIANT_ADD(hugetlb, private_anon) { .shared = false };
+FIXTURE_VARIANT_ADD(hugetlb, shared_file) { .file = true, .shared = true };
+
+FIXTURE_SETUP(hugetlb)
+{
+	huge_begin(_metadata, &self->memory, 2048, 8, variant->file, variant->shared);
+}
+
+FIXTURE_TEARDOWN(hugetlb)
+{
+	huge_end(&self->memory);
+}
+
+TEST_F(hugetlb, round_trip)
+{
+	huge_round_trip(_metadata, &self->memory);
+}
 
 TEST_HARNESS_MAIN
