@@ -376,11 +376,6 @@ static bool works_with(const char *function, const char *driver)
 	return ok;
 }
 
-static bool copies(void *arg)
-{
-	return ferry_stat("engine_bytes") > *(long *)arg;
-}
-
 /*
  * Moves a function from one driver to the other and back, while the migrator of the first is
  * selected and copies.
@@ -407,7 +402,7 @@ static void change_hands(struct __test_metadata *_metadata, FIXTURE_DATA(beside)
 	ASSERT_EQ(0, race_movers_start(m, ARRAY_SIZE(m), self->nodes));
 	for (i = 0; i < times; i++) {
 		seen = ferry_stat("engine_bytes");
-		EXPECT_TRUE(ferry_wait(copies, &seen, WAIT_MS));
+		EXPECT_TRUE(ferry_wait(eng_copies, &seen, WAIT_MS));
 		EXPECT_TRUE(give(self->fn[0], two));
 		EXPECT_EQ(0, eng_channels());
 		EXPECT_TRUE(works_with(self->fn[0], two));
@@ -415,7 +410,7 @@ static void change_hands(struct __test_metadata *_metadata, FIXTURE_DATA(beside)
 		EXPECT_TRUE(ferry_wait(eng_has_channels, &channels, WAIT_MS));
 	}
 	seen = ferry_stat("engine_bytes");
-	EXPECT_TRUE(ferry_wait(copies, &seen, WAIT_MS));
+	EXPECT_TRUE(ferry_wait(eng_copies, &seen, WAIT_MS));
 	rounds = race_movers_end(m, ARRAY_SIZE(m), &bad);
 	race_count_end(&c);
 	ferry_note("%d times, %ld moves, %ld descriptors", times, rounds,

@@ -58,6 +58,16 @@ bool eng_struck(int fd)
 	       strstr(answer, "\"armed\":[]");
 }
 
+bool eng_has_struck(void *fd)
+{
+	return eng_struck(*(int *)fd);
+}
+
+bool eng_copies(void *bytes)
+{
+	return ferry_stat("engine_bytes") > *(long *)bytes;
+}
+
 bool eng_calm(int fd)
 {
 	return eng_do(fd, "{\"cmd\":\"clear\"}") && eng_do(fd, "{\"cmd\":\"release\"}") &&

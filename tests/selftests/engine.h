@@ -24,6 +24,12 @@ bool eng_do(int fd, const char *request);
 /* Returns true if each injected fault has struck. */
 bool eng_struck(int fd);
 
+/* Returns eng_struck() of the port *(int *)@fd. For ferry_wait(). */
+bool eng_has_struck(void *fd);
+
+/* Returns true if engines have copied more than *(long *)@bytes. For ferry_wait(). */
+bool eng_copies(void *bytes);
+
 /*
  * Clears faults and limits and releases hung channels, as a power-on does. Work in flight
  * stays.

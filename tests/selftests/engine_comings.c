@@ -82,12 +82,6 @@ FIXTURE_TEARDOWN(comings)
 	}
 }
 
-/* Returns true if the engine has copied more than *(long *)@arg bytes. */
-static bool copies(void *arg)
-{
-	return ferry_stat("engine_bytes") > *(long *)arg;
-}
-
 static bool there(void *arg)
 {
 	return !access(arg, F_OK);
@@ -105,7 +99,7 @@ static void is_back(struct __test_metadata *_metadata, FIXTURE_DATA(comings) * s
 
 	EXPECT_TRUE(ferry_wait(eng_has_channels, &self->channels, WAIT_MS));
 	seen = ferry_stat("engine_bytes");
-	EXPECT_TRUE(ferry_wait(copies, &seen, WAIT_MS));
+	EXPECT_TRUE(ferry_wait(eng_copies, &seen, WAIT_MS));
 }
 
 static void all_is_well(struct __test_metadata *_metadata, FIXTURE_DATA(comings) * self,
@@ -139,11 +133,6 @@ TEST_F(comings, drivers_are_unbound)
 		is_back(_metadata, self);
 	}
 	all_is_well(_metadata, self, times);
-}
-
-static bool struck(void *arg)
-{
-	return eng_struck(*(int *)arg);
 }
 
 /*
@@ -186,7 +175,7 @@ static long going_hung(struct __test_metadata *_metadata, int port, const char *
 	lost = eng_state("leaked");
 	EXPECT_LE(0, lost);
 	EXPECT_TRUE(eng_do(port, hang));
-	EXPECT_TRUE(ferry_wait(struck, &port, WAIT_MS));
+	EXPECT_TRUE(ferry_wait(eng_has_struck, &port, WAIT_MS));
 	ASSERT_EQ(0, pthread_create(&w.thread, NULL, watcher_fn, &w));
 	EXPECT_EQ(0, ferry_write(leave, away));
 	__atomic_store_n(&w.stop, true, __ATOMIC_RELEASE);

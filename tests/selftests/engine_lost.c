@@ -60,11 +60,6 @@ FIXTURE_TEARDOWN(lost)
 	}
 }
 
-static bool struck(void *arg)
-{
-	return eng_struck(*(int *)arg);
-}
-
 static bool is_lost(void *arg)
 {
 	return eng_busy("leaked") > *(long *)arg;
@@ -83,7 +78,7 @@ TEST_F(lost, driver_is_unbound_while_it_hangs)
 	ASSERT_TRUE(eng_do(self->port, "{\"cmd\":\"inject\",\"fault\":{\"kind\":\"hang\"}}"));
 	race_count(&c);
 	ASSERT_EQ(0, race_move_start(&m, self->mem, LEN, FERRY_PAGE, self->nodes[1], -1));
-	ASSERT_TRUE(ferry_wait(struck, &self->port, WAIT_MS));
+	ASSERT_TRUE(ferry_wait(eng_has_struck, &self->port, WAIT_MS));
 	EXPECT_EQ(0, eng_bind(ferry_migrator(), "unbind", self->function));
 	/* The channel is given up without a request by a user. */
 	EXPECT_TRUE(ferry_wait(is_lost, &lines, WAIT_MS));

@@ -161,11 +161,6 @@ TEST_F(together, a_mover_waits)
 	EXPECT_TRUE(ferry_wait(race_none_parked, NULL, WAIT_MS));
 }
 
-static bool struck(void *port)
-{
-	return eng_struck(*(int *)port);
-}
-
 /*
  * Returns the time in ms that the machine takes to fall asleep and to wake up while @n of the
  * engines hang. The mover is delayed before it waits, so that it does not request the proofs
@@ -183,7 +178,7 @@ static long halt(struct __test_metadata *_metadata, FIXTURE_DATA(together) * sel
 		let_hang(_metadata, self, n);
 		ASSERT_EQ(0, ferry_inject("delay_after_submit_us", 3000000 + 2000000UL * i));
 		ASSERT_EQ(0, race_move_start(&m, self->mem, LEN, FERRY_PAGE, self->nodes[1], -1));
-		ferry_wait(struck, &self->ports[0], WAIT_MS);
+		ferry_wait(eng_has_struck, &self->ports[0], WAIT_MS);
 		from = ferry_now_ns();
 		ASSERT_EQ(0, ferry_write("/sys/power/state", "freeze"));
 		ms = (ferry_now_ns() - from) / 1000000;

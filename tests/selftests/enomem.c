@@ -132,20 +132,6 @@ static long move_failing(char *mem, size_t len, size_t step, int node)
 	return move_named(pages, len / step, node);
 }
 
-/* Returns the number of words that are not zero in new pages of the node; see late_worker.c. */
-static size_t not_zero(int node, size_t len)
-{
-	u64 *p = ferry_map_anon(len, FERRY_PMD);
-	size_t bad = 0, i;
-
-	if (p == MAP_FAILED || ferry_mthp_only(0) || ferry_populate(p, len, node))
-		return SIZE_MAX;
-	for (i = 0; i < len / sizeof(*p); i++)
-		bad += !!p[i];
-	munmap(p, len);
-	return bad;
-}
-
 /*
  * Expects after a failed call that the content is there and keeps later changes, and that
  * free memory is clean, at once and after the last worker must have come back.
@@ -157,8 +143,8 @@ static void after(struct __test_metadata *_metadata, FIXTURE_DATA(enomem) * self
 	ASSERT_EQ(0, ferry_verify(self->mem, self->len, 1, gen));
 	ferry_fill(self->mem, self->len, 2, gen);
 	for (i = 0; i < 2; i++) {
-		ASSERT_EQ(0, not_zero(self->nodes[0], 2 * LEN));
-		ASSERT_EQ(0, not_zero(self->nodes[1], 2 * LEN));
+		ASSERT_EQ(0, race_not_zero(self->nodes[0], 2 * LEN));
+		ASSERT_EQ(0, race_not_zero(self->nodes[1], 2 * LEN));
 		ferry_sleep_ms(2 * LATE_MS);
 	}
 	ASSERT_EQ(0, ferry_verify(self->mem, self->len, 2, gen));

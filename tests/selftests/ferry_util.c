@@ -441,6 +441,25 @@ int ferry_workers(struct ferry_worker *w, int max)
 	return n;
 }
 
+int ferry_threads(pid_t *pids, int max)
+{
+	char path[300], comm[64];
+	struct dirent *e;
+	int n = 0;
+	DIR *d;
+
+	d = opendir("/proc");
+	while (d && n < max && (e = readdir(d))) {
+		snprintf(path, sizeof(path), "/proc/%s/comm", e->d_name);
+		if (isdigit((unsigned char)e->d_name[0]) &&
+		    ferry_read(path, comm, sizeof(comm)) > 0 && !strncmp(comm, "ferry/", 6))
+			pids[n++] = atoi(e->d_name);
+	}
+	if (d)
+		closedir(d);
+	return n;
+}
+
 bool ferry_workers_asleep(void *unused)
 {
 	struct ferry_worker w[256];

@@ -137,6 +137,8 @@ struct ferry_worker {
 
 /* Reads the workers, in the order in which they are called. Returns their number. */
 int ferry_workers(struct ferry_worker *w, int max);
+/* Lists the ids of Ferry's kernel threads. Returns their number. */
+int ferry_threads(pid_t *pids, int max);
 /* Returns true if all workers are asleep. For ferry_wait(). */
 bool ferry_workers_asleep(void *unused);
 

@@ -44,10 +44,41 @@ int race_fresh(char *mem, size_t len, size_t folio, int node)
 		return ret;
 	if (madvise(mem, len, MADV_DONTNEED))
 		return -errno;
+	return race_populate(mem, len, folio, node);
+}
+
+int race_populate(char *mem, size_t len, size_t folio, int node)
+{
+	int ret;
+
 	ret = ferry_populate(mem, len, node);
 	if (ret)
 		return ret;
 	return ferry_in_folios_of(mem, len, folio) == len ? 0 : -ENOMEM;
+}
+
+void race_drop(char **mem, size_t len, int *fd)
+{
+	if (*mem != MAP_FAILED)
+		munmap(*mem, len);
+	*mem = MAP_FAILED;
+	if (*fd >= 0)
+		close(*fd);
+	*fd = -1;
+}
+
+size_t race_not_zero(int node, size_t len)
+{
+	u64 *p = ferry_map_anon(len, FERRY_PMD);
+	size_t bad = 0, i;
+
+	if (p == MAP_FAILED || ferry_mthp_only(0) || ferry_populate(p, len, node))
+		return SIZE_MAX;
+	/* ferry_populate() touches each page at its beginning. */
+	for (i = 0; i < len / sizeof(*p); i++)
+		bad += !!p[i];
+	munmap(p, len);
+	return bad;
 }
 
 bool race_all_on(char *mem, size_t len, int node)

@@ -55,6 +55,21 @@ int race_prepare(int nodes[FERRY_MAX_NODES]);
 /* Puts new folios of @folio bytes on @node into a private anonymous mapping. */
 int race_fresh(char *mem, size_t len, size_t folio, int node);
 
+/*
+ * Populates a mapping for writing with folios of @folio bytes on @node. Returns -ENOMEM if it
+ * got others.
+ */
+int race_populate(char *mem, size_t len, size_t folio, int node);
+
+/* Unmaps memory and closes its file, if there are any. Sets @mem to MAP_FAILED and @fd to -1. */
+void race_drop(char **mem, size_t len, int *fd);
+
+/*
+ * Returns the number of 8-byte words that are not zero in @len bytes of new pages of @node.
+ * Returns SIZE_MAX if they cannot be allocated.
+ */
+size_t race_not_zero(int node, size_t len);
+
 /* Returns true if all pages are on @node. */
 bool race_all_on(char *mem, size_t len, int node);
 

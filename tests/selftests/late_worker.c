@@ -30,25 +30,8 @@
 #define SIZED_LEN	(4UL << 20)
 #include "sized.h"
 
-/*
- * Returns the number of words that are not zero in new pages of the node, many more pages
- * than were freed there.
- */
-static size_t not_zero(int node)
-{
-	size_t len = 4 * SIZED_LEN, bad = 0, i;
-	u64 *p = ferry_map_anon(len, FERRY_PMD);
-
-	if (p == MAP_FAILED || ferry_mthp_only(0) || ferry_populate(p, len, node))
-		return SIZE_MAX;
-	for (i = 0; i < len / sizeof(*p); i++) {
-		/* ferry_populate() touches each page at its beginning. */
-		if (p[i])
-			bad++;
-	}
-	munmap(p, len);
-	return bad;
-}
+/* Many more pages than were freed. */
+#define NEW_LEN		(4 * SIZED_LEN)
 
 /*
  * Moves, changes all content at once, and looks again when the last worker must have come
@@ -72,11 +55,11 @@ static void moves(struct __test_metadata *_metadata, FIXTURE_DATA(sized) * self,
 		if (self->folio == FERRY_PAGE || self->folio == FERRY_PMD || !every)
 			ASSERT_TRUE(race_all_on(self->mem, SIZED_LEN, to));
 		ferry_fill(self->mem, SIZED_LEN, 2, i);
-		ASSERT_EQ(0, not_zero(from));
-		ASSERT_EQ(0, not_zero(to));
+		ASSERT_EQ(0, race_not_zero(from, NEW_LEN));
+		ASSERT_EQ(0, race_not_zero(to, NEW_LEN));
 		ferry_sleep_ms(late_ms * 2);
-		ASSERT_EQ(0, not_zero(from));
-		ASSERT_EQ(0, not_zero(to));
+		ASSERT_EQ(0, race_not_zero(from, NEW_LEN));
+		ASSERT_EQ(0, race_not_zero(to, NEW_LEN));
 		ASSERT_EQ(0, ferry_verify(self->mem, SIZED_LEN, 2, i));
 	}
 }

@@ -73,19 +73,9 @@ FIXTURE_SETUP(memfd_pin)
 	ASSERT_EQ(0, ferry_inject("workers_only", 1));
 }
 
-static void drop(FIXTURE_DATA(memfd_pin) * self)
-{
-	if (self->mem != MAP_FAILED)
-		munmap(self->mem, self->len);
-	self->mem = MAP_FAILED;
-	if (self->fd >= 0)
-		close(self->fd);
-	self->fd = -1;
-}
-
 FIXTURE_TEARDOWN(memfd_pin)
 {
-	drop(self);
+	race_drop(&self->mem, self->len, &self->fd);
 	if (self->udev >= 0)
 		close(self->udev);
 	ferry_restore();
@@ -96,7 +86,7 @@ static int renew(FIXTURE_DATA(memfd_pin) * self, int node, u64 gen)
 {
 	int ret;
 
-	drop(self);
+	race_drop(&self->mem, self->len, &self->fd);
 	self->fd = memfd_create("ferry", MFD_ALLOW_SEALING | MFD_CLOEXEC);
 	if (self->fd < 0 || ftruncate(self->fd, self->len) ||
 	    fcntl(self->fd, F_ADD_SEALS, F_SEAL_SHRINK))
@@ -105,11 +95,9 @@ static int renew(FIXTURE_DATA(memfd_pin) * self, int node, u64 gen)
 				   MAP_SHARED);
 	if (self->mem == MAP_FAILED)
 		return -errno;
-	ret = ferry_populate(self->mem, self->len, node);
+	ret = race_populate(self->mem, self->len, self->folio, node);
 	if (ret)
 		return ret;
-	if (ferry_in_folios_of(self->mem, self->len, self->folio) != self->len)
-		return -ENOMEM;
 	ferry_fill(self->mem, self->len, 1, gen);
 	return 0;
 }

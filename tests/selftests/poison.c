@@ -115,9 +115,24 @@ static size_t bad_bytes(char *mem, u64 gen, bool *victim)
 	return bad;
 }
 
-/* Waits until the batch is open or, without a migrator, on its way. */
-static void wait_for_batch(struct __test_metadata *_metadata, long seen)
+/* Makes new pages with new content for round @i. */
+static void renew(struct __test_metadata *_metadata, FIXTURE_DATA(poison) * self, int i)
 {
+	ASSERT_EQ(0, race_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[i & 1]));
+	ferry_fill(self->mem, LEN, 10, i);
+}
+
+/*
+ * Starts the migration of round @i. Waits until its batch is open or, without a migrator, on its
+ * way.
+ */
+static void move(struct __test_metadata *_metadata, FIXTURE_DATA(poison) * self,
+		 struct race_move *m, int i)
+{
+	long seen = ferry_stat("batches");
+
+	ASSERT_EQ(0, race_move_start(m, self->mem, LEN, FERRY_PAGE, self->nodes[!(i & 1)],
+				     ferry_node_cpu(self->nodes[0])));
 	if (ferry_active())
 		EXPECT_TRUE(race_until("batches", seen, 10000));
 	ferry_sleep_ms(20);
@@ -126,23 +141,18 @@ static void wait_for_batch(struct __test_metadata *_metadata, long seen)
 TEST_F(poison, poison_by_page_frame)
 {
 	int iters = ferry_iters(6, 3), i, log;
-	long before, after, seen;
+	long before, after;
 	struct race_move m;
 	bool victim;
 	u64 pfn;
 
 	for (i = 0; i < iters; i++) {
-		ASSERT_EQ(0, race_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[i & 1]));
-		ferry_fill(self->mem, LEN, 10, i);
+		renew(_metadata, self, i);
 		pfn = ferry_pfn(self->mem + VICTIM * FERRY_PAGE);
 		ASSERT_NE(0, pfn);
 		before = ferry_corrupted_kib();
 		log = race_log_open();
-		seen = ferry_stat("batches");
-		ASSERT_EQ(0, race_move_start(&m, self->mem, LEN, FERRY_PAGE,
-					     self->nodes[!(i & 1)],
-					     ferry_node_cpu(self->nodes[0])));
-		wait_for_batch(_metadata, seen);
+		move(_metadata, self, &m, i);
 		/* It may report that it can do nothing with a page that is being migrated. */
 		ferry_write(INJECT "corrupt-pfn", "%#llx", (unsigned long long)pfn);
 		ASSERT_LE(0, race_move_end(&m));
@@ -162,20 +172,15 @@ TEST_F(poison, poison_by_page_frame)
 TEST_F(poison, poison_by_address)
 {
 	int iters = ferry_iters(6, 3), busy = 0, i, log, ret;
-	long before, seen;
+	long before;
 	struct race_move m;
 	bool victim;
 
 	for (i = 0; i < iters; i++) {
-		ASSERT_EQ(0, race_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[i & 1]));
-		ferry_fill(self->mem, LEN, 10, i);
+		renew(_metadata, self, i);
 		before = ferry_corrupted_kib();
 		log = race_log_open();
-		seen = ferry_stat("batches");
-		ASSERT_EQ(0, race_move_start(&m, self->mem, LEN, FERRY_PAGE,
-					     self->nodes[!(i & 1)],
-					     ferry_node_cpu(self->nodes[0])));
-		wait_for_batch(_metadata, seen);
+		move(_metadata, self, &m, i);
 		ret = poison(self->mem + VICTIM * FERRY_PAGE);
 		ASSERT_LE(0, race_move_end(&m));
 		EXPECT_EQ(0, bad_bytes(self->mem, i, &victim));
@@ -202,16 +207,10 @@ TEST_F(poison, soft_offline)
 	int iters = ferry_iters(6, 3), i, soft;
 	struct race_move m;
 	bool victim;
-	long seen;
 
 	for (i = 0; i < iters; i++) {
-		ASSERT_EQ(0, race_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[i & 1]));
-		ferry_fill(self->mem, LEN, 10, i);
-		seen = ferry_stat("batches");
-		ASSERT_EQ(0, race_move_start(&m, self->mem, LEN, FERRY_PAGE,
-					     self->nodes[!(i & 1)],
-					     ferry_node_cpu(self->nodes[0])));
-		wait_for_batch(_metadata, seen);
+		renew(_metadata, self, i);
+		move(_metadata, self, &m, i);
 		soft = madvise(self->mem + VICTIM * FERRY_PAGE, FERRY_PAGE,
 			       MADV_SOFT_OFFLINE) ? -errno : 0;
 		ASSERT_LE(0, race_move_end(&m));
@@ -251,7 +250,7 @@ static bool corrupted(void *arg)
 TEST_F(poison, machine_check)
 {
 	int iters = ferry_iters(6, 3), taken = 0, i, log, fd;
-	long before, seen;
+	long before;
 	struct race_move m;
 	bool victim;
 	u64 pfn;
@@ -260,17 +259,12 @@ TEST_F(poison, machine_check)
 	if (fd < 0)
 		SKIP(return, "needs QEMU's monitor (scripts/vm --monitor --intel)");
 	for (i = 0; i < iters; i++) {
-		ASSERT_EQ(0, race_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[i & 1]));
-		ferry_fill(self->mem, LEN, 10, i);
+		renew(_metadata, self, i);
 		pfn = ferry_pfn(self->mem + VICTIM * FERRY_PAGE);
 		ASSERT_NE(0, pfn);
 		before = ferry_corrupted_kib();
 		log = race_log_open();
-		seen = ferry_stat("batches");
-		ASSERT_EQ(0, race_move_start(&m, self->mem, LEN, FERRY_PAGE,
-					     self->nodes[!(i & 1)],
-					     ferry_node_cpu(self->nodes[0])));
-		wait_for_batch(_metadata, seen);
+		move(_metadata, self, &m, i);
 		ASSERT_TRUE(machine_check(fd, pfn));
 		ASSERT_LE(0, race_move_end(&m));
 		ferry_wait(corrupted, &before, 3000);

@@ -24,8 +24,6 @@
  * in ferry_may_claim(), 8176 allocations of workers with 4K folios, 322 of them and 62 of the
  * mover on its path with 2M.
  */
-#include <dirent.h>
-
 #include "kselftest_harness.h"
 #include "ferry_util.h"
 #include "hazards.h"
@@ -79,25 +77,6 @@ TEST_F(sized, empty_pool_declines)
 		return;
 	EXPECT_EQ(0, race_grown(&c, "batches_declined_pool"));
 	EXPECT_GT(race_grown(&c, "batches"), 0);
-}
-
-/* Lists the ids of the module's threads. Returns their number. */
-static int threads_of_ferry(int *pids, int most)
-{
-	DIR *d = opendir("/proc");
-	struct dirent *e;
-	char path[300], text[64];
-	int n = 0;
-
-	while (d && n < most && (e = readdir(d))) {
-		snprintf(path, sizeof(path), "/proc/%s/comm", e->d_name);
-		if (isdigit((unsigned char)*e->d_name) &&
-		    ferry_read(path, text, sizeof(text)) > 0 && !strncmp(text, "ferry/", 6))
-			pids[n++] = atoi(e->d_name);
-	}
-	if (d)
-		closedir(d);
-	return n;
 }
 
 /* The allocations in a trace. */
@@ -206,7 +185,7 @@ TEST_F(sized, nothing_is_allocated)
 	if (ferry_active() && strcmp(ferry_migrator(), "cpu") &&
 	    !access("/sys/kernel/debug/dma-api", F_OK))
 		SKIP(return, "CONFIG_DMA_API_DEBUG allocates with each mapping");
-	n = threads_of_ferry(workers, ARRAY_SIZE(workers));
+	n = ferry_threads(workers, ARRAY_SIZE(workers));
 	ASSERT_EQ(0, trc_begin(&trace, "pool", 8192));
 	ASSERT_EQ(0, trc_pid(&trace, getpid()));
 	for (i = 0; i < n; i++)

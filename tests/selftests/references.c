@@ -71,23 +71,13 @@ FIXTURE_VARIANT_ADD(references, shmem_4k) { .kib = 4, .shared = true };
 FIXTURE_VARIANT_ADD(references, shmem_64k) { .kib = 64, .shared = true };
 FIXTURE_VARIANT_ADD(references, shmem_2m) { .kib = 2048, .shared = true };
 
-static void drop(FIXTURE_DATA(references) * self)
-{
-	if (self->mem != MAP_FAILED)
-		munmap(self->mem, self->len);
-	self->mem = MAP_FAILED;
-	if (self->fd >= 0)
-		close(self->fd);
-	self->fd = -1;
-}
-
 /* Makes new memory on @node, in folios of the variant's size, with content of @gen. */
 static int renew(FIXTURE_DATA(references) * self, bool shared, int node, u64 gen)
 {
 	unsigned int kib = self->folio == FERRY_PAGE ? 0 : self->folio >> 10;
 	int ret;
 
-	drop(self);
+	race_drop(&self->mem, self->len, &self->fd);
 	ret = shared ? ferry_shmem_only(kib) : ferry_mthp_only(kib);
 	if (ret)
 		return ret;
@@ -102,11 +92,9 @@ static int renew(FIXTURE_DATA(references) * self, bool shared, int node, u64 gen
 	}
 	if (self->mem == MAP_FAILED)
 		return -errno;
-	ret = ferry_populate(self->mem, self->len, node);
+	ret = race_populate(self->mem, self->len, self->folio, node);
 	if (ret)
 		return ret;
-	if (ferry_in_folios_of(self->mem, self->len, self->folio) != self->len)
-		return -ENOMEM;
 	ferry_fill(self->mem, self->len, 4, gen);
 	return 0;
 }
@@ -125,7 +113,7 @@ FIXTURE_SETUP(references)
 
 FIXTURE_TEARDOWN(references)
 {
-	drop(self);
+	race_drop(&self->mem, self->len, &self->fd);
 	ferry_restore();
 }
 
@@ -346,7 +334,7 @@ TEST_F(references, referenced_after_submit)
 	bool open;
 
 	if (!variant->shared)
-		SKIP(return, "nobody can take a reference to anonymous memory then");
+		SKIP(return, "no task can take a reference to anonymous memory then");
 	if (ferry_loaded()) {
 		ASSERT_EQ(0, ferry_inject("delay_after_submit_us", HOLD_MS * 1000));
 		ASSERT_EQ(0, ferry_inject("workers_only", 1));

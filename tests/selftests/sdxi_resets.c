@@ -69,17 +69,12 @@ static long counter(const char *function, const char *name)
 	return p ? atol(p + strlen(name)) : -1;
 }
 
-static bool copies(void *arg)
-{
-	return ferry_stat("engine_bytes") > *(long *)arg;
-}
-
 /* Expects that the engine copies again. */
 static void goes_on(struct __test_metadata *_metadata)
 {
 	long seen = ferry_stat("engine_bytes");
 
-	EXPECT_TRUE(ferry_wait(copies, &seen, WAIT_MS));
+	EXPECT_TRUE(ferry_wait(eng_copies, &seen, WAIT_MS));
 }
 
 static void all_is_well(struct __test_metadata *_metadata, FIXTURE_DATA(resets) * self, int times)

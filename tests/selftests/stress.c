@@ -119,15 +119,21 @@ static char *own(struct storm *s, size_t len)
 	return p;
 }
 
+/* Returns the seed of a storm's content. */
+static u64 seed_of(const struct storm *s)
+{
+	return (uintptr_t)s & 0xffff;
+}
+
 static void check(struct storm *s, const char *mem, size_t len, u64 gen)
 {
-	s->bad += ferry_verify(mem, len, (uintptr_t)s & 0xffff, gen);
+	s->bad += ferry_verify(mem, len, seed_of(s), gen);
 	s->rounds++;
 }
 
 static void fill(struct storm *s, char *mem, size_t len, u64 gen)
 {
-	ferry_fill(mem, len, (uintptr_t)s & 0xffff, gen);
+	ferry_fill(mem, len, seed_of(s), gen);
 }
 
 /* ---- memory ---- */
@@ -145,8 +151,8 @@ static void storm_write(struct storm *s)
 		/* Page by page, so that each page is written at every stage of its migration. */
 		for (off = 0; off < LEN && !over(); off += FERRY_PAGE) {
 			s->bad += ferry_verify_at(p + off, FERRY_PAGE,
-						  (uintptr_t)s & 0xffff, gen, off);
-			ferry_fill_at(p + off, FERRY_PAGE, (uintptr_t)s & 0xffff,
+						  seed_of(s), gen, off);
+			ferry_fill_at(p + off, FERRY_PAGE, seed_of(s),
 				      gen + 1, off);
 		}
 		if (off < LEN)
@@ -170,11 +176,11 @@ static void storm_fork(struct storm *s)
 		if (pid < 0)
 			continue;
 		if (!pid) {
-			size_t bad = ferry_verify(p, LEN, (uintptr_t)s & 0xffff, gen);
+			size_t bad = ferry_verify(p, LEN, seed_of(s), gen);
 
 			fill(s, p, LEN, gen + 77);
 			ferry_sleep_ms(5);
-			bad += ferry_verify(p, LEN, (uintptr_t)s & 0xffff, gen + 77);
+			bad += ferry_verify(p, LEN, seed_of(s), gen + 77);
 			_exit(!!bad);
 		}
 		/* Half of it is copied on write here, the other half in the child. */
@@ -266,7 +272,7 @@ static void storm_madvise(struct storm *s)
 			for (i = 0; i < ALIGN / 2; i++)
 				s->bad += p[i] != 0;
 			s->bad += ferry_verify_at(p + ALIGN / 2, ALIGN / 2,
-						  (uintptr_t)s & 0xffff, gen,
+						  seed_of(s), gen,
 						  ALIGN / 2);
 			break;
 		case 1:
@@ -275,7 +281,7 @@ static void storm_madvise(struct storm *s)
 			for (off = 0; off < ALIGN; off += FERRY_PAGE) {
 				u64 first = *(u64 *)(p + off);
 
-				if (first && first != ferry_word((uintptr_t)s & 0xffff,
+				if (first && first != ferry_word(seed_of(s),
 								 gen, off))
 					s->bad++;
 			}
@@ -495,7 +501,7 @@ static void storm_shmem(struct storm *s)
 	for (gen = 0; !over(); gen++) {
 		if (gen & 1)
 			fill(s, p, LEN, gen);
-		else if (ferry_fill_fd(fd, LEN, (uintptr_t)s & 0xffff, gen))
+		else if (ferry_fill_fd(fd, LEN, seed_of(s), gen))
 			s->bad++;
 		if (udev >= 0) {
 			struct udmabuf_create u = {
@@ -517,11 +523,11 @@ static void storm_shmem(struct storm *s)
 				at = u.offset + 40;
 				m = (u64 *)(p + at);
 				s->bad += __atomic_load_n(m, __ATOMIC_RELAXED) != want;
-				*m = ferry_word((uintptr_t)s & 0xffff, gen, at);
+				*m = ferry_word(seed_of(s), gen, at);
 			}
 		}
 		check(s, p, LEN, gen);
-		s->bad += ferry_verify_fd(fd, LEN, (uintptr_t)s & 0xffff, gen) != 0;
+		s->bad += ferry_verify_fd(fd, LEN, seed_of(s), gen) != 0;
 	}
 }
 
@@ -580,7 +586,7 @@ static void storm_ext4(struct storm *s)
 		if (gen % 8 == 7)
 			s->bad += !!fsync(fd);
 		check(s, p, LEN, gen);
-		s->bad += ferry_verify_fd(fd, LEN, (uintptr_t)s & 0xffff, gen) != 0;
+		s->bad += ferry_verify_fd(fd, LEN, seed_of(s), gen) != 0;
 	}
 	publish(s, NULL);
 	munmap(map, LEN);

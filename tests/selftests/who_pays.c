@@ -23,7 +23,6 @@
  * charged).
  */
 #include <time.h>
-#include <dirent.h>
 
 #include "kselftest_harness.h"
 #include "ferry_util.h"
@@ -49,27 +48,6 @@ FIXTURE(who_pays)
 	int gen;
 };
 
-/* Finds the kernel threads of the workers. Returns their number. */
-static int find_workers(pid_t *pids, int max)
-{
-	char path[300], comm[64];
-	struct dirent *e;
-	int n = 0;
-	DIR *d;
-
-	d = opendir("/proc");
-	while (d && n < max && (e = readdir(d))) {
-		snprintf(path, sizeof(path), "/proc/%s/comm", e->d_name);
-		if (isdigit((unsigned char)e->d_name[0]) &&
-		    ferry_read(path, comm, sizeof(comm)) > 0 &&
-		    !strncmp(comm, "ferry/", 6))
-			pids[n++] = atoi(e->d_name);
-	}
-	if (d)
-		closedir(d);
-	return n;
-}
-
 FIXTURE_SETUP(who_pays)
 {
 	self->mem = MAP_FAILED;
@@ -82,7 +60,7 @@ FIXTURE_SETUP(who_pays)
 	ASSERT_EQ(0, ferry_set_knob("reasons", "syscall"));
 	ASSERT_EQ(0, ferry_cgroup_create("ferry-a", "+cpu", self->a));
 	ASSERT_EQ(0, ferry_cgroup_create("ferry-b", "+cpu", self->b));
-	self->nr = find_workers(self->workers, MAX_WORKERS);
+	self->nr = ferry_threads(self->workers, MAX_WORKERS);
 	if (ferry_active())
 		ASSERT_LT(0, self->nr);
 	self->mem = ferry_map_anon(LEN, FERRY_PMD);
