@@ -1,20 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The driver of SDXI functions (PCI class 0x120100), and their [`migrator`]. What is not in that
-//! knows nothing of migration.
+//! The driver of SDXI functions (PCI class 0x120100), and their [`migrator`]. Code outside
+//! [`migrator`] does not depend on migration.
 //!
-//! There are other drivers of the class. This one binds what an administrator gives it: a function
-//! with its name in `driver_override`, or with `sdxi_bind=1` every function that has no driver.
+//! There are other drivers of the class. This one binds the functions that an administrator gives
+//! it: a function with its name in `driver_override`, or with `sdxi_bind=1` every function that has
+//! no driver.
 //!
-//! A function has contexts, each with a ring of descriptors. Who copies watches [`Functions`] for
-//! what is bound, claims and opens contexts, and submits copies to them; see
-//! [`context`](crate::sdxi::hw::context) for how, and [`function`] for what happens meanwhile.
-//! `Documentation/sdxi.rst` says how this maps to the standard.
+//! A function has contexts, each with a ring of descriptors. A client subscribes to [`Functions`]
+//! to learn of bound functions, leases a context, opens it and submits copies to it.
+//! [`context`](crate::sdxi::hw::context) describes how, and [`function`] how functions are started,
+//! stopped and recovered meanwhile. `Documentation/sdxi.rst` maps the driver to the standard.
 //!
-//! [`Functions`] owns what is bound. Who else has references to a function gives them back when
-//! [`Subscriber::leaving()`] says so, else its BARs stay taken.
+//! [`Functions`] owns the bound functions. A subscriber drops its references to a function in
+//! [`Subscriber::leaving()`]; the BARs of the function stay requested until then.
 //!
-//! Locks: the list's, then those of a function.
+//! Locks: that of the list of functions, then those of a function.
 
 mod debugfs;
 mod function;
@@ -43,51 +44,59 @@ use kernel::{
     },
 };
 
-/// Processing accelerator, SDXI, by its class alone: vendors and devices say nothing.
+/// PCI class code of an SDXI function: processing accelerator, SDXI. Vendor and
+/// device IDs do not identify these functions.
 const CLASS: u32 = 0x12_01_00;
 
-/// Matches the whole class. `pci_device_table!` would make an alias of the module of it, for which
-/// udev loads the module, and races with other drivers of the class.
+/// The table that matches the whole class. `pci_device_table!` would create a module alias from it:
+/// udev would load the module for the alias, and the driver would race with others of the class.
 static TABLE: IdArray<pci::DeviceId, (), 1> =
     IdArray::new_without_index([pci::DeviceId::from_class(CLASS, 0xff_ff_ff)]);
 
 /// The name of the driver.
 const DRIVER: &str = "ferry_sdxi";
 
-/// The same, for the PCI core.
+/// The name of the driver, as the PCI core takes it.
 const DRIVER_C: &CStr = c"ferry_sdxi";
 
-/// Which functions are bound without being asked for one by one.
+/// Policy for binding functions without a `driver_override`, set by the parameter `sdxi_bind`.
 #[derive(Copy, Clone, PartialEq, Eq)]
 pub(crate) enum Bind {
-    /// None: those whose `driver_override` says so.
+    /// Binds only functions whose `driver_override` names this driver.
     Override,
-    /// All of the class that have no driver.
+    /// Binds all functions of the class that have no driver.
     Class,
 }
 
-/// Who wants to know of functions. Called in process context, with the list locked.
+/// A listener for functions that are bound and unbound.
+///
+/// # Context
+///
+/// Methods are called in process context, with the list of functions locked.
 pub(crate) trait Subscriber: Send + Sync {
-    /// A function has been bound, or was when the subscriber came.
+    /// Adds a function that has been bound, or was bound before the subscription.
     fn arrived(&self, function: &Arc<Function>);
 
-    /// A function leaves, or the subscriber does. The function has stopped then, or the subscriber
-    /// asks for it. When this returns, the subscriber has no reference to it any more.
+    /// Removes a function, since it is unbound or the subscription ends. In the first case the
+    /// function has stopped; in the second the subscriber quiesces the contexts that it uses. The
+    /// subscriber has no reference to the function when this returns.
     fn leaving(&self, function: &Arc<Function>);
 }
 
+/// A bound function, with its files in debugfs.
 struct Bound {
-    // Dropped first: waits for who reads, or tests.
+    // Dropped first: dropping waits for readers of the files, and for self-tests.
     _files: Option<Pin<KBox<Scope<debugfs::View>>>>,
     function: Arc<Function>,
 }
 
+/// State that the lock of the list protects.
 struct List {
     bound: KVec<Bound>,
     subscriber: Option<Arc<dyn Subscriber>>,
 }
 
-/// The functions that are bound.
+/// The list of bound functions.
 #[pin_data]
 pub(crate) struct Functions {
     dir: Dir<crate::LocalModule>,
@@ -96,12 +105,12 @@ pub(crate) struct Functions {
 }
 
 impl Functions {
-    /// Is any function bound?
+    /// Returns `true` if a function is bound.
     pub(crate) fn any(&self) -> bool {
         !self.list.lock().bound.is_empty()
     }
 
-    /// Who is told of functions that come and go, those that are there already included.
+    /// Sets the subscriber, and reports the functions that are bound already to it.
     pub(crate) fn subscribe(&self, subscriber: Arc<dyn Subscriber>) {
         let mut list = self.list.lock();
         for bound in &list.bound {
@@ -110,7 +119,7 @@ impl Functions {
         list.subscriber = Some(subscriber);
     }
 
-    /// Nobody is told any more; functions that are there leave, as far as the subscriber knows.
+    /// Removes the subscriber, after reporting every bound function to it as leaving.
     pub(crate) fn unsubscribe(&self) {
         let mut list = self.list.lock();
         if let Some(subscriber) = list.subscriber.take() {
@@ -126,7 +135,7 @@ impl Driver for Functions {
 
     fn probe(&self, dev: &Device) -> Result<Arc<Function>> {
         if dev.class() != CLASS {
-            // With `driver_override` or `new_id` the PCI core asks nobody else.
+            // With `driver_override` or `new_id` the PCI core does not compare the class.
             dev_err!(
                 dev.device(),
                 "class {:06x} is not that of an SDXI function ({CLASS:06x}): not bound\n",
@@ -135,7 +144,7 @@ impl Driver for Functions {
             return Err(ENODEV);
         }
         let function = Function::probe(dev)?;
-        // Files are not worth a failure.
+        // The function is usable without its files, so their failure does not fail the probe.
         let files = debugfs::files(&self.dir, &function).ok();
         let bound = Bound {
             _files: files,
@@ -156,7 +165,8 @@ impl Driver for Functions {
     fn remove(&self, function: Arc<Function>) {
         let bound = {
             let mut list = self.list.lock();
-            // What it had has been reported, so that there is nothing to wait for.
+            // After this all copies of the function have been reported, so `leaving()` does not
+            // wait.
             function.remove();
             if let Some(subscriber) = &list.subscriber {
                 subscriber.leaving(&function);
@@ -176,15 +186,15 @@ impl Driver for Functions {
     }
 }
 
-/// The driver, until dropped.
+/// The registration of the driver, which lasts until it is dropped.
 pub(crate) struct Sdxi {
-    // Dropped first: every function leaves.
+    // Dropped first: unbinds every function.
     _registration: Registration<Functions>,
     functions: Arc<Functions>,
 }
 
 impl Sdxi {
-    /// Registers the driver; its files are below `dir`.
+    /// Registers the driver, with its files in debugfs below `dir`.
     pub(crate) fn new(
         module: &'static ThisModule,
         dir: &Dir<crate::LocalModule>,
@@ -211,7 +221,7 @@ impl Sdxi {
         })
     }
 
-    /// What is bound.
+    /// Returns the list of bound functions.
     pub(crate) fn functions(&self) -> &Arc<Functions> {
         &self.functions
     }

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! debugfs `ferry/functions/<function>/`: functions for people to read, and the self-test.
+//! Files of a function in debugfs, `ferry/functions/<function>/`: its state, and the self-test.
+//!
+//! Locks: [`View::outcomes`], under which no other lock is taken. The other files take locks of
+//! [`function`](crate::sdxi::function), one after the other.
 
 use crate::sdxi::{
     function::Function,
@@ -30,11 +33,11 @@ use kernel::{
     uaccess::UserSliceReader, //
 };
 
-/// What the files show.
+/// Data of the files of a function.
 #[pin_data]
 pub(super) struct View {
     function: Arc<Function>,
-    /// Of each context, the outcome of its last test.
+    /// The outcome of the last self-test of each context.
     #[pin]
     outcomes: Mutex<KVec<Outcome>>,
 }
@@ -133,7 +136,7 @@ fn show_test(view: &View, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     Ok(())
 }
 
-/// Makes a test, if nobody else uses the context, and keeps its outcome.
+/// Runs a self-test on a context that is not leased, and stores its outcome.
 fn test(view: &View, number: u16, count: u64, length: usize) -> Result {
     let lease = ContextLease::new(view.function.context(number)?).ok_or(EBUSY)?;
     let outcome = selftest::run(&view.function, &lease, count, length);
@@ -168,7 +171,7 @@ fn run_test(view: &View, reader: &mut UserSliceReader) -> Result {
     )
 }
 
-/// Makes the files of a function, which are there until this is dropped.
+/// Creates the files of a function, which last until the returned scope is dropped.
 pub(super) fn files(
     dir: &Dir<crate::LocalModule>,
     function: &Arc<Function>,

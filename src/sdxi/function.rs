@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A function: how it is brought to run, what is done about errors, and how it ends.
+//! A bound SDXI function: probe, removal, and starting and stopping its contexts. [`recovery`] has
+//! activation, and recovery from errors and resets.
 //!
-//! All of that is done under one mutex, in process context: by the thread of vector 0, which is
-//! woken for errors, by the PCI core, and by who opens a context or wants it stopped. Every wait is
-//! bounded. Nothing is concluded from silence: a context is taken for stopped when the
-//! administrative context has said so, or the function has stopped; and the function when STS0
-//! says so, after a reset if need be.
+//! The state of the function changes under one mutex, in process context: in the thread of vector
+//! 0, which is woken for errors, in callbacks of the PCI core, and in clients that open or quiesce
+//! a context. Every wait is bounded. A timeout proves nothing: a context counts as stopped when the
+//! administrative context has completed the stop, or the function has stopped; the function counts
+//! as stopped when STS0 says so, after a reset if necessary.
 //!
-//! Locks: the mutex, then those of [`context`](crate::sdxi::hw::context). That of the interrupts
-//! is taken without the mutex: requesting one waits for the thread that makes threads, and freeing
-//! that of vector 0 for its own, which takes the mutex.
+//! Locks: [`Function::control`], then those of [`context`](crate::sdxi::hw::context).
+//! [`Function::irqs`] is taken without the mutex: requesting an interrupt waits for kthreadd, and
+//! freeing the interrupt of vector 0 waits for its thread, which takes the mutex.
 
 mod recovery;
 
@@ -80,38 +81,38 @@ use kernel::{
     },
 };
 
-/// Contexts that copy, at most.
+/// The most contexts for copies that a function is used with. Each has a ring and may have a
+/// vector.
 const MOST_CONTEXTS: u16 = 64;
 
-/// How long the administrative context may take, in milliseconds.
+/// Time in ms for the administrative context to carry out commands: many times what they take.
 const COMMAND_MS: i64 = 1000;
-/// How long a context may take to finish what it is executing, in milliseconds, before it is
-/// stopped hard: many times what the longest copy takes, and short for a mover that waits for the
-/// proof.
+/// Time in ms for a context to finish the descriptors that it is executing, before it is stopped
+/// hard: many times the time of the longest copy, and short for a mover that waits for the proof.
 const SOFT_STOP_MS: i64 = 100;
-/// How often it is looked at, in microseconds.
+/// Interval in us at which states are polled: short compared with every timeout above.
 const POLL_US: i64 = 50;
 
-/// Entries of the error log that are kept to be shown.
+/// Entries of the error log that are kept for debugfs.
 pub(super) const LOGGED: usize = 32;
 
-/// What a function is good for.
+/// The state of a function, as the driver has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
-    /// It runs.
+    /// The function runs.
     Active,
-    /// It has stopped, since the PCI core is about to do something to it.
+    /// The function has stopped for the PCI core, which resets it or suspends it.
     Suspended,
-    /// It may be running, or does not answer: only a reset helps.
+    /// The function may be running, or does not answer: only a reset helps.
     Lost,
-    /// It has stopped, and cannot be brought to run: only a reset helps.
+    /// The function has stopped, and could not be activated so far: only a reset helps.
     Broken,
-    /// The driver is leaving it.
+    /// The driver is being unbound.
     Removed,
 }
 
 impl Mode {
-    /// For people.
+    /// Returns the name for debugfs.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Active => "active",
@@ -124,26 +125,25 @@ impl Mode {
 }
 
 counters! {
-    /// What has happened to a function.
+    /// Events of a function since it was bound.
     Counters: interrupts, activations, failed_activations, function_errors, context_errors,
     command_errors, resets, log_entries, log_invalid, log_overflows, log_failures,
 }
 
-/// The party for which the PCI core resets the function.
+/// The initiator of a reset by the PCI core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Resetter {
-    /// The driver has asked for the reset. (One that others ask for at the same time is taken for
-    /// its own, too.)
+    /// This driver. A reset that others initiate at the same time is taken for one of the driver.
     Driver,
-    /// An administrator, the PCI core itself, or sleep has.
+    /// An administrator, the PCI core itself, or system sleep.
     Others,
 }
 
 /// The reason why commands were not carried out.
 enum CommandError {
-    /// The device has refused the first one after this many that were good.
+    /// The device refused a command, after this many that completed without an error.
     Refused(usize),
-    /// They did not end, could not be given, or the function has failed.
+    /// The commands did not complete, could not be pushed, or the function has failed.
     Failed(Error),
 }
 
@@ -156,17 +156,17 @@ impl From<CommandError> for Error {
     }
 }
 
-/// What the mutex protects.
+/// State that the mutex of a function protects.
 pub(super) struct Control {
     pub(super) mode: Mode,
-    /// How contexts are started and stopped, as far as the device has been seen to take it.
+    /// The sequences for starting and stopping contexts that the device has not refused so far.
     pub(super) starting: StartSequence,
     pub(super) stopper: StopFallback,
     resources: Option<AdminResources>,
     saved: Option<Configuration>,
-    /// The last entries of the error log.
+    /// The last entries of the error log, up to [`LOGGED`].
     pub(super) logged: KVec<[u64; log::WORDS]>,
-    /// What may be written to until it has stopped.
+    /// Buffers of self-tests that the device may access until the function has stopped.
     test_buffers: KVec<Buffer>,
     recoveries: Recoveries,
     resetter: Resetter,
@@ -247,22 +247,22 @@ impl Sizes {
     }
 }
 
-/// The interrupts that are handled: that of vector 0 always, that of a context while it is open.
+/// Requested interrupts: that of vector 0 always, that of a context while it is open.
 struct Irqs {
-    /// With the number of the context; has the capacity for all.
+    /// Interrupts with the numbers of their contexts, with capacity for all contexts.
     contexts: KVec<(u16, Irq<Context>)>,
     _errors: Irq<Function>,
     vectors: Arc<Vectors>,
 }
 
-/// A function that is bound.
+/// A bound function.
 #[pin_data]
 pub(crate) struct Function {
     dev: Device,
     bars: Arc<Bars>,
     pub(super) caps: Capabilities,
     pub(super) limits: FunctionLimits,
-    /// Vectors that it could use, if all contexts were open.
+    /// Vectors that the function uses if all contexts are open.
     pub(super) vectors: u32,
     contexts: KVec<Arc<Context>>,
     #[pin]
@@ -274,7 +274,7 @@ pub(crate) struct Function {
     pub(super) counters: Counters,
 }
 
-/// Time since the begin of something.
+/// Time elapsed since its creation.
 struct Elapsed(Instant<Monotonic>);
 
 impl Elapsed {
@@ -291,7 +291,7 @@ impl Elapsed {
     }
 }
 
-/// Returns whether the status of a context, in memory, says that it has stopped.
+/// Returns `true` if the context has stopped by its status in memory, which is no proof.
 fn has_stopped(context: &Context) -> bool {
     let state = context.with(|inner| inner.ring.as_ref().map(ContextRing::state));
     !matches!(
@@ -300,11 +300,12 @@ fn has_stopped(context: &Context) -> bool {
     )
 }
 
+/// Sleeps for one interval of polling.
 fn poll_delay() {
     fsleep(Delta::from_micros(POLL_US));
 }
 
-/// Brings a function to a stop, and proves it.
+/// Stops a function. Returns `true` if it is proven to have stopped.
 fn stop(bars: &Bars, hard: bool) -> bool {
     let clock = Elapsed::start();
     let mut stopping = StopSequence::new(hard);
@@ -317,13 +318,14 @@ fn stop(bars: &Bars, hard: bool) -> bool {
     }
 }
 
-/// Stops a function as [`stop()`] does, or resets the PCI function if that does not help.
+/// Stops a function as [`stop()`] does, and resets the PCI function if that fails. Returns `true`
+/// if the function is proven to have stopped.
 ///
 /// # Context
 ///
-/// From within probe() or remove(): the PCI core holds the lock of the device.
+/// Called from probe() or remove(), where the PCI core holds the lock of the device. May sleep.
 fn stop_or_reset(dev: &Device, bars: &Bars, hard: bool) -> bool {
-    // One that does not answer would be waited for for minutes.
+    // The PCI core would wait for minutes for a function that is not present.
     stop(bars, hard) || dev.is_present() && dev.reset_locked().is_ok() && bars.prove_quiet()
 }
 
@@ -341,22 +343,27 @@ fn read_capabilities(dev: &Device, bars: &Bars) -> Result<Capabilities> {
     );
     read.map_err(|unfit| {
         match unfit {
-            Unfit::Gone => dev_err!(dev.device(), "its registers read as ones\n"),
-            Unfit::Version(n) => dev_err!(dev.device(), "SDXI {n} is not supported\n"),
-            Unfit::Contexts => dev_err!(dev.device(), "it has one context only\n"),
+            Unfit::Gone => dev_err!(dev.device(), "registers read as ones: not bound\n"),
+            Unfit::Version(n) => dev_err!(
+                dev.device(),
+                "SDXI version {n} is not supported: not bound\n"
+            ),
+            Unfit::Contexts => dev_err!(
+                dev.device(),
+                "only the administrative context exists: not bound\n"
+            ),
         }
         ENODEV
     })
 }
 
 impl Function {
-    /// Binds a function. It runs then, without contexts but the administrative one.
+    /// Binds a function, and activates it with the administrative context only.
     pub(crate) fn probe(dev: &Device) -> Result<Arc<Self>> {
         let bars = Bars::new(dev)?;
         let caps = read_capabilities(dev, &bars)?;
-        // What ran before has tables that are not this driver's, and may still write to memory: it
-        // stops before it may do so again, and before there is memory that it would have to be told
-        // of.
+        // A function that is still running has tables of a previous driver, and could write to
+        // memory by them: it is stopped before it may access memory again.
         if !stop_or_reset(dev, &bars, true) {
             dev_err!(dev.device(), "does not stop ({})\n", bars.state().name());
             return Err(EIO);
@@ -386,7 +393,7 @@ impl Function {
         Ok(function)
     }
 
-    /// Allocates all memory of a function that has stopped, which it is not told of yet.
+    /// Allocates all memory of a function that has stopped. The function gets no address yet.
     fn new(dev: &Device, bars: Arc<Bars>, caps: Capabilities, sizes: Sizes) -> Result<Arc<Self>> {
         let limits = caps.limits(sizes.max_context);
         let mut contexts = KVec::with_capacity(usize::from(sizes.max_context), GFP_KERNEL)?;
@@ -428,7 +435,7 @@ impl Function {
         Ok(())
     }
 
-    /// Requests the interrupt of a context, unless it has it. A context that gets none is polled.
+    /// Requests the interrupt of a context, if it has none. Without one the context is polled.
     fn request_context_irq(&self, context: &Arc<Context>) {
         if self.vectors <= 1 {
             return;
@@ -448,15 +455,18 @@ impl Function {
                 if allowed() {
                     dev_warn!(
                         self.dev.device(),
-                        "context {number} gets no interrupt, and is polled\n"
+                        "no interrupt for context {number}: it is polled\n"
                     );
                 }
             }
         }
     }
 
-    /// Gives the interrupt of a context back, which is not used until it is opened again. May
-    /// sleep.
+    /// Frees the interrupt of a context, which is not used until it is opened again.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
     pub(crate) fn release(&self, context: &Context) {
         let mut irqs = self.irqs.lock();
         let released = Option::as_mut(&mut irqs).and_then(|irqs| {
@@ -464,11 +474,11 @@ impl Function {
             irqs.contexts.remove(at).ok()
         });
         drop(irqs);
-        // Without the lock: it waits for the handler.
+        // Without the lock, as freeing the interrupt waits for its handler.
         drop(released);
     }
 
-    /// Returns how many interrupts are handled.
+    /// Returns the number of requested interrupts.
     pub(super) fn interrupts(&self) -> usize {
         self.irqs
             .lock()
@@ -476,57 +486,71 @@ impl Function {
             .map_or(0, |i| 1 + i.contexts.len())
     }
 
-    /// The device, for messages and its node.
+    /// Returns the device, for messages and its node.
     pub(crate) fn dev(&self) -> &Device {
         &self.dev
     }
 
-    /// For buffers of tests.
+    /// Returns the BARs, for buffers of self-tests.
     pub(super) fn bars(&self) -> &Arc<Bars> {
         &self.bars
     }
 
-    /// The contexts that copy.
+    /// Returns the contexts for copies, which are all but the administrative one.
     pub(crate) fn contexts(&self) -> &[Arc<Context>] {
         &self.contexts
     }
 
-    /// A context that copies, by its number, which is 1 at least.
+    /// Returns a context for copies by its number, which is at least 1.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if there is no such context.
     pub(crate) fn context(&self, number: u16) -> Result<&Arc<Context>> {
         let at = usize::from(number).checked_sub(1).ok_or(EINVAL)?;
         self.contexts.get(at).ok_or(EINVAL)
     }
 
-    /// What it is good for.
+    /// Returns the state of the function, as the driver has it.
     pub(crate) fn mode(&self) -> Mode {
         self.control.lock().mode
     }
 
-    /// Keeps a buffer of a test until it has stopped.
+    /// Keeps a buffer of a self-test until the function has stopped.
     pub(super) fn keep_until_stopped(&self, buffer: Buffer) {
-        // Without room it is kept for ever.
+        // Without room in the list the buffer is dropped, which leaks its memory.
         let _ = self.control.lock().test_buffers.push(buffer, GFP_KERNEL);
     }
 
+    /// Calls `f` with the state of the function, under its mutex.
     pub(super) fn with_control<R>(&self, f: impl FnOnce(&mut Control) -> R) -> R {
         f(&mut self.control.lock())
     }
 
-    /// The state that it says it has.
+    /// Returns the state that the function reports in STS0.
+    #[doc(alias = "fn_gsv")]
     pub(super) fn state(&self) -> FunctionState {
         self.bars.state()
     }
 
-    /// Has the thread look after everything.
+    /// Wakes the thread of vector 0, which handles errors and starts contexts.
     pub(crate) fn wake(&self) {
         if let Some(waker) = *self.waker.lock() {
             waker.wake();
         }
     }
 
-    /// Makes a context run, which it will do again after errors, until the function is removed.
-    /// It has its interrupt until it is released. `EAGAIN` if the function is recovering: it has
-    /// been told to hurry; `EIO` if it has been given up. May sleep.
+    /// Starts a context, and requests its interrupt, which it has until [`Self::release()`]. After
+    /// errors the context is started again, until the function is removed.
+    ///
+    /// # Errors
+    ///
+    /// `EAGAIN` if the function is recovering (its thread has been woken), `EIO` if it has been
+    /// given up, `ENODEV` if it is being removed, `EINVAL` if there is no such context.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
     pub(crate) fn open(&self, number: u16) -> Result<Arc<Context>> {
         let context = self.context(number)?;
         context.wanted.store(true, Relaxed);
@@ -548,7 +572,7 @@ impl Function {
             return Err(EAGAIN);
         }
         if context.life() == Life::Stopped {
-            // Again, as its client may have gone meanwhile.
+            // Reports once more, as the client may have left since the context stopped.
             context.stopped();
         }
         match context.life() {
@@ -566,11 +590,14 @@ impl Function {
         Ok(context.clone())
     }
 
-    /// Stops a context for good, and says whether the device is proven not to work for it any more:
-    /// then [`Context::reap()`] reports all that is left. The context comes back when it has.
+    /// Stops a context, and if necessary the function with all contexts. Returns `true` if the
+    /// device is proven not to execute descriptors of the context any more: then
+    /// [`Context::reap()`] reports all that are outstanding, and the context is started again after
+    /// that.
     ///
-    /// If need be the whole function is stopped, and its other contexts with it. May sleep, for a
-    /// few seconds at the worst.
+    /// # Context
+    ///
+    /// May sleep, for a few seconds in the worst case.
     pub(crate) fn quiesce(&self, context: &Context) -> bool {
         context.fail();
         let mut control = self.control.lock();
@@ -581,7 +608,7 @@ impl Function {
                         self.halt(&mut control);
                     }
                 }
-                // Only who resets it can know.
+                // A reset may have stopped the function since: halt() looks for proof.
                 Mode::Lost => self.halt(&mut control),
                 _ => {}
             }
@@ -591,8 +618,12 @@ impl Function {
         context.life() != Life::Failed
     }
 
-    /// Has the administrative context carry out the commands that `push` pushes, all of them or an
-    /// error. After an error the function has to be stopped.
+    /// Has the administrative context carry out the commands that `push` pushes, and waits for all
+    /// of them.
+    ///
+    /// # Errors
+    ///
+    /// After any error the function has to be stopped.
     fn command(
         &self,
         control: &mut Control,
@@ -633,7 +664,8 @@ impl Function {
         }
     }
 
-    /// Starts a context that is idle.
+    /// Starts a context that is idle. After any error the function has to be stopped.
+    #[doc(alias = "CXT_START_NM")]
     fn start(&self, control: &mut Control, context: &Context) -> Result {
         let number = context.number();
         if context.with(|inner| inner.ring.is_none()) {
@@ -666,7 +698,7 @@ impl Function {
             if control.starting != starting && allowed() {
                 dev_warn!(
                     self.dev.device(),
-                    "refuses to start a context: tried again, {}\n",
+                    "refuses to start a context: retried {}\n",
                     match control.starting {
                         StartSequence::Plain => "without CXT_UPD",
                         StartSequence::Updated => "with CXT_UPD",
@@ -691,7 +723,7 @@ impl Function {
         Ok(())
     }
 
-    /// Starts what is wanted and can be started. A function whose contexts cannot is stopped.
+    /// Starts all idle contexts that have been opened. If a start fails, halts the function.
     fn start_wanted(&self, control: &mut Control) {
         for context in &self.contexts {
             if context.wanted.load(Relaxed)
@@ -704,11 +736,16 @@ impl Function {
         }
     }
 
-    /// Stops a context, and proves it. After an error the function has to be stopped.
+    /// Stops a context, and returns once that is proven.
+    ///
+    /// # Errors
+    ///
+    /// After any error the function has to be stopped.
+    #[doc(alias("CXT_STOP", "SYNC"))]
     fn stop_context(&self, control: &mut Control, context: &Context) -> Result {
         let number = context.number();
-        // Every device is expected to know this one. It is not waited for by the administrative
-        // context, which could not ask for more meanwhile.
+        // Every device is expected to support a soft stop. The administrative context does not wait
+        // for it with a SYNC here, as it could not issue a hard stop meanwhile.
         self.command(control, |admin| {
             admin.push_command(Command::StopSoft(number))
         })?;
@@ -724,13 +761,13 @@ impl Function {
                 if allowed() {
                     dev_warn!(
                         self.dev.device(),
-                        "refuses to stop a context hard: it is stopped itself from now on\n"
+                        "refuses to stop a context hard: from now on the function is stopped\n"
                     );
                 }
             }
             stopped?;
         }
-        // What it says in memory is no proof.
+        // The status in memory is no proof; a completed SYNC is.
         self.command(control, |admin| {
             admin.push_command(Command::SyncStop(number))
         })?;
@@ -741,7 +778,8 @@ impl Function {
         Ok(())
     }
 
-    /// Waits for a context that has been asked to stop softly to say that it has, for a while.
+    /// Waits up to [`SOFT_STOP_MS`] for a soft stop. Returns `true` if the status in memory shows
+    /// it.
     fn wait_stopped(&self, context: &Context) -> bool {
         let clock = Elapsed::start();
         loop {
@@ -755,7 +793,11 @@ impl Function {
         }
     }
 
-    /// The driver leaves it. The PCI core holds its lock.
+    /// Stops the function, and frees its interrupts and all memory that is proven unused.
+    ///
+    /// # Context
+    ///
+    /// The PCI core holds the lock of the device. May sleep.
     pub(crate) fn remove(&self) {
         {
             let mut control = self.control.lock();
@@ -765,15 +807,15 @@ impl Function {
             }
             control.mode = Mode::Removed;
             *self.waker.lock() = None;
-            // Orderly, if it is in order.
+            // A soft stop first, which a function that works completes.
             if !stop_or_reset(&self.dev, &self.bars, false) {
                 dev_warn!(
                     self.dev.device(),
-                    "left without proof that it has stopped\n"
+                    "unbound without proof that it has stopped: its memory may be leaked\n"
                 );
             }
         }
-        // With neither mutex: the thread takes the other one.
+        // Without either mutex: freeing waits for the thread, which takes `control`.
         let irqs = self.irqs.lock().take();
         drop(irqs);
         let mut control = self.control.lock();

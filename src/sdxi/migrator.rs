@@ -3,10 +3,10 @@
 //! The migrator `ferry_sdxi`: contexts of all functions that are bound, as channels of an
 //! [`engine`].
 //!
-//! Contexts are taken of one function after the other, so that few of them are of many functions,
-//! and tested by a copy. A function that comes brings its contexts; one that leaves has stopped
-//! before, and gets them back. One that is reset keeps them: what they had fails, and they go on
-//! when it does.
+//! Contexts are taken from the functions in turn, so that a few contexts are spread over many
+//! functions, and each is tested by a copy. A function that is bound adds its contexts. A function
+//! that is unbound has stopped before its contexts are given back. A function that is reset keeps
+//! its contexts: their outstanding copies fail, and they run again when the function does.
 //!
 //! Locks: that of [`Functions`], then that of [`manager`](crate::engine::manager), then
 //! [`FunctionList::list`].
@@ -53,14 +53,14 @@ use kernel::{
     },
 };
 
-/// Its name: that of the driver of functions, as with migrators of dmaengine. It is not `sdxi`,
-/// which a driver of the same functions for dmaengine may have.
+/// The name of the migrator, which is that of the driver, as with migrators of dmaengine. It is not
+/// `sdxi`, as a dmaengine driver of the same functions may have that name.
 pub(crate) const NAME: &str = super::DRIVER;
 
-/// Bytes of the copy that a context is tested with.
+/// Length of the copy that tests a context, in bytes: one page, which every function can copy.
 const TEST_BYTES: usize = 4096;
 
-/// The functions that the migrator knows of.
+/// The list of functions whose contexts the migrator may use.
 #[pin_data]
 struct FunctionList {
     #[pin]
@@ -68,7 +68,16 @@ struct FunctionList {
 }
 
 impl FunctionList {
-    /// Up to `most` contexts that nobody uses, and that work. An error if mappings are of no use.
+    /// Returns up to `most` contexts that are not leased and pass a test copy.
+    ///
+    /// # Errors
+    ///
+    /// The error of `queue_of()` if DMA mappings of a function would bounce, else that of an
+    /// allocation or a test that could not be made.
+    ///
+    /// # Context
+    ///
+    /// May sleep, for seconds if a context does not answer.
     fn find(&self, most: usize) -> Result<KVec<KBox<dyn Queue>>> {
         let mut functions = KVec::new();
         for function in self.list.lock().iter() {
@@ -86,7 +95,8 @@ impl FunctionList {
                     Some(Ok(Some(queue))) => queues.push(queue, GFP_KERNEL)?,
                     Some(Ok(None)) | None => {}
                     Some(Err(e)) if e == EIO => {
-                        // Its others are not waited for, too.
+                        // The test has timed out once; the function's other contexts would
+                        // only time out one after the other.
                         let _ = functions.remove(i);
                         continue;
                     }
@@ -99,7 +109,11 @@ impl FunctionList {
     }
 }
 
-/// The queue of a context, if nobody uses it. `EIO` if it does not work.
+/// Returns the queue of a context, or `None` if the context is leased.
+///
+/// # Errors
+///
+/// `EIO` if the test copy fails.
 fn queue_of(function: &Arc<Function>, context: &Arc<Context>) -> Result<Option<KBox<dyn Queue>>> {
     let dev = function.dev();
     if ContextQueue::bounces(dev) {
@@ -115,7 +129,7 @@ fn queue_of(function: &Arc<Function>, context: &Arc<Context>) -> Result<Option<K
     if !tested?.is_good() {
         if log::allowed() {
             pr_warn!(
-                "{}: context {} does not copy: it and those after it are left alone\n",
+                "{}: context {} failed its test copy: it and later contexts are not used\n",
                 dev.name().to_str()?,
                 context.number()
             );
@@ -126,7 +140,7 @@ fn queue_of(function: &Arc<Function>, context: &Arc<Context>) -> Result<Option<K
     Ok(Some(KBox::new(queue, GFP_KERNEL)?))
 }
 
-/// What a manager finds.
+/// The source of channels for the manager: contexts of the functions in the list.
 struct Contexts(Arc<FunctionList>);
 
 impl ChannelSource for Contexts {
@@ -135,7 +149,7 @@ impl ChannelSource for Contexts {
     }
 }
 
-/// Tells the manager of functions.
+/// The subscriber that passes functions on to the manager.
 struct Notifier {
     manager: Arc<ChannelManager>,
     functions: Arc<FunctionList>,
@@ -160,7 +174,7 @@ impl Subscriber for Notifier {
     }
 }
 
-/// The manager is told until this is dropped.
+/// The subscription of the manager to functions, which ends when it is dropped.
 struct Subscription(Arc<Functions>);
 
 impl Subscription {
@@ -179,7 +193,11 @@ impl Drop for Subscription {
     }
 }
 
-/// Makes the migrator of the functions that are bound. `ENODEV` if no context is free and works.
+/// Creates the migrator of the bound functions.
+///
+/// # Errors
+///
+/// `ENODEV` if no context is free and passes the test.
 pub(crate) fn make(functions: &Arc<Functions>, shared: &Arc<Shared>) -> Result<Made> {
     let most = usize::try_from(shared.knobs.dma_channels()).unwrap_or(usize::MAX);
     let function_list = Arc::pin_init(

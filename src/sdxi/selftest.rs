@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Copies on a context whose content is looked at: what a device says, and what it does.
+//! The self-test of a context: makes copies, and compares their content with what the device
+//! reports.
 //!
-//! Uses a context as a migrator does, by interrupts as long as they come, else by polling.
+//! Uses the interface of clients, with interrupts as long as they arrive, else by polling. Takes no
+//! locks of its own.
 
 use crate::sdxi::{
     function::Function,
@@ -36,50 +38,50 @@ use kernel::{
     },
 };
 
-/// Bytes of all sources together, and of all destinations.
+/// Bytes of all sources together, and of all destinations: room for the longest copy.
 const BYTES: usize = 2 << 20;
-/// Copies at the same time, at most.
+/// The most copies at the same time: fewer than a ring has slots.
 const MAX_REGIONS: usize = 256;
-/// The longest copy.
+/// The longest copy in bytes.
 pub(super) const MAX_LENGTH: usize = BYTES;
-/// Most copies of one test.
+/// The most copies of one test, which bounds its time.
 pub(super) const MAX_COPIES: u64 = 1_000_000;
 
-/// Without progress, interrupts are waited for so long, then the context is polled.
+/// Time in ms without progress after which the context is polled: many times that of a copy.
 const INTERRUPT_WAIT_MS: i64 = 20;
-/// And so long until the copies are given up.
+/// Time in ms without progress after which copies are given up, and the context is stopped.
 const COPY_TIMEOUT_MS: i64 = 1000;
-/// A context that does not run is waited for so long.
+/// Time in ms for a context to run, which covers a recovery with a reset.
 const START_TIMEOUT_MS: i64 = 8000;
 
-/// What came of a test.
+/// The outcome of a self-test.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Outcome {
     context: u16,
     count: u64,
     length: usize,
-    /// Said to be done, and are.
+    /// Copies reported as done whose content is right.
     good: u64,
-    /// Said to have failed.
+    /// Copies reported as failed.
     failed: u64,
-    /// Said to be done, and are not.
+    /// Copies reported as done whose content is wrong.
     lies: u64,
-    /// Nothing was reported in time; or the device was proven to have stopped before.
+    /// Copies not reported in time, or reported only when the device was proven to have stopped.
     lost: u64,
-    /// Not begun.
+    /// Copies not submitted.
     left: u64,
     doorbells: u64,
     interrupts: u64,
-    /// Reported by polling, since no interrupt came.
+    /// Copies reported by polling, as no interrupt arrived.
     polled: u64,
-    /// The device was not proven to have stopped, so memory is kept for ever.
+    /// Set if the device was not proven to have stopped, so that memory may be leaked.
     unquiet: bool,
-    /// The error that ended it.
+    /// The error that ended the test.
     error: Option<Error>,
 }
 
 impl Outcome {
-    /// All copies were made.
+    /// Returns `true` if all copies were made.
     pub(super) fn is_good(&self) -> bool {
         self.count > 0 && self.good == self.count
     }
@@ -116,7 +118,8 @@ const PENDING: u32 = 1;
 const GOOD: u32 = 2;
 const FAILED: u32 = 3;
 
-/// What was reported of each region.
+/// The state of the copy in each region of the buffers: one of [`IDLE`], [`PENDING`], [`GOOD`] and
+/// [`FAILED`]. The index of a region is the tag of its copy.
 struct CopyStates(KVec<Atomic<u32>>);
 
 impl CopyStates {
@@ -135,20 +138,22 @@ impl Client for CopyStates {
     }
 }
 
+/// A running self-test.
 struct Test<'a> {
     context: &'a Context,
     states: Arc<CopyStates>,
     seeds: KVec<u64>,
     src: Buffer,
     dst: Buffer,
-    /// Words from one region to the next; at least one more than a copy has.
+    /// Words from one region to the next: at least one more than a copy has.
     stride: usize,
     next: u64,
     outcome: Outcome,
 }
 
 impl Test<'_> {
-    /// Looks at what has been reported. Returns how many copies.
+    /// Checks the content of reported copies, and returns their number. With `gave_up` failed
+    /// copies count as lost.
     fn collect(&mut self, gave_up: bool) -> u64 {
         let mut n = 0;
         let length = self.outcome.length;
@@ -175,7 +180,7 @@ impl Test<'_> {
         n
     }
 
-    /// Hands over as many copies as there are regions and room for.
+    /// Submits as many copies as there are idle regions and room in the ring. Returns their number.
     fn submit(&mut self) -> Result<u64, Unavailable> {
         let room = self.context.free();
         let mut batch = 0;
@@ -219,7 +224,7 @@ impl Test<'_> {
             self.outcome.doorbells += 1;
         }
         if pushed < batch as u64 {
-            // Those that did not get in.
+            // Copies that were not pushed are idle again.
             let mut in_ring = pushed;
             for i in 0..self.states.0.len() {
                 if self.seeds[i] >= first && in_ring > 0 {
@@ -233,12 +238,13 @@ impl Test<'_> {
         submitted.map(|()| pushed)
     }
 
-    /// Copies that have not been looked at.
+    /// Returns the number of submitted copies whose content has not been checked.
     fn pending(&self) -> u64 {
         let pending = |region: &&Atomic<u32>| region.load(Relaxed) != IDLE;
         self.states.0.iter().filter(pending).count() as u64
     }
 
+    /// Makes all copies.
     fn run(&mut self, function: &Function) -> Result {
         let mut progress: Instant<Monotonic> = Instant::now();
         loop {
@@ -257,14 +263,14 @@ impl Test<'_> {
             }
             let waited = progress.elapsed().as_millis();
             if self.pending() == 0 {
-                // The context is down; somebody is at work on it.
+                // The context does not run; the function's thread is recovering it.
                 if waited > START_TIMEOUT_MS {
                     return Err(ETIMEDOUT);
                 }
                 if waited > INTERRUPT_WAIT_MS {
                     match function.open(self.context.number()) {
                         Err(e) if e != EAGAIN => return Err(e),
-                        // Says what is the matter with it later.
+                        // A context that stays down ends the test by the timeout above.
                         _ => {}
                     }
                     fsleep(Delta::from_millis(2));
@@ -295,7 +301,7 @@ impl Test<'_> {
     }
 }
 
-/// Waits for a context to run.
+/// Opens a context, and waits up to [`START_TIMEOUT_MS`] for it to run.
 fn open(function: &Function, number: u16) -> Result {
     let start: Instant<Monotonic> = Instant::now();
     loop {
@@ -308,7 +314,16 @@ fn open(function: &Function, number: u16) -> Result {
     }
 }
 
-/// Makes `count` copies of `length` bytes on a context.
+/// Makes `count` copies of `length` bytes on a context, and checks them.
+///
+/// # Errors
+///
+/// `EINVAL` if count or length is out of range, `ENOMEM` without memory. Failures of copies are
+/// part of the outcome.
+///
+/// # Context
+///
+/// May sleep.
 pub(super) fn run(
     function: &Function,
     context: &ContextLease,
@@ -330,7 +345,7 @@ pub(super) fn run(
         outcome.error = Some(e);
         return Ok(outcome);
     }
-    // A guard behind each copy, and copies that do not begin at a page.
+    // At least one guard word behind each copy; regions do not begin at pages.
     let stride = (length + 8).div_ceil(64) * 8;
     let most = usize::try_from(count)
         .unwrap_or(MAX_REGIONS)
@@ -365,7 +380,7 @@ pub(super) fn run(
     outcome.left = count.saturating_sub(test.next);
     outcome.error = result.err();
     let Test { src, dst, .. } = test;
-    // Interrupt descriptors may still be outstanding, which touch neither.
+    // Interrupt descriptors may be outstanding, which access neither buffer.
     let start: Instant<Monotonic> = Instant::now();
     loop {
         context.reap(|_, _| {});

@@ -3,8 +3,8 @@
 //! Recovery of a function from errors and resets: activation, halt, the error log, and what the
 //! thread of vector 0 does about errors.
 //!
-//! Part of [`Function`]. Locks: those of [`function`](super); all methods that take a [`Control`]
-//! have its mutex held.
+//! Part of [`Function`]. Locks: those of [`function`](super). Methods that take a [`Control`] are
+//! called with its mutex held, and may sleep.
 
 use super::{
     poll_delay,
@@ -52,11 +52,13 @@ use kernel::{
     sync::atomic::Relaxed, //
 };
 
-/// Attempts of one activation.
+/// Attempts of one activation, before the PCI function is reset or given up.
 const ACTIVATIONS: u32 = 3;
 
 impl Function {
-    /// Stops the function, and so all contexts, without regard to what they do.
+    /// Stops the function hard, and with it all contexts. Sets the mode to `Broken` with proof of
+    /// the stop, and to `Lost` without.
+    #[doc(alias = "STOP_HD")]
     pub(super) fn halt(&self, control: &mut Control) {
         for context in &self.contexts {
             context.fail();
@@ -71,12 +73,13 @@ impl Function {
         } else if allowed() {
             dev_warn!(
                 self.dev.device(),
-                "does not stop ({})\n",
+                "does not stop ({}): it needs a reset\n",
                 self.state().name()
             );
         }
     }
 
+    /// Records that the function and so all contexts have stopped, which frees buffers of tests.
     pub(super) fn all_stopped(&self, control: &mut Control) {
         if let Some(resources) = &mut control.resources {
             resources.admin.abandon_commands();
@@ -87,8 +90,8 @@ impl Function {
         }
     }
 
-    /// Brings a function that has stopped to run, and its contexts. It has stopped again if that
-    /// fails.
+    /// Activates a function that has stopped, and starts its opened contexts. Halts it if that
+    /// fails [`ACTIVATIONS`] times.
     pub(super) fn activate(&self, control: &mut Control) -> Result {
         for _ in 0..ACTIVATIONS {
             if !self.bars.prove_quiet() && !stop(&self.bars, true) {
@@ -114,10 +117,12 @@ impl Function {
         Err(EIO)
     }
 
+    /// Writes all tables and registers, and waits for the function to be active.
+    #[doc(alias("CTL0", "CTL2", "fn_gsr"))]
     fn activate_once(&self, control: &mut Control) -> Result {
         let resources = control.resources.as_mut().ok_or(ENODEV)?;
-        // Of a reset nothing is left, of a stop everything: all is written again. It has stopped,
-        // and a reset that was asked for has ended: one that has not would undo what is written
+        // A reset clears registers, a stop does not: all are written again. The function has
+        // stopped, so a requested reset has ended, and cannot clear the values that are written
         // now.
         self.bars.write(WritableRegister::Ctl2, self.limits.ctl2());
         resources.tables.install();
@@ -138,6 +143,8 @@ impl Function {
         Ok(())
     }
 
+    /// Resets the error log, and enables it.
+    #[doc(alias("ERR_CTL", "ERR_CFG"))]
     fn open_log(&self, log: &ErrorLog) -> Result {
         log.close();
         self.bars.write(WritableRegister::ErrSts, ERR_STS_ALL);
@@ -147,8 +154,8 @@ impl Function {
         log.open()
     }
 
-    /// What interrupts and others have woken the thread for. Returns whether the PCI function has
-    /// to be reset.
+    /// Handles errors of the function and its contexts, and starts opened contexts. Returns `true`
+    /// if the PCI function has to be reset.
     fn handle_errors(&self, control: &mut Control) -> bool {
         match control.mode {
             Mode::Suspended | Mode::Removed => return false,
@@ -160,7 +167,11 @@ impl Function {
             state => {
                 self.counters.function_errors.fetch_add(1, Relaxed);
                 if allowed() {
-                    dev_warn!(self.dev.device(), "function is {}\n", state.name());
+                    dev_warn!(
+                        self.dev.device(),
+                        "function is {}: recovering\n",
+                        state.name()
+                    );
                 }
                 self.read_log(control);
                 return self.recover(control);
@@ -176,7 +187,7 @@ impl Function {
                 return self.recover(control);
             }
         }
-        // What has been logged meanwhile is about contexts as they were.
+        // Entries up to here are about contexts before their restart.
         self.read_log(control);
         self.start_wanted(control);
         if control.mode != Mode::Active {
@@ -185,14 +196,14 @@ impl Function {
         false
     }
 
-    /// Stops the function and brings it to run again, unless it has failed too often. Returns
-    /// whether it has to be reset.
+    /// Halts the function and activates it again, unless it has failed too often. Returns `true` if
+    /// the PCI function has to be reset.
     fn recover(&self, control: &mut Control) -> bool {
         if control.mode == Mode::Active {
             self.halt(control);
         }
         if control.mode == Mode::Lost && !self.dev.is_present() {
-            // Nothing can be tried before it is back, which is no fault of it.
+            // No recovery is possible while the device is absent, so none is counted.
             return false;
         }
         let good = (self.contexts.iter())
@@ -203,7 +214,7 @@ impl Function {
             Verdict::GiveUp => {
                 dev_err!(
                     self.dev.device(),
-                    "fails again and again: given up until it is reset or bound again\n"
+                    "keeps failing: given up until it is reset or bound again\n"
                 );
                 return false;
             }
@@ -215,7 +226,8 @@ impl Function {
         }
     }
 
-    /// Takes what is in the error log.
+    /// Reads new entries of the error log, and marks contexts that they report as stopped.
+    #[doc(alias("ERR_STS", "ERR_RD", "ERR_WRT", "ERRLOG_HD_ENT"))]
     fn read_log(&self, control: &mut Control) {
         let Some(resources) = &control.resources else {
             return;
@@ -226,7 +238,7 @@ impl Function {
         }
         let counters = &self.counters;
         let read = self.bars.read(Register::ErrRd);
-        // Before the write index is read, so that what comes later raises an interrupt.
+        // Cleared before the write index is read, so that later entries raise an interrupt.
         self.bars.write(WritableRegister::ErrSts, ERR_STS_ALL);
         let written = self.bars.read(Register::ErrWrt);
         if status & ERR_STS_OVF != 0 {
@@ -243,21 +255,21 @@ impl Function {
             if let (log::Reaction::ContextStopped, Some(Ok(context))) =
                 (entry.reaction, entry.context.map(|n| self.context(n)))
             {
-                // Its status may not say so yet.
+                // The status of the context in memory may not show the stop yet.
                 context.mark_failed();
             }
             if control.logged.len() >= LOGGED {
-                // There is one, and what it was is not of interest.
+                // The list is not empty, so an oldest entry exists.
                 let _ = control.logged.remove(0);
             }
-            // Has the capacity.
+            // The list has the capacity.
             let _ = control.logged.push(words, GFP_KERNEL);
             if allowed() {
                 dev_warn!(self.dev.device(), "{entry}\n");
             }
         }
         if waiting.is_none() || status & ERR_STS_ERR != 0 {
-            // What it says is not to be trusted, or it could not be written: from the beginning.
+            // The indices are not plausible, or the device could not write an entry: start over.
             counters.log_failures.fetch_add(1, Relaxed);
             let _ = self.open_log(&resources.log);
         } else {
@@ -265,7 +277,7 @@ impl Function {
         }
     }
 
-    /// The PCI core is about to reset it, to put it to sleep, or has lost it.
+    /// Halts the function before the PCI core resets or suspends it, or when it is lost.
     pub(crate) fn suspend(&self) {
         let mut control = self.control.lock();
         if matches!(control.mode, Mode::Suspended | Mode::Removed) {
@@ -275,7 +287,11 @@ impl Function {
         control.mode = Mode::Suspended;
     }
 
-    /// It has been reset, or has power again.
+    /// Restores the configuration and activates the function, after a reset or with power again.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` if the function does not answer, `EIO` if it cannot be activated.
     pub(crate) fn resume(&self) -> Result {
         let mut control = self.control.lock();
         if control.mode != Mode::Suspended {
@@ -286,7 +302,7 @@ impl Function {
             saved.restore_if_lost();
         }
         if control.resetter == Resetter::Others {
-            // Begins anew. The driver's own resets are part of a recovery, which has been counted.
+            // Resets the counts. The driver's own resets are part of a recovery, which is counted.
             control.recoveries = Recoveries::NONE;
             control.starting = StartSequence::Updated;
             control.stopper = StopFallback::Hard;
@@ -313,8 +329,8 @@ impl pci::Handler for Function {
         }
         control.resetter = Resetter::Driver;
         drop(control);
-        // The core calls suspend() and resume(). If somebody else is busy with the device, the next
-        // who needs it tries again.
+        // The PCI core calls suspend() and resume(). If the device is locked, the next wake of this
+        // thread tries again.
         let reset = self.dev.try_reset();
         let mut control = self.control.lock();
         control.resetter = Resetter::Others;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory that tests of a context copy from and to.
+//! Source and destination memory of the self-test of a context.
 //!
 //! Takes no locks.
 
@@ -17,32 +17,37 @@ use kernel::{
     sync::Arc, //
 };
 
-/// Memory to copy from and to, for tests of a context.
+/// Coherent memory that a test of a context copies from or to.
 pub(crate) struct Buffer {
     words: CoherentWords,
 }
 
-/// What is in a buffer where nothing was written, and must not be.
+/// The content of words of a destination before a copy, and behind its end after it.
 const UNWRITTEN: u64 = 0xa5a5_a5a5_a5a5_a5a5;
 
-/// What a test writes: differs by seed and place.
+/// Returns word `i` of the content of a source, which differs by seed and position.
 fn pattern(seed: u64, i: usize) -> u64 {
     (seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ i as u64).wrapping_mul(0xd6e8_feb8_6659_fd93)
 }
 
 impl Buffer {
-    /// So many bytes. May sleep.
+    /// Allocates a buffer of `bytes` bytes, rounded up to words.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
     pub(crate) fn new(bars: &Arc<Bars>, bytes: usize) -> Result<Self> {
         let words = CoherentWords::new(bars, bytes.div_ceil(8))?;
         Ok(Self { words })
     }
 
-    /// Where a word of it is.
+    /// Returns the address of a word, for descriptors.
     pub(crate) fn address(&self, word: usize) -> DeviceAddress {
         DeviceAddress::new(self.words.address(word))
     }
 
-    /// Fills words with the pattern of a seed; without a seed, spoils them.
+    /// Fills `len` words from `first` with the pattern of a seed, or with [`UNWRITTEN`] without
+    /// one.
     pub(crate) fn fill(&self, first: usize, len: usize, seed: Option<u64>) {
         for i in 0..len {
             self.words
@@ -50,7 +55,8 @@ impl Buffer {
         }
     }
 
-    /// Are there so many bytes of the pattern, and is nothing changed behind them?
+    /// Returns `true` if the first `bytes` bytes of `words` words from `first` have the pattern of
+    /// the seed, and all bytes behind them are unwritten.
     pub(crate) fn holds(&self, first: usize, words: usize, bytes: usize, seed: u64) -> bool {
         (0..words).all(|i| {
             let (got, full) = (self.words.load(first + i), pattern(seed, i));
@@ -65,8 +71,12 @@ impl Buffer {
         })
     }
 
-    /// Gives it back, if the ring that it was used with has nothing to do any more. Otherwise it
-    /// is kept for ever if it is dropped before the function has been proven quiet.
+    /// Returns the buffer for freeing if the ring that used it has no outstanding descriptors.
+    ///
+    /// # Errors
+    ///
+    /// The buffer itself if there are any: its memory is leaked if it is dropped before the
+    /// function has been proven quiet.
     pub(crate) fn done_with(mut self, ring: &ContextRing) -> Result<Unused, Self> {
         self.words.unused = ring.outstanding() == 0;
         match self.words.unused {
@@ -76,8 +86,12 @@ impl Buffer {
     }
 }
 
-/// A buffer that nobody uses any more. To be dropped where one may sleep, which freeing does behind
-/// an IOMMU (`__iommu_dma_free()`): not with the lock of the ring.
+/// A buffer that the device does not access any more.
+///
+/// # Context
+///
+/// Dropping it may sleep, as freeing does behind an IOMMU (`__iommu_dma_free()`), so it is dropped
+/// without the lock of the ring.
 #[must_use]
 pub(crate) struct Unused {
     _words: CoherentWords,

@@ -1,21 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A context of a function, as who copies with it sees it.
+//! Contexts of a function, with the interface for clients that submit copies.
 //!
-//! Who uses one has a [`ContextLease`] to it. [`Context::submit()`] and [`Context::reap()`] take
-//! one leaf lock, and neither allocate nor sleep. What the function does to a context (start, stop,
-//! give up) is the driver's, under the function's own lock.
+//! A client holds a [`ContextLease`]. [`Context::submit()`] and [`Context::reap()`] take one leaf
+//! lock, and neither allocate nor sleep. [`Function`](crate::sdxi::function::Function) starts,
+//! stops and recovers contexts, under its own mutex.
 //!
-//! A context that has failed takes no copies. What it had is reported when it has been proven to
-//! have stopped, by the next [`Context::reap()`]: reported means that the device does not touch
-//! source and destination any more, whether good or not.
+//! A context that has failed takes no copies. Its outstanding copies are reported by the next
+//! [`Context::reap()`] after it has been proven to have stopped. A report, good or not, means that
+//! the device does not touch source and destination any more.
 //!
-//! Reports have a tag, or are ends of copies ([`fb::ferry_end`]), which only this module's
-//! [`queue`](super::queue) pushes: [`EndQueue`] has them in the order of the ring, which is that in
-//! which they are reported.
+//! Reports have a tag, or are ends of copies ([`fb::ferry_end`]), which only
+//! [`queue`](super::queue) pushes: [`EndQueue`] holds ends in the order of the ring, which is that
+//! in which they are reported.
 //!
-//! Locks: the listener's, then the ring's; neither is taken in interrupts. A [`Client`] is called
-//! with the former held, and reports with the latter; ends are called with the former.
+//! Locks: [`Context::listener`], then [`Context::inner`], which is the lock of the ring; neither is
+//! taken in interrupts. [`Client::notify()`] and ends are called with the former held, callbacks of
+//! reports with the latter.
 
 use crate::{
     counters::counters,
@@ -53,32 +54,37 @@ use kernel::{
     },
 };
 
-/// So many errors are too many, without so many good copies in between.
+/// Errors of a context with fewer than [`ERROR_RESET`] good copies in between that make it failing:
+/// more than one, so that single errors do not lead to quarantine.
 const MAX_ERRORS: u32 = 8;
+/// Good copies since the last error that reset the count of errors: as many as a ring has slots.
 const ERROR_RESET: u32 = 1024;
 
-/// What is called when an interrupt of a context has come, or its state has changed.
+/// A client that is notified of interrupts and state changes of a context.
 pub(crate) trait Client: Send + Sync {
-    /// Calls [`Context::reap()`], or has somebody do so. With a spinlock held. Not to be used for
-    /// anything that needs the function.
+    /// Calls [`Context::reap()`], or schedules a call.
+    ///
+    /// # Context
+    ///
+    /// Called with the spinlock of the listener held. Must not call into the function.
     fn notify(&self, context: &Context);
 }
 
-/// The life of a context.
+/// The state of a context, as the driver has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Life {
-    /// Never started, or stopped with nothing outstanding: it can be started.
+    /// The context was never started, or has stopped with nothing outstanding, and can be started.
     Idle,
-    /// Takes copies.
+    /// The context takes copies.
     Running,
-    /// Takes no copies, and may be copying.
+    /// The context takes no copies, and the device may still be executing its descriptors.
     Failed,
-    /// Proven to have stopped; what is outstanding has not been reported.
+    /// The context is proven to have stopped; outstanding descriptors have not been reported.
     Stopped,
 }
 
 impl Life {
-    /// For people.
+    /// Returns the name for debugfs.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Idle => "idle",
@@ -89,13 +95,14 @@ impl Life {
     }
 }
 
-/// What the lock of the ring protects.
+/// State that the lock of the ring protects.
 pub(crate) struct Inner {
-    /// Its ring, and all of its memory. None before it is started for the first time.
+    /// The ring and all other memory of the context. `None` before it is started for the first
+    /// time.
     pub(crate) ring: Option<ContextRing>,
-    /// How far it is.
+    /// The state of the context.
     pub(crate) life: Life,
-    /// Wakes the function's thread, as long as there is one.
+    /// The waker of the function's thread, which is `None` when there is no thread.
     pub(crate) waker: Option<pci::Waker>,
 }
 
@@ -108,33 +115,40 @@ impl Inner {
 }
 
 counters! {
-    /// What has happened to a context.
+    /// Events of a context since it was created.
     Counters: copies, bytes, good, failed, doorbells, interrupts, starts, errors,
 }
 
-/// Who listens.
+/// The listener of a context.
 enum Listener {
+    /// There is no listener.
     None,
+    /// A client, which reaps by itself.
     Client(Arc<dyn Client>),
-    /// Whom each copy names.
+    /// The end of each copy, from [`EndQueue`].
     EndQueue,
 }
 
-/// The tag of a copy that is in [`EndQueue`].
+/// The tag of copies that have an end in [`EndQueue`].
 const END: u32 = u32::MAX;
 
-/// Ends of copies that are to be called, in the order of the ring: `called..ended` have been
-/// reported, `ended..pushed` not yet.
+/// Ends of copies that are to be called, in the order of the ring. Ends in `called..ended` have
+/// been reported, those in `ended..pushed` not yet.
 struct EndQueue {
-    /// Pointers to [`fb::ferry_end`]; 0 if nobody wants to know any more. Bit 0: it was good.
+    /// Pointers to [`fb::ferry_end`], or 0 if the end was discarded. Bit 0 is [`GOOD`]. Accesses
+    /// are ordered by `ended` and `called`.
     table: KVec<Atomic<usize>>,
-    /// These two change with the lock of the ring held.
+    /// Ends pushed so far. Changes with the lock of the ring held.
     pushed: Atomic<u64>,
+    /// Ends reported so far. Changes with the lock of the ring held: the release in `end()` pairs
+    /// with the acquire in `call()`.
     ended: Atomic<u64>,
-    /// With the listener's lock.
+    /// Ends called so far. Changes with the listener's lock held: the release in `call()` pairs
+    /// with the acquire in `prepare()`.
     called: Atomic<u64>,
 }
 
+/// The bit in a word of [`EndQueue`] that marks a good copy; pointers are aligned, so it is free.
 const GOOD: usize = 1;
 const _: () = assert!(align_of::<fb::ferry_end>() > GOOD);
 
@@ -156,7 +170,12 @@ impl EndQueue {
         self.table.get((n % SLOTS as u64) as usize)
     }
 
-    /// Writes the next one, if there is room; it is there when [`Self::commit()`] has been called.
+    /// Writes the next end, which counts when [`Self::commit()`] is called. Returns `false` if
+    /// there is no room.
+    ///
+    /// # Context
+    ///
+    /// The lock of the ring is held.
     fn prepare(&self, end: *const fb::ferry_end) -> bool {
         let pushed = self.pushed.load(Relaxed);
         if pushed.wrapping_sub(self.called.load(Acquire)) >= SLOTS as u64 {
@@ -169,12 +188,17 @@ impl EndQueue {
         true
     }
 
+    /// Adds the prepared end.
     fn commit(&self) {
         let pushed = self.pushed.load(Relaxed);
         self.pushed.store(pushed.wrapping_add(1), Relaxed);
     }
 
-    /// The oldest one that has not been reported is.
+    /// Marks the oldest end that has not been reported as reported.
+    ///
+    /// # Context
+    ///
+    /// The lock of the ring is held.
     fn end(&self, good: bool) {
         let ended = self.ended.load(Relaxed);
         if let (Some(word), true) = (self.word(ended), good) {
@@ -186,7 +210,11 @@ impl EndQueue {
         self.ended.store(ended.wrapping_add(1), Release);
     }
 
-    /// Tells of those that have been reported. With the listener's lock.
+    /// Calls the ends that have been reported.
+    ///
+    /// # Context
+    ///
+    /// The listener's lock is held.
     fn call(&self) {
         loop {
             let called = self.called.load(Relaxed);
@@ -195,12 +223,12 @@ impl EndQueue {
             }
             let word = self.word(called).map_or(0, |word| word.load(Relaxed));
             let end = (word & !GOOD) as *const fb::ferry_end;
-            // SAFETY: Who has pushed it keeps it until it has been called, which happens here and
-            // once, or has given up the claim, which makes it 0 with the lock held that our caller
-            // has.
+            // SAFETY: The caller of `Context::push()` keeps the end until it has been called, which
+            // happens only here and once, or until `Context::remove_listener()` has returned, which
+            // makes the word 0 with the listener's lock held, as our caller does.
             if let Some(end) = unsafe { end.as_ref() } {
                 if let Some(f) = end.fn_ {
-                    // SAFETY: As the end wants to be called.
+                    // SAFETY: The end is called once, with the pointer to itself, as it demands.
                     unsafe { f(end, word & GOOD != 0) };
                 }
             }
@@ -208,7 +236,11 @@ impl EndQueue {
         }
     }
 
-    /// Nobody wants to know any more. With both locks.
+    /// Drops all ends that have not been called.
+    ///
+    /// # Context
+    ///
+    /// Both locks are held.
     fn discard(&self) {
         let mut n = self.ended.load(Relaxed);
         self.called.store(n, Release);
@@ -220,7 +252,7 @@ impl EndQueue {
         }
     }
 
-    /// Has everything been called that was pushed?
+    /// Returns `true` if all ends that were pushed have been called.
     fn all_called(&self) -> bool {
         self.called.load(Acquire) == self.pushed.load(Relaxed)
     }
@@ -235,18 +267,20 @@ pub(crate) struct Context {
     #[pin]
     inner: SpinLock<Inner>,
     ends: EndQueue,
-    /// There is a [`ContextLease`].
+    /// Set while there is a [`ContextLease`]. The acquire in `ContextLease::new()` pairs with the
+    /// release when the lease is dropped.
     leased: Atomic<bool>,
-    /// Somebody has asked for it: it is started again when it can be.
+    /// Set when the context has been opened: the function starts it again after errors.
     pub(crate) wanted: Atomic<bool>,
-    /// Errors, and good copies since the last one.
+    /// Errors since the count was reset. A heuristic: relaxed accesses, no partner.
     errors_in_row: Atomic<u32>,
+    /// Good copies since the last error, relaxed as well.
     good: Atomic<u32>,
-    /// For people.
+    /// Counters for debugfs.
     pub(crate) counters: Counters,
 }
 
-/// The right to use a context, which one has at a time.
+/// The exclusive right to use a context.
 pub(crate) struct ContextLease(Arc<Context>);
 
 impl Deref for ContextLease {
@@ -258,7 +292,7 @@ impl Deref for ContextLease {
 }
 
 impl ContextLease {
-    /// None if somebody else has it.
+    /// Leases a context, or returns `None` if it is leased already.
     pub(crate) fn new(context: &Arc<Context>) -> Option<Self> {
         if context.leased.xchg(true, Acquire) {
             return None;
@@ -267,15 +301,15 @@ impl ContextLease {
         Some(Self(context.clone()))
     }
 
-    /// Who is called of interrupts from now on.
+    /// Sets the client that is notified of interrupts from now on.
     pub(crate) fn set_client(&self, client: Arc<dyn Client>) {
         self.0.listen(Listener::Client(client));
     }
 
-    /// Copies say themselves who is called of their ends.
+    /// Sets that the end of each copy is called, instead of a client.
     pub(super) fn call_ends(&self) {
         self.0.listen(Listener::EndQueue);
-        // What was left of the one before has its place again.
+        // Frees the slots of descriptors that a previous client left.
         self.0.notify();
     }
 }
@@ -287,12 +321,12 @@ impl Drop for ContextLease {
     }
 }
 
-/// Why nothing could be submitted.
+/// The reason why a copy was not submitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unavailable {
-    /// No room now.
+    /// The ring has no room now.
     Full,
-    /// No such copy can be made.
+    /// The device cannot make such a copy.
     Invalid,
     /// The context does not run now.
     Down,
@@ -307,18 +341,18 @@ impl From<Refused> for Unavailable {
     }
 }
 
-/// Copies that are being put together, with the lock held; handed to the device at the end.
+/// Copies that are being pushed with the lock of the ring held, and published together at the end.
 pub(crate) struct Submission<'a> {
     ring: &'a mut ContextRing,
     counters: &'a Counters,
 }
 
 impl Submission<'_> {
-    /// Pushes a copy of `len` bytes. With `want_completion` its tag is reported when it and all
-    /// since the last one that wanted it are done, good if all of them are.
+    /// Pushes a copy of `len` bytes. With `want_completion` its tag is reported when this copy and
+    /// all copies since the previous reported one are done; the report is good if all of them are.
     ///
     /// Source and destination stay mapped for this function, and are not used otherwise, until
-    /// then.
+    /// the report.
     pub(crate) fn push(
         &mut self,
         dst: DeviceAddress,
@@ -330,7 +364,7 @@ impl Submission<'_> {
         if tag == END {
             return Err(Unavailable::Invalid);
         }
-        // One slot is kept for the interrupt.
+        // One slot is reserved for the interrupt.
         if self.free() == 0 {
             return Err(Unavailable::Full);
         }
@@ -344,14 +378,14 @@ impl Submission<'_> {
         Ok(())
     }
 
-    /// How many more copies there is room for.
+    /// Returns the number of copies that there is room for.
     pub(crate) fn free(&self) -> usize {
         self.ring.free().saturating_sub(1)
     }
 }
 
 impl Context {
-    /// A context that has not been started.
+    /// Creates a context that has not been started.
     pub(crate) fn new(number: u16) -> Result<Arc<Self>> {
         let ends = EndQueue::new()?;
         Arc::pin_init(
@@ -374,18 +408,19 @@ impl Context {
         )
     }
 
-    /// Its number.
+    /// Returns the number of the context.
     pub(crate) fn number(&self) -> u16 {
         self.number
     }
 
+    /// Replaces the listener.
     fn listen(&self, listener: Listener) {
         let old = mem::replace(&mut *self.listener.lock(), listener);
-        // Not with the lock: the last reference to a client may go.
+        // Without the lock, as this may drop the last reference to a client.
         drop(old);
     }
 
-    /// Nobody is called of anything any more.
+    /// Removes the listener, and discards the ends that have not been called.
     pub(crate) fn remove_listener(&self) {
         let old = {
             let mut listener = self.listener.lock();
@@ -397,7 +432,7 @@ impl Context {
         drop(old);
     }
 
-    /// Tells who listens. Says whether anybody does.
+    /// Notifies the listener. Returns `true` if there is one.
     pub(crate) fn notify(&self) -> bool {
         let listener = self.listener.lock();
         match &*listener {
@@ -411,7 +446,7 @@ impl Context {
         true
     }
 
-    /// Room for copies; 0 if it does not run.
+    /// Returns the number of copies that there is room for, which is 0 if the context does not run.
     pub(crate) fn free(&self) -> usize {
         let inner = self.inner.lock();
         match (&inner.ring, inner.life) {
@@ -420,7 +455,8 @@ impl Context {
         }
     }
 
-    /// Does it take copies? One of which nobody has noticed that it has stopped does not.
+    /// Returns `true` if the context takes copies. Reads its status in memory, so that a stop that
+    /// has not been noticed yet counts.
     pub(crate) fn is_ready(&self) -> bool {
         let mut guard = self.inner.lock();
         let inner = &mut *guard;
@@ -434,12 +470,12 @@ impl Context {
         ready
     }
 
-    /// Has it failed again and again?
+    /// Returns `true` if the context has failed [`MAX_ERRORS`] times in a row.
     pub(crate) fn is_failing(&self) -> bool {
         self.errors_in_row.load(Relaxed) >= MAX_ERRORS
     }
 
-    /// Calls `f` if it runs, with the lock of the ring.
+    /// Calls `f` with the ring, under its lock, if the context runs.
     fn running<R>(&self, f: impl FnOnce(&mut ContextRing) -> R) -> Result<R, Unavailable> {
         match &mut *self.inner.lock() {
             Inner {
@@ -451,9 +487,10 @@ impl Context {
         }
     }
 
+    /// Publishes pushed descriptors, with an interrupt at their end if `interrupt`.
     fn publish(&self, ring: &mut ContextRing, interrupt: bool) {
         if ring.unpublished() > 0 && interrupt {
-            // Without, if the context has none: then it is polled.
+            // A context without an interrupt is polled, so the error is not one.
             let _ = ring.push_interrupt();
         }
         if ring.publish() {
@@ -461,8 +498,8 @@ impl Context {
         }
     }
 
-    /// Pushes copies and hands them to the device with one doorbell, with an interrupt at their end
-    /// if wanted. What was pushed before `f` failed is handed over, too.
+    /// Pushes copies and publishes them with one doorbell, and one interrupt at their end if
+    /// `interrupt`. Copies that were pushed before `f` failed are published, too.
     pub(crate) fn submit<R>(
         &self,
         interrupt: bool,
@@ -504,19 +541,19 @@ impl Context {
         })?
     }
 
-    /// Hands what was pushed to the device, with one doorbell, and one interrupt at its end.
+    /// Publishes all pushed copies, with one doorbell and one interrupt at their end.
     pub(super) fn issue(&self) {
-        // One that does not run any more reports all of it when it has stopped.
+        // If the context does not run any more, its copies are reported when it has stopped.
         let _ = self.running(|ring| self.publish(ring, true));
     }
 
-    /// Has everything been called of that was pushed with an end?
+    /// Returns `true` if the ends of all pushed copies have been called.
     pub(super) fn all_called(&self) -> bool {
         self.ends.all_called()
     }
 
-    /// Reports what is done; of a context that has been proven to have stopped, everything. Returns
-    /// how many descriptors there were.
+    /// Reports completed descriptors, or all descriptors of a context that has been proven to have
+    /// stopped. Returns the number of descriptors.
     pub(crate) fn reap(&self, mut report: impl FnMut(u32, bool)) -> usize {
         let mut guard = self.inner.lock();
         let inner = &mut *guard;
@@ -552,7 +589,7 @@ impl Context {
             Life::Running => {
                 let n = ring.reap(&mut count);
                 let stuck = n == 0 && ring.outstanding() > 0;
-                // A context that has stopped says so in memory, which costs little to look at.
+                // The status of a context is in memory, so that a stop is cheap to detect.
                 if (bad || stuck) && !self.check_running(inner) {
                     inner.wake();
                 }
@@ -561,26 +598,26 @@ impl Context {
         }
     }
 
-    /// An error.
+    /// Counts an error.
     fn record_error(&self) {
         self.counters.errors.fetch_add(1, Relaxed);
         self.errors_in_row.fetch_add(1, Relaxed);
         self.good.store(0, Relaxed);
     }
 
-    /// A good copy.
+    /// Counts a good copy, and resets the count of errors after [`ERROR_RESET`] of them.
     fn record_success(&self) {
         if self.good.fetch_add(1, Relaxed) == ERROR_RESET {
             self.errors_in_row.store(0, Relaxed);
         }
     }
 
-    /// Whether it takes copies, and if not, how far it is.
+    /// Returns the state of the context.
     pub(crate) fn life(&self) -> Life {
         self.inner.lock().life
     }
 
-    /// Takes no copies from now on.
+    /// Stops taking copies.
     pub(crate) fn fail(&self) {
         let mut inner = self.inner.lock();
         if inner.life == Life::Running {
@@ -588,8 +625,9 @@ impl Context {
         }
     }
 
-    /// The device has been proven not to work for it any more: what is outstanding can be
-    /// reported, and is when the client asks. Without one, nobody wants to know.
+    /// Records proof that the device does not execute descriptors of the context any more, and
+    /// notifies the listener, which has outstanding descriptors reported. Without a listener they
+    /// are reaped and dropped.
     pub(crate) fn stopped(&self) {
         {
             let mut inner = self.inner.lock();
@@ -603,14 +641,15 @@ impl Context {
         let mut guard = self.inner.lock();
         let inner = &mut *guard;
         if let (Life::Stopped | Life::Idle, Some(ring)) = (inner.life, &mut inner.ring) {
-            // The proof is kept, for the next start.
+            // The ring keeps the proof for the next start.
             if ring.outstanding() == 0 && ring.abandon(|_, _| {}).is_some() {
                 inner.life = Life::Idle;
             }
         }
     }
 
-    /// Does it run, says the device in memory, too? It has failed if not.
+    /// Returns `true` if the context runs, also by its status in memory. Otherwise marks a context
+    /// that should run as failed.
     fn check_running(&self, inner: &mut Inner) -> bool {
         let (Life::Running, Some(ring)) = (inner.life, &inner.ring) else {
             return false;
@@ -623,7 +662,7 @@ impl Context {
         false
     }
 
-    /// The device has said otherwise that it has stopped it.
+    /// Marks a running context as failed, as the error log reports that it has stopped.
     pub(crate) fn mark_failed(&self) {
         let mut inner = self.inner.lock();
         if inner.life == Life::Running {
@@ -632,7 +671,7 @@ impl Context {
         }
     }
 
-    /// Has an error been seen, or not yet, but there is one?
+    /// Returns `true` if the context has failed, also by its status in memory.
     pub(crate) fn has_failed(&self) -> bool {
         let mut guard = self.inner.lock();
         let inner = &mut *guard;
@@ -640,7 +679,7 @@ impl Context {
         inner.life == Life::Failed
     }
 
-    /// Calls `f` with the inside, under the lock.
+    /// Calls `f` with the state that the lock of the ring protects.
     pub(crate) fn with<R>(&self, f: impl FnOnce(&mut Inner) -> R) -> R {
         f(&mut self.inner.lock())
     }
@@ -652,7 +691,7 @@ impl pci::Handler for Context {
         true
     }
 
-    // Unmapping what many descriptors had takes too long for an interrupt.
+    // Unmapping the memory of many descriptors takes too long for a hard interrupt.
     fn thread(&self) {
         self.notify();
     }

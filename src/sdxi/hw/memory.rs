@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Coherent memory that a function accesses, and the addresses that it is given.
+//! Coherent memory that a function accesses, and addresses for its descriptors and tables.
 //!
 //! [`CoherentWords`] is freed only with proof that the function is quiet or done with it. Takes no
 //! locks.
@@ -25,34 +25,36 @@ use kernel::{
     task::might_sleep, //
 };
 
-/// Words of a page.
+/// Words of 64 bits in a page.
 pub(super) const PAGE_WORDS: usize = PAGE / 8;
 
-/// An address that a device may be told to read from or write to.
+/// A DMA address that a descriptor may name as source or destination.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct DeviceAddress(pub(super) u64);
 
 impl DeviceAddress {
-    /// Something that has been mapped for the device, and stays so as the module says.
+    /// Creates an address of memory that is mapped for the device, and stays mapped as the rules of
+    /// [`hw`](super) demand.
     pub(super) fn new(address: u64) -> Self {
         Self(address)
     }
 }
 
+/// Bytes that were leaked. Statistics only: relaxed accesses, no partner.
 static LEAKED: Atomic<u64> = Atomic::new(0);
 
-/// Bytes that are kept for ever, since their function was never proven quiet.
+/// Returns the number of bytes that were leaked, since their function was never proven quiet.
 pub(crate) fn leaked() -> u64 {
     LEAKED.load(Relaxed)
 }
 
-/// Memory that the function may access, zeroed.
+/// Coherent memory that the function may access, in words of 64 bits.
 pub(super) struct CoherentWords {
     pub(super) bars: Arc<Bars>,
     at: NonNull<u64>,
     len: usize,
     address: u64,
-    /// Proven to be unused, though the function may run.
+    /// Set when the memory is proven unused although the function may run.
     pub(super) unused: bool,
 }
 
@@ -62,7 +64,7 @@ unsafe impl Send for CoherentWords {}
 unsafe impl Sync for CoherentWords {}
 
 impl CoherentWords {
-    /// So many words, in whole pages.
+    /// Allocates `len` zeroed words, in whole pages.
     pub(super) fn new(bars: &Arc<Bars>, len: usize) -> Result<Self> {
         let mut address = 0;
         let bytes = len.checked_mul(8).ok_or(EINVAL)?;
@@ -110,7 +112,7 @@ impl CoherentWords {
         }
     }
 
-    /// The address of a word.
+    /// Returns the DMA address of a word.
     pub(super) fn address(&self, i: usize) -> u64 {
         self.address.wrapping_add(i as u64 * 8)
     }
@@ -118,14 +120,15 @@ impl CoherentWords {
 
 impl Drop for CoherentWords {
     fn drop(&mut self) {
-        // Behind an IOMMU freeing does (`__iommu_dma_free()`).
+        // Freeing sleeps behind an IOMMU (`__iommu_dma_free()`).
         might_sleep();
         if !self.unused && !self.bars.quiet.load(Acquire) {
             LEAKED.fetch_add(self.len as u64 * 8, Relaxed);
             return;
         }
-        // SAFETY: Allocated by `new()` for this device, with this size. Nobody accesses it: the
-        // function has been proven quiet, or done with it, and `self` is the only owner.
+        // SAFETY: Allocated by `new()` for this device, with this size. The
+        // device does not access it, as the function has been proven quiet, or the memory unused;
+        // the CPU does not, as `self` is the only owner.
         unsafe {
             bindings::dma_free_attrs(
                 self.bars.dev().as_raw_device(),

@@ -38,7 +38,7 @@ use kernel::{
 const REGISTER_BAR: ffi::c_int = 0;
 const DOORBELL_BAR: ffi::c_int = 2;
 
-/// A BAR.
+/// A BAR that is requested and mapped.
 pub(super) struct Bar {
     dev: Device,
     number: ffi::c_int,
@@ -76,7 +76,8 @@ impl Bar {
         })
     }
 
-    /// Where 64 bits at this offset are.
+    /// Returns the address of the 64 bits at `offset`, or `None` outside of the BAR or if
+    /// unaligned.
     fn word(&self, offset: usize) -> Option<*mut ffi::c_void> {
         let inside = offset.checked_add(8).is_some_and(|end| end <= self.len);
         (inside && offset % 8 == 0).then(|| self.at.as_ptr().wrapping_byte_add(offset))
@@ -108,27 +109,29 @@ impl Drop for Bar {
     }
 }
 
-/// The registers and the doorbells of a function that is enabled; disabled when dropped.
+/// The registers and doorbells of an enabled function, which is disabled when they are dropped.
 pub(crate) struct Bars {
     pub(super) registers: Bar,
     doorbells: Bar,
     enabled: Enabled,
-    /// From one doorbell to the next; until it is known there is none.
+    /// Distance between two doorbells in bytes. It is `usize::MAX` until it is known, so that no
+    /// doorbell can be written.
     stride: Atomic<usize>,
-    /// The function accesses no memory.
+    /// Set when the function is proven not to access memory, cleared before it is told to run.
     pub(super) quiet: Atomic<bool>,
-    /// What the administrative context has done to stop each context since it was started: one of
+    /// Progress of the administrative context in stopping each context since its start: one of
     /// [`NOT_STOPPED`], [`STOP_TAKEN`] and [`STOPPED`].
     stops: [Atomic<u32>; L1_ENTRIES],
 }
 
 /// No stop of the context has been carried out.
 pub(super) const NOT_STOPPED: u32 = 0;
-/// A stop has been carried out, and the context may still be on its way.
+/// A stop has completed, but the context may still be executing descriptors.
 pub(super) const STOP_TAKEN: u32 = 1;
-/// After that, a wait for the stop has been carried out.
+/// A wait for the stop has completed after the stop, so the context has stopped.
 pub(super) const STOPPED: u32 = 2;
 
+/// An enabled PCI device, which is disabled when this is dropped.
 struct Enabled(Device);
 
 impl Drop for Enabled {
@@ -144,7 +147,7 @@ unsafe impl Send for Bars {}
 unsafe impl Sync for Bars {}
 
 impl Bars {
-    /// Enables the function, which may not access memory yet, and maps its BARs.
+    /// Enables the function without access to memory, and maps its BARs.
     pub(crate) fn new(dev: &Device) -> Result<Arc<Self>> {
         dev.enable()?;
         let enabled = Enabled(dev.clone());
@@ -163,8 +166,12 @@ impl Bars {
         &self.enabled.0
     }
 
-    /// Lets the function access memory, and send interrupts, if it is proven to have nothing to do:
-    /// what ran before this driver was there has tables that are not its own.
+    /// Lets the function access memory and send interrupts.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY` if the function is not proven to have stopped: it could run with tables of a
+    /// previous driver.
     pub(crate) fn enable_dma(&self) -> Result {
         if !self.prove_quiet() {
             return Err(EBUSY);
@@ -175,7 +182,7 @@ impl Bars {
         Ok(())
     }
 
-    /// How far doorbells are apart; returns how many there are.
+    /// Sets the distance between doorbells in bytes, and returns the number of doorbells.
     pub(crate) fn set_stride(&self, stride: u32) -> usize {
         let stride = (stride as usize).max(8);
         self.stride.store(stride, Relaxed);
@@ -187,18 +194,18 @@ impl Bars {
         self.registers.read(register as usize)
     }
 
-    /// Writes a register that leads to no memory.
+    /// Writes a register that holds no address.
     pub(crate) fn write(&self, register: WritableRegister, value: u64) {
         self.registers.write(register as usize, value);
     }
 
-    /// The state of the function.
+    /// Returns the state of the function.
     #[doc(alias = "MMIO_STS0")]
     pub(crate) fn state(&self) -> FunctionState {
         FunctionState::of(self.read(Register::Sts0))
     }
 
-    /// Asks the function for something.
+    /// Writes a request to the control register of the function.
     #[doc(alias = "MMIO_CTL0")]
     pub(crate) fn request(&self, request: ControlRequest) {
         if request == ControlRequest::Active {
@@ -209,7 +216,8 @@ impl Bars {
             .write(Register::Ctl0 as usize, request.ctl0(read));
     }
 
-    /// Looks for proof that the function accesses no memory: that it has stopped, or left.
+    /// Returns `true` if the function is proven not to access memory, as it has stopped or has
+    /// left, and records it.
     pub(crate) fn prove_quiet(&self) -> bool {
         let quiet = self.state() == FunctionState::Stop || self.dev().has_left();
         self.quiet.store(quiet, Release);

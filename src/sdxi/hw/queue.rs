@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Contexts as queues of [`channel`](crate::engine::channel)s.
+//! Contexts as the queues of channels: [`Queue`] for [`ContextLease`].
 //!
-//! What is prepared is in the ring, and not valid, until it is issued: one doorbell for all of it,
-//! and one interrupt at its end, whatever who prepares it asks for. Each descriptor can be looked
-//! at long before, in its completion status block, which costs a read of memory.
+//! Prepared descriptors are in the ring, and not valid, until they are issued, with one doorbell
+//! for all of them and one interrupt at their end; the caller's request for interrupts is ignored.
+//! The completion status block of each descriptor can be polled before that, which costs a read of
+//! memory.
+//!
+//! Locks: those of [`context`](super::context).
 
 use crate::{
     engine::channel::Queue,
@@ -29,20 +32,28 @@ use kernel::{
     sync::Arc, //
 };
 
-/// A mover that waits looks so often.
+/// Interval in ns at which a waiting mover polls: a poll costs reads of memory, and none of
+/// registers.
 const POLL_NS: u64 = 50_000;
 
-/// Who can have a context stopped.
+/// The owner of a context, which can stop it.
 pub(crate) trait Owner: Send + Sync {
-    /// Has it stopped, by whatever it takes. May sleep for long.
+    /// Stops the context, and the whole function or the PCI function if necessary.
+    ///
+    /// # Context
+    ///
+    /// May sleep for seconds.
     fn quiesce(&self, context: &Context);
 
-    /// Gives the interrupt of a context back, which is not used until it is opened again. May
-    /// sleep.
+    /// Frees the interrupt of a context, which is not used until it is opened again.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
     fn release(&self, context: &Context);
 }
 
-/// A context as a queue.
+/// A queue that pushes its copies to a leased context.
 pub(crate) struct ContextQueue {
     dev: pci::Device,
     lease: ContextLease,
@@ -51,7 +62,7 @@ pub(crate) struct ContextQueue {
 }
 
 impl ContextQueue {
-    /// A queue of a context of this device, which takes copies of `longest` bytes at most.
+    /// Creates the queue of a context of `dev`, which takes copies of up to `longest` bytes.
     pub(crate) fn new(
         dev: &pci::Device,
         lease: ContextLease,
@@ -67,8 +78,8 @@ impl ContextQueue {
         }
     }
 
-    /// Would mappings for this device copy: all of them (`swiotlb=force`), or those of memory out
-    /// of its reach?
+    /// Returns `true` if DMA mappings for this device would bounce: all of them (`swiotlb=force`),
+    /// or those of memory out of its reach.
     pub(crate) fn bounces(dev: &pci::Device) -> bool {
         // SAFETY: The device is valid.
         unsafe { fb::ferry_dma_bounces(dev.as_raw_device()) }
@@ -77,7 +88,7 @@ impl ContextQueue {
 
 impl Drop for ContextQueue {
     fn drop(&mut self) {
-        // Before the lease is, so that nobody has opened it again.
+        // Before the lease is dropped, after which another client may open the context.
         self.owner.release(&self.lease);
     }
 }

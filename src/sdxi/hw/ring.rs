@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A context as the function sees it: its ring of descriptors, and all of its memory.
+//! The ring of descriptors of a context, and all other memory of it that the function accesses.
 //!
 //! Takes no locks: [`context`](super::context) has those of a ring.
 
@@ -53,21 +53,25 @@ use kernel::{
     },
 };
 
-/// Descriptors of a ring: what every function accepts.
+/// Descriptors of a ring: the smallest size, which every function accepts.
 pub(crate) const SLOTS: usize = 1024;
 
-/// The AKey that every context has: the function's own memory, and the context's interrupt.
+/// The index of the only valid AKey of a context, which names the function's own address space and
+/// the interrupt of the context.
 const AKEY: u16 = 0;
 
-/// Words in the page of a context: what the device writes is in a cache line of its own.
+/// Index of the context control block in the page of a context, in words. Blocks that the device
+/// writes are in cache lines of their own.
 #[doc(alias = "CXT_CTL")]
 pub(super) const CONTROL: usize = 0;
+/// Index of the context status block in the page, in words.
 #[doc(alias = "CXT_STS")]
 const STATUS: usize = 16;
+/// Index of the write index in the page, in words.
 #[doc(alias = "Write_Index")]
 const WRITE_INDEX: usize = 32;
 
-/// What a context consists of.
+/// All memory of a context.
 pub(super) struct Memory {
     ring: CoherentWords,
     #[doc(alias = "CST_BLK")]
@@ -81,7 +85,7 @@ impl ring::Memory for Memory {
     #[inline]
     fn write(&self, slot: usize, descriptor: &Descriptor) {
         let block = slot * CSB_WORDS;
-        // Blocks are in line, as `ContextRing::new()` has checked.
+        // Blocks are aligned, as `ContextRing::new()` has checked.
         let with_block = descriptor.with_status(self.blocks.address(block));
         for (i, word) in with_block.unwrap_or(*descriptor).words().iter().enumerate() {
             self.ring.store(slot * 8 + i, *word);
@@ -92,28 +96,28 @@ impl ring::Memory for Memory {
 
     #[inline]
     fn validate(&self, slot: usize, word0: u64) {
-        // The descriptor and its block are there before it is valid.
+        // Orders the descriptor and its block before the valid bit.
         dma_mb(Write);
         self.ring.store(slot * 8, word0);
     }
 
     #[inline]
     fn set_write_index(&self, index: u64) {
-        // What is below the index is valid before the index says so.
+        // Orders the valid bits of all descriptors below the index before the index.
         dma_mb(Write);
         self.page.store(WRITE_INDEX, index);
     }
 
     #[inline]
     fn ring(&self, index: u64) {
-        // Orders after the write index: writeq() does.
+        // writeq() orders the doorbell after the write index.
         self.page.bars.ring(self.number, index);
     }
 
     #[inline]
     fn signal(&self, slot: usize) -> u64 {
         let signal = self.blocks.load(slot * CSB_WORDS);
-        // Whatever the device wrote before the signal is read after it.
+        // Orders the signal before reads of memory that the device wrote before the signal.
         dma_mb(Read);
         signal
     }
@@ -124,12 +128,12 @@ impl ring::Memory for Memory {
     }
 }
 
-/// Why a copy was not pushed.
+/// The reason why a descriptor was not pushed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refused {
-    /// No room in the ring.
+    /// The ring has no room.
     Full,
-    /// No such copy can be made: nothing to copy, too much, or overlapping.
+    /// The descriptor is not valid, for example a copy of no bytes, too many, or overlapping ones.
     Invalid,
 }
 
@@ -139,45 +143,49 @@ impl From<Full> for Refused {
     }
 }
 
-/// What the administrative context does to others.
+/// A command of the administrative context for another context.
 #[derive(Clone, Copy)]
 pub(crate) enum Command {
     /// Reads the entry of a context again.
     #[doc(alias = "CXT_UPD")]
     Update(u16),
-    /// Waits until that is done.
+    /// Waits until updates are complete.
     #[doc(alias = "SYNC")]
     SyncUpdate(u16),
-    /// Stops a context, when what it is executing is done.
+    /// Stops a context after the descriptors that it is executing.
     #[doc(alias = "CXT_STOP")]
     StopSoft(u16),
-    /// Stops a context, whatever it is doing.
+    /// Stops a context at once.
     #[doc(alias = "CXT_STOP")]
     StopHard(u16),
-    /// Waits until it has stopped.
+    /// Waits until the context has stopped.
     #[doc(alias = "SYNC")]
     SyncStop(u16),
 }
 
-/// The tag of a command whose end proves nothing.
+/// The tag of a command whose completion is no proof of a stop.
 const NO_PROOF: u32 = u32::MAX;
-/// In the tag of a stop, which is its context otherwise. That of [`Command::SyncStop`] is its
-/// context.
+/// Bit of the tag of a stop; the other bits are the number of the context. The tag of
+/// [`Command::SyncStop`] is the number alone.
 const STOP: u32 = 1 << 16;
 
-/// A context: its ring, and all of its memory.
+/// The ring of a context, with all other memory of the context.
 pub(crate) struct ContextRing {
     ring: Ring<KVec<RingSlot>>,
     pub(super) memory: Memory,
     pub(super) number: u16,
     interrupt: Option<u16>,
     longest: u64,
-    /// Proven not to be running, and not prepared to run since.
+    /// Set if the context is proven not to be running, and was not prepared to run since.
     quiet: bool,
 }
 
 impl ContextRing {
-    /// Context `number`, with an interrupt if it has one. May sleep.
+    /// Allocates the memory of context `number`, with the number of its interrupt if it has one.
+    ///
+    /// # Context
+    ///
+    /// May sleep.
     pub(crate) fn new(
         bars: &Arc<Bars>,
         number: u16,
@@ -211,7 +219,11 @@ impl ContextRing {
         })
     }
 
-    /// As it must be before the context is started. It is not running, and nothing is outstanding.
+    /// Initializes the memory for a start of the context.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY` if the context may be running, or descriptors are outstanding.
     pub(crate) fn prepare(&mut self) -> Result {
         if self.ring.outstanding() != 0 || self.ring.indices() != (0, 0) || !self.prove_quiet() {
             return Err(EBUSY);
@@ -243,24 +255,26 @@ impl ContextRing {
         for (i, word) in control.iter().enumerate().take(CONTROL_WORDS).skip(1) {
             page.store(CONTROL + i, *word);
         }
-        // The block is whole before it is valid.
+        // Orders the other words of the block before its valid bit.
         dma_mb(Write);
         page.store(CONTROL, control[0]);
         Ok(())
     }
 
-    /// Software starts the administrative context itself, while the function is stopped.
+    /// Sets the status of the administrative context to running. The standard has software do this
+    /// while the function is stopped.
     pub(crate) fn set_running(&self) {
         self.memory.page.store(STATUS, ContextState::RUN);
         dma_mb(Write);
     }
 
-    /// Makes the function look at the ring, the first time.
+    /// Rings the doorbell for the first time, so that the function reads the ring.
     pub(crate) fn jump_start(&self) {
         ring::Memory::ring(&self.memory, 0);
     }
 
-    /// Copies `len` bytes.
+    /// Pushes a copy of `len` bytes.
+    #[doc(alias = "COPY")]
     #[inline]
     pub(super) fn push_copy(
         &mut self,
@@ -276,8 +290,12 @@ impl ContextRing {
         Ok(self.ring.push(&self.memory, &copy, report)?)
     }
 
-    /// An interrupt when all that was pushed before is done, if the context has one and there is
-    /// room.
+    /// Pushes an interrupt that is raised when all descriptors before it are done.
+    ///
+    /// # Errors
+    ///
+    /// `Refused::Invalid` if the context has no interrupt, `Refused::Full` without room.
+    #[doc(alias = "INTR")]
     #[inline]
     pub(super) fn push_interrupt(&mut self) -> Result<(), Refused> {
         if self.interrupt.is_none() {
@@ -287,7 +305,7 @@ impl ContextRing {
         Ok(self.ring.push(&self.memory, &interrupt, Report::None)?)
     }
 
-    /// Something that only the administrative context can do.
+    /// Pushes a command to the administrative context.
     pub(crate) fn push_command(&mut self, command: Command) -> Result<(), Refused> {
         let (descriptor, tag) = match command {
             Command::Update(n) => (Descriptor::update(ContextRange::one(n)), NO_PROOF),
@@ -311,8 +329,9 @@ impl ContextRing {
         Ok((self.ring).push(&self.memory, &descriptor, Report::Tag(tag))?)
     }
 
-    /// Has the administrative context start one that was prepared. Refused as long as there are
-    /// commands that the device has not carried out: they could be taken for proof later.
+    /// Pushes the start of a prepared context to the administrative context. Refused while commands
+    /// are outstanding on the device, as their completions could be taken for proof of a stop
+    /// later.
     #[doc(alias = "CXT_START_NM")]
     pub(crate) fn push_start(&mut self, ring: &Self) -> Result<(), Refused> {
         if ring.quiet || self.ring.outstanding() != self.ring.unpublished() {
@@ -324,8 +343,8 @@ impl ContextRing {
         Ok((self.ring).push(&self.memory, &start, Report::Tag(NO_PROOF))?)
     }
 
-    /// Of the administrative context: reports which commands have been carried out, in their order.
-    /// A context is taken for stopped when a stop of it was, and then the wait for that.
+    /// Reports completed commands of the administrative context, in order. A context counts as
+    /// stopped when a stop of it has completed and then a wait for the stop, both without an error.
     pub(crate) fn reap_commands(&mut self, mut report: impl FnMut(bool)) -> usize {
         let bars = &self.memory.page.bars;
         self.ring.reap(&self.memory, |tag, good| {
@@ -343,28 +362,29 @@ impl ContextRing {
         })
     }
 
-    /// Hands what was pushed to the device, with one doorbell. False if there was nothing.
+    /// Publishes pushed descriptors to the device with one doorbell. Returns `false` if there are
+    /// none.
     #[inline]
     pub(crate) fn publish(&mut self) -> bool {
         self.ring.publish(&self.memory)
     }
 
-    /// Reports what is done.
+    /// Reports completed descriptors, and returns their number.
     #[inline]
     pub(super) fn reap(&mut self, report: impl FnMut(u32, bool)) -> usize {
         self.ring.reap(&self.memory, report)
     }
 
-    /// Is there proof that the device does not work for it: that the function has stopped since it
-    /// was prepared, or the context has?
+    /// Returns `true` if the device is proven not to execute descriptors of the context: the
+    /// function has stopped since the context was prepared, or the context has.
     pub(super) fn prove_quiet(&mut self) -> bool {
         let bars = &self.memory.page.bars;
         self.quiet |= bars.quiet.load(Acquire) || bars.stop_of(self.number) == STOPPED;
         self.quiet
     }
 
-    /// Reports everything, and begins anew, if there is proof that the device does not work for it
-    /// any more.
+    /// Reports all outstanding descriptors and resets the ring. Returns their number, or `None`
+    /// without proof that the context does not run.
     pub(super) fn abandon(&mut self, report: impl FnMut(u32, bool)) -> Option<usize> {
         if !self.prove_quiet() {
             return None;
@@ -372,34 +392,35 @@ impl ContextRing {
         Some(self.ring.abandon(&self.memory, report))
     }
 
-    /// The same for the administrative context, whose commands nobody waits for any more.
+    /// Drops the outstanding commands of the administrative context, as [`Self::abandon()`] does.
     pub(crate) fn abandon_commands(&mut self) {
         self.abandon(|_, _| {});
     }
 
-    /// Free slots.
+    /// Returns the number of free slots.
     #[inline]
     pub(super) fn free(&self) -> usize {
         self.ring.free()
     }
 
-    /// Descriptors that have not been reported.
+    /// Returns the number of descriptors that have not been reported.
     pub(crate) fn outstanding(&self) -> usize {
         self.ring.outstanding()
     }
 
-    /// Descriptors that the device has not been told of.
+    /// Returns the number of descriptors that have not been published.
     pub(crate) fn unpublished(&self) -> usize {
         self.ring.unpublished()
     }
 
-    /// For people: done, published, and what the device says that it has begun.
+    /// Returns the indices for debugfs: done, published, and the device's read index.
+    #[doc(alias = "read_index")]
     pub(crate) fn indices(&self) -> (u64, u64, u64) {
         let (done, published) = self.ring.indices();
         (done, published, self.memory.page.load(STATUS + 1))
     }
 
-    /// The state that the device says the context has.
+    /// Returns the state of the context in its status block, which the device writes.
     #[inline]
     pub(crate) fn state(&self) -> ContextState {
         ContextState::of(self.memory.page.load(STATUS))

@@ -45,11 +45,11 @@ pub(crate) struct Tables {
     l1: CoherentWords,
 }
 
-/// The highest context that tables have room for.
+/// The highest context number that fits into the one level 1 table.
 pub(crate) const MAX_CONTEXT: u16 = L1_ENTRIES as u16 - 1;
 
 impl Tables {
-    /// Without contexts.
+    /// Allocates tables without contexts.
     pub(crate) fn new(bars: &Arc<Bars>) -> Result<Self> {
         let tables = Self {
             l2: CoherentWords::new(bars, PAGE_WORDS)?,
@@ -60,7 +60,8 @@ impl Tables {
         Ok(tables)
     }
 
-    /// Without contexts again; tells the function, which is stopped, where they are.
+    /// Removes all contexts, and writes the address of the tables to the function, which is
+    /// stopped.
     #[doc(alias = "MMIO_CXT_L2")]
     pub(crate) fn install(&self) {
         self.l1.clear();
@@ -70,7 +71,8 @@ impl Tables {
             .write(Register::CxtL2 as usize, self.l2.address(0));
     }
 
-    /// The function finds no such context any more.
+    /// Invalidates the entry of a context.
+    #[doc(alias = "CXT_L1_ENT")]
     pub(crate) fn retire(&self, number: u16) {
         let at = usize::from(number) * L1_WORDS;
         self.l1.store(at, 0);
@@ -80,7 +82,12 @@ impl Tables {
         }
     }
 
-    /// The function finds this context.
+    /// Writes the entry of a context, and makes it valid.
+    ///
+    /// # Errors
+    ///
+    /// `EIO` if an address cannot be encoded.
+    #[doc(alias = "CXT_L1_ENT")]
     pub(crate) fn publish(&self, ring: &ContextRing, limits: &FunctionLimits) -> Result {
         let page = &ring.memory.page;
         let entry = table::l1(page.address(CONTROL), ring.memory.akeys.address(0), limits);
@@ -89,23 +96,24 @@ impl Tables {
         for (i, word) in entry.iter().enumerate().skip(1) {
             self.l1.store(at + i, *word);
         }
-        // The entry is whole before it is valid.
+        // The other words of the entry are visible to the device before its valid bit.
         dma_mb(Write);
         self.l1.store(at, entry[0]);
         Ok(())
     }
 }
 
-/// The error log. A page more than is said, for devices that take the size differently.
+/// The error log. It has a page more than the register states, as sources disagree about how the
+/// size is encoded.
 pub(crate) struct ErrorLog(CoherentWords);
 
 impl ErrorLog {
-    /// Empty.
+    /// Allocates an empty log.
     pub(crate) fn new(bars: &Arc<Bars>) -> Result<Self> {
         Ok(Self(CoherentWords::new(bars, 2 * PAGE_WORDS)?))
     }
 
-    /// Empties it, and tells the function where it is.
+    /// Empties the log, and has the function write to it.
     #[doc(alias = "MMIO_ERR_CFG")]
     pub(crate) fn open(&self) -> Result {
         self.close();
@@ -119,12 +127,12 @@ impl ErrorLog {
         Ok(())
     }
 
-    /// The function does not log any more.
+    /// Disables the log.
     pub(crate) fn close(&self) {
         self.0.bars.registers.write(Register::ErrCfg as usize, 0);
     }
 
-    /// Takes an entry out.
+    /// Returns the entry at `index`, and clears it.
     pub(crate) fn take(&self, index: u64) -> [u64; log::WORDS] {
         let at = log::slot(index) * log::WORDS;
         let mut words = [0; log::WORDS];
