@@ -45,6 +45,8 @@
 //! taken in reclaim.
 
 mod builder;
+#[cfg(CONFIG_KUNIT = "y")]
+mod example;
 mod queue;
 mod slot;
 mod wait;

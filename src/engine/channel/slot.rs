@@ -263,8 +263,8 @@ impl<B: Pooled> Slot<B> {
         let cut = unsafe { &*self.job.get() }.as_ref().and_then(|job| {
             let len = job.extent.len;
             // SAFETY: Both were mapped for this device by `submit()`, which it outlives by the
-            // reference of the channel. If this succeeds they are not unmapped: `finish()` is told
-            // so.
+            // reference of the channel. If this succeeds, neither is unmapped: `finish()` is
+            // called without `unmap`.
             unsafe { fb::ferry_dma_cut(common.device(), job.src, job.dst, len as usize) }
                 .then_some(len)
         });
