@@ -94,6 +94,7 @@ const SOFT_STOP_MS: i64 = 100;
 const POLL_US: i64 = 50;
 
 /// Entries of the error log that are kept for debugfs.
+#[doc(alias = "ERRLOG_HD_ENT")]
 pub(super) const LOGGED: usize = 32;
 
 /// The state of a function, as the driver has it.
@@ -211,6 +212,7 @@ impl AdminResources {
 #[derive(Clone, Copy)]
 struct Sizes {
     /// The highest context, which is 1 at least.
+    #[doc(alias = "max_cxt")]
     max_context: u16,
     /// Vectors that the function can use if all contexts are open, which are 1 at least.
     vectors: u32,
@@ -306,6 +308,7 @@ fn poll_delay() {
 }
 
 /// Stops a function. Returns `true` if it is proven to have stopped.
+#[doc(alias("STOP_SF", "STOP_HD", "fn_gsr"))]
 fn stop(bars: &Bars, hard: bool) -> bool {
     let clock = Elapsed::start();
     let mut stopping = StopSequence::new(hard);
@@ -334,6 +337,7 @@ fn stop_or_reset(dev: &Device, bars: &Bars, hard: bool) -> bool {
 /// # Errors
 ///
 /// `ENODEV` if this driver cannot use the function.
+#[doc(alias("CAP0", "CAP1", "VERSION"))]
 fn read_capabilities(dev: &Device, bars: &Bars) -> Result<Capabilities> {
     let version = bars.read(Register::Version);
     let read = Capabilities::read(
