@@ -133,7 +133,7 @@ static void empty_caches(void)
 		ferry_write("/proc/sys/vm/drop_caches", "3");
 		ferry_write("/proc/sys/vm/compact_memory", "1");
 		shrink_slabs();
-		/* Time for RCU and kworkers to free what they still hold. */
+		/* Time for RCU and kworkers to free the memory that they still hold. */
 		ferry_sleep_ms(300);
 	}
 }

@@ -1196,7 +1196,7 @@ int ferry_evict(int fd)
 	return -EBUSY;
 }
 
-/* ---- what the pages are ---- */
+/* ---- page frames and folios ---- */
 
 static u64 word_at(const char *path, u64 index)
 {

@@ -309,7 +309,7 @@ int ferry_ext4(const char *dev, const char *where);
 /* Writes a file back and removes it from the page cache. The file must not be mapped. */
 int ferry_evict(int fd);
 
-/* ---- what the pages are ---- */
+/* ---- page frames and folios ---- */
 
 #define FERRY_KPF_DIRTY		4
 #define FERRY_KPF_LRU		5

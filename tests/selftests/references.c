@@ -123,7 +123,7 @@ static int start_move(FIXTURE_DATA(references) * self, struct race_move *m, int 
 			       ferry_node_cpu(self->nodes[0]));
 }
 
-/* ---- a page that comes when it is told to ---- */
+/* ---- a page that comes on demand ---- */
 
 struct late_page {
 	char *buf;
