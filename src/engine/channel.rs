@@ -245,6 +245,7 @@ impl<B: Pooled> Channel<B> {
         true
     }
 
+    /// Drops the reference to a device; 0 is none.
     fn put_device(&self, device: usize) {
         if device != 0 {
             // SAFETY: The reference was taken by `open()`.
@@ -331,6 +332,7 @@ impl<B: Pooled> Channel<B> {
         }
     }
 
+    /// Returns the slot of the `n`-th descriptor since the channel was created.
     fn slot(&self, n: u64) -> Option<&Slot<B>> {
         self.slots.get((n % SLOTS as u64) as usize)
     }

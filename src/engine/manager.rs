@@ -173,14 +173,17 @@ pub(super) struct ChannelSlot {
 }
 
 impl ChannelSlot {
+    /// Returns the channel.
     pub(super) fn channel(&self) -> &Channel<Batch> {
         &self.channel
     }
 
+    /// Returns the lane of the channel.
     pub(super) fn lane(&self) -> Lane {
         self.channel.lane()
     }
 
+    /// Returns the state.
     pub(super) fn state(&self) -> State {
         // Partner: `change()`.
         State::from_word(self.state.load(Acquire))
@@ -377,6 +380,7 @@ impl ChannelManager {
         &self.name
     }
 
+    /// Returns the slots, in the order of their lanes, from lane 1 on.
     pub(super) fn slots(&self) -> &[ChannelSlot] {
         &self.slots
     }
@@ -407,6 +411,7 @@ impl ChannelManager {
         self.add_locked(queue);
     }
 
+    /// As [`Self::add()`], with [`ChannelManager::admin`] held.
     fn add_locked(&self, queue: KBox<dyn Queue>) {
         // First a slot whose try is due, then a slot that waits for no try.
         let now = self.now();
@@ -788,6 +793,7 @@ impl ChannelManager {
         Some(due.saturating_sub(self.now()))
     }
 
+    /// Writes the state of the channels, for debugfs.
     pub(super) fn show(&self, f: &mut dyn fmt::Write) -> fmt::Result {
         let live = self.slots.iter().filter(|l| l.state() == State::Active);
         writeln!(f, "channels {}", live.count())?;

@@ -111,6 +111,7 @@ impl Common {
         }
     }
 
+    /// Returns the device of the channel, of which the channel holds a reference.
     fn device(&self) -> *mut bindings::device {
         self.device.load(Relaxed) as *mut bindings::device
     }
@@ -121,6 +122,7 @@ impl Common {
         self.bytes_in_flight.add(bytes.wrapping_neg(), Relaxed);
     }
 
+    /// Wakes all movers that wait for descriptors of the channel.
     fn wake(&self) {
         // SAFETY: Initialised by `Channel::new()`.
         unsafe { fb::ferry_wake(self.waiters.get()) };
