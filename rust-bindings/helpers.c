@@ -13,6 +13,7 @@
 #include <linux/sched.h>
 #include <linux/sched/clock.h>
 #include <linux/sched/isolation.h>
+#include <linux/sched/stat.h>
 #include <linux/timekeeping.h>
 #include <linux/topology.h>
 #include <linux/uaccess.h>
@@ -44,7 +45,9 @@ u64 ferry_payer(void)
 	struct cgroup *cgrp;
 
 	guard(rcu)();
-	cgrp = task_dfl_cgroup(current);
+	/* The mover, where a worker migrates a batch for it. */
+	cgrp = task_dfl_cgroup(current->migrate_copy_call ?
+			       current->migrate_copy_call->payer : current);
 	if (cgroup_parent(cgrp))
 		return cgroup_id(cgrp);
 #endif
@@ -55,6 +58,18 @@ u64 ferry_payer(void)
 void ferry_charge(u64 ns)
 {
 	migrate_copy_charge(ns);
+}
+
+/* Takes a reference to a spread call, to which the caller has one. */
+void ferry_spread_get(struct migrate_copy_spread *spread)
+{
+	migrate_copy_spread_get(spread);
+}
+
+/* Returns true if no other task is to run on the CPU of the caller. */
+bool ferry_single_task_running(void)
+{
+	return single_task_running();
 }
 
 /* Returns the node of a folio. */

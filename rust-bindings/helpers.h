@@ -12,6 +12,8 @@ void ferry_lockdep_claim(void);
 void ferry_lockdep_release(void);
 u64 ferry_payer(void);
 void ferry_charge(u64 ns);
+void ferry_spread_get(struct migrate_copy_spread *spread);
+bool ferry_single_task_running(void);
 int ferry_folio_nid(const struct folio *folio);
 size_t ferry_folio_size(const struct folio *folio);
 unsigned long ferry_copy_mc(struct folio *dst, struct folio *src,

@@ -30,6 +30,7 @@ use crate::{
         topology,
         vec::filled, //
     },
+    migrate_copy::spread::SpreadCall,
     migrator::{
         CopyPlan,
         Keep,
@@ -38,7 +39,8 @@ use crate::{
         Migrator,
         Quiet, //
     },
-    shared::Shared, //
+    shared::Shared,
+    stats::Stats, //
 };
 use ferry_core::{
     class::{
@@ -173,6 +175,10 @@ impl Migrator for Cpu {
             Some(_) => Quiet::No,
             None => Quiet::Yes,
         }
+    }
+
+    fn spread(&self, call: &SpreadCall, route: Route, most: u32, stats: &Arc<Stats>) -> u32 {
+        self.team.spread(call, route, most, stats)
     }
 
     fn batch_done(&self, batch: &Arc<Batch>) {

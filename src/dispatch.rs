@@ -28,6 +28,7 @@ use crate::{
             self,
             Provider, //
         },
+        spread::SpreadCall,
     },
     migrator::CopyPlan,
     mover::Session,
@@ -38,7 +39,10 @@ use crate::{
 };
 use core::pin::Pin;
 use ferry_core::{
-    class::BatchClass,
+    class::{
+        BatchClass,
+        Route, //
+    },
     policy,
     policy::Routine,
     reasons, //
@@ -249,6 +253,27 @@ impl Provider for Dispatcher {
         } else {
             self.copy_alone(folio, cpu.routine)
         }
+    }
+
+    fn spread(&self, spread: &SpreadCall, route: Route, call: Call) -> bool {
+        let session = &self.session;
+        let knobs = &session.shared.knobs;
+        let most = knobs.spread_workers(provider::payer() != 0);
+        // The mover waits for the batch that each worker has, so that it must be allowed to block.
+        if most == 0
+            || !knobs.reasons().contains(call.reason)
+            || !reasons::may_block(call.reason)
+            || sched::in_reclaim()
+        {
+            return false;
+        }
+        let given = session.migrator.spread(spread, route, most, &session.stats);
+        if given == 0 {
+            return false;
+        }
+        session.stats.add(Counter::Spread, 1);
+        session.stats.add(Counter::WorkersWoken, given.into());
+        true
     }
 }
 

@@ -77,6 +77,8 @@ knobs! {
     workers: u64 = CPU_WORKERS, c"cpu_workers";
     /// Returns the most CPU workers for one batch of a control group.
     group_workers: u64 = CGROUP_WORKERS, c"cgroup_workers";
+    /// Returns the most workers that migrate batches of one call.
+    spread: u64 = SPREAD_WORKERS, c"spread_workers";
     /// Returns the node on which workers are looked for first.
     node: CpuNode = CPU_NODE, c"cpu_node";
     /// Returns how CPUs copy.
@@ -95,6 +97,18 @@ impl Knobs {
     /// Returns the most CPU workers for one batch: of a control group if `group`, else of the root.
     pub(crate) fn cpu_workers(&self, group: bool) -> u32 {
         let most = self.workers();
+        let most = if group {
+            most.min(self.group_workers())
+        } else {
+            most
+        };
+        u32::try_from(most).unwrap_or(u32::MAX)
+    }
+
+    /// Returns the most workers that migrate batches of one call: of a control group if `group`,
+    /// else of the root.
+    pub(crate) fn spread_workers(&self, group: bool) -> u32 {
+        let most = self.spread();
         let most = if group {
             most.min(self.group_workers())
         } else {

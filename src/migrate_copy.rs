@@ -8,3 +8,4 @@ pub(crate) mod batch;
 #[cfg(CONFIG_KUNIT = "y")]
 mod copy_test;
 pub(crate) mod provider;
+pub(crate) mod spread;

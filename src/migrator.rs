@@ -4,7 +4,11 @@
 //!
 //! Lock order: there are no locks here. What an implementation may take is said at [`Migrator`].
 
-use crate::batch::Batch;
+use crate::{
+    batch::Batch,
+    migrate_copy::spread::SpreadCall,
+    stats::Stats, //
+};
 use ferry_core::{
     class::{
         BatchClass,
@@ -125,6 +129,12 @@ pub(crate) trait Migrator: Send + Sync {
     /// less the time that the batch has [waited](Batch::waited_ns()) already, and with none of
     /// Ferry's locks.
     fn quiesce(&self, batch: &Batch, i: u32, chunk: u32, timeout_ns: u64) -> Quiet;
+
+    /// Gives a call to at most `most` workers that could begin at once. Returns their number. They
+    /// migrate batches of it, and count these in `stats`.
+    fn spread(&self, _call: &SpreadCall, _route: Route, _most: u32, _stats: &Arc<Stats>) -> u32 {
+        0
+    }
 
     /// Tells the migrator that the mover has finished with the batch: no worker needs to look at it
     /// any more.

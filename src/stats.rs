@@ -97,6 +97,12 @@ counters! {
     WorkerUnpaidNs => "worker_unpaid_ns",
     /// Workers woken, or found spinning.
     WorkersWoken => "workers_woken",
+    /// Calls of `migrate_pages()` whose batches workers could take.
+    Spread => "calls_spread",
+    /// Batches of these calls that workers migrated.
+    BatchesByWorkers => "batches_by_workers",
+    /// Base pages in them that have moved.
+    PagesByWorkers => "pages_by_workers",
     /// Bytes copied by engines.
     EngineBytes => "engine_bytes",
     /// Descriptors made for engines.

@@ -175,6 +175,8 @@ pub const CPU_WORKERS: Knob = knob("cpu_workers", (0, 64), 1, 8);
 /// The most workers for one batch of a task in a control group other than the root. Their time is
 /// charged to the group, and is not limited by its `cpu.max`.
 pub const CGROUP_WORKERS: Knob = knob("cgroup_workers", (0, 64), 1, 64);
+/// The most workers that migrate whole batches of one call, beside its mover.
+pub const SPREAD_WORKERS: Knob = knob("spread_workers", (0, 64), 1, 0);
 /// The node whose workers are preferred.
 pub const CPU_NODE: Knob = choice("cpu_node", CpuNode::WORDS);
 /// The routine with which CPUs copy.

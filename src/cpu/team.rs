@@ -16,10 +16,15 @@ use crate::{
             ThreadFn,
             Waker, //
         },
+        sched,
         topology, //
     },
+    migrate_copy::spread::SpreadCall,
     shared::Shared,
-    stats::Counter, //
+    stats::{
+        Counter,
+        Stats, //
+    }, //
 };
 use core::cell::Cell;
 use ferry_core::{
@@ -202,6 +207,32 @@ impl Team {
             }
         }
         false
+    }
+
+    /// Gives a call to at most `most` workers that could begin at once. Returns how many these are.
+    pub(super) fn spread(
+        &self,
+        spread: &SpreadCall,
+        route: Route,
+        most: u32,
+        stats: &Arc<Stats>,
+    ) -> u32 {
+        let mut given = 0;
+        for member in self.members(route, topology::Cpu::current(), sched::current_id()) {
+            if given == most {
+                break;
+            }
+            let Some(waker) = member.waker.as_ref() else {
+                continue;
+            };
+            if let Some(asleep) = member.worker.post_call(spread, stats) {
+                if asleep {
+                    waker.wake();
+                }
+                given += 1;
+            }
+        }
+        given
     }
 
     /// Gives the batch to one more worker, if it is worth it.

@@ -11,10 +11,15 @@ use crate::{
         placement::Placement, //
     },
     kapi::{
+        kthread,
         sched,
         topology, //
     },
-    stats::Counter, //
+    migrate_copy::spread::SpreadCall,
+    stats::{
+        Counter,
+        Stats, //
+    }, //
 };
 use ferry_core::Lane;
 use kernel::{
@@ -78,7 +83,15 @@ pub(super) struct Worker {
     /// the worker without it.
     posted: Atomic<u32>,
     #[pin]
-    mailbox: SpinLock<Option<Arc<Batch>>>,
+    mailbox: SpinLock<Option<Work>>,
+}
+
+/// What a worker is given.
+enum Work {
+    /// A batch, of which it copies chunks.
+    Batch(Arc<Batch>),
+    /// A call, of which it migrates batches, and the counters of the migrator.
+    Call(SpreadCall, Arc<Stats>),
 }
 
 impl Worker {
@@ -142,13 +155,24 @@ impl Worker {
     /// Returns `Some(true)` if the caller then has to wake the worker, and `None` if the mailbox
     /// was full.
     pub(super) fn post(&self, batch: &Arc<Batch>) -> Option<bool> {
+        self.post_work(|| {
+            batch.mark_given(self.lane.index().into());
+            Work::Batch(batch.clone())
+        })
+    }
+
+    /// Puts a call into the mailbox, as [`Self::post()`] does with a batch.
+    pub(super) fn post_call(&self, call: &SpreadCall, stats: &Arc<Stats>) -> Option<bool> {
+        self.post_work(|| Work::Call(call.clone(), stats.clone()))
+    }
+
+    fn post_work(&self, work: impl FnOnce() -> Work) -> Option<bool> {
         {
             let mut mailbox = self.mailbox.lock();
             if mailbox.is_some() {
                 return None;
             }
-            batch.mark_given(self.lane.index().into());
-            *mailbox = Some(batch.clone());
+            *mailbox = Some(work());
             self.posted.store(1, Release);
         }
         // Orders the store to `posted` before the load of `state`. Pairs with the barrier in
@@ -176,7 +200,7 @@ impl Worker {
             .store(spin.clamp(MIN_SPIN_NS, MAX_SPIN_NS), Relaxed);
     }
 
-    fn take(&self) -> Option<Arc<Batch>> {
+    fn take(&self) -> Option<Work> {
         let mut mailbox = self.mailbox.lock();
         self.posted.store(0, Release);
         mailbox.take()
@@ -184,7 +208,7 @@ impl Worker {
 
     /// Lets go of what is in the mailbox, after the thread has been stopped.
     pub(super) fn empty(&self) {
-        if let Some(batch) = self.take() {
+        if let Some(Work::Batch(batch)) = self.take() {
             Batch::put(batch);
         }
     }
@@ -192,11 +216,11 @@ impl Worker {
     /// Takes the batch back, if it is still in the mailbox.
     pub(super) fn retract(&self, batch: &Arc<Batch>) {
         let mut mailbox = self.mailbox.lock();
-        if mailbox.as_ref().is_some_and(|b| Arc::ptr_eq(b, batch)) {
+        if matches!(&*mailbox, Some(Work::Batch(b)) if Arc::ptr_eq(b, batch)) {
             self.posted.store(0, Release);
             let taken = mailbox.take();
             drop(mailbox);
-            if let Some(batch) = taken {
+            if let Some(Work::Batch(batch)) = taken {
                 Batch::put(batch);
             }
         }
@@ -217,9 +241,12 @@ impl Worker {
             self.learn();
         }
         loop {
-            while let Some(batch) = self.take() {
+            while let Some(work) = self.take() {
                 self.state.store(BUSY, Relaxed);
-                self.work_on(batch, &pass_on);
+                match work {
+                    Work::Batch(batch) => self.work_on(batch, &pass_on),
+                    Work::Call(call, stats) => self.migrate(&call, &stats),
+                }
             }
             self.state.store(SPINNING, Relaxed);
             let from = sched::clock();
@@ -238,6 +265,22 @@ impl Worker {
         self.cpu_time.idle();
         self.asleep_since.store(sched::clock(), Relaxed);
         self.state.store(ASLEEP, Relaxed);
+    }
+
+    /// Migrates batches of a call until none is left, another task wants the CPU, or the thread is
+    /// to stop.
+    fn migrate(&self, call: &SpreadCall, stats: &Stats) {
+        // Its mover is no hint for batches: see `could_begin()`.
+        self.mover.store(0, Relaxed);
+        while let Some(pages) = call.migrate_one() {
+            stats.add(Counter::BatchesByWorkers, 1);
+            stats.add(Counter::PagesByWorkers, pages.into());
+            if !sched::is_alone() || kthread::should_stop() {
+                break;
+            }
+        }
+        // The call has counted the time itself.
+        self.cpu_time.skip();
     }
 
     fn work_on(&self, batch: Arc<Batch>, pass_on: impl Fn(&Arc<Batch>)) {

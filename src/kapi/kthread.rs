@@ -79,6 +79,12 @@ unsafe extern "C" fn thread<B: ThreadFn>(data: *mut ffi::c_void) -> ffi::c_int {
     0
 }
 
+/// Returns `true` if the caller, the thread of a [`Kthread`], is to stop.
+pub(crate) fn should_stop() -> bool {
+    // SAFETY: Only the bodies of kernel threads call it.
+    unsafe { bindings::kthread_should_stop() }
+}
+
 impl<B: ThreadFn> Kthread<B> {
     /// Creates and starts a thread that prefers `cpu`.
     ///

@@ -65,6 +65,12 @@ pub(crate) fn need_resched() -> bool {
     unsafe { fb::ferry_need_resched() }
 }
 
+/// Returns `true` if no other task is to run on the CPU of the caller.
+pub(crate) fn is_alone() -> bool {
+    // SAFETY: Reads a count of the CPU.
+    unsafe { fb::ferry_single_task_running() }
+}
+
 /// Gives up the CPU if any other task wants it, for threads that yield to everything.
 ///
 /// # Context

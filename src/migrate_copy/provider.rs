@@ -16,12 +16,15 @@ use crate::migrate_copy::batch::{
     MigrateCopyBatch,
     Settled, //
 };
+use crate::migrate_copy::spread::SpreadCall;
 use core::{
     marker::PhantomData,
     pin::Pin,
-    ptr, //
+    ptr,
+    ptr::NonNull, //
 };
 use ferry_bindings as fb;
+use ferry_core::class::Route;
 use kernel::{
     bindings,
     error::to_result,
@@ -63,6 +66,10 @@ pub(crate) trait Provider: Send + Sync + Sized + 'static {
 
     /// Copies one folio in place, for this call of `migrate_pages()`.
     fn copy_now(&self, folio: &FolioPair, call: Call) -> CopyOutcome;
+
+    /// Offers a call with more than one batch to workers, whose first folio is on node `from`, and
+    /// whose destinations are on node `to`. Returns `false` if there is no worker for it.
+    fn spread(&self, spread: &SpreadCall, route: Route, call: Call) -> bool;
 }
 
 /// Returns the provider that was registered.
@@ -195,6 +202,35 @@ unsafe extern "C" fn copy_now<P: Provider>(
         .0
 }
 
+/// Calls [`Provider::spread()`].
+///
+/// # Safety
+///
+/// `ctx` is the `P` that was registered; the caller has references to `spread` and `src` until this
+/// returns.
+unsafe extern "C" fn spread<P: Provider>(
+    ctx: *mut ffi::c_void,
+    spread: *mut fb::migrate_copy_spread,
+    src: *mut bindings::folio,
+    nid: ffi::c_int,
+    mode: ffi::c_uint,
+    reason: ffi::c_uint,
+) -> bool {
+    let Some(spread) = NonNull::new(spread) else {
+        return false;
+    };
+    // SAFETY: By the requirements of this function.
+    let (provider, spread, from) = unsafe {
+        (
+            provider::<P>(ctx),
+            SpreadCall::new(spread),
+            fb::ferry_folio_nid(src),
+        )
+    };
+    let to = if nid < 0 { from } else { nid };
+    provider.spread(&spread, Route { from, to }, Call { mode, reason })
+}
+
 /// A provider that is registered with the shim, until dropped.
 pub(crate) struct Registration<P: Provider> {
     ops: KBox<Opaque<fb::migrate_copy_ops>>,
@@ -226,6 +262,7 @@ impl<P: Provider> Registration<P> {
                 settle: Some(settle::<P>),
                 finish: Some(finish::<P>),
                 copy_now: Some(copy_now::<P>),
+                spread: Some(spread::<P>),
             }),
             GFP_KERNEL,
         )?;

@@ -512,7 +512,8 @@ bool ferry_stats_used(const struct ferry_stats *before,
 		return false;
 	}
 	if (ferry_active())
-		return early + now > 0;
+		return early + now > 0 ||
+		       ferry_stats_delta(before, after, "pages_by_workers") > 0;
 	return early + now == 0;
 }
 

@@ -2,7 +2,7 @@
 /* The table of knobs and values. knobs.h describes it. */
 #include "knobs.h"
 
-const struct knob_values knobs[15] = {
+const struct knob_values knobs[16] = {
 	{ "batch_folios", { "1", "32", "512", "4096" } },
 	{ "batch_bytes", { "4096", "65536", "2097152", "16777216" } },
 	{ "chunk_bytes", { "65536", "131072", "196608", "262144" } },
@@ -12,6 +12,7 @@ const struct knob_values knobs[15] = {
 	{ "reasons", { "all", "none", "syscall", "compaction,demotion,memory_hotplug" } },
 	{ "cpu_workers", { "0", "1", "8", "64" } },
 	{ "cgroup_workers", { "0", "1", "8", "64" } },
+	{ "spread_workers", { "0", "1", "8", "64" } },
 	{ "cpu_node", { "destination", "source", "destination", "source" } },
 	{ "copy_routine", { "auto", "cached", "nontemporal", "nontemporal" } },
 	{ "engine_share", { "auto", "all", "auto", "all" } },

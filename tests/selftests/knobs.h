@@ -8,6 +8,6 @@ struct knob_values {
 	const char *values[4];
 };
 
-extern const struct knob_values knobs[15];
+extern const struct knob_values knobs[16];
 
 #endif

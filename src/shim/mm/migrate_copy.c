@@ -88,6 +88,13 @@ unsigned int migrate_copy_nr_parked;
 struct lockdep_map migrate_copy_map =
 	STATIC_LOCKDEP_MAP_INIT("migrate_copy_batch", &migrate_copy_map);
 EXPORT_SYMBOL_GPL(migrate_copy_map);
+
+/*
+ * Held exclusively by a worker while it migrates a batch of another task's call, and
+ * for reading by that task while it waits for the worker.
+ */
+struct lockdep_map migrate_copy_spread_map =
+	STATIC_LOCKDEP_MAP_INIT("migrate_copy_spread", &migrate_copy_spread_map);
 #endif
 
 /*
@@ -249,6 +256,49 @@ int __migrate_copy_folio(struct folio *dst, struct folio *src)
 	/* The stock copy reports poison, once, even if the provider has met it. */
 	return rc > 0 ? folio_mc_copy(dst, src) : rc;
 }
+
+/* Offers a call with more than one batch to the workers of the provider. */
+bool migrate_copy_spread(struct migrate_copy_spread *spread, struct folio *src, int nid)
+{
+	const struct migrate_copy_call *call = current->migrate_copy_call;
+	struct migrate_copy_provider *provider;
+	struct srcu_ctr __percpu *reader;
+	bool given = false;
+
+	reader = srcu_read_lock_fast(&migrate_copy_srcu);
+	provider = srcu_dereference(migrate_copy_provider, &migrate_copy_srcu);
+	if (provider && provider->ops->spread)
+		given = provider->ops->spread(provider->ctx, spread, src, nid,
+					      call->mode, call->reason);
+	srcu_read_unlock_fast(&migrate_copy_srcu, reader);
+	return given;
+}
+
+/**
+ * migrate_copy_spread_one() - Migrate the next batch of a call for its mover.
+ * @spread: the call; the caller has a reference.
+ *
+ * For a kernel thread of the provider, with no lock. Sleeps.
+ *
+ * Return: how many base pages have moved, or a negative errno if there is no batch
+ * for workers, now or later.
+ */
+int migrate_copy_spread_one(struct migrate_copy_spread *spread)
+{
+	return spread->one(spread);
+}
+EXPORT_SYMBOL_GPL(migrate_copy_spread_one);
+
+/**
+ * migrate_copy_spread_put() - Let go of a reference to a call.
+ * @spread: the call.
+ */
+void migrate_copy_spread_put(struct migrate_copy_spread *spread)
+{
+	if (refcount_dec_and_test(&spread->ref))
+		spread->free(spread);
+}
+EXPORT_SYMBOL_GPL(migrate_copy_spread_put);
 
 /**
  * migrate_copy_register() - Register the provider of copies.

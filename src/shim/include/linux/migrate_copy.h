@@ -15,10 +15,12 @@
 #include <linux/lockdep.h>
 #include <linux/migrate_mode.h>
 #include <linux/mm.h>
+#include <linux/refcount.h>
 #include <linux/sched.h>
 #include <linux/types.h>
 
 struct migrate_copy_ops;
+struct migrate_copy_spread;
 struct srcu_ctr;
 
 /**
@@ -128,6 +130,10 @@ struct migrate_copy_batch {
  *	copied already), or a negative errno to fail the folio, with its destination
  *	parked. No lane touches the folios afterwards unless the destination is
  *	parked.
+ * @spread: Offers a call of migrate_pages() with more than one batch to workers, which
+ *	call migrate_copy_spread_one(). @src is its first folio, @nid the node of the
+ *	destinations, or NUMA_NO_NODE. Returns false if it is given to no worker. May
+ *	be NULL.
  *
  * The first parameter of each function is the context that was registered. All
  * functions are called inside one SRCU read-side section, in process context, and
@@ -151,9 +157,26 @@ struct migrate_copy_ops {
 	void (*finish)(void *ctx, struct migrate_copy_batch *batch);
 	int (*copy_now)(void *ctx, struct folio *dst, struct folio *src,
 			unsigned int mode, unsigned int reason);
+	bool (*spread)(void *ctx, struct migrate_copy_spread *spread,
+		       struct folio *src, int nid, unsigned int mode,
+		       unsigned int reason);
 };
 
 #ifdef CONFIG_MIGRATE_COPY
+
+/**
+ * struct migrate_copy_spread - a call of which workers migrate batches, too
+ * @ref: the number of references: of the mover, and of each worker that has the call.
+ * @one: Migrates the next batch for the mover, as migrate_copy_spread_one().
+ * @free: Frees the object, after the last reference has gone.
+ *
+ * The object outlives the call, but has no batches any more when the call has ended.
+ */
+struct migrate_copy_spread {
+	refcount_t ref;
+	int (*one)(struct migrate_copy_spread *spread);
+	void (*free)(struct migrate_copy_spread *spread);
+};
 
 /**
  * struct migrate_copy_call - a call of migrate_pages() in progress
@@ -162,12 +185,15 @@ struct migrate_copy_ops {
  *	%MIGRATE_ASYNC for every caller, so that attempt does not tell which callers
  *	must not block.
  * @reason: the reason of the call.
+ * @payer: the task for which the call is made: the caller, or the mover of the spread
+ *	call of which the caller, a worker, migrates a batch.
  * @worker_ns: CPU time in nanoseconds that workers have spent for the call.
  */
 struct migrate_copy_call {
 	struct migrate_copy_call *outer;
 	enum migrate_mode mode;
 	enum migrate_reason reason;
+	struct task_struct *payer;
 	u64 worker_ns;
 };
 
@@ -183,6 +209,7 @@ int __migrate_copy_settle(struct migrate_copy_batch *batch, struct folio *dst,
 void __migrate_copy_finish(struct migrate_copy_batch *batch);
 int __migrate_copy_folio(struct folio *dst, struct folio *src);
 bool __migrate_copy_parked(struct folio *dst);
+bool migrate_copy_spread(struct migrate_copy_spread *spread, struct folio *src, int nid);
 void __migrate_copy_charge(u64 ns);
 
 extern unsigned int migrate_copy_max_folios;
@@ -284,6 +311,7 @@ static inline void migrate_copy_begin(struct migrate_copy_call *call,
 	call->outer = current->migrate_copy_call;
 	call->mode = mode;
 	call->reason = reason;
+	call->payer = current;
 	call->worker_ns = 0;
 	current->migrate_copy_call = call;
 }
@@ -299,7 +327,29 @@ static inline void migrate_copy_end(struct migrate_copy_call *call)
 		__migrate_copy_charge(call->worker_ns);
 }
 
+/**
+ * migrate_copy_may_spread() - Is there a provider whose workers take batches?
+ *
+ * Return: true if there may be one.
+ */
+static inline bool migrate_copy_may_spread(void)
+{
+	return static_branch_unlikely(&migrate_copy_key);
+}
+
 /* For providers. */
+
+int migrate_copy_spread_one(struct migrate_copy_spread *spread);
+void migrate_copy_spread_put(struct migrate_copy_spread *spread);
+
+/**
+ * migrate_copy_spread_get() - Take a reference to a call.
+ * @spread: the call; the caller has a reference.
+ */
+static inline void migrate_copy_spread_get(struct migrate_copy_spread *spread)
+{
+	refcount_inc(&spread->ref);
+}
 
 int migrate_copy_register(const struct migrate_copy_ops *ops, void *ctx);
 void migrate_copy_unregister(const struct migrate_copy_ops *ops);
@@ -322,6 +372,7 @@ static inline void migrate_copy_charge(u64 ns)
 
 #ifdef CONFIG_LOCKDEP
 extern struct lockdep_map migrate_copy_map;
+extern struct lockdep_map migrate_copy_spread_map;
 #endif
 
 /**
@@ -408,6 +459,11 @@ static inline void migrate_copy_finish(struct migrate_copy_batch *batch)
 }
 
 static inline bool migrate_copy_parked(struct folio *dst)
+{
+	return false;
+}
+
+static inline bool migrate_copy_may_spread(void)
 {
 	return false;
 }
