@@ -154,8 +154,8 @@ words! {
 /// The most folios of one batch of `migrate_pages()`. The default is the size of a batch of the
 /// stock kernel.
 pub const BATCH_FOLIOS: Knob = knob("batch_folios", (1, 4096), 1, 512);
-/// The most bytes of one batch of `migrate_pages()`. The default is the size of a batch of the stock
-/// kernel.
+/// The most bytes of one batch of `migrate_pages()`. The default is the size of a batch of the
+/// stock kernel.
 pub const BATCH_BYTES: Knob = knob("batch_bytes", (4096, 1 << 30), 1, 2 << 20);
 /// The size of the largest chunk, in bytes. Workers copy a chunk with preemption off, which takes a
 /// CPU 25 to 100 microseconds at this size.
@@ -163,8 +163,8 @@ pub const MAX_CHUNK_BYTES: u64 = 256 << 10;
 /// The size of a chunk, in bytes. The default is the smallest value, with which a mover waits least
 /// for a chunk in flight.
 pub const CHUNK_BYTES: Knob = knob("chunk_bytes", (64 << 10, MAX_CHUNK_BYTES), 4096, 64 << 10);
-/// The size of the smallest batch that is submitted early, in eligible bytes. The default is that of
-/// a chunk: a smaller batch has a single chunk, and nothing for a worker.
+/// The size of the smallest batch that is submitted early, in eligible bytes. The default is that
+/// of a chunk: a smaller batch has a single chunk, and nothing for a worker.
 pub const MIN_BATCH_BYTES: Knob = knob("min_batch_bytes", (0, 1 << 30), 1, 64 << 10);
 /// The size, in bytes, of the smallest folio for whose copy in place the mover gets help.
 pub const MIN_FOLIO_BYTES: Knob = knob("min_folio_bytes", (4096, 1 << 30), 1, 256 << 10);

@@ -120,8 +120,8 @@ long ferry_stats_delta(const struct ferry_stats *before,
 		       const struct ferry_stats *after, const char *name);
 /*
  * Returns true if the migrator copied between two readings: bytes_early or bytes_in_place
- * grew, or pages_by_workers. Without ferry.ko it returns true. With the migrator "off" it returns true only if
- * neither grew.
+ * grew, or pages_by_workers. Without ferry.ko it returns true. With the migrator "off" it
+ * returns true only if neither of the first two grew.
  */
 bool ferry_stats_used(const struct ferry_stats *before,
 		      const struct ferry_stats *after);
