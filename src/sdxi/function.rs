@@ -85,7 +85,8 @@ use kernel::{
 /// vector.
 const MOST_CONTEXTS: u16 = 64;
 
-/// Time in ms for the administrative context to carry out commands: many times what they take.
+/// Time in ms for the administrative context to carry out commands. The standard gives no bound;
+/// the models take microseconds.
 const COMMAND_MS: i64 = 1000;
 /// Time in ms for a context to finish the descriptors that it is executing, before it is stopped
 /// hard: many times the time of the longest copy, and short for a mover that waits for the proof.
@@ -106,7 +107,8 @@ pub(crate) enum Mode {
     Suspended,
     /// The function may be running, or does not answer: only a reset helps.
     Lost,
-    /// The function has stopped, and could not be activated so far: only a reset helps.
+    /// The function has stopped, and could not be activated so far. A recovery tries it again, and
+    /// has the function reset if that fails.
     Broken,
     /// The driver is being unbound.
     Removed,

@@ -55,9 +55,11 @@ use kernel::{
 };
 
 /// Errors of a context with fewer than [`ERROR_RESET`] good copies in between that make it failing:
-/// more than one, so that single errors do not lead to quarantine.
+/// a few, as each of them stops the context and costs the copies that it has. The value is a
+/// choice, not measured.
 const MAX_ERRORS: u32 = 8;
-/// Good copies since the last error that reset the count of errors: as many as a ring has slots.
+/// Good copies since the last error that reset the count of errors: an error in a thousand copies
+/// does not make a context failing. The value is a choice, not measured.
 const ERROR_RESET: u32 = 1024;
 
 /// A client that is notified of interrupts and state changes of a context.
