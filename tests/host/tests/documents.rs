@@ -11,7 +11,7 @@ const SYSCTL: &str = include_str!("../../../Documentation/ABI/testing/sysctl-vm-
 const DEBUGFS: &str = include_str!("../../../Documentation/ABI/testing/debugfs-ferry");
 
 /// The knobs that are numbers or words, in the order of the table.
-const KNOBS: [Knob; 14] = [
+const KNOBS: [Knob; 15] = [
     knob::BATCH_FOLIOS,
     knob::BATCH_BYTES,
     knob::CHUNK_BYTES,
@@ -20,6 +20,7 @@ const KNOBS: [Knob; 14] = [
     knob::LOOKAHEAD_BYTES,
     knob::CPU_WORKERS,
     knob::CGROUP_WORKERS,
+    knob::SPREAD_WORKERS,
     knob::CPU_NODE,
     knob::COPY_ROUTINE,
     knob::ENGINE_SHARE,
