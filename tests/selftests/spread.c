@@ -8,6 +8,12 @@
  *
  * Movers whose context a worker cannot have keep their batches. Each call ends with its
  * folios on the LRU lists: what could not move then can be moved later.
+ *
+ * Seen red, in a scratch copy of mm/migrate.c: in has_the_result_of_its_mover_alone, with what
+ * a worker leaves over on no list, thousands of pages have another status, and with a mover
+ * that does not wait for workers, the return value and all counts differ; in
+ * real_time_movers_keep_their_batches, with the policy of the mover not asked for, its call is
+ * spread.
  */
 #include <fcntl.h>
 #include <sched.h>
@@ -111,7 +117,7 @@ static void move_listed(FIXTURE_DATA(spread) * self, struct outcome *o)
 
 TEST_F(spread, has_the_result_of_its_mover_alone)
 {
-	int iters = ferry_iters(100, 12), i, p, nr_pins, pipe_fd[2];
+	int iters = ferry_iters(100, 12), i, p, nr_pins, differ, pipe_fd[2];
 	unsigned int seed = 1;
 	struct iovec iov;
 
@@ -140,10 +146,9 @@ TEST_F(spread, has_the_result_of_its_mover_alone)
 		EXPECT_EQ(self->alone.succeeded, self->spread.succeeded);
 		EXPECT_EQ(self->alone.failed, self->spread.failed);
 		EXPECT_EQ(self->alone.there, self->spread.there);
-		for (p = 0; p < self->nr; p++)
-			ASSERT_EQ(self->alone.status[p], self->spread.status[p]) {
-				TH_LOG("page %d of list %d", p, i);
-			}
+		for (p = 0, differ = 0; p < self->nr; p++)
+			differ += self->alone.status[p] != self->spread.status[p];
+		ASSERT_EQ(0, differ);
 		close(pipe_fd[0]);
 		close(pipe_fd[1]);
 		ASSERT_EQ(0, race_fresh(self->mem, LEN, FERRY_PAGE, self->nodes[0]));
