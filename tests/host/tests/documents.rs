@@ -7,6 +7,7 @@
 use ferry_core::knob::{self, Knob};
 
 const GUIDE: &str = include_str!("../../../Documentation/admin-guide/ferry.rst");
+const DESIGN: &str = include_str!("../../../Documentation/design.rst");
 const SYSCTL: &str = include_str!("../../../Documentation/ABI/testing/sysctl-vm-ferry");
 const DEBUGFS: &str = include_str!("../../../Documentation/ABI/testing/debugfs-ferry");
 
@@ -112,6 +113,15 @@ fn range(knob: &Knob) -> String {
 fn every_knob_is_listed_here() {
     let registered = literals(include_str!("../../../src/knobs.rs"), ", c\"");
     assert_eq!(registered, KNOBS.map(|knob| knob.name));
+}
+
+#[test]
+fn the_design_says_where_each_knob_is_read() {
+    let rows = between(DESIGN, "Read by", "\n\n").lines();
+    let named = rows.filter_map(|row| row.strip_prefix("``")?.split("``").next());
+    let reasons = std::iter::once("reasons");
+    let knobs: Vec<&str> = reasons.chain(KNOBS.map(|knob| knob.name)).collect();
+    assert_eq!(named.collect::<Vec<_>>(), knobs);
 }
 
 #[test]
