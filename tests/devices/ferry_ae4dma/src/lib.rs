@@ -84,7 +84,7 @@ fn config(msix: bool) -> Result<ConfigSpace, Error> {
 }
 
 impl Ae4dma {
-    /// The queue whose register is at an offset.
+    /// Returns the queue whose register is at an offset.
     fn queue(&self, at: u64) -> Option<(u16, &Lane<Ring>, Register)> {
         let index = (at / STRIDE).checked_sub(1)?;
         let register = Register::at(at % STRIDE)?;

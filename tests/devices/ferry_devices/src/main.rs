@@ -48,10 +48,10 @@ enum Command {
 
 #[derive(Args)]
 struct Serve {
-    /// Where QEMU connects to
+    /// The socket that QEMU connects to
     #[arg(long, value_name = "PATH")]
     socket: PathBuf,
-    /// Where requests are taken
+    /// The socket that takes requests
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
     /// No MSI-X, so that the driver takes MSI

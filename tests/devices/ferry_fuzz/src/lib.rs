@@ -19,9 +19,9 @@ use ferry_vfio::lane::{step, Queue};
 use ferry_vfio::memory::{Block, Dma};
 use input::Input;
 
-/// Where the memory is, and how large.
+/// The address of the first byte of memory.
 pub const BASE: u64 = 0x2_0000_0000;
-/// See [`BASE`]. Small, so that hostile addresses hit it.
+/// The bytes of memory: few, so that hostile addresses hit it.
 pub const SIZE: usize = 1 << 14;
 /// Descriptors after each operation: a ring that never ends must not be one.
 const STEPS: usize = 40;
@@ -34,8 +34,8 @@ fn range(address: u64, len: u64) -> std::ops::Range<usize> {
     start as usize..end.max(start) as usize
 }
 
-/// What a descriptor in memory asks for, as the test reads it, and what the engine may write
-/// beyond that.
+/// The copy that a descriptor in memory asks for, as the test reads it, and the bytes that the
+/// engine may write besides.
 struct Expected {
     source: u64,
     destination: u64,
@@ -70,7 +70,7 @@ fn memory(input: &mut Input<'_>) -> Block {
     Block::new(BASE, bytes.collect())
 }
 
-/// PTDMA.
+/// Drives a PTDMA by these bytes.
 pub fn ptdma(data: &[u8]) {
     use ferry_ptdma::queue::{Register, Ring};
 
@@ -156,7 +156,7 @@ pub fn ptdma(data: &[u8]) {
     }
 }
 
-/// AE4DMA.
+/// Drives an AE4DMA by these bytes.
 pub fn ae4dma(data: &[u8]) {
     use ferry_ae4dma::queue::{Register, Ring};
 
@@ -238,7 +238,7 @@ pub fn ae4dma(data: &[u8]) {
     }
 }
 
-/// PLX switch DMA.
+/// Drives the DMA engine of a PLX switch by these bytes.
 pub fn plx(data: &[u8]) {
     use ferry_plx::queue::{Register, Ring};
 
@@ -284,7 +284,7 @@ pub fn plx(data: &[u8]) {
                 ring.reset();
                 ring.write(Register::RingAddressHigh, 2, u32::MAX);
             }
-            // As the driver starts it.
+            // The driver starts it with this value.
             _ => {
                 ring.write(Register::Control, 0x174c, 0xffff);
             }

@@ -101,7 +101,7 @@ impl Machine {
     }
 
     fn write(&self, at: u64, data: &[u8]) {
-        // What does not fit is not written; the driver's own memory is no matter here.
+        // Bytes that do not fit are not written; the driver's own memory does not matter here.
         let _ = self.memory.write(BASE.wrapping_add(at), data);
     }
 
@@ -119,7 +119,7 @@ impl Machine {
         self.device.write(BAR, register, &value.to_le_bytes());
     }
 
-    /// As a good driver does it.
+    /// Brings the function up as a good driver does.
     fn bring_up(&self) {
         self.w(CTL2, 0x10_0003_800b);
         self.w(CXT_L2, BASE + L2);
@@ -177,7 +177,7 @@ fn whole(range: &Range<usize>, len: u64) -> bool {
     range.len() as u64 == len
 }
 
-/// What a step may change, as the test reads it from memory before.
+/// The ranges that a step may change, as the test reads them from memory before the step.
 #[derive(Default)]
 struct Allowed(Vec<Range<usize>>);
 
@@ -186,7 +186,7 @@ impl Allowed {
         self.0.push(range(address, len));
     }
 
-    /// What the descriptor in a slot can write.
+    /// Adds the ranges that the descriptor in a slot can write.
     fn descriptor(&mut self, memory: &[u8], slot: u64) {
         let at = range(slot, 64);
         if !whole(&at, 64) {
@@ -204,7 +204,7 @@ impl Allowed {
         }
     }
 
-    /// CXT_STS of a context, found as CXT_START finds it.
+    /// Adds the CXT_STS of a context, found as CXT_START finds it.
     fn status(&mut self, memory: &[u8], l2: u64, n: u16) {
         let pointer = |address: u64| {
             let at = range(address, 8);
@@ -283,7 +283,7 @@ impl Machine {
     }
 }
 
-/// A descriptor has succeeded.
+/// Checks memory after a descriptor that has succeeded.
 fn judge(before: &[u8], after: &[u8], slot: u64, own: &[Range<usize>]) {
     let at = range(slot, 64);
     assert!(whole(&at, 64), "a descriptor outside memory");
@@ -291,7 +291,7 @@ fn judge(before: &[u8], after: &[u8], slot: u64, own: &[Range<usize>]) {
     let (head, len) = (u32_at(d, 0), u64::from(u32_at(d, 4)) + 1);
     assert_eq!(head & 1, 1, "a descriptor that is not valid");
     assert_eq!(head & 0xf800_00e8, 0, "reserved bits");
-    // What the device keeps for itself may lie across the data: then only the places are judged.
+    // The device's own structures may lie across the data: then only the places are judged.
     let csb = match u64_at(d, 56) & 1 {
         0 => range(u64_at(d, 56) & !0x1f, 32),
         _ => 0..0,
@@ -428,7 +428,7 @@ fn fault(input: &mut Input<'_>) -> String {
     format!(r#"{{"nth":{},"fault":{{{kind}}}}}"#, input.byte() % 4 + 1)
 }
 
-/// SDXI.
+/// Drives an SDXI function by these bytes.
 pub fn sdxi(data: &[u8]) {
     let mut input = Input(data);
     let start = input.byte();
@@ -498,7 +498,7 @@ pub fn sdxi(data: &[u8]) {
         }
         machine.host.set_bus_master(true);
     }
-    // Whatever it was, a reset ends it, and the function can be used again.
+    // A reset ends every fault, and the function can be used again.
     machine.device.reset();
     assert_eq!(machine.r(STS0), 0);
     machine.host.faults().clear();

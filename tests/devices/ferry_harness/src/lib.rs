@@ -24,9 +24,9 @@ use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 use vmm_sys_util::tempdir::TempDir;
 use vmm_sys_util::tempfile::TempFile;
 
-/// Where the guest's memory begins.
+/// The address of the first byte of the guest's memory.
 pub const BASE: u64 = 0x1_0000_0000;
-/// Bytes of it.
+/// The bytes of the guest's memory.
 pub const SIZE: u64 = 16 << 20;
 /// File descriptors in one message.
 const FDS: usize = 8;
@@ -87,7 +87,7 @@ impl Guest {
             .collect();
         let fds: Vec<RawFd> = self.events.iter().map(AsRawFd::as_raw_fd).collect();
         let flags = VFIO_IRQ_SET_ACTION_TRIGGER | VFIO_IRQ_SET_DATA_EVENTFD;
-        // As QEMU does: no more descriptors in a message than the server takes.
+        // A message has no more descriptors than the server takes, as with QEMU.
         for (start, fds) in (0u32..).step_by(FDS).zip(fds.chunks(FDS)) {
             let count = fds.len() as u32;
             let client = self.client();
@@ -119,13 +119,13 @@ impl Guest {
         self.client().dma_unmap(BASE, SIZE).unwrap();
     }
 
-    /// Memory and bus mastering in the command register.
+    /// Turns memory accesses on, and bus mastering on or off, in the command register.
     pub fn bus_master(&mut self, on: bool) {
         let command = if on { [0x06, 0x04] } else { [0x02, 0x04] };
         self.write_config(4, &command);
     }
 
-    /// Configuration space.
+    /// Reads configuration space.
     pub fn read_config<const N: usize>(&mut self, offset: u64) -> [u8; N] {
         let mut data = [0; N];
         let region = VFIO_PCI_CONFIG_REGION_INDEX;
@@ -135,13 +135,13 @@ impl Guest {
         data
     }
 
-    /// Configuration space.
+    /// Writes configuration space.
     pub fn write_config(&mut self, offset: u64, data: &[u8]) {
         let region = VFIO_PCI_CONFIG_REGION_INDEX;
         self.client().region_write(region, offset, data).unwrap();
     }
 
-    /// Where a capability is.
+    /// Returns the offset of a capability; `None` if the function does not have it.
     pub fn capability(&mut self, id: u8) -> Option<u64> {
         let [mut at] = self.read_config(0x34);
         while at != 0 {
@@ -162,7 +162,7 @@ impl Guest {
         u32::from_le_bytes(data)
     }
 
-    /// A register.
+    /// Writes a register.
     pub fn write32(&mut self, bar: u8, offset: u64, value: u32) {
         let client = self.client();
         client
@@ -178,7 +178,7 @@ impl Guest {
         u64::from_le_bytes(data)
     }
 
-    /// A register.
+    /// Writes a register.
     pub fn write64(&mut self, bar: u8, offset: u64, value: u64) {
         let client = self.client();
         client
@@ -186,20 +186,20 @@ impl Guest {
             .unwrap();
     }
 
-    /// Function level reset.
+    /// Resets the function by a function level reset.
     pub fn flr(&mut self) {
         let express = self.capability(0x10).expect("PCI Express");
         self.write_config(express + 8, &[0, 0x80]);
     }
 
-    /// Memory, by offset from [`BASE`].
+    /// Reads memory, by offset from [`BASE`].
     pub fn get(&self, offset: u64, len: usize) -> Vec<u8> {
         let mut data = vec![0; len];
         self.memory.read(BASE + offset, &mut data).unwrap();
         data
     }
 
-    /// Memory, by offset from [`BASE`].
+    /// Writes memory, by offset from [`BASE`].
     pub fn put(&self, offset: u64, data: &[u8]) {
         self.memory.write(BASE + offset, data).unwrap();
     }
@@ -209,17 +209,17 @@ impl Guest {
         self.memory.load64(BASE + offset).unwrap()
     }
 
-    /// A 64-bit word of memory, in one piece, by offset from [`BASE`].
+    /// Writes a 64-bit word of memory, in one piece, by offset from [`BASE`].
     pub fn put64(&self, offset: u64, value: u64) {
         self.memory.store64(BASE + offset, value).unwrap();
     }
 
-    /// Interrupts since the last call.
+    /// Returns the number of interrupts since the last call.
     pub fn interrupts(&self, vector: usize) -> u64 {
         self.events[vector].read().unwrap_or(0)
     }
 
-    /// Waits for an interrupt; how many came.
+    /// Waits for an interrupt. Returns how many came.
     pub fn await_interrupt(&self, vector: usize) -> u64 {
         let mut seen = 0;
         wait_for("an interrupt", || {
@@ -236,7 +236,7 @@ impl Guest {
         answer
     }
 
-    /// A request to control, which must be refused: why it was.
+    /// Sends a request to control, which must be refused. Returns the reason.
     pub fn refused(&self, request: &str) -> String {
         let (answer, _) = control::answer(&self.function, request);
         assert_eq!(answer["ok"], false, "{request}: {answer}");

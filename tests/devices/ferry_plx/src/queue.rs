@@ -36,9 +36,10 @@ pub mod control {
     /// `IN_PROGRESS`, in the upper half.
     pub const IN_PROGRESS: u32 = 1 << 30;
 
-    /// What is kept as it is written. The upper half is the second control register.
+    /// The bits that keep the values that are written. The upper half is the second control
+    /// register.
     pub(super) const KEPT: u32 = PAUSE | WRITE_BACK | RING_STOP | MODE | 0x7 << 16;
-    /// What is cleared by writing ones.
+    /// The bits that are cleared by writing ones.
     pub(super) const CLEARED: u32 = INVALID | PAUSE_DONE | ABORT_DONE;
 }
 
@@ -104,7 +105,7 @@ pub enum Doorbell {
 }
 
 impl Doorbell {
-    /// By the bits that are written as ones.
+    /// Returns the doorbell that a write of these bits as ones is.
     pub fn of(register: Register, ones: u32) -> Doorbell {
         match register {
             Register::Control if ones & control::ABORT != 0 => Doorbell::Abort,
@@ -208,7 +209,7 @@ impl Ring {
         }
     }
 
-    /// The bits of `mask` of a register are written; `false` if they cannot be what they are.
+    /// Writes the bits of `mask` of a register. Returns `false` if they cannot have these values.
     pub fn write(&mut self, register: Register, value: u32, mask: u32) -> bool {
         let ones = value & mask;
         let merged = |old: u32| old & !mask | ones;
@@ -344,7 +345,7 @@ impl Queue for Ring {
         result
     }
 
-    /// The codes are the places of the bits that the driver looks for.
+    /// Returns the failure with this code: the place of the bit that the driver looks for.
     fn forced(code: Option<u8>) -> Failure {
         match code {
             None | Some(28) => Failure::Write,
@@ -462,7 +463,7 @@ mod tests {
             assert!(self.write(Register::Control, START, 0xffff));
         }
 
-        /// Until there is nothing more; how many there were.
+        /// Carries out descriptors until there are none left. Returns how many there were.
         fn run(&mut self, memory: &Block) -> u32 {
             let mut count = 0;
             while step(self, memory) {
@@ -514,7 +515,7 @@ mod tests {
         assert_eq!(ring.run(&memory), 0, "not before it is started");
         ring.start();
         assert_eq!(ring.run(&memory), 2);
-        // As the driver clears it.
+        // The driver clears it so.
         ring.set(Register::Control, control::INVALID);
         assert_eq!(ring.read(Register::Control), 0);
     }
@@ -565,7 +566,7 @@ mod tests {
         assert_eq!(ring.interrupt(), Some(0));
         assert!(step(&mut ring, &memory));
         assert_eq!(ring.interrupt(), None, "it is latched still");
-        // As the handler does: 16 bits, in the upper half.
+        // The handler writes 16 bits, in the upper half.
         ring.write(Register::Interrupt, interrupt::DONE << 16, 0xffff << 16);
         assert_eq!(ring.interrupt(), None);
         ring.write(Register::Interrupt, interrupt::INVALID, 0xffff);

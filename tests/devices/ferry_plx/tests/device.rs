@@ -112,20 +112,20 @@ impl Driver {
         self.start();
     }
 
-    /// The first word of the last descriptor.
+    /// Returns the first word of the last descriptor.
     fn word(&self) -> u32 {
         let word = self.guest.get((self.head - 1) % COUNT * 16, 4);
         u32::from_le_bytes(word.try_into().unwrap())
     }
 
-    /// As the interrupt handler: what was latched.
+    /// Reads and clears the latched interrupts, as the interrupt handler does.
     fn handle(&mut self) -> u16 {
         let status = self.read16(INTERRUPT_STATUS);
         self.write16(INTERRUPT_STATUS, status);
         status
     }
 
-    /// The interrupt of the last descriptor; what has become of it.
+    /// Waits for the interrupt of the last descriptor. Returns the descriptor's first word.
     fn done(&mut self) -> u32 {
         self.guest.await_interrupt(0);
         assert_ne!(self.handle() & DONE, 0);
@@ -148,7 +148,7 @@ impl Driver {
             .control(&format!(r#"{{"cmd":"inject","fault":{{{fault}}}}}"#));
     }
 
-    /// A copy, as if nothing had been.
+    /// Checks that a copy works as on a new device.
     fn works(&mut self) {
         let data = self.fill(99, 256);
         self.submit(256);
@@ -156,7 +156,7 @@ impl Driver {
         assert_eq!(self.copied(256), data);
     }
 
-    /// As `__plx_dma_stop()`, up to the wait.
+    /// Pauses the engine as `__plx_dma_stop()` does before it waits.
     fn pause(&mut self) {
         self.w(CONTROL, RESET | PAUSE);
     }
@@ -245,7 +245,7 @@ fn failures() {
         d.works();
     }
     assert_eq!(d.guest.counter(0, "errors"), 6);
-    // Where the source ends, what was before it has been copied.
+    // The bytes before the end of the source have been copied.
     d.put(INTERRUPT | 3 << 20, BASE + SIZE - (2 << 20), inside);
     d.start();
     assert_eq!(d.done(), READ_FAILED | 2 << 20);

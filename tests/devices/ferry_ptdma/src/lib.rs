@@ -46,7 +46,7 @@ pub const BAR: u8 = 2;
 const BAR_SIZE: u64 = 1 << 20;
 /// BAR of the MSI-X structures.
 const MSIX_BAR: u8 = 5;
-/// Where the queue's registers begin.
+/// The offset of the queue's registers.
 pub const QUEUE: u64 = 0x1000;
 
 /// `CMD_PT_VERSION`: version 5, one queue in bits 15 to 18.

@@ -168,7 +168,7 @@ impl Ring {
             Register::InterruptStatus | Register::QueueInterruptStatus => self.latched,
             Register::Status => self.error.into(),
             Register::AxCache => self.cache,
-            // Of the parts of the bus interface, which are not there.
+            // These registers are of parts of the bus interface that the model does not have.
             Register::DmaStatus
             | Register::DmaReadStatus
             | Register::DmaWriteStatus

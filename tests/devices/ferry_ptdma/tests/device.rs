@@ -92,7 +92,7 @@ impl Driver {
         self.start();
     }
 
-    /// As the interrupt handler: what was latched, and the error code.
+    /// Reads the latched interrupts and the error code, as the interrupt handler does.
     fn handle(&mut self) -> (u32, u32) {
         self.w(ENABLE, 0);
         let latched = self.r(LATCHED);
@@ -188,7 +188,7 @@ fn polled() {
     wait_for("the status", || d.r(LATCHED) == COMPLETION);
     assert_eq!(d.copied(4096), data);
     assert_eq!(d.guest.interrupts(0), 0);
-    // What is latched is sent when it is enabled.
+    // A latched interrupt is sent when it is enabled.
     d.w(ENABLE, COMPLETION | ERROR);
     d.guest.await_interrupt(0);
     d.w(LATCHED, COMPLETION);
@@ -517,7 +517,7 @@ fn late_write_through_a_reset() {
     d.guest.client().reset().unwrap();
     d.guest.bus_master(true);
     wait_for("the write", || d.copied(4096) == old);
-    assert_eq!(d.guest.counter(0, "descriptors"), 0, "nobody is told");
+    assert_eq!(d.guest.counter(0, "descriptors"), 0, "not reported");
 }
 
 #[test]
@@ -545,7 +545,7 @@ fn surprise_removal() {
     assert_eq!(d.copied(64), data);
 }
 
-/// A copy that has been made, and whose completion is an hour away.
+/// Submits a copy that is made at once, and completes an hour later.
 fn slow(d: &mut Driver) {
     d.guest
         .control(r#"{"cmd":"limit","latency_us":3600000000}"#);

@@ -61,28 +61,28 @@
 //! * A data buffer that is not mapped is a failed translation, one that may not be accessed a
 //!   failed access [7.3]. Structures say failed access for both.
 
-/// Largest buffer of an encoded max_buffer, in bytes [2.7, 9].
+/// Returns the largest buffer of an encoded max_buffer, in bytes [2.7, 9].
 pub fn buffer_bytes(encoded: u64) -> u64 {
     1 << (21 + (encoded & 0xf))
 }
 
-/// Entries of the error log of an encoded ERR_CFG.sz [2.13, 9].
+/// Returns the number of entries of the error log for an encoded ERR_CFG.sz [2.13, 9].
 pub fn log_entries(encoded: u64) -> u64 {
     64 * encoded.max(1)
 }
 
-/// Entries of an AKey table of an encoded size [4.3].
+/// Returns the number of entries of an AKey table of an encoded size [4.3].
 pub fn akey_entries(encoded: u64) -> u64 {
     256 << (encoded & 0xf)
 }
 
-/// Bit of an optional group in CAP1, CTL2 and the L1 entry [2.7, 10 #26].
+/// Returns the bit of an optional group in CAP1, CTL2 and the L1 entry [2.7, 10 #26].
 pub fn group_bit(group: u16) -> u32 {
     1u32.checked_shl(group.into()).unwrap_or(0)
 }
 
-/// The signal of a CSB after a completion: csr chooses the simple mode, whatever csa says, and it
-/// never goes below 0 [6.4, 10 #7].
+/// Returns the signal of a CSB after a completion: csr chooses the simple mode, whatever csa says,
+/// and the signal never goes below 0 [6.4, 10 #7].
 pub fn signal(csr: bool, signal: u64) -> u64 {
     match csr {
         true => 0,

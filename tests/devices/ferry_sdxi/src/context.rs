@@ -190,7 +190,7 @@ impl From<Failure> for Error {
 }
 
 impl Context {
-    /// After power-on.
+    /// Creates a context in its state after power-on.
     pub fn new(number: u16, function: Arc<Function<Context>>) -> Context {
         Context {
             number,
@@ -261,7 +261,7 @@ impl Context {
         }
     }
 
-    /// The first descriptor that it has not taken.
+    /// Returns the index of the first descriptor that the context has not taken.
     pub fn taken(&self) -> u64 {
         self.read
     }
@@ -276,7 +276,8 @@ impl Context {
         self.tables = None;
     }
 
-    /// Where the device takes the next descriptor, and writes the status, if it knows.
+    /// Returns the places where the device takes the next descriptor and writes the status, if it
+    /// knows them.
     pub fn view(&self) -> Option<View> {
         self.tables.map(|tables| View {
             slot: tables.slot(self.read),

@@ -29,7 +29,7 @@ const INTERRUPT: u16 = 4;
 /// Properties of a context that decide whether a descriptor is allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules {
-    /// Of context 0.
+    /// `true` if the context is context 0.
     pub admin: bool,
     /// Largest buffer, in bytes.
     pub buffer: u64,
@@ -66,29 +66,29 @@ pub enum Operation {
     Nop,
     /// Immediate data.
     Write {
-        /// Where to.
+        /// The destination.
         to: Side,
-        /// What, of which the first bytes count.
+        /// The data, of which the first bytes count.
         data: [u8; 32],
         /// Number of bytes that count.
         len: usize,
     },
     /// A copy.
     Copy {
-        /// Where from.
+        /// The source.
         from: Side,
-        /// Where to.
+        /// The destination.
         to: Side,
         /// Bytes.
         len: u64,
     },
     /// A block, again and again.
     Repeat {
-        /// Where from, [`BLOCK`] bytes.
+        /// The source, of [`BLOCK`] bytes.
         from: Side,
-        /// Where to.
+        /// The destination.
         to: Side,
-        /// Bytes there.
+        /// The bytes of the destination.
         len: u64,
     },
     /// An interrupt.
@@ -100,7 +100,7 @@ pub enum Operation {
     Start {
         /// Range of the contexts.
         contexts: RangeInclusive<u16>,
-        /// And rings their doorbells.
+        /// `true` if their doorbells are rung, too.
         doorbell: bool,
     },
     /// Stops contexts.
@@ -112,14 +112,14 @@ pub enum Operation {
     },
     /// Waits.
     Sync {
-        /// For what.
+        /// The events that are waited for.
         wait: Wait,
-        /// Of which contexts.
+        /// Range of the contexts.
         contexts: RangeInclusive<u16>,
     },
     /// Tables have changed.
     Update {
-        /// Of which contexts.
+        /// Range of the contexts.
         contexts: RangeInclusive<u16>,
     },
     /// Something else has changed, of which nothing is remembered.
@@ -129,11 +129,11 @@ pub enum Operation {
 /// A descriptor. What it asks for, or why it cannot be done; how to say so is known in any case.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Descriptor {
-    /// It begins when all before it are done.
+    /// `true` if it begins when all before it are done.
     pub fenced: bool,
-    /// Where to write the completion.
+    /// The address at which the completion is written.
     pub csb: Option<u64>,
-    /// By writing 0 to the signal.
+    /// `true` if the completion writes 0 to the signal.
     pub simple: bool,
     /// The operation, or the reason why the descriptor is invalid.
     pub operation: Result<Operation, Failure>,

@@ -97,8 +97,8 @@ impl Failure {
         }
     }
 
-    /// From the code of a fault: the step in bits 0 to 5, the sub-step above. Without one, a
-    /// destination that cannot be written.
+    /// Creates a failure from the code of a fault: the step in bits 0 to 5, the sub-step above.
+    /// Without a code, the destination cannot be written.
     pub fn from_code(code: Option<u8>) -> Failure {
         let Some(code) = code else {
             return Failure::buffer(sub::ACCESS, 1);
@@ -115,7 +115,7 @@ impl Failure {
 pub const LOG_ENTRY: u64 = 64;
 const LOG_TYPE: u64 = 0x7f7;
 
-/// The first two words of an error log entry; the others are 0.
+/// Returns the first two words of an error log entry; the others are 0.
 pub fn log_entry(
     failure: Failure,
     context: u16,

@@ -74,14 +74,14 @@ pub const OVERFLOW: u64 = 1 << 1;
 /// ERR_STS: the log could not be written.
 pub const LOG_ERROR: u64 = 1 << 3;
 
-/// Where the next entry of the error log goes.
+/// The place of the next entry of the error log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogPlace {
     /// Logging is off.
     Off,
     /// There is no room.
     Full,
-    /// To an address.
+    /// The entry goes to this address.
     At(u64),
 }
 
@@ -121,7 +121,7 @@ impl Registers {
         }
     }
 
-    /// As after power-on.
+    /// Resets the registers to their values after power-on.
     pub fn reset(&mut self) {
         *self = Registers::new(self.cap0, self.cap1);
     }
@@ -251,8 +251,8 @@ impl Registers {
         }
     }
 
-    /// An entry was written, or not: the bits to set besides [`LOGGED`]. Whether there is an
-    /// interrupt.
+    /// Records that an entry was written, or with the bits of `lost`, which are set besides
+    /// [`LOGGED`], that it was not. Returns `true` if there is an interrupt.
     pub fn logged(&mut self, lost: u64) -> bool {
         let first = self.err_sts & LOGGED == 0;
         self.err_sts |= LOGGED | lost;
@@ -414,7 +414,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is written, what is read only and reserved stays.
+        /// Checks that no write changes bits that are read only or reserved.
         #[test]
         fn any_writes(writes in proptest::collection::vec(
             (0..Register::ALL.len(), any::<u64>(), any::<u64>()), 0..64,

@@ -10,17 +10,17 @@ fn part<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     out
 }
 
-/// 16 bits at a byte offset; 0 beyond the end, which no fixed structure has.
+/// Returns 16 bits at a byte offset; 0 beyond the end, which no fixed structure has.
 pub fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_le_bytes(part(bytes, at))
 }
 
-/// As [`u16_at`], 32 bits.
+/// Returns 32 bits, as [`u16_at`] does 16.
 pub fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(part(bytes, at))
 }
 
-/// As [`u16_at`], 64 bits.
+/// Returns 64 bits, as [`u16_at`] does 16.
 pub fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(part(bytes, at))
 }

@@ -9,7 +9,7 @@ use thiserror::Error;
 
 /// Bytes of the configuration space of a PCI Express function.
 pub const SIZE: usize = 4096;
-/// Where the conventional space ends and the extended capabilities begin.
+/// The offset at which the conventional space ends and the extended capabilities begin.
 const EXTENDED: usize = 256;
 
 const COMMAND: usize = 0x04;
@@ -54,7 +54,7 @@ pub struct Bar {
     pub prefetchable: bool,
 }
 
-/// Where a structure of MSI-X lies.
+/// The place of a structure of MSI-X.
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
     /// BAR.
@@ -141,7 +141,7 @@ pub struct ConfigSpace {
 }
 
 impl ConfigSpace {
-    /// A function with these BARs and capabilities, in this order.
+    /// Creates a function with these BARs, and with these capabilities in this order.
     pub fn new(
         identity: Identity,
         bars: [Option<Bar>; 6],
@@ -180,8 +180,8 @@ impl ConfigSpace {
         Ok(space)
     }
 
-    /// A function with these BARs, power management, PCI Express with function level reset, MSI,
-    /// and MSI-X in a BAR of its own if it is given one.
+    /// Creates a function with these BARs, power management, PCI Express with function level reset,
+    /// MSI, and MSI-X in a BAR of its own if it is given one.
     pub fn usual(
         identity: Identity,
         mut bars: [Option<Bar>; 6],
@@ -543,7 +543,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is written, what identifies the function and chains its capabilities stays.
+        /// Checks that no write changes the identity of the function and the chain of its
+        /// capabilities.
         #[test]
         fn read_only_stays(
             writes in proptest::collection::vec(

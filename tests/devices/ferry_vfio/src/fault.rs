@@ -68,7 +68,7 @@ pub enum Kind {
     Disappear {},
     /// The descriptor fails as with `error`, and its channel goes on.
     SoftError {
-        /// As of `error`.
+        /// The code, as in `error`.
         #[serde(default)]
         code: Option<u8>,
     },
@@ -171,7 +171,7 @@ fn one() -> u64 {
 pub struct Armed {
     /// Its number, to tell it by.
     pub id: u64,
-    /// As it was asked for.
+    /// The fault as it was asked for.
     #[serde(flatten)]
     pub fault: Fault,
     /// Descriptors seen since.
@@ -207,7 +207,7 @@ pub enum Refused {
     /// Too many.
     #[error("{MOST} faults wait already")]
     Full,
-    /// Not every device has every fault.
+    /// The device does not have this fault.
     #[error("this device does not have that fault")]
     Kind,
 }
@@ -251,8 +251,8 @@ impl Plan {
         std::mem::take(&mut self.armed).len()
     }
 
-    /// A descriptor of `channel` is about to be carried out (or something else happens that faults
-    /// can befall), which `meets` says of a fault: what befalls it.
+    /// Returns the faults that befall a descriptor of `channel`, which is about to be carried out,
+    /// or another event that faults can befall. `meets` returns `true` if a fault can befall it.
     pub fn strike(&mut self, channel: u16, meets: impl Fn(&Kind) -> bool) -> Vec<Kind> {
         let mut struck = Vec::new();
         for armed in &mut self.armed {

@@ -16,8 +16,8 @@ pub trait Device: Send + Sync {
     fn read(&self, bar: u8, offset: u64, data: &mut [u8]);
     /// Writes to a BAR.
     fn write(&self, bar: u8, offset: u64, data: &[u8]);
-    /// As after power-on. When it returns, the device touches no memory and sends no interrupt
-    /// until it is told to.
+    /// Resets the device to its state after power-on. When this returns, the device touches no
+    /// memory and sends no interrupt until it is told to.
     fn reset(&self);
     /// Bus mastering has been turned on or off: what waits for it looks again.
     fn bus_master_changed(&self) {}
@@ -115,7 +115,7 @@ impl Host {
         lock(&self.faults)
     }
 
-    /// What befalls a descriptor of a channel, see [`Plan::strike`].
+    /// Returns the faults that befall a descriptor of a channel, see [`Plan::strike`].
     pub fn strike(&self, channel: u16, meets: impl Fn(&Kind) -> bool) -> Vec<Kind> {
         self.faults().strike(channel, meets)
     }

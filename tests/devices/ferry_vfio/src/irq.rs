@@ -71,7 +71,7 @@ impl Interrupts {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A message is a write: without bus mastering there is none.
+    /// Turns bus mastering on or off: a message is a write, so without bus mastering there is none.
     pub fn set_bus_master(&self, on: bool) {
         self.master.store(on, Ordering::SeqCst);
     }
@@ -209,7 +209,7 @@ mod tests {
         assert_eq!(irq.send(2), Sent::Yes);
         assert_eq!(msix.read().unwrap(), 1);
         assert!(msi.read().is_err());
-        assert_eq!(irq.send(1), Sent::Dropped, "nobody listens");
+        assert_eq!(irq.send(1), Sent::Dropped, "no event is set");
         assert_eq!(irq.send(4), Sent::Dropped, "no such vector");
         irq.set(VFIO_PCI_MSIX_IRQ_INDEX, OFF, 0, 0, vec![]).unwrap();
         assert_eq!(irq.send(2), Sent::Yes);

@@ -45,9 +45,9 @@ pub trait Queue: Send + 'static {
     /// when it is on again. Otherwise, an access without bus mastering is a bus error.
     const STALLS: bool = false;
 
-    /// The next descriptor, if the queue runs and has one.
+    /// Takes the next descriptor, if the queue runs and has one.
     fn next(&mut self, dma: &dyn Dma) -> Option<Self::Job>;
-    /// How many descriptors that has read; `taken`: it gave one.
+    /// Returns how many descriptors the last [`Self::next`] has read; `taken`: it returned one.
     fn fetches(&mut self, taken: bool) -> u64 {
         taken.into()
     }
@@ -59,11 +59,12 @@ pub trait Queue: Send + 'static {
     fn fenced(_job: &Self::Job) -> bool {
         true
     }
-    /// A descriptor has begun, and these faults befall it.
+    /// Notes that a descriptor has begun, and that these faults befall it.
     fn begin(&mut self, _job: &mut Self::Job, _faults: &[Kind], _dma: &dyn Dma) {}
     /// Carries it out.
     fn execute(job: &mut Self::Job, io: &mut Io<'_>) -> Result<(), Halt<Self::Error>>;
-    /// The vector of a message that is what a descriptor asked for: sent before it completes.
+    /// Returns the vector of a message that a descriptor asks for, which is sent before it
+    /// completes.
     fn message(_job: &Self::Job) -> Option<u16> {
         None
     }
@@ -80,7 +81,7 @@ pub trait Queue: Send + 'static {
     /// Returns the vector to be sent now, if any. Called once after each of the above and each
     /// access.
     fn interrupt(&mut self) -> Option<u16>;
-    /// As after power-on.
+    /// Resets the queue to its state after power-on.
     fn reset(&mut self);
 }
 
@@ -100,9 +101,9 @@ pub enum Halt<E> {
 pub enum Stop {
     /// The bus.
     Bus(Side),
-    /// As [`Halt::Short`].
+    /// The same as [`Halt::Short`].
     Short,
-    /// As [`Halt::Cancelled`].
+    /// The same as [`Halt::Cancelled`].
     Cancelled,
 }
 
@@ -129,9 +130,9 @@ struct Late<'a> {
 /// Access to memory and interrupts for carrying out a descriptor.
 pub struct Io<'a> {
     dma: &'a dyn Dma,
-    /// Whether the epoch goes on at a moment.
+    /// Returns `true` if the epoch goes on at a moment.
     wait: Option<Wait<'a>>,
-    /// Whether accesses have to wait for bus mastering.
+    /// Returns `true` if accesses have to wait for bus mastering.
     stalled: Option<&'a dyn Fn() -> bool>,
     short: Option<u64>,
     late: Option<Late<'a>>,
@@ -156,7 +157,7 @@ impl<'a> Io<'a> {
         self.copied
     }
 
-    /// The memory, for what is no copy.
+    /// Returns the memory, for accesses that are no copies.
     pub fn dma(&self) -> &dyn Dma {
         self.dma
     }
@@ -207,14 +208,14 @@ impl<'a> Io<'a> {
         }
     }
 
-    /// Writes what is no copy, and counts it as one.
+    /// Writes data that no copy has read, and counts it as a copy.
     pub fn write(&mut self, address: u64, data: &[u8]) -> Result<(), Fault> {
         self.dma.write(address, data)?;
         self.copied += data.len() as u64;
         Ok(())
     }
 
-    /// [`Io::copy`] with the device's errors for a bus error of either side.
+    /// Copies as [`Io::copy`] does, with the device's errors for a bus error of either side.
     pub fn copy_or<E>(
         &mut self,
         (source, destination, len): (u64, u64, u64),
@@ -362,17 +363,18 @@ pub struct Lane<Q: Queue> {
 pub struct Peer<Q: Queue>(Weak<Shared<Q>>);
 
 impl<Q: Queue> Peer<Q> {
-    /// As [`Lane::with`].
+    /// Makes an access, as [`Lane::with`] does.
     pub fn with<R>(&self, access: impl FnOnce(&mut Q) -> R) -> Option<R> {
         self.0.upgrade().map(|shared| shared.with(access))
     }
 
-    /// An access that abandons what is in flight. It may go on until [`Peer::idle`].
+    /// Makes an access that abandons the descriptors in flight. They may go on until
+    /// [`Peer::idle`].
     pub fn cancel<R>(&self, access: impl FnOnce(&mut Q) -> R) -> Option<R> {
         self.0.upgrade().map(|shared| shared.cancel(access))
     }
 
-    /// As [`Lane::reset`].
+    /// Resets the lane, as [`Lane::reset`] does.
     pub fn reset(&self) {
         if let Some(shared) = self.0.upgrade() {
             shared.reset();
@@ -633,7 +635,8 @@ impl<Q: Queue> Shared<Q> {
         }
     }
 
-    /// The result, and when it was due. `None`: the epoch ended.
+    /// Carries out a descriptor. Returns the result and the time at which it was due, or `None` if
+    /// the epoch ended.
     fn carry_out(
         &self,
         (epoch, released): (u64, u64),
@@ -740,7 +743,7 @@ impl<Q: Queue> Shared<Q> {
         }
     }
 
-    /// An interrupt of a descriptor, with the faults that befall it.
+    /// Sends the interrupt of a descriptor, with the faults that befall it.
     fn send(self: &Arc<Self>, epoch: u64, vector: u16, faults: &[Kind]) {
         let mut now = true;
         for fault in faults {

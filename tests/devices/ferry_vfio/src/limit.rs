@@ -19,7 +19,7 @@ pub struct Limit {
 const LONGEST: Duration = Duration::from_secs(3600);
 
 impl Limit {
-    /// Least time that a descriptor of `bytes` bytes takes.
+    /// Returns the least time that a descriptor of `bytes` bytes takes.
     pub fn time(&self, bytes: u64) -> Duration {
         let moving = match self.bytes_per_s {
             0 => Duration::ZERO,
@@ -34,14 +34,14 @@ impl Limit {
     }
 }
 
-/// When the descriptors of a channel begin, so that a channel that has always something to do is as
-/// fast as its limit, however late its thread runs.
+/// The times at which the descriptors of a channel begin: a channel that always has something to do
+/// is as fast as its limit, however late its thread runs.
 ///
-/// What was waiting begins when the one before it was due. Nothing waited for sure if the channel
-/// had nothing to do, or was told of more meanwhile.
+/// A descriptor that was waiting begins when the one before it was due. It is known not to have
+/// waited if the channel had nothing to do, or was told of more meanwhile.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Pace {
-    /// When the last one was due, and the doorbells when it began.
+    /// The time at which the last descriptor was due, and the doorbells when it began.
     last: Option<(Instant, u64)>,
 }
 
@@ -54,12 +54,13 @@ impl Pace {
         }
     }
 
-    /// It has been due, and there may be another one.
+    /// Notes that a descriptor was due, and that another one may be waiting.
     pub fn end(&mut self, due: Instant, doorbells: u64) {
         self.last = Some((due, doorbells));
     }
 
-    /// Nothing waits, or what was last says nothing of when the next one could begin.
+    /// Notes that nothing waits, or that the last descriptor does not tell when the next one could
+    /// begin.
     pub fn pause(&mut self) {
         self.last = None;
     }

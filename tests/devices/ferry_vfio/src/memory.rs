@@ -259,7 +259,7 @@ impl GuestMemory {
     }
 }
 
-/// `address` + `done`, which must lie in the address space.
+/// Returns `address` + `done`, which must lie in the address space.
 fn step(address: u64, done: u64) -> Result<u64, Fault> {
     address.checked_add(done).ok_or(Fault::Decode(u64::MAX))
 }
@@ -407,7 +407,7 @@ mod tests {
         file
     }
 
-    /// Two pages that touch, and one that cannot be written.
+    /// Returns memory of two pages that touch, and one that cannot be written.
     fn memory() -> GuestMemory {
         let memory = GuestMemory::default();
         memory.set_bus_master(true);

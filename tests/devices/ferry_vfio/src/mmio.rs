@@ -30,13 +30,13 @@ pub fn read32(offset: u64, data: &mut [u8], mut register: impl FnMut(u64) -> u32
     read(offset, data, |at| register(at).to_le_bytes());
 }
 
-/// As [`read32`], of 64-bit registers.
+/// Reads 64-bit registers, as [`read32`] does those of 32 bits.
 pub fn read64(offset: u64, data: &mut [u8], mut register: impl FnMut(u64) -> u64) {
     read(offset, data, |at| register(at).to_le_bytes());
 }
 
-/// Splits an access into writes of whole aligned registers. `false`, and nothing written, if it is
-/// none: devices of this kind ignore narrower writes.
+/// Splits an access into writes of whole aligned registers. Returns `false` and writes nothing if
+/// the access has other parts: devices of this kind ignore narrower writes.
 #[must_use]
 pub fn write32(offset: u64, data: &[u8], mut register: impl FnMut(u64, u32)) -> bool {
     let fits = offset % 4 == 0 && !data.is_empty() && data.len() % 4 == 0;
@@ -51,8 +51,9 @@ pub fn write32(offset: u64, data: &[u8], mut register: impl FnMut(u64, u32)) -> 
     true
 }
 
-/// As [`write32`], where registers of 16 bits are in pairs: aligned halves can be written, too.
-/// `register` is given the offset of the whole, the value, and a mask of the bits that are written.
+/// Splits an access as [`write32`] does, where registers of 16 bits are in pairs: aligned halves
+/// can be written, too. `register` is given the offset of the whole, the value, and a mask of the
+/// bits that are written.
 #[must_use]
 pub fn write32_or_16(offset: u64, data: &[u8], mut register: impl FnMut(u64, u32, u32)) -> bool {
     let fits = offset % 2 == 0 && !data.is_empty() && data.len() % 2 == 0;
@@ -77,8 +78,8 @@ pub fn write32_or_16(offset: u64, data: &[u8], mut register: impl FnMut(u64, u32
     true
 }
 
-/// As [`write32`], to 64-bit registers, which can be written by halves: `register` is given the
-/// offset, the value, and a mask of the bits that are written.
+/// Splits an access to 64-bit registers as [`write32`] does; they can be written by halves.
+/// `register` is given the offset, the value, and a mask of the bits that are written.
 #[must_use]
 pub fn write64(offset: u64, data: &[u8], mut register: impl FnMut(u64, u64, u64)) -> bool {
     let half = u64::from(u32::MAX);

@@ -26,7 +26,7 @@ pub struct Function {
 }
 
 impl Function {
-    /// `host` is the one that the device was made with.
+    /// Creates a function. `host` is the host that the device was made with.
     pub fn new(config: ConfigSpace, device: Box<dyn Device>, host: Arc<Host>) -> Function {
         Function {
             host,
@@ -86,8 +86,8 @@ impl Function {
         match u8::try_from(region) {
             _ if self.host.gone() => data.fill(0xff),
             _ if region == VFIO_PCI_CONFIG_REGION_INDEX => self.config().read(offset, data),
-            // As on a bus where no device answers: QEMU does not see that a reset has taken the bit
-            // away.
+            // The answer is that of a bus where no device answers: QEMU does not see that a reset
+            // has taken the bit away.
             Ok(0..=5) if !self.config().memory() => data.fill(0xff),
             Ok(bar @ 0..=5) => self.device.read(bar, offset, data),
             _ => data.fill(0xff),

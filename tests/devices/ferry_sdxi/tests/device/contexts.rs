@@ -243,7 +243,7 @@ fn unfenced_descriptors_can_be_overtaken() {
         assert_eq!(value(&d), 5, "flag {flag}");
         assert!(d.run(1, write(0)));
     }
-    // What a driver that forgets the fence sees: an interrupt before the copy.
+    // A driver that forgets the fence sees an interrupt before the copy.
     d.guest.control(r#"{"cmd":"clear"}"#);
     d.inject(r#""channel":1,"fault":{"kind":"out_of_order","count":1}"#);
     d.inject(r#""channel":1,"nth":3,"fault":{"kind":"hang"}"#);
@@ -526,7 +526,7 @@ fn lenient() {
     d.guest.control(r#"{"cmd":"release"}"#);
     assert!(d.done(csb));
     wait_for("the read index", || d.read_index(1) == 3);
-    // And not before one that was overtaken.
+    // The read index does not pass a descriptor that was overtaken.
     d.inject(r#""channel":1,"fault":{"kind":"out_of_order","count":2}"#);
     d.inject(r#""channel":1,"nth":3,"fault":{"kind":"hang"}"#);
     for _ in 0..3 {

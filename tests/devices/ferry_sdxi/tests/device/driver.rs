@@ -41,7 +41,7 @@ pub(crate) const ERR_FN: u64 = 15;
 pub(crate) const L2: u64 = 0x0000;
 const L1: [u64; 2] = [0x1000, 0x2000];
 pub(crate) const LOG: u64 = 0x4000;
-/// Where contexts' areas begin, and how far apart they are.
+/// The offset of the first context's area, and the bytes from one area to the next.
 const AREAS: u64 = 0x8_0000;
 const AREA: u64 = 0x2_0000;
 
@@ -150,7 +150,7 @@ impl Driver {
         driver
     }
 
-    /// Only connects.
+    /// Connects to a new function, and does nothing else.
     pub(crate) fn cold(options: Options) -> Driver {
         let function = ferry_sdxi::function(&options).unwrap();
         let vectors = match options.msix {
@@ -247,7 +247,7 @@ impl Driver {
         assert_eq!(self.state(n), RUN);
     }
 
-    /// Number of descriptors that were enqueued.
+    /// Returns the number of descriptors that were enqueued.
     pub(crate) fn tail(&self, n: u16) -> u64 {
         self.tails[&n]
     }
@@ -258,7 +258,7 @@ impl Driver {
         self.guest.write64(DOORBELLS, at, tail);
     }
 
-    /// Enqueues a descriptor without telling; its index.
+    /// Enqueues a descriptor without ringing the doorbell. Returns its index.
     pub(crate) fn put(&mut self, n: u16, words: [u64; 8]) -> u64 {
         let (place, index) = (self.place(n), self.tails[&n]);
         let at = place.ring() + index % RING * 64;
@@ -277,7 +277,7 @@ impl Driver {
         index
     }
 
-    /// The descriptor with a CSB, made ready, of its own.
+    /// Returns the descriptor with a CSB of its own, which is made ready, and the offset of that.
     pub(crate) fn with_csb(&mut self, n: u16, mut words: [u64; 8]) -> ([u64; 8], u64) {
         let csb = self.place(n).csb(self.tails[&n]);
         self.guest.put(csb, &[0; 32]);
@@ -286,7 +286,7 @@ impl Driver {
         (words, csb)
     }
 
-    /// Waits for a CSB: whether all went well.
+    /// Waits for a CSB. Returns `true` if the descriptor has succeeded.
     pub(crate) fn done(&self, csb: u64) -> bool {
         wait_for("a completion", || self.guest.get64(csb) == 0);
         self.guest.get64(csb + 8) & 1 << 31 == 0
@@ -299,7 +299,7 @@ impl Driver {
         self.done(csb)
     }
 
-    /// Of context 0.
+    /// Runs a descriptor on context 0. Returns `true` if it has succeeded.
     pub(crate) fn admin(&mut self, words: [u64; 8]) -> bool {
         self.run(0, words)
     }
@@ -334,7 +334,7 @@ impl Driver {
         self.guest.get(self.place(n).destination(), len)
     }
 
-    /// A copy from the context's source to its destination.
+    /// Returns a copy from the context's source to its destination.
     pub(crate) fn own_copy(&self, n: u16, len: u64) -> [u64; 8] {
         let place = self.place(n);
         copy(place.source(), place.destination(), len)
@@ -348,7 +348,7 @@ impl Driver {
         assert_eq!(self.copied(n, 5000), data);
     }
 
-    /// An entry of the log, which must be one.
+    /// Returns an entry of the log, and checks that it is valid.
     pub(crate) fn entry(&self, index: u64) -> Entry {
         let at = LOG + index % 64 * 64;
         let q = self.guest.get64(at);
@@ -368,7 +368,7 @@ impl Driver {
         }
     }
 
-    /// As the handler of vector 0: the entries that came.
+    /// Takes the entries that came, as the handler of vector 0 does.
     pub(crate) fn drain_log(&mut self) -> Vec<Entry> {
         let mut read = self.r(ERR_RD);
         self.w(ERR_STS, 0xb);

@@ -6,7 +6,7 @@ use crate::driver::*;
 use ferry_harness::{wait_for, BASE, SIZE};
 use ferry_sdxi::Options;
 
-/// Not the guest's memory.
+/// The first address after the guest's memory.
 const NOWHERE: u64 = BASE + SIZE;
 
 fn entry(step: u64, sub: u64, index: Option<u64>, buffer: Option<u64>) -> Entry {

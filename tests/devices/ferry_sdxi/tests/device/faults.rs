@@ -63,7 +63,7 @@ fn an_error_that_does_not_stop_the_context() {
 fn partial_copies() {
     let mut d = opened();
     d.inject(r#""channel":1,"fault":{"kind":"partial","bytes":100,"silent":true}"#);
-    // Not of a descriptor that copies nothing.
+    // The fault does not befall a descriptor that copies nothing.
     assert!(d.run(1, nop()));
     let data = d.fill(1, 1, 256);
     let words = d.own_copy(1, 256);
@@ -126,7 +126,7 @@ fn a_lost_doorbell() {
 }
 
 impl Driver {
-    /// Another context works meanwhile.
+    /// Checks that another context works meanwhile.
     fn check_others(&mut self, than: u16) {
         self.open(than + 1);
         self.check(than + 1, 1);
@@ -144,7 +144,7 @@ fn a_read_index_that_lags() {
         })
         .collect();
     assert_eq!(seen, [1, 1, 1, 1, 5, 6]);
-    // What a stop leaves behind is true.
+    // The read index that a stop leaves behind is true.
     d.inject(r#""channel":1,"fault":{"kind":"lazy_read_index","count":1000}"#);
     assert!(d.run(1, nop()));
     assert_eq!(d.read_index(1), 6);
@@ -306,7 +306,7 @@ fn unknown_encodings() {
 fn a_slow_sync() {
     let mut d = opened();
     d.inject(r#""channel":0,"fault":{"kind":"slow_sync","ms":3600000}"#);
-    // Of those that synchronise.
+    // Only descriptors that synchronise are slow.
     assert!(d.admin(stop(1, 1, false)));
     let (words, csb) = d.with_csb(0, sync(1, 1, 1));
     d.submit(0, words);

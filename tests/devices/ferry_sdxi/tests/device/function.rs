@@ -52,7 +52,7 @@ fn bring_up_and_shut_down() {
     assert_eq!(d.state(0), STOP_FN);
     assert_eq!(d.r(ERR_STS), 0);
     assert_eq!(d.guest.interrupts(0), 0);
-    // And again.
+    // The function can be brought up again.
     d.bring_up();
     d.open(1);
     d.check(1, 2);
@@ -93,7 +93,7 @@ fn a_soft_stop_finishes_what_is_in_work_and_a_hard_stop_does_not() {
         let words = d.own_copy(1, 4096);
         let (words, csb) = d.with_csb(1, words);
         d.put(1, words);
-        // Not begun: it stays where it is.
+        // The second descriptor has not begun, and stays where it is.
         d.put(1, nop());
         d.ring(1);
         d.guest.await_faults(1);
@@ -333,7 +333,7 @@ fn message_signalled() {
     assert_eq!(d.one_error().step, 11);
 }
 
-/// A copy that has been made, and whose completion is an hour away.
+/// Submits a copy that is made at once, and completes an hour later.
 fn slow(d: &mut Driver) {
     d.guest
         .control(r#"{"cmd":"limit","latency_us":3600000000,"channel":1}"#);
