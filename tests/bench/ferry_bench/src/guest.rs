@@ -65,7 +65,7 @@ impl Drop for Restore {
     }
 }
 
-/// The choice in `always [madvise] never`, or the whole text where nothing is in brackets.
+/// Returns the choice in `always [madvise] never`, or the whole text where nothing is in brackets.
 fn selected(text: &str) -> &str {
     text.split_once('[')
         .and_then(|(_, rest)| rest.split_once(']'))
@@ -97,7 +97,7 @@ pub fn memory_nodes() -> Result<Vec<i32>> {
     Ok(nodes.into_iter().map(|node| node as i32).collect())
 }
 
-/// Free bytes of a node.
+/// Returns the free bytes of a node.
 pub fn node_free(node: i32) -> Result<u64> {
     let path = format!("/sys/devices/system/node/node{node}/meminfo");
     read(&path)?
@@ -139,7 +139,8 @@ pub fn cpu_model() -> String {
         .unwrap_or_default()
 }
 
-/// System, interrupt and soft interrupt time of all CPUs so far, by the task that a tick met.
+/// Returns the system, interrupt and soft interrupt time of all CPUs so far, by the task that a
+/// tick met.
 pub fn system_s() -> Result<f64> {
     let text = read("/proc/stat")?;
     system_ticks(&text)
@@ -158,8 +159,8 @@ fn system_ticks(stat: &str) -> Option<u64> {
     Some(fields.get(2)? + fields.get(5)? + fields.get(6)?)
 }
 
-/// Idle time of all CPUs so far, by the clock, in steps of 10 ms. Shorter to read than
-/// `/proc/stat`, where it is, too.
+/// Returns the idle time of all CPUs so far, by the clock, in steps of 10 ms. `/proc/uptime` is
+/// shorter to read than `/proc/stat`, which has that time, too.
 pub fn idle_s() -> Result<f64> {
     let text = read("/proc/uptime")?;
     idle_of(&text).ok_or_else(|| Error::Unusable(format!("/proc/uptime: '{text}'")))
@@ -288,13 +289,13 @@ pub struct Ferry {
     workers: Option<Own>,
     batch_folios: Option<Own>,
     batch_bytes: Option<Own>,
-    /// Not every module has these.
+    /// The knobs from here on are missing in some versions of the module.
     all_workers: Option<Own>,
     engine_share: Option<Own>,
     dma_channels: Option<Own>,
     /// The migrator that is selected, and the channels that it was given.
     selected: (String, Option<u32>),
-    /// To load it again after [`UNLOADED`].
+    /// The path of the module, to load it again after [`UNLOADED`].
     module: Option<PathBuf>,
     loaded: bool,
 }
@@ -421,14 +422,15 @@ impl Ferry {
         Ok(parse_channels(&read(Path::new(FERRY_DEBUG).join("state"))?))
     }
 
-    /// The migrators that are drivers of engines.
+    /// Returns the migrators that are drivers of engines.
     pub fn engines(&self) -> Result<Vec<String>> {
         let mut names = self.migrators()?;
         names.retain(|name| is_engine(name));
         Ok(names)
     }
 
-    /// CPU time of the workers' threads so far. They are new ones after each selection.
+    /// Returns the CPU time of the workers' threads so far. The threads are new after each
+    /// selection.
     pub fn workers_s(&self) -> Result<f64> {
         let entries = fs::read_dir("/proc").map_err(|source| Error::File {
             path: "/proc".into(),
@@ -448,7 +450,7 @@ impl Ferry {
         Ok(sum)
     }
 
-    /// All knobs but those that the benchmark sets itself.
+    /// Returns all knobs except the knobs that the benchmark sets itself.
     pub fn knobs(&self) -> BTreeMap<String, String> {
         let mut knobs = BTreeMap::new();
         for entry in fs::read_dir(FERRY).into_iter().flatten().flatten() {
@@ -517,7 +519,7 @@ impl Group {
         Ok(group)
     }
 
-    /// CPU time that was charged to it so far.
+    /// Returns the CPU time that was charged to the group so far.
     pub fn used_s(&self) -> Result<f64> {
         let path = self.dir.join("cpu.stat");
         let counters = parse_counters(&read(&path)?);

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 const INSTANCES: &str = "/sys/kernel/tracing/instances";
 const BUFFER_KIB: &str = "16384";
-/// Where dmaengine's callbacks come from: `TASKLET_SOFTIRQ`.
+/// The filter for the soft interrupt that dmaengine's callbacks come from: `TASKLET_SOFTIRQ`.
 const TASKLETS: &str = "vec==6";
 
 /// A trace instance of this program, separate from all other users of tracefs.
@@ -105,7 +105,7 @@ fn idle_us(trace: &str) -> Option<f64> {
         if event.ends_with("_entry") {
             begun.push(us);
         } else if let Some(from) = begun.pop() {
-            // What came within another one is in that.
+            // The time of an interrupt within another one is part of that one's time.
             if begun.is_empty() && task.starts_with("<idle>") {
                 sum += us - from;
             }

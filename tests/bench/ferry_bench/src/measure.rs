@@ -78,7 +78,7 @@ pub struct Bench<'a> {
     pub ferry: Option<&'a mut Ferry>,
     /// Models of engines, by the migrators' names.
     pub models: &'a mut BTreeMap<String, Model>,
-    /// To see the time of interrupts that come to idle CPUs.
+    /// Traces the time of interrupts that come to idle CPUs.
     pub tracer: Option<&'a Tracer>,
     pub spinners: Option<&'a Spinners>,
     /// The cgroup in which the CPU time of the workers is observed.
@@ -164,7 +164,8 @@ impl Bench<'_> {
             Some(ferry) => ferry.channels()?.unwrap_or(0),
             None => 0,
         };
-        // How much an engine gets is learnt unless it gets all, and of how many channels it is.
+        // The share of an engine is learnt unless it gets all, and so is the number of its
+        // channels.
         let wanted = match (variant.knobs.all_to_engine, channels) {
             (true, 0..=1) => 0,
             (false, 0..=1) => 1,
@@ -317,8 +318,8 @@ impl Bench<'_> {
         region.prepare(pieces, target)
     }
 
-    /// Each variant in its turn moves the region there and back, as often as the step says. After
-    /// as many rounds as are enough, and two turns, it also ends when the time is up.
+    /// Moves the region there and back with each variant in its turn, as often as the step says.
+    /// After as many rounds as are enough, and two turns, it also ends when the time is up.
     pub fn speed(
         &mut self,
         region: &mut Region,
@@ -328,12 +329,12 @@ impl Bench<'_> {
     ) -> Result<Vec<Series>> {
         let variants = self.variants;
         let mut all = vec![Series::default(); variants.len()];
-        // Not counted: page tables, caches and the allocator find their state.
+        // This move is not counted: page tables, caches and the allocator find their state.
         self.select(&variants[0])?;
         self.uncounted(&variants[0], region, &mut all[0])?;
         let mut done = 0;
         for turn in 1.. {
-            // What changes slowly on the machine is not one variant's alone.
+            // Each turn has all variants, so that slow changes of the machine affect all of them.
             for v in in_turns(variants.len(), turn, self.seed) {
                 self.begin_turn(&variants[v], region, &mut all[v])?;
                 for _ in 0..step.rounds_in_turn {
@@ -418,7 +419,7 @@ impl Bench<'_> {
         let variants = self.variants;
         let settling = if self.settle { SETTLING_CALLS } else { 0 };
         let in_turn = (CALLS_IN_TURN + settling).min(region.pieces());
-        // As many of a small region as leave something to be counted.
+        // At most half of the calls of a small region settle, so that some are left to be counted.
         let settling = settling.min(in_turn / 2);
         let mut samples = vec![];
         let (mut done, mut number) = (0, 0);
@@ -551,7 +552,7 @@ impl Default for Series {
 }
 
 impl Series {
-    /// GiB/s of each round, there and back.
+    /// Returns the GiB/s of each round, there and back.
     pub fn round_speeds(&self) -> Vec<f64> {
         let bytes = self.bytes_of_a_move() * 2.0;
         self.seconds[0]
@@ -561,7 +562,7 @@ impl Series {
             .collect()
     }
 
-    /// GiB/s of all rounds together.
+    /// Returns the GiB/s of all rounds together.
     pub fn overall_speed(&self) -> f64 {
         let seconds: f64 = self.seconds.iter().flatten().sum();
         self.bytes as f64 / seconds / GIB
@@ -583,7 +584,7 @@ impl Series {
             .collect()
     }
 
-    /// GiB/s of each move in one direction.
+    /// Returns the GiB/s of each move in one direction.
     pub fn direction_speeds(&self, direction: usize) -> Vec<f64> {
         let bytes = self.bytes_of_a_move();
         self.seconds[direction]

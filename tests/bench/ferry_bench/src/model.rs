@@ -31,14 +31,15 @@ pub struct Model {
     limit: Option<u64>,
 }
 
-/// The kind of engine that a port is for: `ferry.dev0.ptdma` is for a `ptdma`.
+/// Returns the kind of engine that a port is for: `ferry.dev0.ptdma` is for a `ptdma`.
 fn kind_of(port: &str) -> Option<&str> {
     let (number, kind) = port.strip_prefix("ferry.dev")?.split_once('.')?;
     number.bytes().all(|b| b.is_ascii_digit()).then_some(kind)
 }
 
 impl Model {
-    /// The models of engines whose driver has this name; `None` if there are none, as on hardware.
+    /// Finds the models of the engines of the driver `kind`; `None` if there are none, as on
+    /// hardware.
     pub fn find(kind: &str) -> Result<Option<Model>> {
         let mut ports = vec![];
         for entry in fs::read_dir(PORTS).into_iter().flatten().flatten() {
@@ -117,7 +118,7 @@ fn add_counters(sum: &mut BTreeMap<String, u64>, answer: &Value) {
     }
 }
 
-/// An answer, if it says that the request was carried out.
+/// Returns an answer if it says that the request was carried out.
 fn accepted(line: &str) -> Option<Value> {
     let answer: Value = serde_json::from_str(line).ok()?;
     (answer["ok"] == true).then_some(answer)

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 /// Odd, so that words repeat after 2^64 positions only.
 const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// Word 0 of a generation.
+/// Returns word 0 of a generation.
 fn origin(generation: u64) -> u64 {
     let mut z = generation.wrapping_add(STEP);
     z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);

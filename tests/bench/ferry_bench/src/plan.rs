@@ -201,7 +201,7 @@ impl Planner<'_> {
         self.migrators.iter().map(Variant::plain).collect()
     }
 
-    /// The migrators as they are, or with the numbers of workers that were given.
+    /// Returns a step of the migrators as they are, or with the numbers of workers that were given.
     fn demo(&self, folio_bytes: u64) -> Step {
         let variants = (self.plain().into_iter())
             .flat_map(|plain| {
@@ -373,8 +373,8 @@ impl Planner<'_> {
         variant
     }
 
-    /// Long batches, all of them for the engine: one channel without a limit, and more and more
-    /// with.
+    /// Returns a step of long batches that the engine copies as a whole: on one channel without a
+    /// limit, then on more and more channels with a limit.
     fn channels_all(&self, folio_bytes: u64, engine: &str, channels: &[u32]) -> Result<Step> {
         let batch_bytes = self.args.engine_batch;
         if batch_bytes % BATCH_BYTES != 0 {
@@ -407,7 +407,7 @@ impl Planner<'_> {
         })
     }
 
-    /// The same without being told to use it, so that it is left out where it brings nothing.
+    /// Returns the same step with the engine's own choice: it is left out where it brings nothing.
     fn channels_auto(&self, folio_bytes: u64, engine: &str, channels: &[u32]) -> Step {
         let mut variants = vec![Variant::plain("off")];
         variants.extend(channels.iter().map(|&n| self.of_channels(engine, n)));

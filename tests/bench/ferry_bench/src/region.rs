@@ -33,7 +33,8 @@ pub struct Region {
 }
 
 impl Region {
-    /// `bytes` on `node`, filled. `folio_bytes` is what the kernel was told to use.
+    /// Allocates `bytes` on `node` and fills them. `folio_bytes` is the size that the kernel was
+    /// told to use.
     pub fn new(bytes: u64, folio_bytes: u64, piece_bytes: u64, node: i32) -> Result<Region> {
         let mapping = sys::Mapping::new(bytes as usize).map_err(in_call("mmap"))?;
         mapping
@@ -122,12 +123,12 @@ impl Region {
         self.mapping.clone()
     }
 
-    /// Base pages in a piece.
+    /// Returns the number of base pages in a piece.
     pub fn pages_per_piece(&self) -> usize {
         (self.piece_bytes / PAGE) as usize
     }
 
-    /// The position of the first word of a page of a piece, and what is in it.
+    /// Returns the position and the content of the first word of a page of a piece.
     pub fn word_of_page(&self, piece: usize, page: usize) -> (usize, u64) {
         let index = self.words_of(piece..piece + 1).start + page * (PAGE / 8) as usize;
         (index, pattern::word(index, self.generations[piece]))
@@ -192,7 +193,7 @@ fn read_u64s(file: &File, index: u64, count: usize) -> std::io::Result<Vec<u64>>
     Ok(bytes.chunks_exact(8).map(word).collect())
 }
 
-/// The first frame of pagemap entries, if all are present and follow each other.
+/// Returns the first frame of pagemap entries if all are present and follow each other.
 fn contiguous(entries: &[u64]) -> Option<u64> {
     let first = entries[0] & PAGEMAP_PFN;
     entries

@@ -12,7 +12,8 @@ use ferry_results::stats::{interval_of_median, median, percentile};
 use ferry_results::{size_name, Direction, Part, Quantiles, Range, Results, Run, UNLOADED};
 use std::collections::BTreeMap;
 
-/// One run for each variant of a step; ratios are to the variant that is off, else to the first.
+/// Returns one run for each variant of a step; ratios are to the variant that is off, else to the
+/// first.
 /// `right_size_share` is that of the whole region, before and after all moves.
 pub fn runs(
     step: &Step,
@@ -92,7 +93,7 @@ fn range(values: &[f64]) -> Range {
     Range::of(values).expect("at least one round")
 }
 
-/// Ratio of medians, or of what else is asked for, if both were measured.
+/// Returns the ratio of the statistic `of` of both, such as their medians, if both were measured.
 fn over(of: fn(&[f64]) -> Option<f64>, values: &[f64], off: &[f64]) -> Option<f64> {
     Some(of(values)? / of(off)?)
 }
@@ -228,7 +229,7 @@ pub fn failures(results: &Results) -> Vec<String> {
             _ if run.busy_work.is_some() || run.workers == Some(0) => continue,
             // `auto` may leave a size to the kernel, but not all of them.
             "auto" => of_all(&|_| true),
-            // So may others with some limit of a batch.
+            // Other migrators may do so with some limit of a batch.
             _ if run.part == Some(Part::Batch) => of_all(&|other| other.part == run.part),
             // An engine that brings nothing is left alone, unless it is to have all.
             _ if run.engine.as_ref().is_some_and(|e| e.share != engine::ALL) => {
@@ -400,7 +401,8 @@ fn summary(results: &Results) -> String {
     out
 }
 
-/// Number of these that an SDXI context needs for its part of a batch.
+/// Returns how many of the operations that `each` selects an SDXI context needs for its part of a
+/// batch.
 fn of_a_context(run: &Run, each: fn(&Cost) -> Option<f64>) -> Option<f64> {
     let cost = &run.engine.as_ref().filter(|_| run.migrator == SDXI)?.cost;
     Some(each(cost)? / cost.channels_per_batch.filter(|&n| n > 0.0)?)

@@ -132,7 +132,7 @@ pub fn move_pages(pages: &[usize], nodes: &[i32], status: &mut [i32]) -> io::Res
     })
 }
 
-/// The node of each page, or a negative error.
+/// Stores the node of each page, or a negative error, in `status`.
 pub fn where_are_pages(pages: &[usize], status: &mut [i32]) -> io::Result<()> {
     assert!(status.len() == pages.len());
     // SAFETY: as above; without nodes the kernel only writes `status`.
@@ -226,12 +226,12 @@ fn clock_s(clock: libc::clockid_t) -> io::Result<f64> {
     Ok(time.tv_sec as f64 + time.tv_nsec as f64 / 1e9)
 }
 
-/// CPU time of this process so far, all threads.
+/// Returns the CPU time of this process so far, of all its threads.
 pub fn process_s() -> io::Result<f64> {
     clock_s(libc::CLOCK_PROCESS_CPUTIME_ID)
 }
 
-/// CPU time of another process or kernel thread so far.
+/// Returns the CPU time of another process or kernel thread so far.
 pub fn cpu_s_of(pid: libc::pid_t) -> io::Result<f64> {
     let mut clock = 0;
     // SAFETY: writes one `clockid_t`, or nothing if there is no such process.
@@ -247,14 +247,14 @@ pub fn clock_ticks_per_s() -> f64 {
     (unsafe { libc::sysconf(libc::_SC_CLK_TCK) }) as f64
 }
 
-/// The time stamp counter: readable in nanoseconds, where a clock of the kernel may cost
-/// microseconds in an emulator, and the same on all CPUs.
+/// Returns the time stamp counter. It can be read in nanoseconds, where a clock of the kernel may
+/// cost microseconds in an emulator, and it is the same on all CPUs.
 pub fn ticks() -> u64 {
     // SAFETY: every x86-64 CPU has RDTSC, and Linux leaves it to user space.
     unsafe { std::arch::x86_64::_rdtsc() }
 }
 
-/// The twelve letters by which a hypervisor names itself, if there is one.
+/// Returns the twelve letters by which a hypervisor names itself, if there is one.
 pub fn hypervisor() -> Option<[u8; 12]> {
     #[allow(unused_unsafe)]
     // SAFETY: every x86-64 CPU has CPUID; the hypervisor leaf is read only if leaf 1 announces it.

@@ -17,7 +17,7 @@ use std::ffi::{CStr, CString};
 use std::fs::{self, File};
 use std::io::Write;
 
-/// Where the kernel looks for it, and so its name when it is this.
+/// The path where the kernel looks for its init, and so the name of this program as that init.
 pub const PATH: &str = "/init";
 
 const RUN: &str = "/sys/kernel/debug/ferry_native/run";
@@ -33,7 +33,7 @@ const FUNCTIONS: [(&str, &str); 4] = [
     ("copy_folio", "__migrate_copy_folio"),
 ];
 
-/// Does all there is to do, and ends the kernel.
+/// Measures, reports, and ends the kernel.
 pub fn run() -> ! {
     let last = match measure() {
         Ok(()) => Line::End,
@@ -103,7 +103,7 @@ fn set_up() -> Result<()> {
     load("/ferry.ko", c"")?;
     load("/ferry_native.ko", &addresses()?)?;
     write(&format!("{KNOBS}/migrator"), "cpu")?;
-    // As many workers as are measured, whether they gain anything or not.
+    // Each run has the number of workers that is measured, whether they gain anything or not.
     write(ALL_WORKERS, "1")?;
     // The mover; workers are on the other CPUs, and it shall not run after them.
     let mut cpus = CpuSet::new();
@@ -121,7 +121,7 @@ fn counters() -> Result<BTreeMap<String, u64>> {
         .collect())
 }
 
-/// Has the driver carry out a command.
+/// Makes the driver carry out a command.
 fn command(text: &str) -> Result<String> {
     write(RUN, text).map_err(|e| Error::Unusable(format!("'{text}': {e}")))?;
     read(RUN)

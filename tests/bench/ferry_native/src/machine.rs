@@ -45,7 +45,7 @@ fn llc_bytes() -> u64 {
         .sum()
 }
 
-/// Time of all CPUs, and that of it which a hypervisor gave to others, in ticks.
+/// Returns, in ticks, the time of all CPUs, and the part of it that a hypervisor gave to others.
 fn ticks() -> (u64, u64) {
     let text = read("/proc/stat");
     let fields: Vec<u64> = (text.lines().next().unwrap_or_default())

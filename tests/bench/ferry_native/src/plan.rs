@@ -10,7 +10,8 @@ const BATCH_BYTES: u64 = 2 << 20;
 /// Bytes that one warm measurement copies, in rounds of one batch.
 const WARM_BYTES: u64 = 64 << 20;
 
-/// How often all is copied where others run: what the scheduler gives to whom is even over a while.
+/// The number of times that all is copied where others run: the scheduler's shares are even over a
+/// while.
 const BUSY_TIMES: u64 = 4;
 
 /// Folios in a batch for latency: of the smallest size, and of the largest.
@@ -29,7 +30,7 @@ pub fn workers(cpus: u32) -> Vec<u32> {
     found
 }
 
-/// All that is measured at one folio size.
+/// Returns all configurations that are measured at one folio size.
 pub fn plan(folio_bytes: u64, cpus: u32) -> Vec<Config> {
     let workers = workers(cpus);
     let most = workers.last().copied().unwrap_or(0);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the kernel's init says to the program that started the kernel: one JSON object a line, on a
-//! console on which the kernel speaks too.
+//! The messages of the kernel's init to the program that started the kernel: one JSON object a
+//! line, on a console on which the kernel writes, too.
 
 use ferry_results::native::{Config, Measured};
 use serde::{Deserialize, Serialize};
@@ -34,7 +34,7 @@ pub struct Sample {
 }
 
 impl Line {
-    /// None for what the kernel says.
+    /// Parses a line; `None` for a message of the kernel.
     pub fn parse(text: &str) -> Option<Line> {
         serde_json::from_str(text.trim()).ok()
     }

@@ -8,7 +8,7 @@ use ferry_results::stats::median;
 use ferry_results::{size_name, Quantiles, Range};
 use std::collections::BTreeMap;
 
-/// The runs in the order in which they were measured first.
+/// Returns the runs in the order in which they were measured first.
 pub fn runs(samples: &[Sample]) -> Vec<Run> {
     let mut configs: Vec<Config> = vec![];
     for sample in samples {
@@ -31,7 +31,7 @@ fn of<'a>(samples: &'a [Sample], config: &Config) -> Vec<&'a Sample> {
         .collect()
 }
 
-/// Median of the ratios of the same rounds.
+/// Returns the median of the ratios of the same rounds.
 fn paired(
     these: &[&Sample],
     samples: &[Sample],

@@ -101,7 +101,7 @@ fn plot_file(args: &Args) -> Result<(), Error> {
     std::fs::write(&svg, picture).map_err(|error| failed(error.to_string()))
 }
 
-/// Each picture in a file of its own, whose name says which it is.
+/// Writes each picture to a file of its own, named after the picture.
 fn write_all(svg: &Path, pictures: Vec<(&str, String)>) -> std::io::Result<()> {
     let stem = svg.file_stem().unwrap_or_default().to_string_lossy();
     for (name, picture) in pictures {

@@ -35,7 +35,7 @@ pub struct Words {
     pub foot: String,
 }
 
-/// The label at 10 to the power of `value`: only whole powers have one.
+/// Returns the label at 10 to the power of `value`: only whole powers have one.
 fn decade(value: f64) -> String {
     if (value - value.round()).abs() > 0.01 {
         return String::new();
@@ -79,7 +79,7 @@ fn draw_panels<DB: DrawingBackend>(
     ))?;
     let (_, body) = area.split_vertically(70);
     let (body, _) = body.split_vertically(SIZE.1 as i32 - 70 - 32);
-    // What has the same name has the same colour everywhere.
+    // Series with the same name have the same colour everywhere.
     let names = distinct(panels.iter().flat_map(|p| &p.series).map(|s| &s.name));
     for (panel, part) in panels.iter().zip(body.split_evenly((1, panels.len()))) {
         draw_panel(&part, panel, &names)?;

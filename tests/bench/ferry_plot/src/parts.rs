@@ -281,7 +281,7 @@ fn engines(runs: &[&Run]) -> Vec<Panel> {
     });
     let usual: Vec<_> = usual.collect();
     let all = |value: Value| usual.iter().map(|name| by_size(name, value)).collect();
-    // What is left to the CPU needs nothing of an engine, and that tells nothing of it.
+    // Bytes that are left to the CPU need nothing of an engine, and tell nothing of it.
     let whole = |run: &&&Run| run.engine.as_ref().is_some_and(|e| e.share == ALL);
     let interrupts = |cost: &Cost| cost.interrupts_per_mib.map(|n| [n; 3]);
     let mut needed = vec![Series {
@@ -320,7 +320,7 @@ fn engines(runs: &[&Run]) -> Vec<Panel> {
     ]
 }
 
-const LINEAR: &str = ": so many times one channel";
+const LINEAR: &str = ": N times one channel";
 
 /// Returns a panel for each folio size: the speed with more and more channels.
 fn channels(runs: &[&Run]) -> Vec<Panel> {
@@ -373,7 +373,7 @@ fn channels(runs: &[&Run]) -> Vec<Panel> {
             labels: counts.iter().map(u32::to_string).collect(),
             label_desc: "channels",
             value_desc: "GiB/s",
-            // What is linear is a line.
+            // With logarithmic axes, linear growth is a straight line.
             logarithmic: series.iter().any(|s| s.name.ends_with(LINEAR)),
             series,
         }
@@ -452,7 +452,7 @@ mod tests {
         assert!(plots[3]
             .1
             .contains("a descriptor for each folio (computed)"));
-        assert!(plots[4].1.contains("so many times one channel"));
+        assert!(plots[4].1.contains("N times one channel"));
         assert!(plots[4].1.contains("16M a second and channel"));
         assert!(plots[4].1.contains("Engines are models"));
     }

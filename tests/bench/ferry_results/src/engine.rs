@@ -107,7 +107,8 @@ impl Counted<'_> {
 }
 
 impl Cost {
-    /// The obvious way: for each folio a descriptor, two mappings, a doorbell and an interrupt.
+    /// Returns the cost of the obvious way: for each folio a descriptor, two mappings, a doorbell
+    /// and an interrupt.
     /// A batch is one of the stock kernel, of `batch_bytes`.
     pub fn one_each(folio_bytes: u64, batch_bytes: u64) -> Cost {
         let of_mib = MIB / folio_bytes as f64;

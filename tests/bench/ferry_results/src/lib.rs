@@ -122,7 +122,7 @@ pub struct Run {
     /// Time from the start of `move_pages(2)` on one batch of 512 base pages until its first folio
     /// can be read at its new place. Absent (`null`) when it was not measured.
     pub first_folio_us: Option<Quantiles>,
-    /// System time of the process in the timed moves.
+    /// Returns the system time of the process that moves, by the GiB.
     pub sys_s: f64,
     /// User time of the process in the timed moves.
     pub user_s: f64,
@@ -246,7 +246,7 @@ impl Run {
         self.sys_s / self.gib()
     }
 
-    /// Busy time of all CPUs, by the GiB.
+    /// Returns the busy time of all CPUs, by the GiB.
     pub fn busy_s_per_gib(&self) -> f64 {
         self.guest_busy_s / self.gib()
     }

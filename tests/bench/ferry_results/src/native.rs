@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the native benchmark writes: speed and latency of copying folios in a kernel that is a user
-//! process.
+//! The results of the native benchmark: speed and latency of copying folios in a kernel that is a
+//! user process.
 
 use crate::{size_name, Quantiles, Range};
 use serde::{Deserialize, Serialize};
@@ -244,7 +244,7 @@ impl Native {
     pub fn table(&self) -> String {
         let mut text = format!(
             "{}, {} CPUs, Linux {} as a process with {} CPUs, load {} to {}, {}\n\
-             folio  batch      where who                              GiB/s  noise  x stock  batch  quiet  \
+             folio  batch      where mode                             GiB/s  noise  x stock  batch  quiet  \
              x limit  quiet  first us turn us (p99), then touch, neighbour us\n",
             self.machine.cpu_model,
             self.machine.cpus,

@@ -48,7 +48,7 @@ const LATE: u32 = 0xdb;
 enum Iommu<O> {
     /// An access holds the lock, and so does a flush that is waited for.
     Flushes(Mutex<Option<usize>>),
-    /// Not 0 while the address is mapped to the first memory.
+    /// The value is not 0 while the address is mapped to the first memory.
     DoesNotFlush(ModelWord<O>),
 }
 

@@ -102,7 +102,7 @@ impl RingMemory for Shared {
         self.words[slot].store(word0, order);
     }
 
-    /// The device looks at the valid bit only.
+    /// Does nothing: the device looks at the valid bit only.
     fn set_write_index(&self, _index: u64) {}
 
     fn ring(&self, index: u64) {
