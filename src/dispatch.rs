@@ -262,8 +262,7 @@ impl Provider for Dispatcher {
         // The mover waits for the batch that each worker has, so that it must be allowed to block.
         if most == 0
             || !knobs.reasons().contains(call.reason)
-            || !reasons::may_block(call.reason)
-            || sched::in_reclaim()
+            || patience(call) != Patience::Timeout
         {
             return false;
         }

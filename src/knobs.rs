@@ -96,19 +96,17 @@ knobs! {
 impl Knobs {
     /// Returns the most CPU workers for one batch: of a control group if `group`, else of the root.
     pub(crate) fn cpu_workers(&self, group: bool) -> u32 {
-        let most = self.workers();
-        let most = if group {
-            most.min(self.group_workers())
-        } else {
-            most
-        };
-        u32::try_from(most).unwrap_or(u32::MAX)
+        self.workers_for(self.workers(), group)
     }
 
     /// Returns the most workers that migrate batches of one call: of a control group if `group`,
     /// else of the root.
     pub(crate) fn spread_workers(&self, group: bool) -> u32 {
-        let most = self.spread();
+        self.workers_for(self.spread(), group)
+    }
+
+    /// Returns the number of workers, which `cgroup_workers` limits further for a control group.
+    fn workers_for(&self, most: u64, group: bool) -> u32 {
         let most = if group {
             most.min(self.group_workers())
         } else {

@@ -50,6 +50,26 @@ struct TeamWorker {
     waker: SetOnce<Waker>,
 }
 
+impl TeamWorker {
+    /// Puts work into the mailbox by `post`, and wakes the worker if `post` says that it sleeps.
+    /// Returns `false` if the worker has no thread yet, or the mailbox is full.
+    fn hand(&self, post: impl FnOnce(&Worker) -> Option<bool>) -> bool {
+        // Without a thread yet, nothing would look into the mailbox.
+        let Some(waker) = self.waker.as_ref() else {
+            return false;
+        };
+        match post(&self.worker) {
+            Some(asleep) => {
+                if asleep {
+                    waker.wake();
+                }
+                true
+            }
+            None => false,
+        }
+    }
+}
+
 /// All workers.
 pub(super) struct Team {
     members: KVec<TeamWorker>,
@@ -194,14 +214,7 @@ impl Team {
             if batch.is_given(member.worker.lane().index().into()) {
                 continue;
             }
-            // Without a thread yet, nothing would look into its mailbox.
-            let Some(waker) = member.waker.as_ref() else {
-                continue;
-            };
-            if let Some(asleep) = member.worker.post(batch) {
-                if asleep {
-                    waker.wake();
-                }
+            if member.hand(|worker| worker.post(batch)) {
                 batch.stats().add(Counter::WorkersWoken, 1);
                 return true;
             }
@@ -222,13 +235,7 @@ impl Team {
             if given == most {
                 break;
             }
-            let Some(waker) = member.waker.as_ref() else {
-                continue;
-            };
-            if let Some(asleep) = member.worker.post_call(spread, stats) {
-                if asleep {
-                    waker.wake();
-                }
+            if member.hand(|worker| worker.post_call(spread, stats)) {
                 given += 1;
             }
         }
