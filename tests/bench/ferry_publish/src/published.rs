@@ -319,7 +319,7 @@ mod tests {
     #[test]
     fn paths_of_a_machine_are_refused() {
         for command in [
-            "scripts/demo --kernel /home/me/bzImage",
+            "scripts/demo --kernel /mnt/bzImage",
             "/usr/bin/ferry_bench",
             "scripts/demo --kernel=/boot/vmlinuz",
             "scripts/demo --kernel ~/linux",
